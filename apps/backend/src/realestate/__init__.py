@@ -1,0 +1,3 @@
+"""The Real Estate backend: listings, agent tools, webhooks and DM pairing, watched by Watchkeeper."""
+
+__version__ = "0.1.0"
