@@ -1,0 +1,84 @@
+"""External programs that some tests run: found, or the test says what to install.
+
+On a developer's machine a missing program skips the test, with the reason listed at the end of the run. With
+`CI` set it fails: there `.ci/run` has installed all of them, and a skipped test would be a hole nobody sees.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+# Debian's package for each program; below, the names it goes by that are not the project's own.
+_PACKAGES: Final = {
+    "alertmanager": "prometheus-alertmanager",
+    "amtool": "prometheus-alertmanager",
+    "chromium": "chromium",
+    "pgbouncer": "pgbouncer",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+}
+_OTHER_NAMES: Final = {
+    "alertmanager": ("prometheus-alertmanager",),
+    "chromium": ("chromium-browser", "google-chrome"),
+}
+# Daemons live there, and an ordinary user's PATH leaves it out.
+_SYSTEM_FOLDERS: Final = (Path("/usr/sbin"), Path("/usr/local/sbin"))
+
+
+def require_tool(name: str, *more_paths: str | Path) -> Path:
+    """Find a program, or end the test that asks for it.
+
+    Args:
+        name: The program, by its project's name: `promtool`, `alertmanager`, `pgbouncer`.
+        more_paths: Folders to look into after PATH, or the program's own file.
+
+    Returns:
+        The program's path.
+
+    Raises:
+        pytest.skip.Exception: It is missing, and `CI` is not set.
+        pytest.fail.Exception: It is missing, and `CI` is set.
+    """
+    found = _find(name, more_paths)
+    return found if found is not None else _give_up(name, _PACKAGES.get(name, name))
+
+
+def require_postgres(major: int) -> Path:
+    """Find the `bin` folder of a system PostgreSQL, or end the test as `require_tool` does.
+
+    Args:
+        major: The major version: 15 for Debian 12's.
+
+    Returns:
+        The folder that holds `initdb`, `postgres` and `pg_ctl`.
+    """
+    places = (
+        f"/usr/lib/postgresql/{major}/bin",
+        f"/usr/pgsql-{major}/bin",
+        f"/usr/libexec/postgresql{major}",
+    )
+    for place in map(Path, places):
+        if (place / "initdb").is_file() and (place / "postgres").is_file():
+            return place
+    return _give_up(f"PostgreSQL {major}", f"postgresql-{major}")
+
+
+def _find(name: str, more_paths: tuple[str | Path, ...]) -> Path | None:
+    names = (name, *_OTHER_NAMES.get(name, ()))
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    for place in (*folders, *_SYSTEM_FOLDERS, *map(Path, more_paths)):
+        for candidate in (place, *(place / other for other in names)):
+            if candidate.is_file() and os.access(candidate, os.X_OK):
+                return candidate
+    return None
+
+
+def _give_up(what: str, package: str) -> Path:
+    reason = f"{what} is not installed: apt install {package}"
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason} (with CI set, a missing tool fails)", pytrace=False)
+    pytest.skip(reason)
