@@ -1,0 +1,7 @@
+"""When the house is kept: what is due, in which time zone, and the loop that looks after it."""
+
+from __future__ import annotations
+
+from watchkeeper.schedule._schedule import Schedule
+
+__all__ = ["Schedule"]

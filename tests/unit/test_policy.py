@@ -1,0 +1,135 @@
+"""What a retention policy accepts, and what it refuses."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchkeeper.exceptions import ConfigurationError, PolicyRefusedError
+from watchkeeper.retention import Policy
+from watchkeeper.retention._policy import PROTECTED_TABLES, check_policies
+
+MONTH = timedelta(days=30)
+
+
+def policy(table: str = "inbound_events", **changes: object) -> Policy:
+    """Make a policy that is fine but for `changes`."""
+    arguments: dict[str, object] = {"table": table, "age_column": "received_at", "keep": MONTH, **changes}
+    return Policy(**arguments)  # type: ignore[arg-type]
+
+
+def test_policy_names_its_table_with_its_schema() -> None:
+    """The ledger knows a table by the name that was declared, with the schema when one was given."""
+    assert policy().name == "inbound_events"
+    assert policy(schema="crm").name == "crm.inbound_events"
+
+
+def test_policy_quotes_its_table() -> None:
+    """A statement never takes a table's name as text."""
+    assert policy("Inbound Events; DROP").identifier.as_string() == '"Inbound Events; DROP"'
+    assert policy("Events", schema="Crm").identifier.as_string() == '"Crm"."Events"'
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "audit_log",
+        "AUDIT_LOG",
+        "Audit_Log",
+        '"audit_log"',
+        "public.audit_log",
+        '"public"."audit_log"',
+        "watchkeeper.public.AUDIT_LOG",
+        " audit_log ",
+        '" audit_log"',
+        "audit_log\n",
+    ],
+)
+def test_policy_on_the_audit_log_is_refused_in_any_spelling(spelling: str) -> None:
+    """The audit log is never pruned, however it is written."""
+    with pytest.raises(PolicyRefusedError, match=r"audit log is never pruned \(compliance\)"):
+        policy(spelling)
+
+
+@given(
+    capitals=st.lists(st.booleans(), min_size=9, max_size=9),
+    schema=st.sampled_from(["", "public.", '"public".', "a.b."]),
+    quote=st.sampled_from(["", '"']),
+    blank=st.sampled_from(["", " ", "\t", "\n"]),
+)
+def test_no_spelling_of_the_audit_log_gets_through(
+    capitals: list[bool], schema: str, quote: str, blank: str
+) -> None:
+    """Capitals, quotes, schemas and blanks in any mixture do not hide the audit log."""
+    name = "".join(c.upper() if up else c for c, up in zip("audit_log", capitals, strict=True))
+    with pytest.raises(PolicyRefusedError, match="never pruned"):
+        policy(f"{blank}{schema}{quote}{name}{quote}{blank}")
+
+
+@pytest.mark.parametrize("schema", [None, "public", "archive"])
+def test_policy_on_the_audit_log_is_refused_in_any_schema(schema: str | None) -> None:
+    """Naming the schema apart does not help either."""
+    with pytest.raises(PolicyRefusedError, match="never pruned"):
+        policy("audit_log", schema=schema)
+
+
+@pytest.mark.parametrize("table", sorted(set(PROTECTED_TABLES) - {"audit_log"}))
+def test_policy_on_the_ledger_is_refused(table: str) -> None:
+    """The record of what was pruned is kept."""
+    with pytest.raises(PolicyRefusedError, match=f"{table} is the record of what was pruned"):
+        policy(table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"table": ""}, "table is a name without blanks around it, and not empty"),
+        ({"table": " events"}, "table is a name without blanks"),
+        ({"table": 5}, "takes its table as text"),
+        ({"table": "public.events"}, "the schema has its own argument"),
+        ({"table": 'ev"ents'}, "without quotes and dots"),
+        ({"table": "events\x00"}, "without quotes and dots"),
+        ({"table": "events\ud800"}, "without quotes and dots"),
+        ({"table": "é" * 32}, "more than 63 bytes"),
+        ({"age_column": ""}, "age_column is a name"),
+        ({"age_column": None}, "age_column is a name"),
+        ({"age_column": 'x" < now()'}, "age_column is a plain name"),
+        ({"schema": ""}, "schema is a name"),
+        ({"schema": "a.b"}, "schema is a plain name"),
+        ({"keep": 30}, "takes keep as a timedelta"),
+        ({"keep": timedelta(0)}, "at least a day"),
+        ({"keep": timedelta(days=-30)}, "at least a day"),
+        ({"keep": timedelta(hours=23)}, "at least a day"),
+        ({"keep": timedelta.max}, "at most 100 years"),
+    ],
+)
+def test_policy_that_is_not_usable_is_refused_with_a_sentence(
+    changes: dict[str, object], sentence: str
+) -> None:
+    """Each argument is checked when the policy is declared, and the message names it."""
+    with pytest.raises(ConfigurationError, match=sentence):
+        policy(**changes)  # type: ignore[arg-type]
+
+
+def test_policy_cannot_be_changed_after_it_was_checked() -> None:
+    """What was validated stays as it was."""
+    with pytest.raises(AttributeError, match="table"):
+        policy().table = "audit_log"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "schemas", [(None, None), ("crm", "crm"), (None, "public"), ("public", None)], ids=str
+)
+def test_two_policies_on_one_table_are_refused(schemas: tuple[str | None, str | None]) -> None:
+    """Which of two durations is meant is not for the library to guess."""
+    with pytest.raises(PolicyRefusedError, match="two policies on inbound_events"):
+        check_policies([policy(schema=schemas[0]), policy("other"), policy(schema=schemas[1])])
+
+
+def test_policies_on_different_tables_are_fine() -> None:
+    """One policy a table, and tables of two schemas may share a name."""
+    declared = [policy(), policy("chat_sessions"), policy("same", schema="a"), policy("same", schema="b")]
+    assert check_policies(declared) == tuple(declared)

@@ -1,0 +1,208 @@
+"""What is due when, above all on the days when clocks change."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo, available_timezones
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.schedule import Schedule
+
+ZONES = sorted(available_timezones() - {"localtime", "Factory"})
+INSTANTS = st.datetimes(datetime(2012, 1, 1), datetime(2036, 12, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+def dues(schedule: Schedule, first: str, last: str) -> list[str]:
+    """List the local dues from midnight of one local day to the end of another."""
+    zone = ZoneInfo(schedule.timezone)
+    now = datetime.fromisoformat(first).replace(tzinfo=zone) - timedelta(seconds=1)
+    found: list[str] = []
+    while True:
+        now = schedule.due_after(now)
+        local = now.astimezone(zone)
+        if local.date() > date.fromisoformat(last):
+            return found
+        found.append(local.isoformat())
+
+
+@pytest.mark.parametrize(
+    ("timezone", "cron", "first", "last", "expected"),
+    [
+        pytest.param(
+            "Europe/Kyiv",
+            "0 3 * * *",
+            "2026-03-28",
+            "2026-03-30",
+            ["2026-03-28T03:00:00+02:00", "2026-03-29T04:00:00+03:00", "2026-03-30T03:00:00+03:00"],
+            id="3 AM is skipped: due when the clock goes on",
+        ),
+        pytest.param(
+            "Europe/Kyiv",
+            "0 3 * * *",
+            "2026-10-24",
+            "2026-10-26",
+            ["2026-10-24T03:00:00+03:00", "2026-10-25T03:00:00+03:00", "2026-10-26T03:00:00+02:00"],
+            id="3 AM comes twice: due the first time",
+        ),
+        pytest.param(
+            "Europe/Berlin",
+            "30 2 * * *",
+            "2026-03-28",
+            "2026-03-30",
+            ["2026-03-28T02:30:00+01:00", "2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"],
+            id="02:30 is skipped",
+        ),
+        pytest.param(
+            "Europe/Berlin",
+            "30 2 * * *",
+            "2026-10-24",
+            "2026-10-26",
+            ["2026-10-24T02:30:00+02:00", "2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"],
+            id="02:30 comes twice",
+        ),
+        pytest.param(
+            "America/New_York",
+            "30 1 * * *",
+            "2026-10-31",
+            "2026-11-02",
+            ["2026-10-31T01:30:00-04:00", "2026-11-01T01:30:00-04:00", "2026-11-02T01:30:00-05:00"],
+            id="01:30 comes twice in New York",
+        ),
+        pytest.param(
+            "America/New_York",
+            "0 3 * * *",
+            "2026-03-07",
+            "2026-03-09",
+            ["2026-03-07T03:00:00-05:00", "2026-03-08T03:00:00-04:00", "2026-03-09T03:00:00-04:00"],
+            id="3 AM is the hour after the gap in New York",
+        ),
+        pytest.param(
+            "Africa/Kigali",
+            "0 3 * * *",
+            "2026-03-28",
+            "2026-03-29",
+            ["2026-03-28T03:00:00+02:00", "2026-03-29T03:00:00+02:00"],
+            id="no clock changes in Kigali",
+        ),
+        pytest.param(
+            "Asia/Kathmandu",
+            "0 3 * * *",
+            "2026-03-28",
+            "2026-03-28",
+            ["2026-03-28T03:00:00+05:45"],
+            id="a zone off by three quarters of an hour",
+        ),
+        pytest.param(
+            "Australia/Lord_Howe",
+            "45 1 * * *",
+            "2026-04-04",
+            "2026-04-06",
+            ["2026-04-04T01:45:00+11:00", "2026-04-05T01:45:00+11:00", "2026-04-06T01:45:00+10:30"],
+            id="a clock that goes back by half an hour",
+        ),
+        pytest.param(
+            "Europe/Berlin",
+            "15,45 2 * * *",
+            "2026-03-29",
+            "2026-03-29",
+            ["2026-03-29T03:00:00+02:00"],
+            id="two skipped times are one due",
+        ),
+    ],
+)
+def test_each_day_is_due_once_whatever_the_clock_does(
+    timezone: str, cron: str, first: str, last: str, expected: list[str]
+) -> None:
+    """A time that a clock change skips is due after the gap, one that comes twice is due once."""
+    assert dues(Schedule(cron=cron, timezone=timezone), first, last) == expected
+
+
+@given(zone=st.sampled_from(ZONES), now=INSTANTS, hour=st.integers(0, 23), minute=st.integers(0, 59))
+def test_a_daily_schedule_is_due_exactly_once_for_each_local_day(
+    zone: str, now: datetime, hour: int, minute: int
+) -> None:
+    """From one local noon to the next there is one due in every zone of the world, on every day.
+
+    (Not before 2012: Samoa had no 30 December 2011.)
+    """
+    schedule = Schedule(cron=f"{minute} {hour} * * *", timezone=zone)
+    local = now.astimezone(ZoneInfo(zone))
+    # The half day opposite to the wanted time is never within reach of a clock change at that time.
+    start = local.replace(hour=(hour + 12) % 24, minute=minute, second=0, microsecond=0, fold=0)
+    end = (start.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=ZoneInfo(zone))
+    first = schedule.due_after(start)
+    assert start < first < end
+    assert schedule.due_after(first) > end.astimezone(UTC)
+
+
+@given(
+    zone=st.sampled_from(ZONES),
+    now=INSTANTS,
+    cron=st.sampled_from(["0 3 * * *", "*/20 * * * *", "5 1 * * 0"]),
+)
+def test_what_was_due_before_and_what_is_due_after_are_neighbours(
+    zone: str, now: datetime, cron: str
+) -> None:
+    """No instant has a due that is neither behind it nor ahead of it."""
+    schedule = Schedule(cron=cron, timezone=zone)
+    before, after = schedule.due_before(now), schedule.due_after(now)
+    assert before <= now < after
+    assert schedule.due_after(before) == after
+    assert schedule.due_before(after) == after
+
+
+def test_the_default_is_daily_at_three_in_utc() -> None:
+    """Without a word of the operator it is 3 AM, UTC."""
+    now = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    assert Schedule().due_before(now) == datetime(2026, 7, 1, 3, tzinfo=UTC)
+    assert Schedule().due_after(now) == datetime(2026, 7, 2, 3, tzinfo=UTC)
+
+
+def test_rare_schedules_are_found_however_long_ago() -> None:
+    """The fifth Monday of a February comes every 28 years."""
+    schedule = Schedule(cron="0 0 * 2 MON#5")
+    now = datetime(2026, 7, 1, tzinfo=UTC)
+    assert schedule.due_before(now) == datetime(2016, 2, 29, tzinfo=UTC)
+    assert schedule.due_after(now) == datetime(2044, 2, 29, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("zone", "hint"),
+    [
+        ("Europe/Berln", "Did you mean Europe/Berlin?"),
+        ("africa/kigali", "Did you mean Africa/Kigali?"),
+        ("America", "Did you mean America/"),
+        ("../etc/passwd", "such as Africa/Kigali"),
+        ("", "such as Africa/Kigali"),
+    ],
+)
+def test_an_unknown_time_zone_is_refused_with_the_near_miss(zone: str, hint: str) -> None:
+    """A slip of the pen is answered with the name that was meant."""
+    with pytest.raises(ConfigurationError, match=f"does not exist.*{hint.replace('?', '.')}"):
+        Schedule(timezone=zone)
+
+
+@pytest.mark.parametrize(
+    ("cron", "sentence"),
+    [
+        ("", "wrong number of fields"),
+        ("3 AM", "wrong number of fields"),
+        ("60 3 * * *", "bad minute"),
+        ("0 24 * * *", "bad hour"),
+        ("0 3 32 * *", "bad day-of-month"),
+        ("0 3 * * FRY", "bad day-of-week"),
+        ("0 3 30 2 *", "bad day-of-month"),
+        ("0 0 3 * * *", r"Did you mean '0 3 \* \* \*', without the seconds"),
+        ("0 3 */30 2 MON#5", "no such day is in the calendar"),
+        ("@dayly", r"Did you mean '0 0 \* \* \*'"),
+        ("@Weekly", r"Did you mean '0 0 \* \* 0'"),
+    ],
+)
+def test_a_cron_expression_that_is_not_usable_is_refused(cron: str, sentence: str) -> None:
+    """The message names the field, and what is near where something is."""
+    with pytest.raises(ConfigurationError, match=sentence):
+        Schedule(cron=cron)
