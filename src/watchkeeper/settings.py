@@ -206,7 +206,7 @@ class Settings:
 def _check_timezone(name: str) -> None:
     try:
         ZoneInfo(name)
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
         near = difflib.get_close_matches(name, available_timezones(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ConfigurationError(
