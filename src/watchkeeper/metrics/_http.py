@@ -1,0 +1,87 @@
+"""The two metrics of every HTTP request: how many, and how long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from watchkeeper.exceptions import MetricError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from watchkeeper.metrics._instruments import BoundCounter, BoundHistogram
+    from watchkeeper.metrics._registry import Registry
+
+# RFC 9110 and RFC 5789; all others are one value, as OpenTelemetry's conventions have it.
+METHODS: Final = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"),
+)
+OTHER_METHOD: Final = "_OTHER"
+
+SECONDS_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+MILLISECONDS_BUCKETS: Final = (
+    10.0,
+    50.0,
+    100.0,
+    200.0,
+    500.0,
+    1000.0,
+    2000.0,
+    5000.0,
+    10000.0,
+    30000.0,
+    60000.0,
+)
+
+
+class HttpMetrics:
+    """`http_requests_total{method,route,status}` and `http_request_duration_seconds{method,route}`.
+
+    Args:
+        registry: Where the two are declared.
+        unit: "s" for `http_request_duration_seconds`, "ms" for `http_request_duration_ms`.
+        buckets: Upper bounds in that unit; default: 5 ms to 60 s, or 10 ms to 60 s for "ms".
+    """
+
+    def __init__(
+        self, registry: Registry, *, unit: Literal["s", "ms"] = "s", buckets: Sequence[float] | None = None
+    ) -> None:
+        if unit not in {"s", "ms"}:
+            raise MetricError(f"The unit of the duration is 's' or 'ms', not {unit!r}.")
+        name, default, self._factor = (
+            ("http_request_duration_seconds", SECONDS_BUCKETS, 1.0)
+            if unit == "s"
+            else ("http_request_duration_ms", MILLISECONDS_BUCKETS, 1000.0)
+        )
+        self._requests = registry.counter(
+            "http_requests_total",
+            "HTTP requests answered, by method, route template and status.",
+            ("method", "route", "status"),
+        )
+        self._durations = registry.histogram(
+            name,
+            "Time from the request to the last byte of its response's body.",
+            ("method", "route"),
+            buckets=default if buckets is None else buckets,
+        )
+        self._children: dict[tuple[str, str, int], tuple[BoundCounter, BoundHistogram]] = {}
+
+    def record(self, method: str, route: str, status: int, duration: float) -> None:
+        """Count one request.
+
+        Args:
+            method: As received; an unknown one is counted as `_OTHER`.
+            route: Template of the route, never a raw path.
+            status: Of the response.
+            duration: In seconds, whatever the unit of the metric.
+        """
+        if method not in METHODS:
+            method = OTHER_METHOD
+        try:
+            counter, histogram = self._children[method, route, status]
+        except KeyError:
+            counter = self._requests.labels(method=method, route=route, status=str(status))
+            histogram = self._durations.labels(method=method, route=route)
+            self._children[method, route, status] = counter, histogram
+        counter.inc()
+        histogram.observe(duration * self._factor)

@@ -1,0 +1,101 @@
+"""What Prometheus and OpenMetrics take as a name, and what `promtool check metrics` would complain about."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from watchkeeper.exceptions import MetricError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Colons are valid, and kept for recording rules: https://prometheus.io/docs/practices/naming/
+_METRIC: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+_RESERVED_SUFFIXES: Final = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
+_HISTOGRAM_SUFFIXES: Final = ("_bucket", "_sum", "_count")
+
+
+def check_metric(kind: str, name: str, help_text: str) -> None:
+    """Refuse a name or a help text that a scraper or `promtool` would not take.
+
+    Raises:
+        MetricError: With the rule that is broken and a name that would do.
+    """
+    if not _METRIC.fullmatch(name):
+        raise MetricError(
+            f"The {kind} name {name!r} is not usable: take letters, digits and underscores, not"
+            " starting with a digit."
+        )
+    if kind == "counter":
+        if not name.endswith("_total") or name == "_total":
+            raise MetricError(f"The counter {name!r} must end in _total: call it {name}_total.")
+    elif name.endswith(_RESERVED_SUFFIXES):
+        suffix = name[name.rindex("_") :]
+        raise MetricError(f"The {kind} {name!r} may not end in {suffix}, which has a meaning in Prometheus.")
+    if not help_text.strip():
+        raise MetricError(f"The {kind} {name!r} has no help text: say in one sentence what it counts.")
+    if not _is_encodable(help_text):
+        raise MetricError(f"The help text of the {kind} {name!r} holds a lone surrogate: it is no text.")
+
+
+def check_labels(kind: str, name: str, labels: Sequence[str]) -> None:
+    """Refuse label names that are invalid, reserved or given twice.
+
+    Raises:
+        MetricError: With the label and the rule that it breaks.
+    """
+    if isinstance(labels, str):
+        raise MetricError(f'The labels of {name!r} are one string: write a tuple, such as ("{labels}",).')
+    for label in labels:
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            raise MetricError(
+                f"The label {label!r} of {name!r} is not usable: take letters, digits and underscores, not"
+                " starting with a digit or two underscores."
+            )
+        if kind == "histogram" and label == "le":
+            raise MetricError(f"The label 'le' of {name!r} is the bucket's own: choose another name.")
+    if len(set(labels)) != len(labels):
+        raise MetricError(f"The labels of {name!r} name one label twice.")
+
+
+def checked_buckets(name: str, buckets: Sequence[float]) -> tuple[float, ...]:
+    """Return the finite upper bounds of a histogram; a closing +Inf is understood and left out.
+
+    Raises:
+        MetricError: There is no bound, or they are not rising.
+    """
+    bounds = tuple(float(bound) for bound in buckets)
+    if bounds and bounds[-1] == math.inf:
+        bounds = bounds[:-1]
+    if not bounds or not all(math.isfinite(bound) for bound in bounds):
+        raise MetricError(f"The histogram {name!r} needs one finite bucket or more, such as (0.1, 0.5, 1).")
+    if any(low >= high for low, high in pairwise(bounds)):
+        raise MetricError(f"The buckets of {name!r} must rise from each to the next.")
+    return bounds
+
+
+def exposed_names(kind: str, name: str) -> frozenset[str]:
+    """Return every name that a metric takes in an exposition: its family's and its samples'."""
+    if kind == "counter":
+        return frozenset((name, name.removesuffix("_total")))
+    if kind == "histogram":
+        return frozenset((name, *(name + suffix for suffix in _HISTOGRAM_SUFFIXES)))
+    return frozenset((name,))
+
+
+def label_text(value: object) -> str:
+    """Return `value` as text that UTF-8 can carry; what cannot be shown is replaced, never an error."""
+    text = value if isinstance(value, str) else str(value)
+    return text if _is_encodable(text) else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
