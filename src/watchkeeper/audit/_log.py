@@ -1,0 +1,154 @@
+"""Append to the audit log, and read its latest entries."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from psycopg.rows import class_row, scalar_row
+
+from watchkeeper.audit._payload import encode_payload
+from watchkeeper.database import Queries
+from watchkeeper.exceptions import AuditError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from psycopg import AsyncConnection
+
+ActorType = Literal["user", "agent", "system"]
+
+_QUERIES: Final = Queries.load("audit")
+_ACTION: Final = re.compile(r"[a-z][a-z0-9._-]{0,99}")
+_LONGEST: Final = 255
+_LARGEST_PAYLOAD: Final = 256 * 1024
+_MOST_ENTRIES: Final = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One entry of the audit log.
+
+    Args:
+        id: Its number; later entries have higher ones.
+        actor_type: Who acted: a user, an agent, or the system itself.
+        actor_id: Which of them.
+        action: What was done, such as `retention.prune`.
+        entity: The kind of thing it was done to, such as a table.
+        entity_id: Which of them, if it was one.
+        payload: What else there is to know.
+        created_at: Start of the transaction that it was written in.
+    """
+
+    id: int
+    actor_type: ActorType
+    actor_id: str
+    action: str
+    entity: str
+    entity_id: str | None
+    payload: dict[str, Any]
+    created_at: datetime
+
+
+async def append(  # noqa: PLR0913  # the entry's own fields, each by its name
+    conn: AsyncConnection[Any],
+    *,
+    actor_type: ActorType,
+    actor_id: str,
+    action: str,
+    entity: str,
+    entity_id: str | None = None,
+    payload: Mapping[str, object] | None = None,
+) -> int:
+    """Write one entry, in the caller's transaction: it is there if and only if that one commits.
+
+    Args:
+        conn: The connection of the transaction that does what the entry tells.
+        actor_type: Who acted: a user, an agent, or the system itself.
+        actor_id: Which of them; 1 to 255 characters.
+        action: What was done, such as `retention.prune`: lower-case letters, digits, dots, hyphens and
+            underscores, at most 100, starting with a letter.
+        entity: The kind of thing it was done to, such as a table; 1 to 255 characters.
+        entity_id: Which of them; 1 to 255 characters, or None where it was not a single one.
+        payload: What else there is to know, at most 256 KiB as JSON. It is not redacted.
+
+    Returns:
+        The entry's id.
+
+    Raises:
+        AuditError: An argument is not usable; nothing was sent. Or the database kept no entry.
+    """
+    if actor_type not in get_args(ActorType):
+        raise AuditError("actor_type must be one of user, agent and system.")
+    if not isinstance(action, str) or not _ACTION.fullmatch(action):
+        raise AuditError(
+            "action takes 1 to 100 lower-case letters, digits, dots, hyphens and underscores, starting with a"
+            " letter, such as listing.create."
+        )
+    _check_text("actor_id", actor_id)
+    _check_text("entity", entity)
+    if entity_id is not None:
+        _check_text("entity_id", entity_id)
+    encoded = encode_payload(payload or {})
+    if len(encoded) > _LARGEST_PAYLOAD:
+        raise AuditError(
+            f"payload is {len(encoded) // 1024} KiB of JSON, at most {_LARGEST_PAYLOAD // 1024} are kept:"
+            " leave out what can be read elsewhere."
+        )
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(
+            _QUERIES["append"],
+            {
+                "actor_type": actor_type,
+                "actor_id": actor_id,
+                "action": action,
+                "entity": entity,
+                "entity_id": entity_id,
+                "payload": encoded,
+            },
+        )
+        entry_id = await cursor.fetchone()
+    if not isinstance(entry_id, int):
+        raise AuditError(
+            "The database kept no entry: a rule or a trigger on audit_log swallows what is inserted."
+            " Remove it."
+        )
+    return entry_id
+
+
+async def recent(conn: AsyncConnection[Any], limit: int = 50, entity: str | None = None) -> list[Entry]:
+    """Return the latest entries, the latest first.
+
+    Args:
+        conn: Any connection.
+        limit: How many at most, 1 to 1000.
+        entity: Only those of this entity; default all.
+
+    Raises:
+        AuditError: The limit is out of its range.
+    """
+    if not 1 <= limit <= _MOST_ENTRIES:
+        raise AuditError(f"limit takes a number from 1 to {_MOST_ENTRIES}.")
+    query = _QUERIES["recent" if entity is None else "recent_of_entity"]
+    async with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        await cursor.execute(query, {"limit": limit, "entity": entity})
+        return await cursor.fetchall()
+
+
+def _check_text(field: str, value: object) -> None:
+    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST:
+        raise AuditError(f"{field} takes text of 1 to {_LONGEST} characters.")
+    if "\0" in value or not _is_unicode(value):
+        raise AuditError(
+            f"{field} holds a NUL character or a lone surrogate, which PostgreSQL does not store."
+        )
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

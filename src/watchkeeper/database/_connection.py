@@ -1,0 +1,175 @@
+"""A psycopg connection that never waits for ever, and what of its errors means "come again later"."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import psycopg
+from psycopg import AsyncConnection, waiting
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
+
+from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg.abc import RV, PQGen
+
+# How long a server may take to note a cancel request. psycopg's own 5 s, and 5 s more for the statement to
+# end, is what a cancelled request would hang on a stopped server.
+_CANCEL_PATIENCE: Final = 0.5
+_PING_PATIENCE: Final = 1.0
+
+# The connection string's own values win over these. There is no `options`: PgBouncer refuses it.
+_DEFAULT_PARAMETERS: Final = {
+    "connect_timeout": "2",  # the least that libpq knows
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+    "fallback_application_name": "watchkeeper",
+}
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_UNAVAILABLE_STATES: Final = frozenset(
+    {
+        "53300",  # too_many_connections
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P05",  # idle_session_timeout
+    }
+)
+
+
+class NoAnswerError(psycopg.OperationalError):
+    """The server took longer over one statement than this connection waits."""
+
+
+class Connection(AsyncConnection[TupleRow]):
+    """A connection with a limit on the wait for each answer, kept by the client.
+
+    It is not `statement_timeout`: a stopped server would not keep that one, and behind PgBouncer there is no
+    session to set it in. A statement that is over the limit, or whose task is cancelled, is cancelled on the
+    server and the connection closed: nobody can say what state it is in.
+    """
+
+    patience: float | None = None
+
+    @classmethod
+    async def connect(  # type: ignore[override]  # only the pool and `Database` call it
+        cls,
+        conninfo: str = "",
+        *,
+        patience: float | None = None,
+        report: Callable[[psycopg.Error | None], None] = lambda _error: None,
+        **kwargs: Any,
+    ) -> Self:
+        """Connect to the server.
+
+        Args:
+            conninfo: What `connection_string` made.
+            patience: Longest wait for the answer to one statement, in seconds; None for no limit.
+            report: Called with the error of a failed attempt, with None after a good one.
+            **kwargs: What psycopg takes.
+        """
+        try:
+            conn = await super().connect(conninfo, **kwargs)
+        except psycopg.Error as error:
+            report(error)
+            raise
+        report(None)
+        conn.patience = patience
+        return conn
+
+    async def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        """Run one exchange with the server, within the connection's patience (psycopg calls it for each)."""
+        limit = asyncio.timeout(self.patience)
+        try:
+            async with limit:
+                # Not psycopg's own `wait`: that one would hang up to 10 s when it is cancelled.
+                return await waiting.wait_async(gen, self.pgconn.socket, 0.1, *args[1:], **kwargs)
+        except asyncio.CancelledError:
+            await self._abandon()
+            raise
+        except TimeoutError:
+            await self._abandon()
+            raise NoAnswerError(f"no answer within {self.patience:g} s") from None
+
+    async def _abandon(self) -> None:
+        """Tell the server to stop, if it listens, and close."""
+        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        try:
+            with contextlib.suppress(psycopg.Error):
+                await self.cancel_safe(timeout=_CANCEL_PATIENCE)
+        finally:
+            self.pgconn.finish()
+
+    async def is_alive(self) -> bool:
+        """Say whether an idle connection still has its server, asking only where there is a doubt.
+
+        A server that goes says so, or ends the stream: its socket turns readable, which an idle connection's
+        socket otherwise is not. Looking costs a microsecond, where a question costs a round trip.
+        """
+        if self.closed:
+            return False
+        poll = select.poll()
+        poll.register(self.pgconn.socket, select.POLLIN)
+        if not poll.poll(0):
+            return True
+        try:
+            async with asyncio.timeout(_PING_PATIENCE):
+                await self.execute("")
+        except (psycopg.Error, TimeoutError):
+            await self.close()
+            return False
+        return True
+
+
+def connection_string(url: str, setting: str) -> str:
+    """Return `url` with the library's defaults for what it leaves open.
+
+    Args:
+        url: A connection URI or libpq's `key=value` words.
+        setting: What to call it in the error.
+
+    Raises:
+        ConfigurationError: It is not a connection string.
+    """
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # Without its cause: libpq's text repeats the string, password and all.
+        raise ConfigurationError(
+            f"{setting} is no PostgreSQL connection string: it looks like postgresql://role:password@host:5432/database"
+        ) from None
+    return make_conninfo(
+        url, **{key: value for key, value in _DEFAULT_PARAMETERS.items() if key not in given}
+    )
+
+
+def as_unavailable(error: psycopg.Error, conn: AsyncConnection | None) -> DatabaseUnavailableError | None:
+    """Return the error to raise instead when the server, not the statement, is the reason.
+
+    Args:
+        error: What psycopg raised.
+        conn: The connection it was raised on, None while connecting.
+    """
+    if isinstance(error, NoAnswerError):
+        return DatabaseUnavailableError(f"The database gave {error}: the statement was given up.")
+    if conn is None:
+        return DatabaseUnavailableError(f"The database cannot be reached: {one_line(error)}")
+    if conn.closed or error.sqlstate in _UNAVAILABLE_STATES:
+        return DatabaseUnavailableError(f"The connection to the database was lost: {one_line(error)}")
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the error's text without libpq's line breaks."""
+    return " ".join(str(error).split())

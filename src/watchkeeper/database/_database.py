@@ -1,0 +1,294 @@
+"""The connection pool: quick to open, quick to recover, and nobody waits in it for ever."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.pq import TransactionStatus
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from watchkeeper.database._connection import Connection, as_unavailable, connection_string, one_line
+from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, MigrationSource
+from watchkeeper.database._migrator import Migrator, Patience
+from watchkeeper.database._queries import Queries
+from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
+from watchkeeper.settings import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_QUERIES: Final = Queries.load("migrations")
+
+# The pool's default of 5 minutes backs off to half a minute between attempts, so it would come back 8-22 s
+# after the server. This way each attempt is half a second after the last, and only while somebody waits.
+_RECONNECT: Final = 0.5
+_CLOSING: Final = 1.0
+
+
+class Database:
+    """One PostgreSQL database, as the service's role, and as the owner where migrations run.
+
+    Opening succeeds with the server down; what then asks for a connection gets `DatabaseUnavailableError`
+    until the server is back, and a connection from then on, without a restart.
+
+    Args:
+        url: Connection string of the service's role.
+        owner_url: Connection string of the role that owns the tables; default `url`.
+        pool_min: Connections that are kept open.
+        pool_max: Connections at most.
+        prepared_statements: False behind PgBouncer in transaction mode.
+        acquire_timeout: Longest wait for a connection.
+        statement_timeout: Longest wait for the answer to one statement.
+
+    Raises:
+        ConfigurationError: An argument is not usable.
+    """
+
+    def __init__(  # noqa: PLR0913  # settings, each by its name
+        self,
+        url: str | Secret,
+        *,
+        owner_url: str | Secret | None = None,
+        pool_min: int = 1,
+        pool_max: int = 10,
+        prepared_statements: bool = True,
+        acquire_timeout: timedelta = timedelta(seconds=2),
+        statement_timeout: timedelta = timedelta(seconds=10),
+    ) -> None:
+        if not 0 <= pool_min <= pool_max or pool_max < 1:
+            raise ConfigurationError("pool_max must be at least 1, and pool_min between 0 and pool_max.")
+        if min(acquire_timeout, statement_timeout) <= timedelta(0):
+            raise ConfigurationError("acquire_timeout and statement_timeout must be longer than 0.")
+        self._conninfo = connection_string(_plain(url), "DATABASE_URL")
+        self._owner_conninfo = (
+            connection_string(_plain(owner_url), "DATABASE_OWNER_URL") if owner_url else self._conninfo
+        )
+        self._pool_size = (pool_min, pool_max)
+        self._prepare_threshold = 5 if prepared_statements else None
+        self._acquire_timeout = acquire_timeout.total_seconds()
+        self._patience = statement_timeout.total_seconds()
+        self._pool: AsyncConnectionPool[Connection] | None = None
+        self._last_error: psycopg.Error | None = None
+        self._sources: tuple[MigrationSource, ...] = (LIBRARY_MIGRATIONS,)
+        self.warnings: list[str] = []
+
+    async def open(self) -> None:
+        """Start connecting; returns at once, with the server up or down. Opening twice is one opening."""
+        if self._pool is not None:
+            return
+        pool_logger = logging.getLogger("psycopg.pool")
+        if pool_logger.level == logging.NOTSET:
+            # It writes three `info` lines for each use of a connection.
+            pool_logger.setLevel(logging.WARNING)
+        self._pool = AsyncConnectionPool(
+            self._conninfo,
+            connection_class=Connection,
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": self._prepare_threshold,
+                "patience": self._patience,
+                "report": self._note,
+            },
+            min_size=self._pool_size[0],
+            max_size=self._pool_size[1],
+            open=False,
+            timeout=self._acquire_timeout,
+            reconnect_timeout=_RECONNECT,
+            reconnect_failed=_try_again,
+        )
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Close the connections; one in use is closed when it comes back. It may be opened again."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close(timeout=_CLOSING)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in autocommit: each statement is its own transaction.
+
+        Raises:
+            DatabaseUnavailableError: None came free in time, or the server went away or silent meanwhile. An
+                error of a statement itself stays psycopg's own.
+        """
+        pool = self._pool
+        if pool is None:
+            raise DatabaseUnavailableError("The database is not open: it is before open() or after close().")
+        conn = await self._acquire(pool)
+        try:
+            yield conn
+        except psycopg.Error as error:
+            unavailable = as_unavailable(error, conn)
+            if unavailable is None:
+                raise
+            raise unavailable from error
+        finally:
+            await pool.putconn(conn)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for one transaction: committed at the end, rolled back on an exception.
+
+        Raises:
+            DatabaseUnavailableError: As for `connection`. When it comes from the commit, whether that took
+                place is not known.
+            psycopg.errors.InFailedSqlTransaction: An error of a statement was swallowed inside the block, so
+                that there is nothing to commit.
+        """
+        async with self.connection() as conn, conn.transaction():
+            yield conn
+            # psycopg would leave both of these silently, with nothing committed.
+            if conn.closed:
+                raise DatabaseUnavailableError(
+                    "The connection to the database was lost: nothing was committed."
+                )
+            if conn.info.transaction_status == TransactionStatus.INERROR:
+                raise errors.InFailedSqlTransaction(
+                    "a statement failed and its error was swallowed: nothing is committed; put what may fail"
+                    " into conn.transaction(), a savepoint"
+                )
+
+    async def ping(self) -> None:
+        """Ask the server for an answer.
+
+        Raises:
+            DatabaseUnavailableError: There is none.
+        """
+        async with self.connection() as conn:
+            await conn.execute("SELECT 1")
+
+    async def migrate(self, *sources: MigrationSource, patience: Patience | None = None) -> list[str]:
+        """Apply what the database lacks, as the owner; any number of processes may call it at once.
+
+        Args:
+            *sources: Applied in this order; default the library's own.
+            patience: How long to wait for others.
+
+        Returns:
+            The migrations that this call applied, such as `watchkeeper/0001_audit_log.sql`.
+
+        Raises:
+            MigrationError: One failed, was changed after it ran, or the database is newer than the code.
+            DatabaseUnavailableError: The server cannot be reached, or went away meanwhile.
+        """
+        self._sources = sources or (LIBRARY_MIGRATIONS,)
+        async with self._direct(self._conninfo, self._patience) as conn:
+            service = await _current_role(conn)
+        async with self._direct(self._owner_conninfo, None) as conn:
+            owner = await _current_role(conn)
+            migrator = Migrator(
+                conn, service=None if owner == service else service, patience=patience or Patience()
+            )
+            applied = await migrator.run(self._sources)
+        await self.inspect()
+        return applied
+
+    async def pending(self, *sources: MigrationSource) -> bool:
+        """Say whether the database lacks a migration; a database that is newer lacks none.
+
+        Args:
+            *sources: What to look for; default what `migrate` was last called with.
+
+        Raises:
+            DatabaseUnavailableError: The server cannot be reached.
+        """
+        async with self.connection() as conn:
+            row = await (await conn.execute(_QUERIES["has_table"])).fetchone()
+            if not row or not row[0]:
+                return True
+            newest = dict(await (await conn.execute(_QUERIES["newest"])).fetchall())
+        return any(newest.get(source.name, 0) < len(source.read()) for source in sources or self._sources)
+
+    async def inspect(self) -> list[str]:
+        """Look at how the service's role stands to the tables, and keep the findings in `warnings`.
+
+        Returns:
+            A sentence for each thing that makes the protection of the tables weaker.
+        """
+        async with self._direct(self._conninfo, self._patience) as conn:
+            row = await (await conn.execute(_QUERIES["role"])).fetchone()
+        assert row is not None  # noqa: S101  # a SELECT without FROM has one row
+        role, superuser, visible, owner = row
+        self.warnings = []
+        if superuser or owner:
+            what = "is a superuser" if superuser else "owns the tables"
+            self.warnings.append(
+                f"The service connects as {role}, which {what}: it could switch off the protection of audit_log. Give DATABASE_URL a role of its own, and"
+                " DATABASE_OWNER_URL the role that owns the tables."
+            )
+        if not visible:
+            self.warnings.append(
+                f"The role {role} does not see the migrated tables: grant it USAGE on their schema, and give"
+                " it the search_path of their owner."
+            )
+        return self.warnings
+
+    async def _acquire(self, pool: AsyncConnectionPool[Connection]) -> Connection:
+        deadline = time.monotonic() + self._acquire_timeout
+        while True:
+            try:
+                conn = await pool.getconn(timeout=max(deadline - time.monotonic(), 0))
+            except PoolTimeout as error:
+                raise self._no_connection() from (self._last_error or error)
+            except PoolClosed as error:
+                raise DatabaseUnavailableError("The database was closed meanwhile.") from error
+            alive = False
+            try:
+                alive = await conn.is_alive()
+            finally:
+                if not alive:
+                    await pool.putconn(conn)
+            if alive:
+                return conn
+
+    def _no_connection(self) -> DatabaseUnavailableError:
+        waited = f"within {self._acquire_timeout:g} s"
+        if self._last_error is None:
+            return DatabaseUnavailableError(
+                f"No connection to the database came free {waited}: all {self._pool_size[1]} are in use."
+            )
+        return DatabaseUnavailableError(
+            f"No connection to the database could be made {waited}: {one_line(self._last_error)}"
+        )
+
+    def _note(self, error: psycopg.Error | None) -> None:
+        self._last_error = error
+
+    @asynccontextmanager
+    async def _direct(self, conninfo: str, patience: float | None) -> AsyncIterator[Connection]:
+        conn: Connection | None = None
+        try:
+            conn = await Connection.connect(
+                conninfo, autocommit=True, prepare_threshold=None, patience=patience
+            )
+            yield conn
+        except psycopg.Error as error:
+            unavailable = as_unavailable(error, conn)
+            if unavailable is None:
+                raise
+            raise unavailable from error
+        finally:
+            if conn is not None:
+                await conn.close()
+
+
+async def _try_again(pool: AsyncConnectionPool[Connection]) -> None:
+    # The pool has given up, but only a newcomer would make it try again, not those who already wait.
+    if pool.get_stats()["requests_waiting"]:
+        await pool.check()
+
+
+async def _current_role(conn: Connection) -> str:
+    row = await (await conn.execute("SELECT current_user")).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _plain(url: str | Secret) -> str:
+    return url.reveal() if isinstance(url, Secret) else url

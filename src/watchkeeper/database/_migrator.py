@@ -1,0 +1,178 @@
+"""Applies migrations: one transaction each, one process at a time, all of it or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, cast
+
+import psycopg
+from psycopg import errors, sql
+
+from watchkeeper.database._connection import one_line
+from watchkeeper.database._migrations import Migration, MigrationSource, missing
+from watchkeeper.database._queries import Queries
+from watchkeeper.exceptions import MigrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import LiteralString
+
+    from watchkeeper.database._connection import Connection
+
+_QUERIES: Final = Queries.load("migrations")
+_OLDEST_SERVER: Final = 150000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long migrating waits for others.
+
+    Args:
+        turn: For another process that is migrating.
+        lock: For one lock on a table. Waiting holds up everybody behind, so it is short and tried again.
+        attempts: How often a migration is tried that got no lock.
+        pause: Between two attempts.
+    """
+
+    turn: timedelta = timedelta(minutes=10)
+    lock: timedelta = timedelta(seconds=3)
+    attempts: int = 10
+    pause: timedelta = timedelta(seconds=1)
+
+
+class Migrator:
+    """Brings one database to what the sources say.
+
+    Args:
+        conn: A connection as the owner of the tables, in autocommit.
+        service: The role that gets what each `grants.sql` says; None where it is the owner itself.
+        patience: How long to wait for others.
+    """
+
+    def __init__(self, conn: Connection, *, service: str | None, patience: Patience) -> None:
+        self._conn = conn
+        self._service = service
+        self._patience = patience
+
+    async def run(self, sources: Sequence[MigrationSource]) -> list[str]:
+        """Apply what is missing, then the grants.
+
+        Args:
+            sources: In the order in which they are applied.
+
+        Returns:
+            The migrations that this call applied, such as `watchkeeper/0001_audit_log.sql`.
+        """
+        if self._conn.info.server_version < _OLDEST_SERVER:
+            raise MigrationError(
+                f"The server is PostgreSQL {self._conn.info.server_version // 10000}: take 15 or newer."
+            )
+        known = [(source, source.read()) for source in sources]
+        done: list[str] = []
+        for source, migrations in known:
+            while applied := await self._retried(source, migrations):
+                done.append(str(applied))
+        for source in sources:
+            await self._grant(source)
+        return done
+
+    async def _retried(self, source: MigrationSource, migrations: list[Migration]) -> Migration | None:
+        for attempt in range(1, self._patience.attempts + 1):
+            try:
+                return await self._apply_next(source, migrations)
+            except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+                if attempt == self._patience.attempts:
+                    raise MigrationError(
+                        f"Migrating {source.name} got no lock in {attempt} attempts: {one_line(error)}."
+                        " Another session holds it: see pg_stat_activity and pg_locks, end it, start again."
+                    ) from error
+            await asyncio.sleep(self._patience.pause.total_seconds())
+        raise AssertionError
+
+    async def _apply_next(self, source: MigrationSource, migrations: list[Migration]) -> Migration | None:
+        async with self._conn.transaction():
+            await self._take_turn()
+            cursor = await self._conn.execute(_QUERIES["applied"], {"source": source.name})
+            lacking = missing(source.name, migrations, dict(await cursor.fetchall()))
+            if not lacking:
+                return None
+            await self._apply(lacking[0])
+            return lacking[0]
+
+    async def _take_turn(self) -> None:
+        await self._set_lock_timeout(self._patience.turn)
+        try:
+            await self._conn.execute(_QUERIES["take_turn"])
+        except errors.LockNotAvailable as error:
+            raise MigrationError(
+                f"Another process has been migrating this database for {self._patience.turn}: see"
+                " pg_stat_activity for what it waits for."
+            ) from error
+        await self._set_lock_timeout(self._patience.lock)
+        try:
+            await self._conn.execute(_QUERIES["create_table"])
+        except errors.InsufficientPrivilege as error:
+            raise MigrationError(
+                f"The role {self._conn.info.user} may not create tables here ({one_line(error)}): grant it"
+                " CREATE on the schema, or set DATABASE_OWNER_URL to a role that may."
+            ) from error
+
+    async def _apply(self, migration: Migration) -> None:
+        try:
+            before = await self._transaction()
+            await self._conn.execute(cast("LiteralString", migration.sql))
+            after = await self._transaction()
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            raise
+        except psycopg.Error as error:
+            if self._conn.closed:
+                raise
+            raise MigrationError(
+                f"{migration} failed{_line_of(migration.sql, error)}: {one_line(error)}. Nothing of it was"
+                " applied."
+            ) from error
+        if before != after:
+            raise MigrationError(
+                f"{migration} ends its transaction by itself: take COMMIT, ROLLBACK and BEGIN out of it."
+                " What it did before that stays: look at it and take it back by hand."
+            )
+        await self._conn.execute(
+            _QUERIES["record"],
+            {
+                "source": migration.source,
+                "number": migration.number,
+                "name": migration.name,
+                "checksum": migration.checksum,
+            },
+        )
+
+    async def _grant(self, source: MigrationSource) -> None:
+        text = source.grants()
+        if text is None or self._service is None:
+            return
+        statement = sql.SQL(cast("LiteralString", text)).format(service=sql.Identifier(self._service))
+        try:
+            async with self._conn.transaction():
+                await self._take_turn()
+                await self._conn.execute(statement)
+        except psycopg.Error as error:
+            if self._conn.closed:
+                raise
+            raise MigrationError(f"{source.name}/grants.sql failed: {one_line(error)}.") from error
+
+    async def _transaction(self) -> str:
+        cursor = await self._conn.execute(_QUERIES["transaction"])
+        row = await cursor.fetchone()
+        return str(row)
+
+    async def _set_lock_timeout(self, limit: timedelta) -> None:
+        await self._conn.execute(
+            "SELECT set_config('lock_timeout', %s, true)", [f"{int(limit.total_seconds() * 1000)}ms"]
+        )
+
+
+def _line_of(text: str, error: psycopg.Error) -> str:
+    position = error.diag.statement_position
+    return f" in line {text.count(chr(10), 0, int(position) - 1) + 1}" if position else ""

@@ -1,0 +1,80 @@
+"""Named queries: SQL stays in .sql files, and the code asks for it by name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final, Self, cast
+
+from watchkeeper.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+    from typing import LiteralString
+
+_FOLDER: Final = files("watchkeeper") / "sql" / "queries"
+_HEAD: Final = re.compile(r"^-- name: *(.*?) *$", re.MULTILINE)
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Queries:
+    """The queries of one file.
+
+    Each starts with `-- name: some_name`, then at least one comment line that says what it does.
+
+    Args:
+        text: The file's text.
+        source: What to call the file in errors.
+
+    Raises:
+        ConfigurationError: A name is malformed or there twice, or a query has no description or no SQL.
+    """
+
+    __slots__ = ("_queries", "_source")
+
+    def __init__(self, text: str, *, source: str) -> None:
+        self._source = source
+        self._queries: dict[str, LiteralString] = {}
+        before, *parts = _HEAD.split(text)
+        if _sql_of(before):
+            raise ConfigurationError(f"{source}: there is SQL before the first '-- name:' line.")
+        for name, block in zip(parts[::2], parts[1::2], strict=True):
+            self._add(name, block)
+
+    @classmethod
+    def load(cls, name: str, folder: Traversable = _FOLDER) -> Self:
+        """Read `name`.sql.
+
+        Args:
+            name: The file's name without its ending.
+            folder: Where it lies; default the library's own `sql/queries`.
+        """
+        return cls((folder / f"{name}.sql").read_text(encoding="utf-8"), source=f"{name}.sql")
+
+    def _add(self, name: str, block: str) -> None:
+        where = f"{self._source}: the query {name!r}"
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError(f"{where} needs a name of lower-case letters, digits and underscores.")
+        if name in self._queries:
+            raise ConfigurationError(f"{where} is there twice: rename one.")
+        sql = _sql_of(block)
+        if not sql:
+            raise ConfigurationError(f"{where} has no SQL.")
+        if not re.match(r"\s*-- *\S", block):
+            raise ConfigurationError(f"{where} has no description: add a '-- ...' line below its name.")
+        # The files are part of the code, which is all that LiteralString is about.
+        self._queries[name] = cast("LiteralString", sql)
+
+    def __getitem__(self, name: str) -> LiteralString:
+        try:
+            return self._queries[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._queries, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigurationError(f"{self._source} has no query {name!r}.{hint}") from None
+
+
+def _sql_of(block: str) -> str:
+    lines = [line for line in block.splitlines() if not line.lstrip().startswith("--")]
+    return "\n".join(lines).strip().removesuffix(";")

