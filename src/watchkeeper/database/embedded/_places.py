@@ -1,0 +1,135 @@
+"""Where an embedded server keeps what: one state folder, and sockets that must have a short path."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from watchkeeper.database.embedded._account import closed_folder
+from watchkeeper.exceptions import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from watchkeeper.database.embedded._account import Account
+
+PORT: Final = 5432  # only part of the socket's name
+_SOCKET_PATH_LIMIT: Final = 107  # sun_path of unix(7), less the closing zero
+_SHORT_BASE: Final = Path("/tmp")  # noqa: S108 - the same for every starter; owner and mode are checked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """The files and folders of one embedded server.
+
+    Args:
+        state: The state folder, without symbolic links.
+    """
+
+    state: Path
+
+    @property
+    def data(self) -> Path:
+        """The data folder of PostgreSQL."""
+        return self.state / "data"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that owns the server."""
+        return self.state / "postgres.lock"
+
+    @property
+    def log(self) -> Path:
+        """What the server writes; bounded."""
+        return self.state / "postgres.log"
+
+    @property
+    def binaries(self) -> Path:
+        """Parent of the copies of binaries that the server's account could not reach."""
+        return self.state / "binaries"
+
+    @property
+    def sockets(self) -> Path:
+        """The private folder of the sockets: in the state folder, or a short one if that has too long a path."""
+        plain = self.state / "run"
+        if len(os.fsencode(plain / f".s.PGSQL.{PORT}")) <= _SOCKET_PATH_LIMIT:
+            return plain
+        digest = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
+        return _SHORT_BASE / f"watchkeeper-{digest}"
+
+    def prepare(self, account: Account) -> None:
+        """Make the folders, closed to everybody else.
+
+        Raises:
+            EmbeddedServerError: A folder cannot be made, used or trusted.
+        """
+        try:
+            self._prepare_state(account)
+            _make_private(self.sockets, account)
+        except OSError as error:
+            raise folder_error(self.state, error) from error
+
+    def _prepare_state(self, account: Account) -> None:
+        mode = 0o711 if account.foreign else 0o700
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.state.mkdir(mode=mode)
+        except FileExistsError:
+            pass
+        else:
+            self.state.chmod(mode)  # whatever the umask was
+        if not account.foreign:
+            return
+        here = self.state.stat()
+        if closed_folder(self.state, account) == self.state and here.st_uid == os.geteuid():
+            self.state.chmod(stat.S_IMODE(here.st_mode) | stat.S_IXGRP | stat.S_IXOTH)
+        if closed := closed_folder(self.state, account):
+            raise EmbeddedServerError(
+                f"The account {account.name}, which runs PostgreSQL for root, cannot reach {self.state}:"
+                f" {closed} is closed to it. Choose a state folder (WATCHKEEPER_STATE_DIR) outside of it, such"
+                " as /var/lib/watchkeeper."
+            )
+
+
+def _make_private(folder: Path, account: Account) -> None:
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    else:
+        if account.foreign:
+            os.chown(folder, account.uid, account.gid)
+    status = folder.lstat()
+    if (
+        not stat.S_ISDIR(status.st_mode)
+        or status.st_uid != account.uid
+        or stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    ):
+        raise EmbeddedServerError(
+            f"The folder of the database's sockets, {folder}, is not a private folder of {account.name}:"
+            " remove it, it is made anew at the next start."
+        )
+
+
+def folder_error(folder: Path, error: OSError) -> EmbeddedServerError:
+    """Return what to tell an operator about `error`, met while writing to `folder`."""
+    where = error.filename or folder
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EmbeddedServerError(
+            f"The disk that holds {folder} is full: free some space, or choose another state folder"
+            " (WATCHKEEPER_STATE_DIR)."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return EmbeddedServerError(
+            f"The state folder {folder} cannot be written ({where}: {error.strerror}): give this account the"
+            " right to, or choose another state folder (WATCHKEEPER_STATE_DIR)."
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return EmbeddedServerError(
+            f"The state folder {folder} cannot be made because a file is in the way ({where}): move that file,"
+            " or choose another state folder (WATCHKEEPER_STATE_DIR)."
+        )
+    return EmbeddedServerError(f"The state folder {folder} cannot be used ({where}: {error.strerror}).")
