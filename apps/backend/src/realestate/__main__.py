@@ -1,0 +1,78 @@
+"""`realestate-backend serve | keep … | traffic …`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from realestate.settings import SERVICE
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+USAGE: Final = """\
+usage: realestate-backend <command>
+
+  serve            run the service on HOST:PORT (default 127.0.0.1:3001)
+  keep ...         the keeper's commands, such as: keep retention plan
+  traffic ...      play a client of the running service; traffic --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 2 for a usage error, 1 for a failure.
+
+    Args:
+        argv: The arguments; default the process's.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments else ""
+    try:
+        if command == "serve" and not arguments[1:]:
+            return _serve()
+        if command == "keep":
+            return _keep(arguments[1:])
+        if command == "traffic":
+            return _traffic(arguments[1:])
+    except ConfigurationError as error:
+        _say(str(error))
+        return 1
+    asked = command in {"-h", "--help", "help"}
+    (sys.stdout if asked else sys.stderr).write(USAGE)
+    return 0 if asked else 2
+
+
+def _serve() -> int:
+    from realestate.app import build, create_app  # noqa: PLC0415 - `--help` needs no web framework
+    from realestate.made_secrets import complete_secrets  # noqa: PLC0415 - the same
+    from watchkeeper.serve import serve  # noqa: PLC0415 - the same
+
+    environ, told = complete_secrets(os.environ, Settings.from_env(SERVICE).service_dir)
+    if told:
+        _say(told)
+    backend = build(environ)
+    return serve(backend.keeper, create_app(backend))
+
+
+def _keep(arguments: list[str]) -> int:
+    from realestate.app import build  # noqa: PLC0415 - as above
+    from watchkeeper.cli import main as keep  # noqa: PLC0415 - as above
+
+    return keep(arguments, keeper=build(dict(os.environ)).keeper)
+
+
+def _traffic(arguments: list[str]) -> int:
+    from realestate.traffic import main as play  # noqa: PLC0415 - as above
+
+    return play(arguments)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"realestate: {text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Who may act: the bearer `SERVICE_TOKEN`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from realestate.errors import ApiError
+
+if TYPE_CHECKING:
+    from litestar.connection import ASGIConnection
+    from litestar.handlers import BaseRouteHandler
+
+    from realestate.requests import StrictRequest
+    from watchkeeper.settings import Secret
+
+_CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="realestate-backend"'}
+
+
+def require_service_token(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Let only bearers of `SERVICE_TOKEN` in (a Litestar guard: it runs before the body is read).
+
+    Raises:
+        ApiError: 401 without the right token; 503 when the service has none to compare with.
+    """
+    request = cast("StrictRequest", connection)
+    _expected(request)
+    if not has_service_token(request):
+        raise ApiError(
+            401, "unauthorized", "This needs Authorization: Bearer <SERVICE_TOKEN>.", headers=_CHALLENGE
+        )
+
+
+def has_service_token(request: StrictRequest) -> bool:
+    """Say whether the request carries the token; a wrong one is refused, not taken for none.
+
+    Raises:
+        ApiError: 401: a credential is there and is wrong; 503: the service has no token to compare with.
+    """
+    given = request.headers.get("Authorization")
+    if given is None:
+        return False
+    scheme, _, token = given.partition(" ")
+    if not _expected(request).matches(token.strip()) or scheme.lower() != "bearer":
+        raise ApiError(401, "unauthorized", "The credential is not valid.", headers=_CHALLENGE)
+    return True
+
+
+def _expected(request: StrictRequest) -> Secret:
+    token: Secret | None = request.app.state.backend.settings.service_token
+    if token is None:
+        raise ApiError(503, "not_configured", "SERVICE_TOKEN is not set: the operator has to set it.")
+    return token

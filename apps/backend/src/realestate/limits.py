@@ -1,0 +1,106 @@
+"""How large a request body may be and how long it may take to arrive, for every route.
+
+Pure ASGI around the app: an announced length above the limit is refused before the first byte, a longer
+body as soon as it is, a slow one at the deadline. The refusal is raised where the app reads, so that it
+becomes the app's own error answer, with its route in the metrics. A body that no handler reads is not read
+here either: the server closes the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from realestate.errors import ApiError, ClientLeftError
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from realestate.asgi import ASGIApp, Message, Receive, Scope, Send
+
+# What is left of the body must not be taken for the next request of the connection.
+_CLOSE: Final = {"Connection": "close"}
+
+
+class BodyLimits:
+    """Bounds the request bodies of an ASGI app in size and time.
+
+    Args:
+        app: The app.
+        limit: Largest body in bytes.
+        timeout: How long a whole body may take, from the first time the app asks for it.
+    """
+
+    def __init__(self, app: ASGIApp, *, limit: int, timeout: timedelta) -> None:
+        self._app = app
+        self._limit = limit
+        self._timeout = timeout.total_seconds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with a `receive` that counts; other scopes pass as they are."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _BoundedBody(receive, _announced_length(scope), self._limit, self._timeout)
+        await self._app(scope, body.receive, send)
+
+
+class _BoundedBody:
+    """One request's body on its way in."""
+
+    __slots__ = ("_announced", "_arrived", "_complete", "_deadline", "_limit", "_receive", "_timeout")
+
+    def __init__(self, receive: Receive, announced: int, limit: int, timeout: float) -> None:
+        self._receive = receive
+        self._announced = announced
+        self._limit = limit
+        self._timeout = timeout
+        self._deadline: float | None = None
+        self._arrived = 0
+        self._complete = False
+
+    async def receive(self) -> Message:
+        """Return the next message.
+
+        Raises:
+            ApiError: The body is too large (413) or took too long (408).
+            ClientLeftError: The client went away in the middle of it.
+        """
+        if self._complete:
+            return await self._receive()
+        if self._announced > self._limit:
+            raise _too_large(self._limit)
+        message = await self._next()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        self._arrived += len(message.get("body", b""))
+        if self._arrived > self._limit:
+            raise _too_large(self._limit)
+        self._complete = not message.get("more_body", False)
+        return message
+
+    async def _next(self) -> Message:
+        loop = asyncio.get_running_loop()
+        if self._deadline is None:
+            self._deadline = loop.time() + self._timeout
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            raise ApiError(
+                408,
+                "body_timeout",
+                f"The request body did not arrive within {self._timeout:g} seconds.",
+                headers=_CLOSE,
+            ) from None
+
+
+def _announced_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:20])
+    return 0
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "body_too_large", f"The request body is larger than {limit} bytes.", headers=_CLOSE)

@@ -1,0 +1,84 @@
+"""What must hold of a listing beyond the type of each field, and every finding at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from realestate.errors import ApiError
+from realestate.listings._model import Draft, Search
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class Problem(msgspec.Struct):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
+
+
+def find_problems(given: Mapping[str, object]) -> list[Problem]:
+    """Return everything that is wrong with a listing, not only the first thing.
+
+    Args:
+        given: The listing as JSON gave it.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(Draft)}
+    problems = [
+        Problem("" if name is None else name, "There is no such field.")
+        for name in given
+        if name not in fields
+    ]
+    good: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name not in given:
+            if field.required:
+                problems.append(Problem(name, "This field is required."))
+            continue
+        try:
+            good[name] = msgspec.convert(given[name], field.type)
+        except msgspec.ValidationError as error:
+            problems.append(Problem(name, str(error)))
+    return [*problems, *_rules(good)]
+
+
+def check_draft(draft: Draft) -> None:
+    """Accept a listing that keeps the rules between its fields.
+
+    Raises:
+        ApiError: 400: it does not; `details` has each problem.
+    """
+    problems = list(_rules(msgspec.structs.asdict(draft)))
+    if problems:
+        raise ApiError(400, "invalid_request", "The listing is not valid.", details=problems)
+
+
+def _rules(fields: Mapping[str, Any]) -> Iterator[Problem]:
+    if (fields.get("lat") is None) != (fields.get("lng") is None):
+        yield Problem("lat", "lat and lng are a place together: give both, or neither.")
+    if fields.get("type") == "land":
+        for name in ("bedrooms", "bathrooms"):
+            if fields.get(name):
+                yield Problem(name, "Land has no rooms: leave it out.")
+
+
+def check_search(search: Search) -> None:
+    """Accept filters that can find something.
+
+    Raises:
+        ApiError: 400: half a box, or a range that is upside down.
+    """
+    box = (search.south, search.north, search.west, search.east)
+    if any(side is None for side in box) and any(side is not None for side in box):
+        raise _unusable("south, north, west and east are a box together: give all four, or none.")
+    for low, high in (("price_min", "price_max"), ("south", "north"), ("west", "east")):
+        lower, upper = getattr(search, low), getattr(search, high)
+        if lower is not None and upper is not None and lower > upper:
+            raise _unusable(f"{low} is above {high}.")
+
+
+def _unusable(message: str) -> ApiError:
+    return ApiError(400, "invalid_request", message)

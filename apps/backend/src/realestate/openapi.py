@@ -1,0 +1,22 @@
+"""What Litestar cannot see of an endpoint that reads its body itself."""
+
+from __future__ import annotations
+
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+
+
+def takes_json(description: str) -> type[Operation]:
+    """Return the description of an operation whose body is a JSON object.
+
+    Args:
+        description: What the object holds.
+    """
+
+    class TakesJson(Operation):
+        def __post_init__(self) -> None:
+            schema = Schema(type=OpenAPIType.OBJECT, description=description)
+            self.request_body = RequestBody(
+                content={"application/json": OpenAPIMediaType(schema=schema)}, required=True
+            )
+
+    return TakesJson
