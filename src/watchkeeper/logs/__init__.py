@@ -1,0 +1,36 @@
+"""One JSON line at a time: where it goes, what it holds, and what it must not show."""
+
+from watchkeeper.logs._context import (
+    RequestContext,
+    bind_request,
+    current_request,
+    trace_headers,
+    unbind_request,
+)
+from watchkeeper.logs._errors import claim_exception, describe_exception
+from watchkeeper.logs._levels import LEVELS, parse_level
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs._redaction import DEFAULT_KEYS, Redactor
+from watchkeeper.logs._render import MAX_LINE
+from watchkeeper.logs._sink import DROP_REASONS, Sink
+from watchkeeper.logs._threads import carry_context_into_threads, stop_carrying_context
+
+__all__ = [
+    "DEFAULT_KEYS",
+    "DROP_REASONS",
+    "LEVELS",
+    "MAX_LINE",
+    "Logging",
+    "Redactor",
+    "RequestContext",
+    "Sink",
+    "bind_request",
+    "carry_context_into_threads",
+    "claim_exception",
+    "current_request",
+    "describe_exception",
+    "parse_level",
+    "stop_carrying_context",
+    "trace_headers",
+    "unbind_request",
+]

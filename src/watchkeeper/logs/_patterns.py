@@ -1,0 +1,152 @@
+"""What a credential looks like in running text, in patterns whose time grows with the text only."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Final
+
+MASK: Final = "***"
+
+KEYS: Final = (
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "token",
+    "authorization",
+    "cookie",
+    "apikey",
+    "accesskey",
+    "secretkey",
+    "privatekey",
+    "credential",
+    "credentials",
+    "signature",
+    "jwt",
+    "otp",
+    "auth",
+    "csrf",
+    "sessionkey",
+)
+
+# Names of query parameters beyond those: too common a word elsewhere.
+_PARAMETERS: Final = frozenset(
+    ("code", "key", "sig", "sid", "session", "pin", "state", "assertion", "hmac", "nonce")
+)
+
+# A word in lower case that each pattern needs: looking for it first is ten times as quick as the pattern.
+_HINTS: Final = (
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "auth",
+    "cookie",
+    "key",
+    "cred",
+    "signature",
+    "jwt",
+    "otp",
+    "csrf",
+)
+
+_USERINFO: Final = re.compile(r"://([^\s\"'<>\\]+)")
+_SCHEME: Final = re.compile(r"(?i)(?<![a-z])(bearer|basic|digest|negotiate)(\s{1,4})([^\s\"',;]+)")
+_NOT_A_CREDENTIAL: Final = frozenset(
+    ("token", "tokens", "auth", "authentication", "authorization", "credentials")
+)
+_PAIR: Final = re.compile(
+    r"""(?ix)
+    ( pass(?:word|wd|phrase) | pwd | secret | token | (?:api|access|secret|private|session)[_-]?key
+      | authorization | cookie | credentials? | signature | jwt | otp | csrf | (?<![a-z])auth )
+    ( \d{0,3} (?:\\{0,4}["'])? \s{0,4} (?: [:=] | (?<=["']), ) \s{0,4} )
+    ( b?(?:\\{0,4}["']) [^"'\\\n]* | (?:(?:bearer|basic|digest|negotiate)\s{1,4})? [^\s"',;&)}\]]+ )
+    """
+)
+_WHOLE_LINE: Final = re.compile(
+    r"(?im)((?:authorization|cookie)[ \t]{0,4}:[ \t]{0,4})([^\s\"'\\][^\n\"'\\]*)"
+)
+_PARAMETER: Final = re.compile(r"([?&;])([^=&;?#\s\"'<>]{1,64})=([^&;#\s\"'<>]+)")
+_PEM: Final = re.compile(r"(-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY-----).*?(-----END |\Z)", re.DOTALL)
+_JWT: Final = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){0,4}")
+_KNOWN: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[abeprs]-[\w-]{10,}"
+    r"|[sr]k_(?:live|test)_\w{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|bot\d{5,12}:[\w-]{30,})"
+)
+_KNOWN_HINTS: Final = ("gh", "glpat", "xox", "k_live_", "k_test_", "AKIA", "AIza", "bot")
+
+
+def mask_credentials(text: str) -> str:
+    """Return `text` with everything masked that looks like a credential."""
+    lower = text.lower()
+    if "://" in lower:
+        text = _USERINFO.sub(_without_userinfo, text)
+    if "bearer" in lower or "basic" in lower or "digest" in lower or "negotiate" in lower:
+        text = _SCHEME.sub(_without_credential, text)
+    if "=" in lower and ("?" in lower or "&" in lower or ";" in lower):
+        text = _PARAMETER.sub(_without_parameter, text)
+    if "private key-----" in lower:
+        text = _PEM.sub(rf"\1{MASK}\2", text)
+    for hint in _HINTS:
+        if hint in lower:
+            text = _WHOLE_LINE.sub(rf"\1{MASK}", text)
+            text = _PAIR.sub(_without_value, text)
+            break
+    if "eyj" in lower:
+        text = _JWT.sub(MASK, text)
+    for hint in _KNOWN_HINTS:
+        if hint in text:
+            return _KNOWN.sub(MASK, text)
+    return text
+
+
+def _without_userinfo(found: re.Match[str]) -> str:
+    token = found[1]
+    at = token.rfind("@")
+    if at < 0:
+        return found[0]
+    authority_end = min((i for i in map(token.find, "/?#") if i >= 0), default=len(token))
+    user, colon, rest = token[:at].partition(":")
+    if at > authority_end and (not colon or len(user) > authority_end or rest.split("/", 1)[0].isdigit()):
+        # The @ stands in the path (https://host:8080/@name), not in front of a host.
+        return found[0]
+    return f"://{user}:{MASK}{token[at:]}" if colon else f"://{MASK}{token[at:]}"
+
+
+def _without_credential(found: re.Match[str]) -> str:
+    scheme, space, value = found.groups()
+    if value.lower().rstrip(".:") in _NOT_A_CREDENTIAL:
+        return found[0]
+    if scheme.lower() != "bearer" and not _is_credential(value):
+        return found[0]
+    return f"{scheme}{space}{MASK}"
+
+
+def _is_credential(value: str) -> bool:
+    # "basic" and "digest" are words too: only what decodes to user:password, or has parameters, is one.
+    try:
+        return b":" in base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return "=" in value or len(value) >= 32
+
+
+def _without_parameter(found: re.Match[str]) -> str:
+    before, name, _ = found.groups()
+    return f"{before}{name}={MASK}" if names_secret(name) or name.lower() in _PARAMETERS else found[0]
+
+
+def _without_value(found: re.Match[str]) -> str:
+    name, between, value = found.groups()
+    quote = re.match(r"b?\\{0,4}[\"']", value)
+    return f"{name}{between}{quote[0] if quote else ''}{MASK}"
+
+
+def names_secret(name: str, keys: frozenset[str] = frozenset(KEYS)) -> bool:
+    """Say whether a key of this name holds a secret: its last word is one of `keys`, or it says password."""
+    flat = name.lower().replace("_", "").replace("-", "").replace(".", "").replace(" ", "")
+    if flat in keys or "password" in flat or "secret" in flat:
+        return True
+    return any(flat.endswith(key) for key in keys)

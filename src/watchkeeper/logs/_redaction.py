@@ -1,0 +1,114 @@
+"""Nothing secret leaves in a line: registered values, telling keys, and whatever looks like a credential."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, quote_plus
+
+from watchkeeper.logs._patterns import KEYS, MASK, mask_credentials, names_secret
+from watchkeeper.logs._plain import Limits, Shaper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DEFAULT_KEYS: Final = frozenset(KEYS)
+_SHORTEST: Final = 4
+_LONG: Final = 12
+_REMEMBERED: Final = 4096
+
+
+class Redactor:
+    """Masks secrets with `***`, after formatting: in text, URLs, and deep in values.
+
+    A registered secret of 12 or more characters is masked wherever it stands, also percent-encoded, escaped
+    or inside base64; a shorter one only where it stands by itself, so that a database password `listing` does
+    not make `listings` unreadable; one of fewer than 4 characters is left to the keys and patterns.
+
+    Args:
+        secrets: Values that may never be seen.
+        keys: Names whose value is masked, without regard to case and separators, also as the last part of a
+            longer name (`X-Api-Key`, `accessToken`); default `DEFAULT_KEYS`.
+    """
+
+    def __init__(self, secrets: Iterable[str] = (), *, keys: Iterable[str] = DEFAULT_KEYS) -> None:
+        self._keys = frozenset(re.sub(r"[_\-. ]", "", key.lower()) for key in keys)
+        self._hidden: dict[str, bool] = {}
+        self._clean: set[str] = set()
+        forms: set[str] = set()
+        shown: set[str] = set()
+        for secret in secrets:
+            if len(secret) >= _SHORTEST:
+                forms |= _forms_of(secret)
+                shown |= {secret, quote(secret, safe=""), quote_plus(secret)}
+        ordered = sorted(forms, key=len, reverse=True)
+        self._forms = tuple(ordered)
+        self._url_forms = tuple(sorted(shown, key=len, reverse=True))
+        self._margin = max((len(form) for form in ordered), default=0)
+        self._any_form = re.compile("|".join(map(_pattern_of, ordered))) if ordered else None
+
+    def text(self, value: str) -> str:
+        """Return running text with its secrets masked."""
+        return mask_credentials(self._registered(value))
+
+    def bounded(self, value: str, limit: int) -> str:
+        """Return text with its secrets masked and no longer than about `limit`, saying what was cut."""
+        if len(value) <= limit:
+            return self.text(value)
+        # A secret that the cut divides must not show its first half: what may hold one goes as well.
+        start = self.text(value[: limit + self._margin])
+        kept = start[: min(limit, max(0, len(start) - self._margin))]
+        return f"{kept}...<{len(value) - limit} characters more>"
+
+    def url(self, path_and_query: str) -> str:
+        """Return a path with its query, as a request line shows it; a plain path costs next to nothing."""
+        if path_and_query in self._clean:
+            return path_and_query
+        redacted = self.text(path_and_query)
+        if redacted == path_and_query and len(redacted) <= 256:
+            if len(self._clean) >= _REMEMBERED:
+                self._clean.clear()
+            self._clean.add(redacted)
+        return redacted
+
+    def value(self, value: object) -> Any:
+        """Return any value as plain data (what JSON can say) with its secrets masked, however deep."""
+        return Shaper(self.bounded, self.hides, Limits(total=1_000_000)).shape(value)
+
+    def hides(self, key: str) -> bool:
+        """Say whether what stands under `key` is masked."""
+        known = self._hidden.get(key)
+        if known is None:
+            known = names_secret(key, self._keys)
+            if len(self._hidden) >= _REMEMBERED:
+                self._hidden.clear()
+            self._hidden[key] = known
+        return known
+
+    def _registered(self, value: str) -> str:
+        for form in self._forms:
+            if form in value:
+                assert self._any_form is not None  # noqa: S101 - there are forms
+                return self._any_form.sub(MASK, value)
+        return value
+
+
+def _forms_of(secret: str) -> set[str]:
+    plain = secret.encode("utf-8", "surrogatepass")
+    forms = {secret, quote(plain, safe=""), quote_plus(plain), repr(secret)[1:-1], plain.hex()}
+    if len(plain) >= _LONG:
+        # Inside a longer text (user:secret) base64 depends on where the secret begins: three ways. Only the
+        # digits that are of the secret alone count, each holds 6 bits.
+        for shift in (0, 1, 2):
+            digits = base64.b64encode(b"\0" * shift + plain).decode()
+            inner = digits[-(-8 * shift // 6) : 8 * (shift + len(plain)) // 6]
+            forms |= {inner, inner.replace("+", "-").replace("/", "_")}
+    else:
+        forms.add(base64.b64encode(plain).decode().rstrip("="))
+    return {form for form in forms if len(form) >= _SHORTEST}
+
+
+def _pattern_of(form: str) -> str:
+    escaped = re.escape(form)
+    return escaped if len(form) >= _LONG else rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])"
