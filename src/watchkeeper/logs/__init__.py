@@ -13,7 +13,7 @@ from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._redaction import DEFAULT_KEYS, Redactor
 from watchkeeper.logs._render import MAX_LINE
 from watchkeeper.logs._sink import DROP_REASONS, Sink
-from watchkeeper.logs._threads import carry_context_into_threads, stop_carrying_context
+from watchkeeper.logs._threads import carry_context_into_threads, stop_carrying_context_into_threads
 
 __all__ = [
     "DEFAULT_KEYS",
@@ -30,7 +30,7 @@ __all__ = [
     "current_request",
     "describe_exception",
     "parse_level",
-    "stop_carrying_context",
+    "stop_carrying_context_into_threads",
     "trace_headers",
     "unbind_request",
 ]

@@ -51,6 +51,7 @@ class Logging:
         self._takeover = Takeover(Handler(self._write))
         self._hooks = Hooks(self)
         self._restore_structlog: Callable[[], None] | None = None
+        self._logger: Any = None
 
     def install(self) -> None:
         """Take over structlog, the standard library's logging, warnings, and uncaught exceptions.
@@ -60,7 +61,7 @@ class Logging:
         from watchkeeper.logs._structlog import configure  # noqa: PLC0415 - structlog takes 100 ms
 
         if self._restore_structlog is None:
-            self._restore_structlog = configure(self, self.sink.write)
+            self._restore_structlog = configure(self)
         self._takeover.begin(self.level)
         self._hooks.begin()
 
@@ -72,6 +73,15 @@ class Logging:
             self._takeover.end()
             self._hooks.end()
         self.flush()
+
+    @property
+    def logger(self) -> Any:
+        """A structlog logger of this owner's, also where structlog is configured for another."""
+        if self._logger is None:
+            from watchkeeper.logs._structlog import make_logger  # noqa: PLC0415 - structlog takes 100 ms
+
+            self._logger = make_logger(self)
+        return self._logger
 
     def event(self, level: str, /, **fields: object) -> None:
         """Write a line with these fields; within a request it also carries the request's ids."""

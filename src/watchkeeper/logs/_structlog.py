@@ -25,10 +25,22 @@ class _Output:
             setattr(self, level, write)
 
 
-def configure(owner: Logging, write: Callable[[bytes], None]) -> Callable[[], None]:
+def make_logger(owner: Logging) -> Any:
+    """Return a logger that writes through `owner`, whatever structlog is configured for."""
+    return structlog.wrap_logger(
+        _Output(owner.sink.write),
+        processors=[structlog.contextvars.merge_contextvars, _Render(owner)],
+        wrapper_class=type("Logger", (_Logger,), {"_owner": owner}),
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )
+
+
+def configure(owner: Logging) -> Callable[[], None]:
     """Make structlog write through `owner`; return what puts its configuration back."""
     was_configured = structlog.is_configured()
     before = dict(structlog.get_config())
+    write = owner.sink.write
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, _Render(owner)],
         wrapper_class=type("Logger", (_Logger,), {"_owner": owner}),
