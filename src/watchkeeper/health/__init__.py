@@ -1,0 +1,18 @@
+"""Checks of what a service depends on, and the runner that bounds and caches them."""
+
+from __future__ import annotations
+
+from watchkeeper.health._bounded import BoundedCall, SharedCall
+from watchkeeper.health._checks import Check, CheckResult, UnhealthyError
+from watchkeeper.health._http import HttpCheck
+from watchkeeper.health._runner import CheckRunner
+
+__all__ = [
+    "BoundedCall",
+    "Check",
+    "CheckResult",
+    "CheckRunner",
+    "HttpCheck",
+    "SharedCall",
+    "UnhealthyError",
+]

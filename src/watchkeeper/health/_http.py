@@ -1,0 +1,116 @@
+"""The check of another service over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import importlib.util
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.health._checks import UnhealthyError
+from watchkeeper.logs import trace_headers
+
+if TYPE_CHECKING:
+    import httpx
+
+_LONGEST_BODY: Final = 1 << 20
+_HTML_TYPES: Final = frozenset(("text/html", "application/xhtml+xml"))
+_HTML_STARTS: Final = (b"<!doctype html", b"<html")
+
+
+class HttpCheck:
+    """Asks a URL and believes only an answer that is really about health.
+
+    Healthy is: status 2xx, not HTML (a single-page app answers every path with its page), and where a JSON
+    body carries `ok`, `ok` is true. Redirects are not followed, proxies of the environment are not used, the
+    current request's ids are passed on, and at most 1 MiB is read.
+
+    Args:
+        name: The key in the answer of `/health/detailed`.
+        url: What is asked with GET.
+        timeout: For all of it; default 1 s.
+
+    Raises:
+        ConfigurationError: The URL is not http or https, or httpx is not installed.
+    """
+
+    def __init__(self, name: str, url: str, *, timeout: timedelta = timedelta(seconds=1)) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigurationError(f"The check {name!r} needs a URL such as http://127.0.0.1:8080/health.")
+        if timeout <= timedelta(0):
+            raise ConfigurationError(f"The time-out of the check {name!r} must be positive.")
+        if importlib.util.find_spec("httpx") is None:
+            raise ConfigurationError(f"The check {name!r} needs httpx: install watchkeeper[checks].")
+        self.name = name
+        self.timeout = timeout
+        self._url = url
+        self._transport: httpx.AsyncHTTPTransport | None = None
+
+    async def __call__(self) -> None:
+        """Ask once.
+
+        Raises:
+            UnhealthyError: The answer is not that of a healthy service.
+            TimeoutError: It did not come whole in time.
+        """
+        import httpx  # noqa: PLC0415 - 50 ms that only those pay who have such a check
+
+        if self._transport is None:
+            # The transport, not a client: no redirects, proxies or cookies, and no log line for each request.
+            self._transport = httpx.AsyncHTTPTransport(trust_env=False)
+        seconds = self.timeout.total_seconds()
+        request = httpx.Request(
+            "GET",
+            self._url,
+            headers={
+                "Accept": "application/json, */*;q=0.5",
+                "Accept-Encoding": "identity",
+                "User-Agent": "watchkeeper",
+                **trace_headers(),
+            },
+            extensions={"timeout": httpx.Timeout(seconds).as_dict()},
+        )
+        async with asyncio.timeout(seconds):
+            response = await self._transport.handle_async_request(request)
+            try:
+                _judge(response, await _read(response))
+            finally:
+                await response.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections that are kept."""
+        if self._transport is not None:
+            transport, self._transport = self._transport, None
+            await transport.aclose()
+
+
+async def _read(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise UnhealthyError(f"The answer is longer than {_LONGEST_BODY} bytes.")
+    return bytes(body)
+
+
+def _judge(response: httpx.Response, body: bytes) -> None:
+    if not response.is_success:
+        raise UnhealthyError(f"The answer has the status {response.status_code}.")
+    media_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
+    start = body[:256].removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if media_type in _HTML_TYPES or start.startswith(_HTML_STARTS):
+        raise UnhealthyError("The answer is an HTML page, not a health report.")
+    if not body or not (media_type.endswith("json") or start.startswith(b"{")):
+        return
+    try:
+        report = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
+    except msgspec.DecodeError as error:
+        raise UnhealthyError("The answer is not the JSON that it claims to be.") from error
+    if isinstance(report, dict) and "ok" in report and report["ok"] is not True:
+        raise UnhealthyError("The answer says that it is not ok.")
