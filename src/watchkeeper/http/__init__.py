@@ -1,0 +1,22 @@
+"""The ASGI edge: the middleware around the app, and the library's own endpoints."""
+
+from __future__ import annotations
+
+from watchkeeper.http._endpoints import Endpoints
+from watchkeeper.http._errors import error_body
+from watchkeeper.http._lifespan import Lifespan
+from watchkeeper.http._local import is_local, is_loopback
+from watchkeeper.http._middleware import Middleware, name_route, note_exception
+from watchkeeper.http._routes import resolve_route
+
+__all__ = [
+    "Endpoints",
+    "Lifespan",
+    "Middleware",
+    "error_body",
+    "is_local",
+    "is_loopback",
+    "name_route",
+    "note_exception",
+    "resolve_route",
+]

@@ -1,0 +1,189 @@
+"""The library's own endpoints: `/health`, `/health/detailed`, `/livez`, `/readyz` and `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from watchkeeper.health import BoundedCall, SharedCall
+from watchkeeper.http._errors import error_body
+from watchkeeper.http._local import is_local
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from watchkeeper.health import CheckResult, CheckRunner
+    from watchkeeper.http._asgi import Scope
+    from watchkeeper.logs import Logging
+    from watchkeeper.metrics import Registry
+    from watchkeeper.settings import Settings
+
+DATABASE_CHECK: Final = "db"
+REFRESH_TIMEOUT: Final = timedelta(seconds=1)
+
+_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([^ ]+) *")
+_JSON: Final = b"application/json"
+_CLOSED: Final = (
+    "Open to this machine only: set METRICS_TOKEN and send it as 'Authorization: Bearer …', or ask over"
+    " loopback without a proxy."
+)
+_NO_TOKEN: Final = "Send the metrics token as 'Authorization: Bearer …'."  # noqa: S105 - a sentence, no token
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class Endpoints:
+    """Answers the library's own paths, exactly as the service's contract says.
+
+    Args:
+        settings: Which of them are on, and the token.
+        registry: What `/metrics` shows; None closes it.
+        runner: The checks; the one named `db` is the database's.
+        ready: What `/readyz` asks: names, and whether each is as it should be.
+        before_scrape: Awaited together before each scrape, for a second at most.
+        details: What `/health/detailed` adds for those with the token.
+        bound_to_loopback: False closes `/metrics` where there is no token.
+        logging: Where a refresh that fails is said, and what keeps secrets out of details.
+    """
+
+    def __init__(  # noqa: PLR0913 - the keeper joins all of it here
+        self,
+        *,
+        settings: Settings,
+        registry: Registry | None,
+        runner: CheckRunner | None,
+        ready: Callable[[], Awaitable[Mapping[str, bool]]] | None = None,
+        before_scrape: Sequence[Callable[[], Awaitable[None]]] = (),
+        details: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+        bound_to_loopback: bool = True,
+        logging: Logging | None = None,
+    ) -> None:
+        self._token = settings.metrics_token
+        self._registry = registry if settings.metrics else None
+        self._runner = runner
+        self._ready = ready
+        self._details = details
+        self._open_to_local = bound_to_loopback
+        self._lines = logging
+        self._refreshes = [SharedCall(BoundedCall(call, REFRESH_TIMEOUT)) for call in before_scrape]
+        health = settings.health
+        self._answers: dict[str, Callable[[Scope, str], Awaitable[Answer]]] = {
+            "/health": self._health if health else self._not_found,
+            "/health/detailed": self._detailed if health else self._not_found,
+            "/readyz": self._readyz if health else self._not_found,
+            "/livez": self._livez,
+            "/metrics": self._not_found if self._registry is None else self._metrics,
+        }
+
+    def owns(self, path: str) -> bool:
+        """Say whether `path` (below the root path) is one of the library's."""
+        return path in self._answers
+
+    async def answer(self, path: str, scope: Scope, request_id: str) -> Answer:
+        """Answer a request for one of the library's paths.
+
+        Args:
+            path: One that `owns` knows.
+            scope: Of the request.
+            request_id: For the body of an error.
+        """
+        if scope["method"] in {"GET", "HEAD"}:
+            return await self._answers[path](scope, request_id)
+        return _error(405, "Only GET and HEAD are known here.", request_id, (b"allow", b"GET, HEAD"))
+
+    async def _livez(self, _scope: Scope, _request_id: str) -> Answer:
+        return _json(200, {"status": "ok"})
+
+    async def _readyz(self, _scope: Scope, _request_id: str) -> Answer:
+        checks = {} if self._ready is None else dict(await self._ready())
+        ok = all(checks.values())
+        return _json(200 if ok else 503, {"status": "ok" if ok else "error", "checks": checks})
+
+    async def _health(self, _scope: Scope, _request_id: str) -> Answer:
+        if self._runner is None or DATABASE_CHECK not in self._runner.names:
+            return _json(200, {"status": "ok"})
+        results = await self._runner.run(DATABASE_CHECK)
+        if results[DATABASE_CHECK].ok:
+            return _json(200, {"status": "ok", "db": "connected"})
+        return _json(503, {"status": "error", "db": "disconnected"})
+
+    async def _detailed(self, scope: Scope, _request_id: str) -> Answer:
+        results = {} if self._runner is None else await self._runner.run()
+        ok = all(result.ok for result in results.values())
+        body: dict[str, Any] = {
+            "status": "ok" if ok else "degraded",
+            "checks": {name: result.ok for name, result in results.items()},
+        }
+        if self._is_authorized(scope):
+            body["details"] = {
+                **(await self._details() if self._details else {}),
+                "checks": {name: self._told(result) for name, result in results.items()},
+            }
+        return _json(200 if ok else 503, body)
+
+    async def _metrics(self, scope: Scope, request_id: str) -> Answer:
+        if self._token is not None:
+            if not self._is_authorized(scope):
+                challenge = (b"www-authenticate", b'Bearer realm="metrics"')
+                return _error(401, _NO_TOKEN, request_id, challenge)
+        elif not self._open_to_local or not is_local(scope):
+            return _error(403, _CLOSED, request_id)
+        await self._refresh()
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
+        assert self._registry is not None  # noqa: S101 - else _not_found answers
+        exposition = self._registry.render(accept.decode("latin-1"))
+        return _answer(200, exposition.body, exposition.content_type.encode("ascii"))
+
+    async def _not_found(self, _scope: Scope, request_id: str) -> Answer:
+        return _error(404, "This endpoint is switched off.", request_id)
+
+    async def _refresh(self) -> None:
+        failures = await asyncio.gather(*(refresh.join() for refresh in self._refreshes))
+        for failure in failures:
+            if failure is not None and self._lines is not None:
+                self._lines.exception(failure, message="A refresh before the scrape failed.")
+
+    def _is_authorized(self, scope: Scope) -> bool:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
+        return match is not None and self._token is not None and self._token.matches(match[1])
+
+    def _told(self, result: CheckResult) -> dict[str, Any]:
+        error = result.error
+        if error is not None and self._lines is not None:
+            error = self._lines.redactor.text(error)
+        return {
+            "ok": result.ok,
+            "checkedAt": round(result.checked_at, 3),
+            "latencyMs": round(result.latency.total_seconds() * 1000, 3),
+            "error": error,
+        }
+
+
+def _answer(status: int, body: bytes, content_type: bytes, *more: tuple[bytes, bytes]) -> Answer:
+    headers = [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+        *more,
+    ]
+    return Answer(status, headers, body)
+
+
+def _json(status: int, body: Mapping[str, Any]) -> Answer:
+    return _answer(status, msgspec.json.encode(body), _JSON)
+
+
+def _error(status: int, message: str, request_id: str, *more: tuple[bytes, bytes]) -> Answer:
+    return _answer(status, error_body(status, message=message, request_id=request_id), _JSON, *more)

@@ -1,0 +1,67 @@
+"""The ids of a request: taken from its headers where they are valid, made where they are not."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from typing import TYPE_CHECKING, Final
+
+from watchkeeper.logs import RequestContext
+
+if TYPE_CHECKING:
+    from watchkeeper.http._asgi import Headers
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# https://www.w3.org/TR/trace-context/#traceparent-header; only versions after 00 may carry more fields.
+_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACESTATE: Final = re.compile(rb"[\x20-\x7e\t]{1,512}")
+_WANTED: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
+_NO_TRACE: Final = b"0" * 32
+_NO_SPAN: Final = b"0" * 16
+_KNOWN_FLAGS: Final = 0b11  # sampled, and level 2's random
+
+# Ids are no secrets: they need to differ, also after a fork and where a service seeds the shared generator.
+_random: Final = random.Random()  # noqa: S311 - see above
+os.register_at_fork(after_in_child=_random.seed)
+
+
+def read_ids(headers: Headers) -> RequestContext:
+    """Return the ids that a request goes by.
+
+    A valid `X-Request-ID` and `traceparent` are kept; one that is malformed or there twice is no better than
+    none.
+
+    Args:
+        headers: Of the ASGI scope, names in lower case.
+    """
+    given = [header for header in headers if header[0] in _WANTED]
+    made = f"{_random.getrandbits(192):048x}"
+    if not given:
+        return RequestContext(request_id=made[:32], trace_id=made[:32], span_id=made[32:])
+    request_id = made[:32]
+    sent_ids = [value for name, value in given if name == b"x-request-id"]
+    if len(sent_ids) == 1 and _REQUEST_ID.fullmatch(sent_ids[0]):
+        request_id = sent_ids[0].decode("ascii")
+    parents = [value for name, value in given if name == b"traceparent"]
+    parent = _TRACEPARENT.fullmatch(parents[0]) if len(parents) == 1 else None
+    if parent is None or not _is_valid(parent):
+        return RequestContext(request_id=request_id, trace_id=made[:32], span_id=made[32:])
+    state = b",".join([value for name, value in given if name == b"tracestate"])
+    return RequestContext(
+        request_id=request_id,
+        trace_id=parent[2].decode("ascii"),
+        span_id=made[32:],
+        trace_flags=f"{int(parent[4], 16) & _KNOWN_FLAGS:02x}",
+        trace_state=state.decode("ascii") if _TRACESTATE.fullmatch(state) else "",
+    )
+
+
+def _is_valid(parent: re.Match[bytes]) -> bool:
+    version, trace_id, span_id, _, more = parent.groups()
+    return (
+        version != b"ff"
+        and trace_id != _NO_TRACE
+        and span_id != _NO_SPAN
+        and (more is None or version != b"00")
+    )

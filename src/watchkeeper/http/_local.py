@@ -1,0 +1,88 @@
+"""Whether a request comes from this machine itself, without anything in between."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from watchkeeper.http._asgi import Scope
+
+# What proxies, balancers and content networks add: any of them says that the peer is not the client.
+_FORWARDING: Final = frozenset(
+    (
+        "forwarded",
+        "forwarded-for",
+        "via",
+        "cdn-loop",
+        "client-ip",
+        "true-client-ip",
+        "fastly-client-ip",
+        "fly-client-ip",
+        "proxy-client-ip",
+        "wl-proxy-client-ip",
+        "x-real-ip",
+        "x-remote-ip",
+        "x-remote-addr",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-proxyuser-ip",
+        "x-scheme",
+        "x-proto",
+    )
+)
+_FORWARDING_PREFIXES: Final = (
+    "x-forwarded",
+    "x-original-",
+    "x-envoy-",
+    "x-appengine-",
+    "x-azure-",
+    "x-amz",
+    "x-arr-",
+    "cf-",
+)
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
+# nginx's bare proxy_pass speaks HTTP/1.0 and adds no header at all.
+_OLD_VERSIONS: Final = frozenset(("0.9", "1.0"))
+
+
+def is_local(scope: Scope) -> bool:
+    """Say whether the client is on this machine and speaks to this server directly.
+
+    All of it must hold: a loopback peer, HTTP/1.1 or later, exactly one `Host` that is loopback, and no
+    header of a proxy. The unknown peer of a unix socket is not local.
+    """
+    client = scope.get("client")
+    if not client or not is_loopback(str(client[0])) or scope.get("http_version", "") in _OLD_VERSIONS:
+        return False
+    hosts = []
+    for name, value in scope["headers"]:
+        if name == b"host":
+            hosts.append(value)
+        elif _tells_of_proxy(name):
+            return False
+    return len(hosts) == 1 and _is_loopback_host(hosts[0])
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether an IP address, or the name `localhost`, is this machine's loopback."""
+    if address.lower() == "localhost":
+        return True
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback
+
+
+def _tells_of_proxy(name: bytes) -> bool:
+    # Some proxies write underscores, and some servers do not lower the case.
+    plain = name.decode("latin-1").lower().replace("_", "-")
+    return plain in _FORWARDING or plain.startswith(_FORWARDING_PREFIXES)
+
+
+def _is_loopback_host(value: bytes) -> bool:
+    match = _HOST.fullmatch(value)
+    return match is not None and is_loopback(match[1].decode("ascii").strip("[]"))
