@@ -9,7 +9,7 @@ from watchkeeper.exceptions import MetricError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from watchkeeper.metrics._instruments import BoundCounter, BoundHistogram
+    from watchkeeper.metrics._bound import BoundCounter, BoundHistogram
     from watchkeeper.metrics._registry import Registry
 
 # RFC 9110 and RFC 5789; all others are one value, as OpenTelemetry's conventions have it.
