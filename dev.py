@@ -63,8 +63,8 @@ NO_NETWORK = (
 )
 NO_WHEEL = (
     "pip's package index has no wheel of {package} for this machine ({machine}). {lock} is made for CPython "
-    "3.11 to 3.14 on 64-bit Linux (x86-64, arm64) with glibc, not for musl or 32 bit; if this is such a "
-    "machine, then the index lacks the package: look at pip config list"
+    "3.11 to 3.14 on 64-bit Linux (x86-64, arm64) with glibc, not for musl or 32 bit. If that is what you "
+    "have, the index lacks the package or was not reached: look at pip config list"
 )
 NO_RIGHTS = (
     "{folder} is not set up for this checkout and Python {version}, and you may not write there: let its "
@@ -79,6 +79,8 @@ SENTENCES = {
     r"No matching distribution found for (?P<package>[^\s;(]+)": NO_WHEEL,
     r"Permission denied|Read-only file system": NO_RIGHTS,
 }
+# How pip announces a package of the lock, from an index or from a folder.
+PACKAGE_LINE = re.compile(r"(?:Collecting|Processing) (?:\S*/)?(\S+) \(from -r ")
 # With these of the user's, packages would count as installed that are not, or be installed elsewhere.
 MISLEADING = ("PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")
 
@@ -201,17 +203,18 @@ def check_pip(python: str) -> None:
 
 def clear(environment: Environment) -> None:
     """Remove what is there, its stamp first: whatever interrupts this leaves nothing that looks finished."""
-    environment.stamp.unlink(missing_ok=True)
     if environment.folder.is_symlink() or environment.folder.is_file():
         environment.folder.unlink()
     elif environment.folder.exists():
+        environment.stamp.unlink(missing_ok=True)
         shutil.rmtree(environment.folder)
 
 
 def run_step(environment: Environment, descriptor: int, *command: str) -> None:
     """Run one command of the set-up, show how far it is, and turn its failure into a sentence.
 
-    The command inherits the lock: when this process is killed, the next start waits for the command's end.
+    The command inherits the lock: when this process is killed, the next start waits for the command's end. It
+    is a session of its own, because pip has a child that a signal to pip alone would leave behind.
     """
     environ = {key: value for key, value in os.environ.items() if key not in MISLEADING}
     output: list[str] = []
@@ -224,13 +227,15 @@ def run_step(environment: Environment, descriptor: int, *command: str) -> None:
         errors="replace",
         env=environ,
         pass_fds=(descriptor,),
+        start_new_session=True,
     ) as process:
         try:
             for line in process.stdout or ():
                 output.append(line.rstrip())
                 show_progress(line, output, environment)
         except BaseException:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             raise
         finally:
             show("")
@@ -241,10 +246,11 @@ def run_step(environment: Environment, descriptor: int, *command: str) -> None:
 
 def show_progress(line: str, output: list[str], environment: Environment) -> None:
     """Show on one line of a terminal where pip is, and say once that the index does not answer."""
-    if line.startswith("Collecting "):
-        seen = sum(earlier.startswith("Collecting ") for earlier in output)
+    package = PACKAGE_LINE.match(line)
+    if package:
+        seen = sum(PACKAGE_LINE.match(earlier) is not None for earlier in output)
         total = len(re.findall(r"^[\w.-]+==", environment.lock.read_text("utf-8"), flags=re.MULTILINE))
-        show(f"    {seen} of {total}: {line.split()[1]}")
+        show(f"    {seen} of {total}: {package[1]}")
     elif line.startswith("Installing "):
         show("    installing")
     elif "Retrying (" in line and sum("Retrying (" in earlier for earlier in output) == 1:
