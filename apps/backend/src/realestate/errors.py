@@ -18,12 +18,19 @@ from watchkeeper.http import error_body
 from watchkeeper.logs import current_request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from litestar import Request
 
 CLIENT_LEFT: Final = 499  # nginx's number for it; there is no official one
 _RETRY_AFTER_S: Final = 2  # the pool finds a database that is back within this time
+
+
+class Problem(msgspec.Struct):
+    """What is wrong with one field of a request; an empty field stands for the whole."""
+
+    field: str
+    message: str
 
 
 class ErrorDetail(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -32,7 +39,7 @@ class ErrorDetail(msgspec.Struct, rename="camel", omit_defaults=True):
     code: str
     message: str
     request_id: str
-    details: Any = None
+    details: list[Problem] = []
 
 
 class ErrorBody(msgspec.Struct):
@@ -48,7 +55,7 @@ class ApiError(Exception):
         status: HTTP status.
         code: Stable name of the reason, for programs.
         message: The reason and what to do, for people; shown to the caller.
-        details: More about it, as JSON; shown to the caller.
+        problems: What is wrong with which field; shown to the caller as `details`.
         headers: Further headers of the answer.
     """
 
@@ -58,14 +65,14 @@ class ApiError(Exception):
         code: str,
         message: str,
         *,
-        details: object = None,
+        problems: Sequence[Problem] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
-        self.details = details
+        self.problems = tuple(problems)
         self.headers = dict(headers or {})
 
 
@@ -90,13 +97,24 @@ def to_api_error(error: Exception) -> ApiError:
             headers={"Retry-After": str(_RETRY_AFTER_S)},
         )
     if isinstance(error, ValidationException):
-        return ApiError(400, "invalid_request", "The request is not valid.", details=error.extra or None)
+        return ApiError(400, "invalid_request", "The request is not valid.", problems=_problems(error))
     if isinstance(error, HTTPException) and error.status_code < 500:
         phrase = HTTPStatus(error.status_code).phrase
         return ApiError(
             error.status_code, phrase.lower().replace(" ", "_"), f"{phrase}.", headers=error.headers or {}
         )
     return ApiError(500, "internal_error", "Something went wrong here; the request id finds it in the log.")
+
+
+def to_problem(error: msgspec.MsgspecError) -> Problem:
+    """Return what msgspec says of a value, with the field apart: its text ends in "- at `$.field`"."""
+    message, _, place = str(error).partition(" - at `")
+    return Problem(place.rstrip("`").removeprefix("$").removeprefix("."), message)
+
+
+def _problems(error: ValidationException) -> list[Problem]:
+    found = error.extra if isinstance(error.extra, list) else []
+    return [Problem(str(one.get("key", "")), str(one.get("message", ""))) for one in found]
 
 
 def is_expected(error: Exception) -> bool:
@@ -108,9 +126,9 @@ def answer_error(_request: Request[Any, Any, Any], error: Exception) -> Response
     """Turn an exception of a handler into the one error body."""
     told = to_api_error(error)
     context = current_request()
-    body = error_body(
-        told.status, told.code, told.message, context.request_id if context else "", told.details
-    )
+    details = [msgspec.structs.asdict(problem) for problem in told.problems] or None
+    request_id = context.request_id if context else ""
+    body = error_body(told.status, told.code, told.message, request_id, details)
     return Response(body, status_code=told.status, media_type="application/json", headers=told.headers)
 
 

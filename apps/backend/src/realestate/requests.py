@@ -10,7 +10,7 @@ from litestar import Request
 from litestar.datastructures import State
 from msgspec import Meta
 
-from realestate.errors import ApiError
+from realestate.errors import ApiError, Problem, to_problem
 
 if TYPE_CHECKING:
     from realestate.monitoring import Backend
@@ -105,11 +105,15 @@ def decode(body: bytes, wanted: type[T] | Any) -> T:
     try:
         decoded: T = msgspec.json.decode(body, type=wanted)
     except msgspec.ValidationError as error:
-        raise ApiError(400, "invalid_request", "The body is not valid.", details=str(error)) from None
+        raise ApiError(
+            400, "invalid_request", "The body is not valid.", problems=[to_problem(error)]
+        ) from None
     except RecursionError:
         raise ApiError(400, "invalid_json", "The body is nested too deeply.") from None
     except ValueError as error:  # msgspec's DecodeError, and UnicodeDecodeError out of a string
-        raise ApiError(400, "invalid_json", "The body is not JSON.", details=str(error)) from None
+        raise ApiError(
+            400, "invalid_json", "The body is not JSON.", problems=[Problem("", str(error))]
+        ) from None
     return decoded
 
 
@@ -122,7 +126,9 @@ def convert(value: object, wanted: type[T]) -> T:
     try:
         return msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:
-        raise ApiError(400, "invalid_request", "The request is not valid.", details=str(error)) from None
+        raise ApiError(
+            400, "invalid_request", "The request is not valid.", problems=[to_problem(error)]
+        ) from None
 
 
 def check_storable(value: object) -> None:

@@ -2,7 +2,7 @@
 
 from realestate.listings._model import STATUSES, Draft, Listing, Page, Search, Status
 from realestate.listings._routes import create_listing, get_listing, search_listings
-from realestate.listings._rules import Problem, check_draft, find_problems
+from realestate.listings._rules import check_draft, find_problems
 from realestate.listings._store import find, lock_status, look_alikes, move, review_queue, search
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Draft",
     "Listing",
     "Page",
-    "Problem",
     "Search",
     "Status",
     "check_draft",

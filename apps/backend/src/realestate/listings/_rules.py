@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from realestate.errors import ApiError
+from realestate.errors import ApiError, Problem, to_problem
 from realestate.listings._model import Draft, Search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-
-class Problem(msgspec.Struct):
-    """What is wrong with one field."""
-
-    field: str
-    message: str
 
 
 def find_problems(given: Mapping[str, object]) -> list[Problem]:
@@ -32,17 +25,18 @@ def find_problems(given: Mapping[str, object]) -> list[Problem]:
         for name in given
         if name not in fields
     ]
-    good: dict[str, Any] = {}
+    whole = dict(given)
     for name, field in fields.items():
         if name not in given:
             if field.required:
                 problems.append(Problem(name, "This field is required."))
             continue
         try:
-            good[name] = msgspec.convert(given[name], field.type)
+            whole[name] = msgspec.convert(given[name], field.type)
         except msgspec.ValidationError as error:
-            problems.append(Problem(name, str(error)))
-    return [*problems, *_rules(good)]
+            found = to_problem(error)
+            problems.append(Problem(f"{name}{found.field}", found.message))
+    return [*problems, *_rules(whole)]
 
 
 def check_draft(draft: Draft) -> None:
@@ -53,10 +47,10 @@ def check_draft(draft: Draft) -> None:
     """
     problems = list(_rules(msgspec.structs.asdict(draft)))
     if problems:
-        raise ApiError(400, "invalid_request", "The listing is not valid.", details=problems)
+        raise ApiError(400, "invalid_request", "The listing is not valid.", problems=problems)
 
 
-def _rules(fields: Mapping[str, Any]) -> Iterator[Problem]:
+def _rules(fields: Mapping[str, object]) -> Iterator[Problem]:
     if (fields.get("lat") is None) != (fields.get("lng") is None):
         yield Problem("lat", "lat and lng are a place together: give both, or neither.")
     if fields.get("type") == "land":

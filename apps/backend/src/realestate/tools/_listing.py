@@ -9,7 +9,8 @@ from uuid import UUID
 import msgspec
 
 from realestate import listings
-from realestate.listings import STATUSES, Draft, Problem, Search, check_draft, find_problems
+from realestate.errors import Problem
+from realestate.listings import STATUSES, Draft, Search, check_draft, find_problems
 from realestate.tools._tool import Result, Tool
 
 if TYPE_CHECKING:

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from realestate.errors import ApiError, ClientLeftError
+from realestate.limits import BodyLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from realestate.asgi import Message, Receive, Scope, Send
+
+
+class Reader:
+    """An app that reads its whole body, and then waits for the client to leave."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.after: Message | None = None
+
+    async def __call__(self, _scope: Scope, receive: Receive, _send: Send) -> None:
+        more = True
+        while more:
+            message = await receive()
+            self.body += message.get("body", b"")
+            more = message.get("more_body", False)
+        self.after = await receive()
+
+
+async def read(
+    messages: Iterable[Message], *, headers: Iterable[tuple[bytes, bytes]] = (), pause: float = 0
+) -> Reader:
+    """Send the messages through limits of 10 bytes and 0.2 s."""
+    reader, queue = Reader(), list(messages)
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause)
+        return queue.pop(0)
+
+    async def send(_message: Message) -> None:
+        raise AssertionError("nothing is sent here")
+
+    scope: dict[str, Any] = {"type": "http", "headers": list(headers)}
+    await BodyLimits(reader, limit=10, timeout=timedelta(seconds=0.2))(scope, receive, send)
+    return reader
+
+
+def part(body: bytes, *, more: bool = False) -> Message:
+    """Return one message of a body."""
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+LEFT: Message = {"type": "http.disconnect"}
+
+
+async def test_body_up_to_the_limit_passes() -> None:
+    """A body of exactly the limit arrives whole, and what comes after it passes through."""
+    reader = await read([part(b"12345", more=True), part(b"67890"), LEFT])
+    assert reader.body == b"1234567890"
+    assert reader.after == LEFT
+
+
+async def test_announced_length_is_refused_before_a_byte_is_read() -> None:
+    """What says that it is too large is refused as soon as the app asks for it."""
+    with pytest.raises(ApiError, match="larger than 10 bytes") as caught:
+        await read([], headers=[(b"host", b"x"), (b"content-length", b"11")])
+    assert (caught.value.status, caught.value.headers) == (413, {"Connection": "close"})
+
+
+@pytest.mark.parametrize("announced", [b"", b"many", b"-1", b"5"])
+async def test_body_that_lies_about_its_length_is_counted(announced: bytes) -> None:
+    """Whatever is announced, the bytes are what counts."""
+    with pytest.raises(ApiError, match="larger than 10 bytes"):
+        await read([part(b"123456", more=True), part(b"78901")], headers=[(b"content-length", announced)])
+
+
+async def test_slow_body_is_refused_at_the_deadline() -> None:
+    """The time is for the whole body: a byte now and then does not extend it."""
+    with pytest.raises(ApiError, match=r"within 0\.2 seconds") as caught:
+        await read([part(b"1", more=True)] * 8, pause=0.06)
+    assert caught.value.status == 408
+
+
+async def test_waiting_after_the_body_has_no_deadline() -> None:
+    """Who waits for the client to leave may wait for long."""
+    reader = await read([part(b"1"), LEFT], pause=0.15)
+    assert reader.after == LEFT
+
+
+async def test_client_that_leaves_within_the_body_is_noticed() -> None:
+    """Half a body is not handed on as a whole one."""
+    with pytest.raises(ClientLeftError, match="before the whole request"):
+        await read([part(b"1", more=True), LEFT])
+
+
+async def test_other_scopes_pass_as_they_are() -> None:
+    """The lifespan is none of its business."""
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(scope)
+
+    limits = BodyLimits(app, limit=10, timeout=timedelta(seconds=1))
+    await limits({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    assert seen == [{"type": "lifespan"}]

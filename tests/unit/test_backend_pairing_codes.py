@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from realestate.pairing_codes import (
+    ALPHABET,
+    CODE_LENGTH,
+    LOCKED_FOR,
+    MOST_ATTEMPTS,
+    Outcome,
+    Pair,
+    hash_code,
+    judge,
+    make_code,
+)
+from watchkeeper.settings import Secret
+
+TOKEN = Secret("token")
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+RIGHT = hash_code(TOKEN, "telegram", "42", "ABCD2345")
+WRONG = hash_code(TOKEN, "telegram", "42", "ABCD2346")
+FRESH = Pair(
+    code_hash=RIGHT,
+    requested_at=NOW,
+    expires_at=NOW + timedelta(minutes=10),
+    attempts=0,
+    last_attempt_at=None,
+    locked_until=None,
+    approved_at=None,
+    now=NOW,
+)
+
+
+def test_codes_are_long_unambiguous_and_different() -> None:
+    """A code has eight characters that nobody mistakes for each other, and is not made twice."""
+    codes = {make_code() for _ in range(200)}
+    assert len(codes) == 200
+    assert {len(code) for code in codes} == {CODE_LENGTH}
+    assert set("".join(codes)) == set(ALPHABET)
+    assert not set(ALPHABET) & set("01OI")
+
+
+@pytest.mark.parametrize("typed", ["ABCD2345", "abcd2345", "ABCD-2345", " ab cd 23 45 "])
+def test_how_a_code_is_typed_does_not_matter(typed: str) -> None:
+    """Case, blanks and hyphens come from reading a code out, and do not count."""
+    assert hash_code(TOKEN, "telegram", "42", typed) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("token", "channel", "peer", "code"),
+    [
+        ("other", "telegram", "42", "ABCD2345"),
+        ("token", "whatsapp", "42", "ABCD2345"),
+        ("token", "telegram", "43", "ABCD2345"),
+        ("token", "telegram", "4", "2ABCD2345"),
+        ("token", "telegram", "42", "ABCD234"),
+    ],
+)
+def test_code_is_good_for_its_peer_only(token: str, channel: str, peer: str, code: str) -> None:
+    """Another token, channel, peer or code has another hash, wherever the border between them is."""
+    assert hash_code(Secret(token), channel, peer, code) != RIGHT
+
+
+def test_right_code_approves() -> None:
+    """The right code in time is an approval, which forgets the wrong attempts."""
+    verdict = judge(replace(FRESH, attempts=4, last_attempt_at=NOW), RIGHT)
+    assert (verdict.outcome, verdict.attempts, verdict.locked_until) == (Outcome.APPROVED, 0, None)
+
+
+def test_peer_without_a_code_is_told_the_same_as_one_with_another() -> None:
+    """Who guesses does not learn whether the peer asked for a code."""
+    assert judge(None, RIGHT).outcome is Outcome.WRONG
+    assert judge(FRESH, WRONG).outcome is Outcome.WRONG
+
+
+def test_fifth_wrong_code_locks_out() -> None:
+    """Each wrong code counts; the last one allowed starts the lock-out."""
+    pair = FRESH
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        verdict = judge(pair, WRONG)
+        assert (verdict.outcome, verdict.attempts) == (Outcome.WRONG, attempt)
+        assert (verdict.locked_until is not None) == (attempt == MOST_ATTEMPTS)
+        pair = replace(
+            pair, attempts=verdict.attempts, last_attempt_at=NOW, locked_until=verdict.locked_until
+        )
+    assert judge(pair, RIGHT).outcome is Outcome.LOCKED
+    assert pair.locked_for == LOCKED_FOR
+
+
+def test_lock_out_ends_by_itself() -> None:
+    """A lock-out is over at its end, and the count starts anew."""
+    later = replace(
+        FRESH,
+        attempts=MOST_ATTEMPTS,
+        last_attempt_at=NOW - LOCKED_FOR,
+        locked_until=NOW,
+        expires_at=NOW + timedelta(minutes=1),
+    )
+    assert later.locked_for == timedelta(0)
+    assert judge(later, RIGHT).outcome is Outcome.APPROVED
+    assert judge(later, WRONG).attempts == 1
+
+
+def test_quiet_time_wipes_wrong_attempts_out() -> None:
+    """Attempts count together within a quarter of an hour only."""
+    assert replace(FRESH, attempts=4, last_attempt_at=NOW - LOCKED_FOR).counting_attempts == 0
+    assert replace(FRESH, attempts=4, last_attempt_at=NOW - timedelta(minutes=1)).counting_attempts == 4
+
+
+@pytest.mark.parametrize("given", [RIGHT, WRONG])
+def test_expired_code_is_expired_whatever_is_typed(given: bytes) -> None:
+    """At its end a code is no longer good, and attempts at it do not lock anybody out."""
+    verdict = judge(replace(FRESH, expires_at=NOW, attempts=3), given)
+    assert (verdict.outcome, verdict.attempts, verdict.locked_until) == (Outcome.EXPIRED, 3, None)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from realestate.errors import ApiError
+from realestate.listings import Draft, Search, check_draft, find_problems
+from realestate.listings._rules import check_search
+
+GOOD: dict[str, Any] = {"title": "House in Kigali", "type": "house", "price_amount": 85_000_000}
+
+
+def test_smallest_listing_is_valid_and_in_francs() -> None:
+    """A title, a type and a price are enough; the currency is RWF."""
+    assert find_problems(GOOD) == []
+    assert msgspec.convert(GOOD, Draft).price_currency == "RWF"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"title": ""}, "title"),
+        ({"title": "two\nlines"}, "title"),
+        ({"title": "ends\n"}, "title"),
+        ({"title": "x" * 201}, "title"),
+        ({"title": 5}, "title"),
+        ({"type": "castle"}, "type"),
+        ({"price_amount": -1}, "price_amount"),
+        ({"price_amount": 1.5}, "price_amount"),
+        ({"price_amount": "5"}, "price_amount"),
+        ({"price_amount": True}, "price_amount"),
+        ({"price_amount": 10**16}, "price_amount"),
+        ({"price_currency": "rwf"}, "price_currency"),
+        ({"price_currency": "RWF\n"}, "price_currency"),
+        ({"description": "nul\x00"}, "description"),
+        ({"description": "x" * 10_001}, "description"),
+        ({"bedrooms": 101}, "bedrooms"),
+        ({"lat": 91.0, "lng": 30.0}, "lat"),
+        ({"lat": float("nan"), "lng": 30.0}, "lat"),
+        ({"lat": -1.9}, "lat"),
+        ({"type": "land", "bedrooms": 2}, "bedrooms"),
+        ({"status": "published"}, "status"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_one_wrong_field_is_one_problem(changes: dict[str, Any], field: str) -> None:
+    """Each wrong field is found, and nothing else with it."""
+    assert [problem.field for problem in find_problems({**GOOD, **changes})] == [field]
+
+
+def test_all_problems_are_found_at_once() -> None:
+    """An agent is told everything that is wrong, not only the first thing."""
+    given = {"type": "land", "bathrooms": 1, "price_amount": -1, "colour": "red", "lng": 30.0}
+    fields = [problem.field for problem in find_problems(given)]
+    assert sorted(fields) == ["bathrooms", "colour", "lat", "price_amount", "title"]
+
+
+def test_description_may_have_lines() -> None:
+    """Prose keeps its line breaks and tabs."""
+    assert find_problems({**GOOD, "description": "two\nlines\tand a tab"}) == []
+
+
+def test_half_a_place_is_refused() -> None:
+    """A lat without lng is no place, and the error says which field it is about."""
+    with pytest.raises(ApiError, match="The listing is not valid") as caught:
+        check_draft(msgspec.convert({**GOOD, "lat": 1.0}, Draft))
+    assert [problem.field for problem in caught.value.problems] == ["lat"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"south": 1.0}, "all four"),
+        ({"south": 1.0, "north": 2.0, "west": 3.0}, "all four"),
+        ({"south": 2.0, "north": 1.0, "west": 3.0, "east": 4.0}, "south is above north"),
+        ({"south": 1.0, "north": 2.0, "west": 4.0, "east": 3.0}, "west is above east"),
+        ({"price_min": 5, "price_max": 4}, "price_min is above price_max"),
+    ],
+)
+def test_filters_that_can_find_nothing_are_refused(filters: dict[str, Any], message: str) -> None:
+    """Half a box and a range upside down are mistakes, not empty results."""
+    with pytest.raises(ApiError, match=message):
+        check_search(Search(**filters))
+
+
+def test_filters_that_touch_are_fine() -> None:
+    """A range of one price and a box of one point are usable."""
+    check_search(Search(price_min=5, price_max=5, south=1.0, north=1.0, west=2.0, east=2.0))

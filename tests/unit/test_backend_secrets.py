@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from realestate.made_secrets import FILE_NAME, complete_secrets, read_secrets
+from realestate.settings import BackendSettings
+from watchkeeper.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_first_start_makes_the_missing_secrets(tmp_path: Path) -> None:
+    """They go into a file of mode 0600 in the state folder, and the operator is told where."""
+    folder = tmp_path / "state" / "realestate-backend"
+    environ, told = complete_secrets({"PATH": "x"}, folder)
+    path = folder / FILE_NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert told == f"made SERVICE_TOKEN and WEBHOOK_SECRETS in {path}"
+    assert environ["PATH"] == "x"
+    settings = BackendSettings.from_env(environ)
+    assert settings.service_token is not None
+    assert list(settings.webhook_secrets) == ["moltbot"]
+    assert all(len(one.reveal()) >= 43 for one in settings.secrets())
+    assert "METRICS_TOKEN" not in environ
+    assert [entry.name for entry in folder.iterdir()] == [FILE_NAME]
+
+
+def test_next_start_uses_the_same(tmp_path: Path) -> None:
+    """What was made stays, so that clients can keep it."""
+    first, _ = complete_secrets({}, tmp_path)
+    second, told = complete_secrets({}, tmp_path)
+    assert second == first
+    assert told == f"using SERVICE_TOKEN and WEBHOOK_SECRETS of {tmp_path / FILE_NAME}"
+
+
+def test_environment_wins_over_the_file(tmp_path: Path) -> None:
+    """A secret that the operator set is used as it is; only the other comes from the file."""
+    environ, told = complete_secrets({"SERVICE_TOKEN": "mine", "WEBHOOK_SECRETS": ""}, tmp_path)
+    assert environ["SERVICE_TOKEN"] == "mine"
+    assert environ["WEBHOOK_SECRETS"] == read_secrets(tmp_path / FILE_NAME)["WEBHOOK_SECRETS"]
+    assert told == f"made WEBHOOK_SECRETS in {tmp_path / FILE_NAME}"
+
+
+def test_complete_environment_needs_no_file(tmp_path: Path) -> None:
+    """With both secrets set nothing is written and nothing is said."""
+    given = {"SERVICE_TOKEN": "a", "WEBHOOK_SECRETS": "b=c"}
+    assert complete_secrets(given, tmp_path / "none") == (given, None)
+    assert not (tmp_path / "none").exists()
+
+
+def test_starts_at_the_same_time_agree(tmp_path: Path) -> None:
+    """Of many that start at once one makes the secrets, and all use them."""
+    barrier, seen = threading.Barrier(8), []
+
+    def start() -> None:
+        barrier.wait()
+        seen.append(complete_secrets({}, tmp_path / "deep" / "er"))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({environ["SERVICE_TOKEN"] for environ, _ in seen}) == 1
+    assert [told.split()[0] for _, told in seen if told].count("made") == 1
+    assert [entry.name for entry in (tmp_path / "deep" / "er").iterdir()] == [FILE_NAME]
+
+
+def test_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    """A secret that others can read is none: the message says how to mend it."""
+    complete_secrets({}, tmp_path)
+    (tmp_path / FILE_NAME).chmod(0o640)
+    with pytest.raises(ConfigurationError, match="may be read by others: chmod 600"):
+        complete_secrets({}, tmp_path)
+
+
+def test_file_that_lost_a_secret_is_refused(tmp_path: Path) -> None:
+    """A file that somebody edited is not silently completed with other secrets."""
+    descriptor = os.open(tmp_path / FILE_NAME, os.O_CREAT | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write("# mine\n\nSERVICE_TOKEN=x\n")
+    with pytest.raises(ConfigurationError, match="lacks WEBHOOK_SECRETS: put it back, or remove the file"):
+        complete_secrets({}, tmp_path)
+
+
+def test_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
+    """Where nothing can be kept, the message says what to set instead."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="Set them in the environment, or WATCHKEEPER_STATE_DIR"):
+        complete_secrets({}, tmp_path / "file" / "below")
