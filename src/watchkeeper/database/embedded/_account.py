@@ -85,7 +85,8 @@ def _first_candidate() -> Account:
             return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, foreign=True)
     raise EmbeddedServerError(
         f"PostgreSQL does not run as root, and none of the accounts {', '.join(_CANDIDATES)} exists: make one"
-        " (useradd --system --no-create-home nobody), run the service as an ordinary user, or set DATABASE_URL."
+        " (useradd --system --no-create-home nobody), run the service as an ordinary user, or set"
+        " DATABASE_URL."
     )
 
 
@@ -97,7 +98,7 @@ def _name(uid: int | None) -> str:
 
 
 def closed_folder(path: Path, account: Account) -> Path | None:
-    """Return the first folder on the way to `path`, itself included, that `account` may not pass through.
+    """Return what first keeps `account` from `path`: a folder on the way to it, or itself.
 
     Only the mode is looked at: what an access control list allows beyond it is not seen.
     """

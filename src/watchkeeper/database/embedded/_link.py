@@ -1,4 +1,4 @@
-"""The parent's end of the supervisor: starts it, hears its events, and ends it by letting go of a pipe."""
+"""The parent's end of the supervisor: starts it, hears its events, ends it by letting go of a pipe."""
 
 from __future__ import annotations
 
@@ -10,53 +10,33 @@ import os
 import subprocess
 import sys
 import weakref
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from watchkeeper.database.embedded._orders import Orders
 
-_PROGRAM: Final = Path(__file__).with_name("_supervisor.py")
+# Loads the package under its full name, without the packages above it: importing those costs 100 ms and more.
+_BOOT: Final = """
+import importlib.util, sys
+name, path = sys.argv[1:3]
+spec = importlib.util.spec_from_file_location(name, path)
+sys.modules[name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules[name])
+sys.modules[name].main()
+"""
+_PACKAGE: Final = f"{__package__}._supervisor"
+_PROGRAM: Final = Path(__file__).parent / "_supervisor" / "__init__.py"
 _LONGEST_EVENT_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Orders:
-    """What the supervisor is told.
-
-    Args:
-        state: The state folder.
-        data: The data folder, made by `initdb` when it is missing.
-        log: File that takes what the server writes.
-        initdb: The program with its arguments, but for the folder.
-        postgres: The program with all its arguments.
-        configuration: Appended to postgresql.conf when the data is made.
-        env: Whole environment of both.
-        uid: User that runs both; 0 for the supervisor's own.
-        gid: Group of that user.
-        term_grace: Seconds that the parent has after a SIGTERM to the supervisor.
-        stop_patience: Seconds that a fast shutdown may take.
-    """
-
-    state: str
-    data: str
-    log: str
-    initdb: Sequence[str]
-    postgres: Sequence[str]
-    configuration: str
-    env: dict[str, str]
-    uid: int
-    gid: int
-    term_grace: float
-    stop_patience: float
+_REAP_POLL_S: Final = 0.005
 
 
 def try_lock(path: Path) -> int | None:
     """Return a descriptor that holds the lock, or None when another process has it.
 
     Raises:
-        OSError: The file cannot be made.
+        OSError: The file cannot be made or locked.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -73,57 +53,70 @@ def try_lock(path: Path) -> int | None:
 class Link:
     """A running supervisor.
 
-    It lives as long as this object's end of a pipe is open, whatever becomes of the process. A forked child
-    closes its copy; a child forked by other means than `os.fork` keeps the server alive until it ends or execs.
+    It lives as long as this process's end of a pipe is open, whatever becomes of this process. A child of
+    `os.fork` closes its copy, and one that execs inherits none; only a fork behind Python's back (by a C
+    library) keeps the server running until that child ends.
     """
 
-    _open: Final[weakref.WeakSet[Link]] = weakref.WeakSet()
-
-    def __init__(self, process: subprocess.Popen[bytes], lifeline: int) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        lifeline: int,
+        events: asyncio.StreamReader,
+        hearing: asyncio.ReadTransport,
+    ) -> None:
         self._process = process
         self._lifeline = lifeline
-        self._events = asyncio.StreamReader(limit=_LONGEST_EVENT_BYTES)
-        self._transport: asyncio.ReadTransport | None = None
-        Link._open.add(self)
+        self._events = events
+        self._hearing = hearing
+        _LINKS.add(self)
 
     @classmethod
-    async def start(cls, lock_fd: int, orders: Orders) -> Link:
+    async def start(cls, lock_fd: int, orders: Orders) -> Self:
         """Start a supervisor and hand it the lock.
 
         Args:
-            lock_fd: From `try_lock`; closed here, the supervisor has its own.
+            lock_fd: From `try_lock`; closed here, the supervisor keeps its own.
             orders: What it is to run.
+
+        Raises:
+            OSError: It cannot be started.
         """
-        reader, writer = os.pipe()
-        try:
-            process = subprocess.Popen(  # noqa: ASYNC220 - takes milliseconds, and works on any loop and thread
-                [sys.executable, "-I", str(_PROGRAM)],
-                stdin=reader,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                cwd="/",
-                start_new_session=True,
-                pass_fds=(lock_fd,),
-            )
-        except BaseException:
-            os.close(writer)
-            raise
-        finally:
-            os.close(reader)
-            os.close(lock_fd)
-        link = cls(process, writer)
-        os.write(writer, json.dumps({**asdict(orders), "lock_fd": lock_fd}).encode() + b"\n")
-        events = link._events
-        link._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(events), process.stdout
-        )
-        return link
+        with contextlib.ExitStack() as ours:
+            ours.callback(os.close, lock_fd)
+            events = asyncio.StreamReader(limit=_LONGEST_EVENT_BYTES)
+            hearing, tell_fd = await _hear(events)
+            ours.callback(os.close, tell_fd)
+            # From here on nothing waits, so nothing can be cancelled half-way.
+            orders_fd, lifeline = os.pipe()
+            ours.callback(os.close, orders_fd)
+            try:
+                process = subprocess.Popen(  # noqa: ASYNC220 - takes milliseconds, and asyncio's own blocks too
+                    [sys.executable, "-I", "-c", _BOOT, _PACKAGE, str(_PROGRAM), orders.state],
+                    stdin=orders_fd,
+                    stdout=tell_fd,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    start_new_session=True,  # Ctrl-C is for the parent
+                    pass_fds=(lock_fd,),
+                )
+            except BaseException:
+                os.close(lifeline)
+                hearing.close()
+                raise
+            with contextlib.suppress(BrokenPipeError):  # it ended at once: the end of its events says so
+                os.write(lifeline, json.dumps({**asdict(orders), "lock_fd": lock_fd}).encode() + b"\n")
+            return cls(process, lifeline, events, hearing)
 
     @property
     def pid(self) -> int:
         """The supervisor's process number."""
         return self._process.pid
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the supervisor is gone."""
+        return self._process.poll() is not None
 
     async def next_event(self) -> dict[str, Any] | None:
         """Return the next event, or None when the supervisor is gone."""
@@ -134,27 +127,46 @@ class Link:
         return event
 
     def let_go(self) -> None:
-        """Tell the supervisor to stop the server, without waiting for it."""
+        """Have the supervisor stop the server, without waiting for it."""
         lifeline, self._lifeline = self._lifeline, -1
         if lifeline >= 0:
             os.close(lifeline)
 
+    def __del__(self) -> None:
+        self.let_go()
+
     async def close(self) -> None:
         """Stop the server and wait until the supervisor is gone."""
         self.let_go()
-        with contextlib.suppress(ConnectionError):
-            while await self._events.read(65536):
-                pass
-        if self._transport is not None:
-            self._transport.close()
-        # Its stdout is closed: it is about to end, or was killed.
-        while self._process.poll() is None:  # noqa: ASYNC110 - no event says it on every loop and thread
-            await asyncio.sleep(0.005)
+        while await self._events.read(65536):
+            pass
+        self._hearing.close()
+        # It has closed its stdout, so it is about to end. No signal of that reaches every thread and loop.
+        while self._process.poll() is None:  # noqa: ASYNC110
+            await asyncio.sleep(_REAP_POLL_S)
 
 
-def _close_copies() -> None:
-    for link in list(Link._open):
+_LINKS: Final[weakref.WeakSet[Link]] = weakref.WeakSet()
+
+
+async def _hear(events: asyncio.StreamReader) -> tuple[asyncio.ReadTransport, int]:
+    """Make a pipe that ends in `events`; return its transport and the end for the supervisor."""
+    reading, writing = os.pipe()
+    file = os.fdopen(reading, "rb", 0)
+    try:
+        hearing, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(events), file
+        )
+    except BaseException:
+        file.close()
+        os.close(writing)
+        raise
+    return hearing, writing
+
+
+def _let_go_of_copies() -> None:
+    for link in list(_LINKS):
         link.let_go()
 
 
-os.register_at_fork(after_in_child=_close_copies)
+os.register_at_fork(after_in_child=_let_go_of_copies)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from watchkeeper.database.embedded._account import Account
 
 PORT: Final = 5432  # only part of the socket's name
+SUPERUSER: Final = "postgres"
 _SOCKET_PATH_LIMIT: Final = 107  # sun_path of unix(7), less the closing zero
 _SHORT_BASE: Final = Path("/tmp")  # noqa: S108 - the same for every starter; owner and mode are checked
 
@@ -53,7 +54,7 @@ class Places:
 
     @property
     def sockets(self) -> Path:
-        """The private folder of the sockets: in the state folder, or a short one if that has too long a path."""
+        """The private folder of the sockets: in the state folder, or elsewhere if its path is too long."""
         plain = self.state / "run"
         if len(os.fsencode(plain / f".s.PGSQL.{PORT}")) <= _SOCKET_PATH_LIMIT:
             return plain
@@ -89,8 +90,8 @@ class Places:
         if closed := closed_folder(self.state, account):
             raise EmbeddedServerError(
                 f"The account {account.name}, which runs PostgreSQL for root, cannot reach {self.state}:"
-                f" {closed} is closed to it. Choose a state folder (WATCHKEEPER_STATE_DIR) outside of it, such"
-                " as /var/lib/watchkeeper."
+                f" {closed} is closed to it. Choose a state folder (WATCHKEEPER_STATE_DIR) outside of it,"
+                " such as /var/lib/watchkeeper."
             )
 
 
@@ -129,7 +130,7 @@ def folder_error(folder: Path, error: OSError) -> EmbeddedServerError:
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return EmbeddedServerError(
-            f"The state folder {folder} cannot be made because a file is in the way ({where}): move that file,"
-            " or choose another state folder (WATCHKEEPER_STATE_DIR)."
+            f"The state folder {folder} cannot be made because a file is in the way ({where}): move that"
+            " file, or choose another state folder (WATCHKEEPER_STATE_DIR)."
         )
     return EmbeddedServerError(f"The state folder {folder} cannot be used ({where}: {error.strerror}).")

@@ -2,79 +2,105 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-import psycopg
-from psycopg import sql
+from psycopg import AsyncConnection, sql
 
-from watchkeeper.database.embedded._places import PORT
+from watchkeeper.database._queries import Queries
+from watchkeeper.database.embedded._places import PORT, SUPERUSER
+from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUPERUSER: Final = "postgres"
-_LOCK: Final = 0x7761746368  # "watch"
+    import psycopg
+
+_QUERIES: Final = Queries.load("embedded")
+_LONGEST_NAME_BYTES: Final = 63  # NAMEDATALEN
+_NOT_NOW: Final = ("57P", "53300")  # shutting down, starting, crashed; too many connections
 
 
-def socket_url(sockets: Path, role: str, database: str) -> str:
-    """Return the URL of `database` for `role`; the port is in it because PGPORT would change the socket's name."""
-    return f"postgresql://{quote(role, safe='')}@/{quote(database, safe='')}?host={quote(str(sockets), safe='')}&port={PORT}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """What is made inside the server.
 
-
-async def provision(sockets: Path, *, database: str, owner_role: str, service_role: str) -> None:
-    """Make the roles and the database, or bring what is there into this shape.
-
-    The owner's role owns the database and nothing else; the service's role may connect and owns nothing. Several
-    starters may do this at once.
+    Args:
+        database: The database.
+        owner_role: Role that owns it.
+        service_role: Role that may connect to it and owns nothing.
 
     Raises:
-        psycopg.Error: The server went away, or refuses.
+        ConfigurationError: A name is not usable.
     """
-    async with await psycopg.AsyncConnection.connect(
-        socket_url(sockets, SUPERUSER, "postgres"), autocommit=True
-    ) as conn:
-        await conn.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
-        for role in (owner_role, service_role):
-            await _ensure_role(conn, role)
-        await _ensure_database(conn, database, owner_role, service_role)
-    async with await psycopg.AsyncConnection.connect(
-        socket_url(sockets, SUPERUSER, database), autocommit=True
-    ) as conn:
-        await conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+    database: str
+    owner_role: str
+    service_role: str
+
+    def __post_init__(self) -> None:
+        for field in ("database", "owner_role", "service_role"):
+            name = getattr(self, field)
+            if not 0 < len(name.encode()) <= _LONGEST_NAME_BYTES or "\0" in name:
+                raise ConfigurationError(
+                    f"The {field} {name!r} is no name for PostgreSQL: take 1 to {_LONGEST_NAME_BYTES} bytes."
+                )
+            if name in (SUPERUSER, "template0", "template1", "public", "none") or name.startswith("pg_"):
+                raise ConfigurationError(f"The {field} {name!r} is PostgreSQL's own: take another name.")
+        if self.owner_role == self.service_role:
+            raise ConfigurationError(
+                "owner_role and service_role are the same: the service must not own its audit log."
+            )
+
+    def url(self, sockets: Path, role: str) -> str:
+        """Return the URL of the database for `role`."""
+        return _socket_url(sockets, role, self.database)
 
 
-async def _ensure_role(conn: psycopg.AsyncConnection, role: str) -> None:
-    rights = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
-    cursor = await conn.execute(
-        "SELECT rolcanlogin AND NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls)"
-        " FROM pg_roles WHERE rolname = %s",
-        [role],
-    )
-    row = await cursor.fetchone()
-    if row is None:
-        await conn.execute(sql.SQL("CREATE ROLE {} " + rights).format(sql.Identifier(role)))
-    elif not row[0]:
-        await conn.execute(sql.SQL("ALTER ROLE {} " + rights).format(sql.Identifier(role)))
+def _socket_url(sockets: Path, role: str, database: str) -> str:
+    # The port is said because PGPORT in the environment would change the socket's name.
+    host = quote(str(sockets), safe="")
+    return f"postgresql://{quote(role, safe='')}@/{quote(database, safe='')}?host={host}&port={PORT}"
 
 
-async def _ensure_database(
-    conn: psycopg.AsyncConnection, database: str, owner_role: str, service_role: str
-) -> None:
-    names = {
-        "database": sql.Identifier(database),
-        "owner": sql.Identifier(owner_role),
-        "service": sql.Identifier(service_role),
+async def provision(sockets: Path, names: Names) -> None:
+    """Make the roles and the database, or bring what is there into this shape; any number may do so at once.
+
+    Raises:
+        psycopg.Error: The server is not there, or refuses.
+    """
+    parts = {
+        "database": sql.Identifier(names.database),
+        "owner": sql.Identifier(names.owner_role),
+        "service": sql.Identifier(names.service_role),
     }
-    cursor = await conn.execute(
-        "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", [database]
-    )
-    row = await cursor.fetchone()
-    if row is None:
-        await conn.execute(sql.SQL("CREATE DATABASE {database} OWNER {owner}").format(**names))
-    elif row[0] != owner_role:
-        await conn.execute(sql.SQL("ALTER DATABASE {database} OWNER TO {owner}").format(**names))
-    await conn.execute(sql.SQL("REVOKE ALL ON DATABASE {database} FROM PUBLIC").format(**names))
-    await conn.execute(
-        sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {service}").format(**names)
-    )
+    url = _socket_url(sockets, SUPERUSER, "postgres")
+    async with await AsyncConnection.connect(url, autocommit=True) as conn:
+        await conn.execute(_QUERIES["take_turn"])
+        for role in (names.owner_role, names.service_role):
+            await _ensure_role(conn, role)
+        cursor = await conn.execute(_QUERIES["database_owner"], {"database": names.database})
+        owner = await cursor.fetchone()
+        if owner is None:
+            await conn.execute(sql.SQL(_QUERIES["create_database"]).format(**parts))
+        elif owner[0] != names.owner_role:
+            await conn.execute(sql.SQL(_QUERIES["give_database"]).format(**parts))
+        for step in ("close_database", "open_database"):
+            await conn.execute(sql.SQL(_QUERIES[step]).format(**parts))
+        inside = names.url(sockets, SUPERUSER)
+        async with await AsyncConnection.connect(inside, autocommit=True) as conn_inside:
+            await conn_inside.execute(_QUERIES["close_schema"])
+
+
+async def _ensure_role(conn: AsyncConnection, role: str) -> None:
+    cursor = await conn.execute(_QUERIES["role_is_plain"], {"role": role})
+    plain = await cursor.fetchone()
+    if plain is None or not plain[0]:
+        step = "create_role" if plain is None else "make_role_plain"
+        await conn.execute(sql.SQL(_QUERIES[step]).format(role=sql.Identifier(role)))
+
+
+def is_not_now(error: psycopg.OperationalError) -> bool:
+    """Say whether the same may work in a moment: the server starts, stops, or is between two owners."""
+    return error.sqlstate is None or error.sqlstate.startswith(_NOT_NOW)

@@ -1,0 +1,131 @@
+"""What the supervisor is told to run, and how the server is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from watchkeeper.database.embedded._places import PORT, SUPERUSER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from watchkeeper.database.embedded._account import Account
+    from watchkeeper.database.embedded._binaries import Binaries
+    from watchkeeper.database.embedded._places import Places
+
+_BUILTIN_LOCALE_SINCE: Final = 17
+_ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+# Longer than `serve` takes to drain by default.
+_TERM_GRACE_S: Final = 25.0
+_STOP_PATIENCE_S: Final = 20.0
+_CONFIGURATION: Final = """
+# Watchkeeper wrote this once, when the data was made: change it here, or with ALTER SYSTEM.
+max_connections = 100
+shared_buffers = 64MB
+min_wal_size = 32MB
+max_wal_size = 512MB
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_line_prefix = '%m [%p] '
+log_checkpoints = off
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Orders:
+    """What the supervisor is told.
+
+    Args:
+        state: The state folder.
+        data: The data folder, made by `initdb` when it is missing.
+        log: File that takes what the server writes.
+        initdb: The program with its arguments, but for the folder.
+        postgres: The program with all its arguments.
+        configuration: Appended to postgresql.conf when the data is made.
+        env: Whole environment of both.
+        uid: User that runs both; 0 for the supervisor's own.
+        gid: Group of that user.
+        term_grace: Seconds that the parent has after a SIGTERM to the supervisor.
+        stop_patience: Seconds that a fast shutdown may take.
+    """
+
+    state: str
+    data: str
+    log: str
+    initdb: Sequence[str]
+    postgres: Sequence[str]
+    configuration: str
+    env: Mapping[str, str]
+    uid: int
+    gid: int
+    term_grace: float
+    stop_patience: float
+
+
+def make_orders(
+    places: Places, account: Account, binaries: Binaries, parameters: Mapping[str, str]
+) -> Orders:
+    """Return the orders for a server over `places`.
+
+    Args:
+        places: Its folders.
+        account: Who runs it.
+        binaries: What is run.
+        parameters: Server settings that win over every other; `fsync=off` also makes initdb quicker.
+    """
+    return Orders(
+        state=str(places.state),
+        data=str(places.data),
+        log=str(places.log),
+        initdb=_initdb(binaries, durable=parameters.get("fsync") != "off"),
+        postgres=_postgres(binaries, places, parameters),
+        configuration=_CONFIGURATION,
+        env=_ENVIRONMENT,
+        uid=account.uid if account.foreign else 0,
+        gid=account.gid if account.foreign else 0,
+        term_grace=_TERM_GRACE_S,
+        stop_patience=_STOP_PATIENCE_S,
+    )
+
+
+def _initdb(binaries: Binaries, *, durable: bool) -> list[str]:
+    argv = [
+        str(binaries.folder / "initdb"),
+        f"--username={SUPERUSER}",
+        "--encoding=UTF8",
+        "--data-checksums",
+        "--auth-local=trust",  # the folder of the sockets is private
+        "--auth-host=scram-sha-256",  # nobody has a password: no way in, should somebody switch TCP on
+        "--no-instructions",
+    ]
+    if binaries.major >= _BUILTIN_LOCALE_SINCE:
+        # PostgreSQL's own, the same on every system; what the C library sorts changes with its version.
+        argv += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    else:
+        argv += ["--locale=C.UTF-8"]
+    if not durable:
+        argv.append("--no-sync")
+    return argv
+
+
+def _postgres(binaries: Binaries, places: Places, parameters: Mapping[str, str]) -> list[str]:
+    settings = {
+        "listen_addresses": "",
+        "port": str(PORT),
+        "unix_socket_directories": _quoted(str(places.sockets)),
+        "unix_socket_permissions": "0700",
+        "lc_messages": "C",  # a program reads them
+        "log_destination": "stderr",
+        "logging_collector": "off",
+        **parameters,
+    }
+    argv = [str(binaries.folder / "postgres"), "-D", str(places.data)]
+    for name, value in settings.items():
+        argv += ["-c", f"{name}={value}"]
+    return argv
+
+
+def _quoted(path: str) -> str:
+    """Quote an element of a list setting, such as a folder with a comma in its name."""
+    return '"' + path.replace('"', '""') + '"'

@@ -1,0 +1,46 @@
+"""The supervisor's beginning and end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from watchkeeper.database.embedded._supervisor._parent import (
+    FailedError,
+    StoppedError,
+    read_orders,
+    tell,
+)
+from watchkeeper.database.embedded._supervisor._supervisor import Supervisor
+
+
+def main() -> NoReturn:
+    """Own the server as ordered on stdin."""
+    os.umask(0o077)
+    os.set_blocking(1, False)  # a pipe of our own; a parent that does not read must not stop us
+    try:
+        orders = read_orders()
+        _keep_lock(orders["lock_fd"])
+        Supervisor(orders).run()
+    except StoppedError:
+        pass
+    except FailedError as error:
+        tell(error.event)
+        sys.exit(1)
+    except OSError as error:
+        tell(FailedError("system", None, [str(error)]).event)
+        sys.exit(1)
+    except Exception:  # noqa: BLE001 - nobody reads stderr here; the parent reports it
+        import traceback  # noqa: PLC0415 - only a mistake of ours needs it
+
+        tell(FailedError("supervisor", None, traceback.format_exc().splitlines()).event)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _keep_lock(fd: int) -> None:
+    """Hold the lock that came with its descriptor until this process ends, whatever PostgreSQL does."""
+    os.set_inheritable(fd, False)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, b"%d\n" % os.getpid(), 0)  # for people: who owns the server

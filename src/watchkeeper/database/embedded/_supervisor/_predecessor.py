@@ -1,0 +1,66 @@
+"""What an earlier supervisor left behind: a number in postmaster.pid, a server, backends without a server.
+
+Whoever asks holds the lock of the state folder, so none of it has a right to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import signal
+
+_STATUS_LINE: Final = 7  # of postmaster.pid, counted from 0: src/include/utils/pidfile.h
+_PROC: Final = Path("/proc")
+
+
+def read_pid_file(data: Path) -> list[str]:
+    """Return the lines of postmaster.pid, none if it is not there."""
+    try:
+        return (data / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def is_ready(data: Path, pid: int) -> bool:
+    """Say whether the server `pid` takes connections; pg_ctl looks here as well."""
+    lines = read_pid_file(data)
+    return len(lines) > _STATUS_LINE and lines[0] == str(pid) and lines[_STATUS_LINE].strip() == "ready"
+
+
+def recorded_pid(data: Path) -> int | None:
+    """Return the number in postmaster.pid: of a server that runs, or of one that was killed."""
+    lines = read_pid_file(data)
+    return int(lines[0]) if lines and lines[0].isdigit() else None
+
+
+def serves(pid: int, data: Path) -> bool:
+    """Say whether `pid` is a server over `data`, rather than another program that got its number.
+
+    A server keeps its command line, which everybody may read.
+    """
+    try:
+        arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return os.fsencode(data) in arguments
+
+
+def stragglers(data: Path) -> list[int]:
+    """Return the backends that work in `data`, as far as this process may see that."""
+    found = []
+    for entry in _PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            name = (entry / "comm").read_text(encoding="utf-8", errors="replace").strip()
+            if name == "postgres" and (entry / "cwd").readlink() == data:
+                found.append(int(entry.name))
+    return found
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may be gone, or not be ours any more."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

@@ -1,0 +1,271 @@
+"""Makes the data, runs the server, and starts it again when it ends by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from watchkeeper.database.embedded._supervisor import _predecessor as predecessor
+from watchkeeper.database.embedded._supervisor._journal import Journal
+from watchkeeper.database.embedded._supervisor._parent import FailedError, StoppedError, tell
+from watchkeeper.database.embedded._supervisor._program import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_READY_POLL_S: Final = 0.01
+_LONGEST_WAIT_S: Final = 60.0
+_FIRST_BACK_OFF_S: Final = 0.1
+_LONGEST_BACK_OFF_S: Final = 5.0
+_STABLE_S: Final = 60.0
+_PREDECESSOR_PATIENCE_S: Final = 30.0
+_STRAGGLER_PATIENCE_S: Final = 1.0
+_KILL_PATIENCE_S: Final = 5.0
+_FULL_AGAIN_S: Final = 60.0
+_FULL: Final = b"No space left on device"
+# What a server says whose predecessor was killed and is not quite gone yet.
+_PASSING: Final = (
+    'lock file "postmaster.pid" already exists',
+    '.lock" already exists',
+    "pre-existing shared memory block",
+)
+
+
+class Supervisor:
+    """Owns one server.
+
+    Args:
+        orders: What `EmbeddedServer` sent: the fields of `_link.Orders`.
+    """
+
+    def __init__(self, orders: dict[str, Any]) -> None:
+        self._orders = orders
+        self._state, self._data = Path(orders["state"]), Path(orders["data"])
+        self._journal = Journal(Path(orders["log"]))
+        self._account: dict[str, Any] = (
+            {"user": orders["uid"], "group": orders["gid"], "extra_groups": []} if orders["uid"] else {}
+        )
+        self._program: Program | None = None
+        self._parent_lives = True
+        self._stop_at = float("inf")
+        self._full_told_at = float("-inf")
+        self._wake, waker = os.pipe()
+        for end in (self._wake, waker):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # it only ends the select
+        signal.signal(signal.SIGINT, lambda *_: self._stop_within(0))
+        signal.signal(signal.SIGTERM, lambda *_: self._stop_within(orders["term_grace"]))
+
+    def run(self) -> None:
+        """Own the server until the parent is gone.
+
+        Raises:
+            FailedError: It cannot be started.
+            OSError: The state folder cannot be used.
+        """
+        try:
+            self._make_data()
+            self._keep_running()
+        except StoppedError:
+            pass
+        finally:
+            self._end_program()
+
+    # -- waiting
+
+    def _stop_within(self, seconds: float) -> None:
+        self._stop_at = min(self._stop_at, time.monotonic() + seconds)
+
+    def _pump(self, seconds: float) -> None:
+        """Wait for the parent, a signal or a line of the log, at most `seconds`."""
+        sources = [self._wake]
+        if self._parent_lives:
+            sources.append(0)
+        if self._program is not None:
+            sources.append(self._program.output)
+        ready = select.select(sources, [], [], max(seconds, 0))[0]
+        if self._wake in ready:
+            os.read(self._wake, 512)
+        if 0 in ready and not os.read(0, 512):
+            self._parent_lives = False
+            self._stop_within(0)
+        self._read_log()
+
+    def _read_log(self) -> None:
+        text = self._program.read() if self._program is not None else b""
+        if not text:
+            return
+        self._journal.write(text)
+        now = time.monotonic()
+        if _FULL in text and now >= self._full_told_at + _FULL_AGAIN_S:
+            self._full_told_at = now
+            tell({"event": "full", "log": self._journal.tail})
+
+    def _wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Pump until `until()` holds; return whether it did within `seconds`.
+
+        Raises:
+            StoppedError: The server is to stop.
+        """
+        end = time.monotonic() + seconds
+        while not until():
+            now = time.monotonic()
+            if now >= self._stop_at:
+                raise StoppedError
+            if now >= end:
+                return False
+            self._pump(min(end, self._stop_at, now + _LONGEST_WAIT_S) - now)
+        return True
+
+    # -- programs
+
+    def _start(self, argv: Sequence[str], death_signal: signal.Signals, **environ: str) -> Program:
+        self._journal.begin()
+        self._program = Program(argv, {**self._orders["env"], **environ}, self._account, death_signal)
+        return self._program
+
+    def _take_leave(self, program: Program) -> int:
+        self._read_log()
+        self._program = None
+        return program.close()
+
+    def _end_program(self) -> None:
+        """Stop what runs: a clean fast shutdown, then less and less kindly."""
+        program = self._program
+        if program is None:
+            return
+        for number, patience in (
+            (signal.SIGINT, self._orders["stop_patience"]),
+            (signal.SIGQUIT, _KILL_PATIENCE_S),
+            (signal.SIGKILL, _KILL_PATIENCE_S),
+        ):
+            if program.is_over():
+                break
+            program.signal(number)
+            end = time.monotonic() + patience
+            while not program.is_over() and (left := end - time.monotonic()) > 0:
+                self._pump(left)
+        self._take_leave(program)
+
+    # -- data
+
+    def _make_data(self) -> None:
+        """Run initdb if there is no data: under another name, so that what has the name is complete."""
+        leftovers = list(self._state.glob("data.new-*"))
+        if not leftovers and (self._data / "PG_VERSION").exists():
+            return
+        import shutil  # noqa: PLC0415 - costs a warm start 10 ms
+
+        for leftover in leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
+        if (self._data / "PG_VERSION").exists():
+            return
+        if self._data.exists() and any(self._data.iterdir()):
+            raise FailedError("foreign data", None, [])
+        new = self._state / f"data.new-{os.getpid()}"
+        new.mkdir(mode=0o700)
+        try:
+            self._fill(new)
+            new.rename(self._data)
+            _sync_folder(self._state)
+        finally:
+            self._end_program()
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _fill(self, new: Path) -> None:
+        if self._account:
+            os.chown(new, self._account["user"], self._account["group"])
+        # What initdb starts ends with it: it reads what it writes.
+        program = self._start([*self._orders["initdb"], "-D", str(new)], signal.SIGKILL)
+        self._wait(float("inf"), program.is_over)
+        if code := self._take_leave(program):
+            raise FailedError("initdb", code, self._journal.tail)
+        with (new / "postgresql.conf").open("a", encoding="utf-8") as file:
+            file.write(self._orders["configuration"])
+            file.flush()
+            os.fsync(file.fileno())
+
+    # -- the server
+
+    def _keep_running(self) -> None:
+        was_ready = False
+        back_off = _FIRST_BACK_OFF_S
+        since = time.monotonic()  # the first start, or the last time that it ended by itself
+        while True:
+            started_at = time.monotonic()
+            self._end_predecessor(stragglers_too=started_at - since > _STRAGGLER_PATIENCE_S)
+            code, ready = self._run_once()
+            now, log = time.monotonic(), self._journal.tail
+            passing = any(text in line for line in log for text in _PASSING)
+            was_ready = was_ready or ready
+            if not was_ready and not (passing and now - since < _PREDECESSOR_PATIENCE_S):
+                raise FailedError("postgres", code, log)
+            if ready:
+                since = now
+                tell({"event": "down", "code": code, "log": log})
+            if self._stop_at < float("inf"):
+                raise StoppedError  # systemd told the server too, and it was quicker than the parent
+            if passing or now - started_at > _STABLE_S:
+                back_off = _FIRST_BACK_OFF_S
+            self._wait(back_off)
+            back_off = min(back_off * 2, _LONGEST_BACK_OFF_S)
+
+    def _run_once(self) -> tuple[int, bool]:
+        """Run the server until it ends by itself; return its exit status and whether it was ready."""
+        stale = predecessor.recorded_pid(self._data)
+        # That number belongs to nobody now, or to another program: in a restarted container that is the rule.
+        # PostgreSQL then refuses to start for ever, except for this number, which pg_ctl hands over for the
+        # shell that started it (CreateLockFile, src/backend/utils/init/miscinit.c). It still refuses while
+        # anybody uses the old server's shared memory.
+        environ = {} if stale is None else {"PG_GRANDPARENT_PID": str(stale)}
+        program = self._start(self._orders["postgres"], signal.SIGINT, **environ)
+        while not self._wait(_READY_POLL_S, program.is_over):
+            if predecessor.is_ready(self._data, program.pid):
+                tell({"event": "ready", "pid": program.pid})
+                self._wait(float("inf"), program.is_over)
+                return self._take_leave(program), True
+        return self._take_leave(program), False
+
+    def _end_predecessor(self, *, stragglers_too: bool) -> None:
+        """Stop a server that outlived its supervisor and, when told, backends that outlived their server."""
+        if sys.platform != "linux":
+            return
+        pid = predecessor.recorded_pid(self._data)
+        if pid is not None and predecessor.serves(pid, self._data):
+            # The parent-death signal has usually told it already.
+            for number, patience in (
+                (signal.SIGINT, self._orders["stop_patience"]),
+                (signal.SIGQUIT, _KILL_PATIENCE_S),
+            ):
+                predecessor.send(pid, number)
+                if self._wait_gone(pid, patience):
+                    break
+        if stragglers_too:
+            for straggler in predecessor.stragglers(self._data):
+                predecessor.send(straggler, signal.SIGQUIT)
+
+    def _wait_gone(self, pid: int, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while predecessor.serves(pid, self._data):
+            if time.monotonic() > end:
+                return False
+            self._wait(_READY_POLL_S)
+        return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot
+            os.fsync(fd)
+    finally:
+        os.close(fd)
