@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from watchkeeper.health import Check, HttpCheck
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.retention import Policy
-    from watchkeeper.serve import serve
+    from watchkeeper.server import serve
     from watchkeeper.settings import Secret, Settings
 
 __version__ = "0.1.0"
@@ -36,7 +36,7 @@ _HOMES: Final = {
     "Secret": "watchkeeper.settings",
     "Settings": "watchkeeper.settings",
     "Watchkeeper": "watchkeeper.keeper",
-    "serve": "watchkeeper.serve",
+    "serve": "watchkeeper.server",
 }
 
 

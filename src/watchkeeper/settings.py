@@ -97,15 +97,18 @@ def _secret(_name: str, value: str) -> Secret:
 
 
 def _folder(_name: str, value: str) -> Path:
-    return Path(value)
+    return Path(value).expanduser().absolute()
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     """Return the per-user folder for state that survives a restart (XDG base directory specification)."""
     base = environ.get("XDG_STATE_HOME", "")
-    # The specification says that a relative path is to be ignored.
-    root = Path(base) if base.startswith("/") else Path(environ.get("HOME") or Path.home()) / ".local/state"
-    return root / "watchkeeper"
+    if base.startswith("/"):  # the specification says that a relative path is to be ignored
+        return Path(base) / "watchkeeper"
+    if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root, and the account it runs as cannot pass through root's home.
+        return Path("/var/lib/watchkeeper")
+    return Path(environ.get("HOME") or Path.home()) / ".local/state/watchkeeper"
 
 
 def _setting(variable: str, read: Callable[[str, str], Any], default: Any) -> Any:
@@ -125,7 +128,8 @@ class Settings:
         database_url: A PostgreSQL (15 or newer) of your own instead of the embedded one.
         database_owner_url: The role that owns the tables and runs the migrations; default `database_url`.
         prepared_statements: Off behind PgBouncer in transaction mode.
-        state_dir: Parent of the service's state folder (embedded database, secrets).
+        state_dir: Parent of the service's state folder (embedded database, secrets); default
+            `$XDG_STATE_HOME/watchkeeper`, `~/.local/state/watchkeeper`, or for root `/var/lib/watchkeeper`.
         metrics_token: Bearer token for `/metrics` and for the details of `/health/detailed`.
         retention_timezone: IANA name of the zone in which 3 AM is meant.
         retention: Off stops scheduled retention runs; what is due is caught up once after switching it on.

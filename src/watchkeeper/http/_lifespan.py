@@ -1,0 +1,108 @@
+"""The ASGI lifespan around an app: the keeper starts before it and stops after it.
+
+Protocol: https://asgi.readthedocs.io/en/latest/specs/lifespan.html. An app that knows no lifespan (it raises
+or returns before it answers) is watched all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from watchkeeper.exceptions import WatchkeeperError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+
+class Lifespan:
+    """Answers a lifespan scope for the app and the keeper together.
+
+    Args:
+        app: The wrapped ASGI app.
+        start: Opens what the keeper needs; an error of it fails the start of the server.
+        stop: Closes it again; called once for each start, also when the app's own start failed.
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._app = app
+        self._start = start
+        self._stop = stop
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Run one lifespan from the server's startup message to its shutdown message."""
+        await receive()
+        try:
+            await self._start()
+        except WatchkeeperError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        inner = _InnerApp(self._app, scope)
+        try:
+            failure = await inner.startup()
+            if failure is not None:
+                await send(failure)
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            failure = await inner.shutdown()
+        finally:
+            await inner.end()
+            await self._stop()
+        await send(failure or {"type": "lifespan.shutdown.complete"})
+
+
+class _InnerApp:
+    """The app's own lifespan, run in a task of its own as a server would."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], scope: MutableMapping[str, Any]) -> None:
+        self._to_app: asyncio.Queue[Message] = asyncio.Queue()
+        self._from_app: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._supported = True
+        self._task = asyncio.create_task(self._run(app, scope), name="watchkeeper-lifespan")
+
+    async def startup(self) -> Message | None:
+        """Start the app; the message of its failure, or None."""
+        return await self._exchange("startup")
+
+    async def shutdown(self) -> Message | None:
+        """Stop the app; the message of its failure, or None."""
+        return await self._exchange("shutdown") if self._supported else None
+
+    async def end(self) -> None:
+        """See the app's task end, whatever it still does."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def _exchange(self, phase: str) -> Message | None:
+        self._to_app.put_nowait({"type": f"lifespan.{phase}"})
+        answer = await self._from_app.get()
+        if answer is None:
+            self._supported = False
+            return None
+        return answer if answer["type"] == f"lifespan.{phase}.failed" else None
+
+    async def _run(self, app: Callable[..., Awaitable[None]], scope: MutableMapping[str, Any]) -> None:
+        answered = False
+
+        async def send(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            self._from_app.put_nowait(message)
+
+        try:
+            await app(scope, self._to_app.get, send)
+        except Exception as error:  # noqa: BLE001 - an app without lifespan raises whatever it likes
+            if answered:
+                self._from_app.put_nowait({"type": "lifespan.shutdown.failed", "message": str(error)})
+        finally:
+            self._from_app.put_nowait(None)

@@ -1,0 +1,381 @@
+"""The keeper: joins logs, metrics, health, database and retention, and wraps them around an ASGI app."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.health import CheckRunner
+from watchkeeper.http import Endpoints, Lifespan, Middleware, is_loopback
+from watchkeeper.logs import (
+    Logging,
+    Redactor,
+    Sink,
+    carry_context_into_threads,
+    stop_carrying_context_into_threads,
+)
+from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.settings import Secret, Settings
+from watchkeeper.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Mapping,
+        MutableMapping,
+        Sequence,
+    )
+    from typing import Literal
+
+    from watchkeeper.database import Database, MigrationSource
+    from watchkeeper.health import Check, CheckResult
+    from watchkeeper.metrics import Counter, Gauge, Histogram
+    from watchkeeper.retention import Policy, Retention
+
+    Scope = MutableMapping[str, Any]
+    ASGIApp = Callable[
+        [Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
+    ]
+
+
+class Watchkeeper:
+    """Keeps watch over one service and keeps house for it.
+
+    Args:
+        service: Name of the service, in every line and as the name of its state folder.
+        settings: What the operator set; default: read from the environment.
+        database: Whether the service has a PostgreSQL (`DATABASE_URL`, else the embedded one); default: only
+            when there are policies or migrations.
+        migrations: The service's own migrations, applied after the library's.
+        checks: What `/health/detailed` asks besides the database.
+        retention: What is kept how long; needs the database.
+        duration_unit: Unit of the HTTP duration histogram and of its name: "s" or "ms".
+        duration_buckets: Upper bounds of that histogram, in its unit; default: the library's.
+        secrets: Values that may appear nowhere, besides those of the settings.
+        lines_to: File descriptor of the log; default stdout.
+
+    Raises:
+        ConfigurationError: A setting is not usable.
+        PolicyRefusedError: A policy may not be declared.
+    """
+
+    def __init__(  # noqa: PLR0913 - this is the one page of options
+        self,
+        service: str,
+        *,
+        settings: Settings | None = None,
+        database: bool | None = None,
+        migrations: Sequence[MigrationSource] = (),
+        checks: Iterable[Check] = (),
+        retention: Sequence[Policy] = (),
+        duration_unit: Literal["s", "ms"] = "s",
+        duration_buckets: Sequence[float] | None = None,
+        secrets: Iterable[Secret] = (),
+        lines_to: int = 1,
+    ) -> None:
+        self.settings = Settings.from_env(service) if settings is None else settings
+        if database is False and (retention or migrations):
+            raise ConfigurationError("Retention and migrations need a database: leave out database=False.")
+        self.registry = Registry()
+        self._dropped = self.registry.counter(
+            "log_records_dropped_total", "Log lines that could not be written, by reason.", ("reason",)
+        )
+        self.logging = Logging(
+            service=self.settings.service,
+            env=self.settings.env,
+            level=self.settings.log_level,
+            sink=Sink(lines_to, on_drop=self._count_dropped),
+            redactor=Redactor(_values(self.settings, secrets)),
+        )
+        self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
+        self._policies = tuple(retention)
+        self._storage: Storage | None = None
+        if database or retention or migrations:
+            self._storage = Storage(self.settings, migrations, self.logging.event)
+            self._db_up = self.registry.gauge(
+                "db_up", "Whether the database answered its last check (1) or not (0)."
+            )
+        self._checks = CheckRunner([*self._own_checks(), *checks], on_result=self._note_result)
+        self._refreshes: list[Callable[[], Awaitable[None]]] = []
+        self._retention: Retention | None = None
+        self._house: asyncio.Task[None] | None = None
+        self.failure: BaseException | None = None
+        self._started_at = 0.0
+        self._stopping = False
+        self._wrapped = False
+
+    @property
+    def log(self) -> Any:
+        """The service's structlog logger."""
+        return self.logging.logger
+
+    @property
+    def database(self) -> Database:
+        """The opened database.
+
+        Raises:
+            ConfigurationError: The service was declared without one.
+            DatabaseUnavailableError: The keeper is not running.
+        """
+        if self._storage is None:
+            raise ConfigurationError("This service has no database: pass database=True to Watchkeeper.")
+        return self._storage.database
+
+    @property
+    def retention(self) -> Retention:
+        """The retention of this service.
+
+        Raises:
+            ConfigurationError: No policy is declared, or the keeper is not running.
+        """
+        if self._retention is None:
+            raise ConfigurationError(
+                "There is no retention: declare policies, and use it while the keeper runs."
+            )
+        return self._retention
+
+    @property
+    def storage(self) -> Storage | None:
+        """Where the data lives, for the operator's commands."""
+        return self._storage
+
+    def counter(
+        self,
+        name: str,
+        help: str,  # noqa: A002 - Prometheus's own word
+        labels: Sequence[str] = (),
+        *,
+        known: Iterable[Mapping[str, str]] = (),
+    ) -> Counter:
+        """Declare a counter; see `Registry.counter`."""
+        return self.registry.counter(name, help, labels, known=known)
+
+    def gauge(
+        self,
+        name: str,
+        help: str,  # noqa: A002 - Prometheus's own word
+        labels: Sequence[str] = (),
+        *,
+        known: Iterable[Mapping[str, str]] = (),
+    ) -> Gauge:
+        """Declare a gauge; see `Registry.gauge`."""
+        return self.registry.gauge(name, help, labels, known=known)
+
+    def histogram(
+        self,
+        name: str,
+        help: str,  # noqa: A002 - Prometheus's own word
+        labels: Sequence[str] = (),
+        *,
+        buckets: Sequence[float],
+        known: Iterable[Mapping[str, str]] = (),
+    ) -> Histogram:
+        """Declare a histogram; see `Registry.histogram`."""
+        return self.registry.histogram(name, help, labels, buckets=buckets, known=known)
+
+    def on_scrape(self, refresh: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Have `refresh` awaited before each scrape, to set gauges that something else knows.
+
+        Args:
+            refresh: Bounded to a second and shared by scrapes that overlap; when it fails, the scrape goes on
+                without it, so it clears its gauges first.
+
+        Raises:
+            ConfigurationError: The app is wrapped already.
+        """
+        if self._wrapped:
+            raise ConfigurationError(
+                "Declare refreshes before the app is wrapped: its /metrics knows no later one."
+            )
+        self._refreshes.append(refresh)
+        return refresh
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Return `app`, watched.
+
+        Args:
+            app: Any ASGI app; its lifespan starts and stops the keeper.
+        """
+        self._wrapped = True
+        endpoints = Endpoints(
+            settings=self.settings,
+            registry=self.registry,
+            runner=self._checks,
+            ready=self._ready,
+            before_scrape=self._all_refreshes(),
+            details=self._details,
+            bound_to_loopback=is_loopback(self.settings.host),
+            logging=self.logging,
+        )
+        edge = Middleware(
+            app,
+            logging=self.logging,
+            metrics=self.http_metrics if self.settings.metrics else None,
+            endpoints=endpoints,
+            request_lines=self.settings.request_lines,
+            probe_lines=self.settings.probe_lines,
+        )
+        lifespan = Lifespan(app, self.start, self.stop)
+
+        async def watched(
+            scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+        ) -> None:
+            await (lifespan if scope["type"] == "lifespan" else edge)(scope, receive, send)
+
+        return watched
+
+    async def start(self) -> None:
+        """Open everything that the service needs, then keep house in the background.
+
+        Raises:
+            WatchkeeperError: The service may not or cannot run; the message says why.
+        """
+        self.logging.install()
+        carry_context_into_threads()
+        self._started_at = time.monotonic()
+        self._stopping = False
+        self._warn_of_closed_metrics()
+        try:
+            await self._open()
+        except BaseException as error:
+            self.failure = error
+            await self.stop()
+            raise
+        if self._retention is not None and self.settings.retention:
+            self._house = asyncio.create_task(self._keep_house(), name="watchkeeper-house")
+
+    async def stop(self) -> None:
+        """End the background work, close everything and write out the last line."""
+        self._stopping = True
+        if self._house is not None:
+            self._house.cancel()
+            await asyncio.wait({self._house})
+            self._house = None
+        self._retention = None
+        await self._checks.close()
+        if self._storage is not None:
+            await self._storage.close()
+        stop_carrying_context_into_threads()
+        self.logging.flush()
+
+    def begin_shutdown(self) -> None:
+        """Say not ready from now on, before the server stops accepting."""
+        self._stopping = True
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open what the operator's commands need (database, retention) without the background work."""
+        try:
+            await self._open()
+            yield
+        finally:
+            await self.stop()
+
+    async def _open(self) -> None:
+        if self._storage is None:
+            return
+        await self._storage.open()
+        if self._policies:
+            from watchkeeper.retention import Retention  # noqa: PLC0415 - a service without it needs no cronsim
+            from watchkeeper.schedule import Schedule  # noqa: PLC0415 - the same
+
+            self._retention = Retention(
+                database=self._storage.database,
+                policies=self._policies,
+                schedule=Schedule(timezone=self.settings.retention_timezone),
+                registry=self.registry,
+                logging=self.logging,
+            )
+
+    async def _keep_house(self) -> None:
+        from watchkeeper.schedule import Scheduler  # noqa: PLC0415 - a service without retention needs no cronsim
+
+        if self._storage is not None:
+            await self._storage.wait_until_migrated()
+        await Scheduler(self.retention).run()
+
+    def _warn_of_closed_metrics(self) -> None:
+        settings = self.settings
+        if settings.metrics and settings.metrics_token is None and not is_loopback(settings.host):
+            text = "/metrics is closed: the service is bound off loopback without METRICS_TOKEN. Set it."
+            self.logging.event("warn", type="metrics", status="closed", msg=text)
+
+    def _own_checks(self) -> Iterable[Check]:
+        if self._storage is not None:
+            yield DatabaseCheck(self._storage.ping)
+
+    def _note_result(self, name: str, result: CheckResult) -> None:
+        if name == DatabaseCheck.name:
+            self._db_up.set(float(result.ok))
+
+    def _count_dropped(self, count: int, reason: str) -> None:
+        self._dropped.labels(reason=reason).inc(count)
+
+    async def _ready(self) -> dict[str, bool]:
+        state = {"stopping": not self._stopping}
+        if self._storage is not None:
+            results = await self._checks.run(DatabaseCheck.name)
+            state["database"] = results[DatabaseCheck.name].ok
+            state["migrations"] = self._storage.migrated
+        return state
+
+    def _all_refreshes(self) -> list[Callable[[], Awaitable[None]]]:
+        own = [self._refresh_db_up] if self._storage is not None else []
+        return [*self._refreshes, *own, self._refresh_retention]
+
+    async def _refresh_db_up(self) -> None:
+        await self._checks.run(DatabaseCheck.name)
+
+    async def _refresh_retention(self) -> None:
+        if self._retention is not None:
+            await self._retention.refresh_metrics()
+
+    async def _details(self) -> dict[str, Any]:
+        details: dict[str, Any] = {
+            "service": self.settings.service,
+            "env": self.settings.env,
+            "uptime": round(time.monotonic() - self._started_at, 3),
+            "retention": self._retention is not None and self.settings.retention,
+        }
+        if self._storage is not None:
+            details["database"] = "external" if self._storage.server is None else "embedded"
+            details["migrated"] = self._storage.migrated
+        return details
+
+
+class DatabaseCheck:
+    """Asks the database for a sign of life."""
+
+    name: Final = "db"
+    timeout: Final = timedelta(seconds=1)
+    # With the time-out, well within the two seconds in which an outage must show.
+    ttl: Final = timedelta(milliseconds=500)
+
+    def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
+        self._ping = ping
+
+    async def __call__(self) -> None:
+        """Raise when there is none."""
+        await self._ping()
+
+
+def _values(settings: Settings, secrets: Iterable[Secret]) -> list[str]:
+    """Return every value that no line may show: the secrets, and the passwords inside the database URLs."""
+    values = [secret.reveal() for secret in secrets]
+    if settings.metrics_token is not None:
+        values.append(settings.metrics_token.reveal())
+    for url in (settings.database_url, settings.database_owner_url):
+        if url is not None:
+            values.append(url.reveal())
+            password = urlsplit(url.reveal()).password
+            if password:
+                values += [password, unquote(password)]
+    return values

@@ -1,0 +1,157 @@
+"""The keeper's database: embedded or real, opened, migrated, and waited for while it is away.
+
+A server that cannot be reached when the service starts is no reason to crash: the service starts not ready
+and this module goes on trying. A database that must not be used (newer than the code, a migration that fails)
+is a reason.
+
+Lines: `{type: "database", status: "opened" | "migrated" | "waiting" | "weak" | "refused"}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from watchkeeper.database import Database, MigrationSource
+    from watchkeeper.database.embedded import EmbeddedServer
+    from watchkeeper.settings import Settings
+
+_FIRST_WAIT_S: Final = 0.2
+_LONGEST_WAIT_S: Final = 2.0
+
+
+class Report(Protocol):
+    """Writes one line of the keeper's own."""
+
+    def __call__(self, level: str, /, **fields: Any) -> None:
+        """Write `fields` at `level`."""
+
+
+class Storage:
+    """Opens the database of a service and keeps it open.
+
+    Args:
+        settings: Which server: `database_url`, or else the embedded one below `service_dir`.
+        migrations: Sources applied in this order after the library's own.
+        report: Where the lines go.
+    """
+
+    def __init__(self, settings: Settings, migrations: Sequence[MigrationSource], report: Report) -> None:
+        self._settings = settings
+        self._migrations = tuple(migrations)
+        self._report = report
+        self._server: EmbeddedServer | None = None
+        self._database: Database | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._migrated = asyncio.Event()
+
+    @property
+    def database(self) -> Database:
+        """The opened database.
+
+        Raises:
+            DatabaseUnavailableError: It was not opened yet.
+        """
+        if self._database is None:
+            raise DatabaseUnavailableError("The database is not open: the keeper has not been started.")
+        return self._database
+
+    @property
+    def server(self) -> EmbeddedServer | None:
+        """The embedded server, when it is the one in use."""
+        return self._server
+
+    @property
+    def migrated(self) -> bool:
+        """Whether this process has seen all its migrations applied."""
+        return self._migrated.is_set()
+
+    async def wait_until_migrated(self) -> None:
+        """Return as soon as the tables can be used."""
+        await self._migrated.wait()
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            DatabaseUnavailableError: There is none.
+        """
+        await self.database.ping()
+
+    async def open(self) -> None:
+        """Start the server if it is the embedded one, open the pool and migrate.
+
+        A server that cannot be reached is waited for in the background.
+
+        Raises:
+            EmbeddedServerError: The embedded server cannot start.
+            MigrationError: The database may not be used with this code.
+        """
+        self._database = await self._connect()
+        await self._database.open()
+        if not await self._try_to_migrate():
+            self._report("warn", type="database", status="waiting")
+            self._opening = asyncio.create_task(self._migrate_when_reachable(), name="watchkeeper-migrate")
+
+    async def close(self) -> None:
+        """Close the pool, then let go of the embedded server."""
+        if self._opening is not None:
+            self._opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._opening
+        if self._database is not None:
+            await self._database.close()
+        if self._server is not None:
+            await self._server.stop()
+        self._database = self._server = self._opening = None
+        self._migrated.clear()
+
+    async def _connect(self) -> Database:
+        from watchkeeper.database import Database  # noqa: PLC0415 - a service without a database needs no psycopg
+
+        settings = self._settings
+        if settings.database_url is not None:
+            return Database(
+                settings.database_url,
+                owner_url=settings.database_owner_url,
+                prepared_statements=settings.prepared_statements,
+            )
+        from watchkeeper.database.embedded import EmbeddedServer  # noqa: PLC0415 - the same, and its extra
+
+        name = settings.service.replace("-", "_")
+        self._server = EmbeddedServer(
+            settings.service_dir, database=name, service_role=name, owner_role=f"{name}_owner"
+        )
+        await self._server.start()
+        return Database(self._server.url, owner_url=self._server.owner_url)
+
+    async def _try_to_migrate(self) -> bool:
+        from watchkeeper.database import LIBRARY_MIGRATIONS  # noqa: PLC0415 - as above
+
+        try:
+            applied = await self.database.migrate(LIBRARY_MIGRATIONS, *self._migrations)
+        except DatabaseUnavailableError:
+            return False
+        for warning in self.database.warnings:
+            self._report("warn", type="database", status="weak", msg=warning)
+        if applied:
+            self._report("info", type="database", status="migrated", applied=[str(one) for one in applied])
+        self._report("info", type="database", status="opened", embedded=self._server is not None)
+        self._migrated.set()
+        return True
+
+    async def _migrate_when_reachable(self) -> None:
+        wait = _FIRST_WAIT_S
+        try:
+            while not await self._try_to_migrate():
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _LONGEST_WAIT_S)
+        except MigrationError as error:
+            # The service already runs: it stays not ready, and the line says what the operator has to do.
+            self._report("fatal", type="database", status="refused", msg=str(error))

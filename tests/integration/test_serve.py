@@ -1,0 +1,201 @@
+"""The library's own entry point: signals, drain, exit codes, and starts that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+PROGRAM = """
+import asyncio, sys
+from watchkeeper import Watchkeeper, serve
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise RuntimeError("no lifespan")
+    if scope["path"] == "/slow":
+        await asyncio.sleep(float(scope["query_string"] or b"0.5"))
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"done"})
+
+keeper = Watchkeeper("shop")
+sys.exit(serve(keeper, keeper.wrap(app)))
+"""
+
+
+class Program:
+    """A real process that serves, with its lines."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        script = folder / "shop.py"
+        script.write_text(PROGRAM)
+        base = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("METRICS", "WATCHKEEPER"))
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, script],
+            env={**base, "PORT": "0", "WATCHKEEPER_STATE_DIR": str(folder), **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(json.loads(line) for line in self.process.stdout)
+
+    def wait_for(self, **fields: str) -> dict[str, Any]:
+        """Return the first line that has these fields."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            for line in list(self.lines):
+                if fields.items() <= line.items():
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line with {fields} in {self.lines}")
+
+    @property
+    def url(self) -> str:
+        """Where the program listens, once it does."""
+        return str(self.wait_for(type="server", status="listening")["url"])
+
+    def finish(self) -> int:
+        """Wait for the end; the exit code."""
+        code = self.process.wait(20)
+        self._reader.join(5)
+        return code
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Start a program, and end it with the test."""
+    started: list[Program] = []
+
+    def starter(**environ: str) -> Program:
+        started.append(Program(tmp_path, **environ))
+        return started[-1]
+
+    yield starter
+    for program in started:
+        program.process.kill()
+        program.finish()
+        for pipe in (program.process.stdout, program.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_0(start: Callable[..., Program], number: signal.Signals) -> None:
+    """A request in flight finishes, every line is written, and the exit code is 0."""
+    program = start()
+    answers: list[int] = []
+    url = program.url
+    client = threading.Thread(target=lambda: answers.append(httpx.get(f"{url}/slow?0.8").status_code))
+    client.start()
+    time.sleep(0.3)
+    program.process.send_signal(number)
+    client.join(10)
+    assert program.finish() == 0
+    assert answers == [200]
+    assert program.lines[-1]["status"] == "stopped"
+    assert [line["statusCode"] for line in program.lines if line.get("type") == "request"] == [200]
+
+
+def test_not_ready_comes_before_the_stop(start: Callable[..., Program]) -> None:
+    """During the shutdown delay the service still answers, and says that it is not ready."""
+    program = start(WATCHKEEPER_SHUTDOWN_DELAY="2")
+    with httpx.Client(base_url=program.url) as client:
+        assert client.get("/readyz").status_code == 200
+        program.process.send_signal(signal.SIGTERM)
+        program.wait_for(type="server", status="stopping")
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == 200
+        assert client.get("/").text == "done"
+    assert program.finish() == 0
+
+
+def test_the_grace_period_ends(start: Callable[..., Program]) -> None:
+    """A request that does not finish within the grace period does not keep the process alive."""
+    program = start(WATCHKEEPER_SHUTDOWN_GRACE="1")
+    url = program.url
+
+    def ask() -> None:
+        with pytest.raises(httpx.HTTPError, match=r".*"):
+            httpx.get(f"{url}/slow?60", timeout=30).raise_for_status()
+
+    client = threading.Thread(target=ask)
+    client.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    program.process.send_signal(signal.SIGTERM)
+    assert program.finish() == 0
+    assert time.monotonic() - began < 10
+    client.join(10)
+
+
+def test_a_second_interrupt_does_not_wait(start: Callable[..., Program]) -> None:
+    """Ctrl-C twice ends the process without waiting for the drain."""
+    program = start(WATCHKEEPER_SHUTDOWN_DELAY="60")
+    assert httpx.get(f"{program.url}/").text == "done"
+    program.process.send_signal(signal.SIGINT)
+    program.wait_for(type="server", status="stopping")
+    program.process.send_signal(signal.SIGINT)
+    assert program.finish() == 0
+
+
+def test_a_port_in_use_is_a_sentence(start: Callable[..., Program]) -> None:
+    """The sentence names the address and what to do, without a traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        program = start(PORT=port)
+        assert program.finish() == 1
+    assert program.process.stderr is not None
+    said = program.process.stderr.read()
+    assert said == (
+        f"shop: 127.0.0.1:{port} is in use by another process: end that one, or set PORT to a free port.\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_a_foreign_address_is_a_sentence(start: Callable[..., Program], host: str) -> None:
+    """An address that this machine does not have is named, with the setting that mends it."""
+    program = start(HOST=host)
+    assert program.finish() == 1
+    assert program.process.stderr is not None
+    said = program.process.stderr.read()
+    assert said.startswith("shop: ")
+    assert "HOST" in said
+    assert "Traceback" not in said
+
+
+def test_the_server_and_the_library_write_one_kind_of_line(start: Callable[..., Program]) -> None:
+    """Uvicorn's own records come out as JSON beside ours, each once."""
+    program = start()
+    assert httpx.get(f"{program.url}/").text == "done"
+    program.process.send_signal(signal.SIGTERM)
+    assert program.finish() == 0
+    keys = [list(line)[:4] for line in program.lines]
+    assert keys == [["level", "time", "service", "env"]] * len(keys)
+    messages = [line.get("msg") for line in program.lines if line.get("logger", "").startswith("uvicorn")]
+    assert messages
+    assert len(set(messages)) == len(messages)

@@ -1,0 +1,146 @@
+"""The keeper's database at the start: away, back, refused, weak."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
+from watchkeeper.settings import Secret, Settings
+from watchkeeper.storage import Storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls, PostgresServer
+
+
+class _Lines(list[dict[str, Any]]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = asyncio.Event()
+
+    def __call__(self, level: str, /, **fields: Any) -> None:
+        self.append({"level": level, **fields})
+        if fields["status"] == "refused":
+            self.refused.set()
+
+    def statuses(self) -> list[str]:
+        return [line["status"] for line in self]
+
+
+def _settings(urls: DatabaseUrls, folder: Path, *, owner: bool = True) -> Settings:
+    return Settings(
+        service="shop",
+        state_dir=folder,
+        database_url=Secret(urls.url if owner else urls.owner_url),
+        database_owner_url=Secret(urls.owner_url) if owner else None,
+    )
+
+
+async def test_a_database_that_is_there_is_opened_and_migrated(
+    database_urls: DatabaseUrls, tmp_path: Path
+) -> None:
+    """Opening leaves a database whose tables can be used, and says so in one line."""
+    lines = _Lines()
+    storage = Storage(_settings(database_urls, tmp_path), [], lines)
+    await storage.open()
+    try:
+        assert storage.migrated
+        assert storage.server is None
+        await storage.ping()
+        assert lines.statuses() == ["opened"]
+    finally:
+        await storage.close()
+    assert not storage.migrated
+    with pytest.raises(DatabaseUnavailableError, match="The database is not open"):
+        await storage.ping()
+
+
+async def test_a_server_that_is_away_is_waited_for(postgres_private: PostgresServer, tmp_path: Path) -> None:
+    """The service starts without its database, and has it within seconds of its return."""
+    urls = postgres_private.create_database()
+    postgres_private.stop()
+    lines = _Lines()
+    storage = Storage(_settings(urls, tmp_path), [], lines)
+    async with asyncio.timeout(10):
+        await storage.open()
+    try:
+        assert not storage.migrated
+        assert lines.statuses() == ["waiting"]
+        with pytest.raises(DatabaseUnavailableError, match=r".+"):
+            await storage.ping()
+        postgres_private.start()
+        async with asyncio.timeout(10):
+            await storage.wait_until_migrated()
+        await storage.ping()
+        assert lines.statuses() == ["waiting", "migrated", "opened"]
+    finally:
+        await storage.close()
+
+
+async def test_closing_ends_the_waiting(postgres_private: PostgresServer, tmp_path: Path) -> None:
+    """A service that is stopped before its database came ends at once."""
+    urls = postgres_private.create_database()
+    postgres_private.stop()
+    storage = Storage(_settings(urls, tmp_path), [], _Lines())
+    await storage.open()
+    async with asyncio.timeout(5):
+        await storage.close()
+
+
+def _pretend_newer(urls: DatabaseUrls) -> None:
+    with psycopg.connect(urls.owner_url) as conn:
+        conn.execute(
+            "INSERT INTO watchkeeper_migrations (source, number, name, checksum)"
+            " VALUES ('watchkeeper', 999, '0999_future.sql', repeat('0', 64))"
+        )
+
+
+async def test_a_newer_database_stops_the_start(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """Code that is older than its database does not touch it."""
+    _pretend_newer(database_urls)
+    storage = Storage(_settings(database_urls, tmp_path), [], _Lines())
+    with pytest.raises(MigrationError, match="newer"):
+        await storage.open()
+    await storage.close()
+
+
+async def test_a_newer_database_that_comes_later_is_said_once(
+    postgres_private: PostgresServer, tmp_path: Path
+) -> None:
+    """A service that already runs stays not ready, and its line says what to do."""
+    urls = postgres_private.create_database()
+    first = Storage(_settings(urls, tmp_path), [], _Lines())
+    await first.open()
+    await first.close()
+    _pretend_newer(urls)
+    postgres_private.stop()
+    lines = _Lines()
+    storage = Storage(_settings(urls, tmp_path), [], lines)
+    await storage.open()
+    try:
+        postgres_private.start()
+        async with asyncio.timeout(10):
+            await lines.refused.wait()
+        assert not storage.migrated
+        assert lines[-1]["level"] == "fatal"
+        assert "newer" in lines[-1]["msg"]
+    finally:
+        await storage.close()
+
+
+async def test_a_role_that_owns_its_audit_log_is_warned_of(
+    database_urls: DatabaseUrls, tmp_path: Path
+) -> None:
+    """With one role for everything the service works, and the line says what is weaker."""
+    lines = _Lines()
+    storage = Storage(_settings(database_urls, tmp_path, owner=False), [], lines)
+    await storage.open()
+    await storage.close()
+    weak = [line for line in lines if line["status"] == "weak"]
+    assert weak
+    assert all(line["level"] == "warn" for line in weak)

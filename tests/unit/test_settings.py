@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pickle
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.settings import Secret, Settings, default_state_dir
+
+
+def test_defaults_are_the_contracts() -> None:
+    """Without any variable, the service binds loopback on 3001, logs at info, and prunes in UTC."""
+    settings = Settings.from_env("realestate-backend", {"HOME": "/home/someone"})
+    assert (settings.host, settings.port) == ("127.0.0.1", 3001)
+    assert (settings.env, settings.log_level) == ("development", "info")
+    assert settings.retention_timezone == "UTC"
+    assert settings.metrics_token is None
+    assert settings.database_url is None
+    assert settings.service_dir == default_state_dir({"HOME": "/home/someone"}) / "realestate-backend"
+
+
+@pytest.mark.parametrize(
+    ("environ", "env"),
+    [
+        ({"APP_ENV": "production", "NODE_ENV": "test"}, "production"),
+        ({"NODE_ENV": "test"}, "test"),
+        ({"APP_ENV": "", "NODE_ENV": "test"}, "test"),
+        ({}, "development"),
+    ],
+)
+def test_env_falls_back_to_node_env(environ: dict[str, str], env: str) -> None:
+    """APP_ENV names the deployment, then NODE_ENV, then it is development."""
+    assert Settings.from_env("shop", environ).env == env
+
+
+def test_every_variable_is_read() -> None:
+    """Each setting that has a variable takes its value from it."""
+    settings = Settings.from_env(
+        "shop",
+        {
+            "HOST": "0.0.0.0",  # noqa: S104 - what an operator of a container sets
+            "PORT": "8080",
+            "DATABASE_URL": "postgresql://shop:pw@db/shop",
+            "DATABASE_OWNER_URL": "postgresql://owner:pw@db/shop",
+            "DATABASE_PREPARED_STATEMENTS": "off",
+            "WATCHKEEPER_STATE_DIR": "/var/lib/shop",
+            "METRICS_TOKEN": "hush",
+            "RETENTION_TIMEZONE": "Africa/Kigali",
+            "WATCHKEEPER_RETENTION": "off",
+            "WATCHKEEPER_REQUEST_LINES": "no",
+            "WATCHKEEPER_PROBE_LINES": "TRUE",
+            "WATCHKEEPER_METRICS": "0",
+            "WATCHKEEPER_HEALTH": "false",
+            "WATCHKEEPER_SHUTDOWN_DELAY": "2.5",
+            "WATCHKEEPER_SHUTDOWN_GRACE": "7",
+            "LOG_LEVEL": "debug",
+        },
+    )
+    assert (settings.host, settings.port, settings.log_level) == ("0.0.0.0", 8080, "debug")  # noqa: S104 - as above
+    assert settings.database_url == Secret("postgresql://shop:pw@db/shop")
+    assert settings.database_owner_url == Secret("postgresql://owner:pw@db/shop")
+    assert settings.metrics_token == Secret("hush")
+    assert settings.service_dir == Path("/var/lib/shop/shop")
+    assert settings.retention_timezone == "Africa/Kigali"
+    switches = (settings.retention, settings.request_lines, settings.metrics, settings.health)
+    assert switches == (False, False, False, False)
+    assert settings.prepared_statements is False
+    assert settings.probe_lines is True
+    assert settings.shutdown_delay == timedelta(seconds=2.5)
+    assert settings.shutdown_grace == timedelta(seconds=7)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"PORT": "http"}, r"PORT takes a port number from 0 to 65535"),
+        ({"PORT": "70000"}, r"PORT takes a port number from 0 to 65535"),
+        ({"PORT": "٣"}, r"PORT takes a port number"),
+        ({"WATCHKEEPER_RETENTION": "maybe"}, r"WATCHKEEPER_RETENTION takes on or off"),
+        ({"WATCHKEEPER_SHUTDOWN_GRACE": "soon"}, r"WATCHKEEPER_SHUTDOWN_GRACE takes a number of seconds"),
+        ({"WATCHKEEPER_SHUTDOWN_GRACE": "1e300"}, r"WATCHKEEPER_SHUTDOWN_GRACE takes a number of seconds"),
+        ({"WATCHKEEPER_SHUTDOWN_DELAY": "-1"}, r"WATCHKEEPER_SHUTDOWN_DELAY may not be negative"),
+        ({"RETENTION_TIMEZONE": "Africa/Kigalli"}, r"Did you mean Africa/Kigali\?"),
+        ({"RETENTION_TIMEZONE": "3 AM"}, r"RETENTION_TIMEZONE takes an IANA time zone name"),
+        ({"DATABASE_OWNER_URL": "postgresql://o@db/x"}, r"DATABASE_OWNER_URL is set without DATABASE_URL"),
+    ],
+)
+def test_an_unusable_value_is_named_with_its_fix(environ: dict[str, str], message: str) -> None:
+    """An unusable variable is an error that names it, and never its value's secrets."""
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.from_env("shop", environ)
+
+
+@pytest.mark.parametrize("name", ["", "Shop", "-shop", "a b", "x" * 64, "shop\n"])
+def test_a_service_name_is_safe_as_a_folder(name: str) -> None:
+    """The service's name becomes a folder, a role and a label, so it is a plain one."""
+    with pytest.raises(ConfigurationError, match=r"The service name .* is not usable"):
+        Settings(service=name)
+
+
+@pytest.mark.parametrize(
+    ("user", "environ", "folder"),
+    [
+        (1000, {"HOME": "/home/x"}, "/home/x/.local/state/watchkeeper"),
+        (1000, {"HOME": "/home/x", "XDG_STATE_HOME": "relative"}, "/home/x/.local/state/watchkeeper"),
+        (1000, {"HOME": "/home/x", "XDG_STATE_HOME": "/var/state"}, "/var/state/watchkeeper"),
+        (0, {"HOME": "/root"}, "/var/lib/watchkeeper"),
+        (0, {"HOME": "/root", "XDG_STATE_HOME": "/var/state"}, "/var/state/watchkeeper"),
+    ],
+)
+def test_state_lies_where_its_user_can_reach_it(
+    monkeypatch: pytest.MonkeyPatch, user: int, environ: dict[str, str], folder: str
+) -> None:
+    """State is per user as XDG says; root's lies outside of root's home, where PostgreSQL's account gets."""
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    assert default_state_dir(environ) == Path(folder)
+
+
+@given(st.text(min_size=1))
+def test_a_secret_never_shows(value: str) -> None:
+    """Whatever a secret holds, printing it gives the same mask."""
+    secret = Secret(value)
+    assert f"{secret} {secret!r}" == "Secret('***') Secret('***')"
+    assert secret.matches(value)
+    assert not secret.matches(value + "x")
+    assert hash(secret) == hash(Secret(value))
+
+
+def test_a_secret_matches_bytes_and_other_secrets() -> None:
+    """A secret compares with what arrives on the wire, and with nothing that is no secret."""
+    assert Secret("hush").matches(b"hush")
+    assert Secret("hush") == Secret("hush")
+    assert Secret("hush") != "hush"
+
+
+def test_a_secret_is_not_pickled() -> None:
+    """Pickling would write the value where nobody masks it."""
+    with pytest.raises(TypeError, match="A Secret is not pickled"):
+        pickle.dumps(Secret("hush"))
+
+
+def test_an_empty_secret_is_refused() -> None:
+    """An empty token would let everybody in."""
+    with pytest.raises(ConfigurationError, match="A secret is empty"):
+        Secret("")
