@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve() -> int:
     from realestate.app import build, create_app  # noqa: PLC0415 - `--help` needs no web framework
     from realestate.made_secrets import complete_secrets  # noqa: PLC0415 - the same
-    from watchkeeper.serve import serve  # noqa: PLC0415 - the same
+    from watchkeeper.server import serve  # noqa: PLC0415 - the same
 
     environ, told = complete_secrets(os.environ, Settings.from_env(SERVICE).service_dir)
     if told:
