@@ -2,6 +2,38 @@
 
 from __future__ import annotations
 
+from watchkeeper.retention._ledger import (
+    ACTION,
+    ACTOR,
+    LEASE,
+    RETRY_WAITS,
+    Claim,
+    Ledger,
+    RunInterruptedError,
+    RunLostError,
+)
+from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy
+from watchkeeper.retention._retention import Calendar, Retention
+from watchkeeper.retention._run import RunResult, run
+from watchkeeper.retention._status import LastRun, PolicyStatus
 
-__all__ = ["Policy"]
+__all__ = [
+    "ACTION",
+    "ACTOR",
+    "LEASE",
+    "RETRY_WAITS",
+    "Calendar",
+    "Claim",
+    "LastRun",
+    "Ledger",
+    "Plan",
+    "Policy",
+    "PolicyStatus",
+    "Retention",
+    "RunInterruptedError",
+    "RunLostError",
+    "RunResult",
+    "plan",
+    "run",
+]

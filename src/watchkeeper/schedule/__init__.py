@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from watchkeeper.schedule._schedule import Schedule
+from watchkeeper.schedule._scheduler import GRACE, POLL, Scheduler
 
-__all__ = ["Schedule"]
+__all__ = ["GRACE", "POLL", "Schedule", "Scheduler"]

@@ -7,3 +7,10 @@ GRANT SELECT ON watchkeeper_migrations TO {service};
 -- Not id and not created_at: an entry cannot be dated back.
 GRANT SELECT ON audit_log TO {service};
 GRANT INSERT (actor_type, actor_id, action, entity, entity_id, payload) ON audit_log TO {service};
+
+-- Not since, not a run's horizon, and no DELETE: what the ledger says of the past stays.
+REVOKE ALL ON retention_policies, retention_runs FROM {service};
+GRANT SELECT ON retention_policies, retention_runs TO {service};
+GRANT INSERT (table_name, age_column, keep), UPDATE (age_column, keep, declared_at) ON retention_policies TO {service};
+GRANT INSERT (table_name, trigger, due_at, attempt, lease_until, horizon) ON retention_runs TO {service};
+GRANT UPDATE (epoch, lease_until, state, rows_deleted, finished_at, error, audit_id) ON retention_runs TO {service};

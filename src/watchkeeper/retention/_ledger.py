@@ -1,0 +1,336 @@
+"""The ledger of runs: who may run what, what each run deleted, and the audit entry that closes it.
+
+Nothing of this is kept in a process. A run is a row; of all replicas one gets to insert it. It stays open
+under a lease that each of its transactions renews, and is closed together with its audit entry, by its owner
+or, once the lease has lapsed, by whoever finds it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import psycopg
+from psycopg.rows import class_row, dict_row
+
+from watchkeeper.audit import append
+from watchkeeper.exceptions import AuditError, RetentionError
+from watchkeeper.retention._query import QUERIES, fetch_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg import AsyncConnection
+
+    from watchkeeper.database import Database
+    from watchkeeper.retention._policy import Policy
+
+Trigger = Literal["schedule", "manual"]
+State = Literal["completed", "failed", "refused", "stopped"]
+
+ACTION: Final = "retention.prune"
+ACTOR: Final = "retention-job"
+
+LEASE: Final = timedelta(seconds=60)
+"""How long a run that gives no sign of life is taken for alive."""
+
+RETRY_WAITS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=25))
+"""How long after a failed attempt the next one starts; after the last one the run waits for its next due."""
+
+
+class RunLostError(RetentionError):
+    """The run was closed by somebody else, because its lease had lapsed."""
+
+
+class RunInterruptedError(RetentionError):
+    """The process that ran it went away in the middle."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A run that is ours.
+
+    Args:
+        id: Its number in the ledger.
+        table_name: The policy's name.
+        epoch: Ours, as long as the ledger says the same.
+        trigger: The schedule, or an operator.
+        due_at: When it was due.
+        attempt: Its place among the attempts at this due.
+        horizon: Rows older than this go; one instant for the whole run.
+        started_at: When it was claimed.
+        rows_deleted: How many had gone when the ledger was read.
+    """
+
+    id: int
+    table_name: str
+    epoch: int
+    trigger: Trigger
+    due_at: datetime
+    attempt: int
+    horizon: datetime
+    started_at: datetime
+    rows_deleted: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Closed:
+    """What a closed run came to.
+
+    Args:
+        deleted: How many rows went.
+        duration: From its claim to its end.
+        audit_id: Its audit entry.
+    """
+
+    deleted: int
+    duration: timedelta
+    audit_id: int
+
+
+class Ledger:
+    """Claims runs, counts what they delete, and closes them.
+
+    Args:
+        database: Where the ledger is.
+        actor_id: Who acts, in the audit entries.
+        lease: How long a run without a sign of life is left alone.
+    """
+
+    def __init__(self, database: Database, *, actor_id: str = ACTOR, lease: timedelta = LEASE) -> None:
+        self._database = database
+        self._actor_id = actor_id
+        self._lease = lease
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a run without a sign of life is left alone."""
+        return self._lease
+
+    async def now(self) -> datetime:
+        """Read the database's clock."""
+        async with self._database.connection() as conn:
+            (now,) = await fetch_row(conn, QUERIES["clock"])
+        return cast("datetime", now)
+
+    async def register(self, policies: Iterable[Policy]) -> None:
+        """Note the declared policies; from the first time on, their dues count."""
+        async with self._database.transaction() as conn:
+            # In one order, so that replicas that start together wait for each other and not in a circle.
+            for policy in sorted(policies, key=lambda policy: policy.name):
+                await conn.execute(
+                    QUERIES["register"],
+                    {"table": policy.name, "age_column": policy.age_column, "keep": policy.keep},
+                )
+
+    async def claim_due(self, policy: Policy, due_at: datetime) -> Claim | None:
+        """Claim the run of a due, unless it was done, is being done, or has to wait for its next attempt.
+
+        Args:
+            policy: A registered one.
+            due_at: The last due of the schedule.
+
+        Raises:
+            RetentionError: Its audit entry could not be written; nothing was claimed.
+        """
+        async with self._database.transaction() as conn:
+            async with conn.cursor(row_factory=dict_row) as cursor:
+                await cursor.execute(QUERIES["attempts"], {"table": policy.name, "due_at": due_at})
+                attempt = _next_attempt(await cursor.fetchall(), due_at)
+            if attempt is None:
+                return None
+            return await self._claim(conn, policy, "schedule", due_at, attempt)
+
+    async def claim_now(self, policy: Policy) -> Claim:
+        """Claim a run that an operator asks for.
+
+        Args:
+            policy: A registered one.
+
+        Raises:
+            RetentionError: The table is being pruned already, or the audit entry could not be written.
+        """
+        async with self._database.transaction() as conn:
+            claim = await self._claim(conn, policy, "manual", None, 1)
+            if claim is None:
+                row = await (await conn.execute(QUERIES["open_run"], {"table": policy.name})).fetchone()
+                raise RetentionError(
+                    f"{policy.name} is being pruned already"
+                    + (f" (run {row[0]}, since {row[1]:%H:%M:%S %Z}): wait for it to end." if row else ".")
+                )
+            return claim
+
+    async def _claim(
+        self,
+        conn: AsyncConnection[Any],
+        policy: Policy,
+        trigger: Trigger,
+        due_at: datetime | None,
+        attempt: int,
+    ) -> Claim | None:
+        async with conn.cursor(row_factory=class_row(Claim)) as cursor:
+            await cursor.execute(
+                QUERIES["claim"],
+                {
+                    "table": policy.name,
+                    "trigger": trigger,
+                    "due_at": due_at,
+                    "attempt": attempt,
+                    "lease": self._lease,
+                    "keep_seconds": policy.keep.total_seconds(),
+                },
+            )
+            claim = await cursor.fetchone()
+        if claim is not None:
+            await self._try_audit_entry(conn, claim)
+        return claim
+
+    async def _try_audit_entry(self, conn: AsyncConnection[Any], claim: Claim) -> None:
+        """Write the run's audit entry and take it back: a run that could not be audited does not start."""
+        try:
+            async with conn.transaction(force_rollback=True):
+                await self._append(conn, claim, {"deleted": 0, "run": claim.id})
+        except (psycopg.Error, AuditError) as error:
+            if conn.broken:
+                raise
+            raise RetentionError(
+                f"{claim.table_name} is not pruned, because its audit entry cannot be written: {error}"
+            ) from error
+
+    async def lock(self, conn: AsyncConnection[Any], claim: Claim) -> None:
+        """Lock the run, as the first thing in a transaction that deletes.
+
+        Raises:
+            RunLostError: It is not ours any more.
+        """
+        row = await (await conn.execute(QUERIES["lock"], _key(claim))).fetchone()
+        if row is None:
+            raise _lost(claim)
+
+    async def move(self, conn: AsyncConnection[Any], claim: Claim, deleted: int) -> int:
+        """Count what this transaction deleted, and renew the lease.
+
+        Returns:
+            How many rows the run has deleted so far.
+
+        Raises:
+            RunLostError: It is not ours any more; the transaction must not commit.
+        """
+        parameters = {**_key(claim), "deleted": deleted, "lease": self._lease}
+        row = await (await conn.execute(QUERIES["move"], parameters)).fetchone()
+        if row is None:
+            raise _lost(claim)
+        return int(row[0])
+
+    async def renew(self, claim: Claim) -> None:
+        """Give a sign of life while nothing is deleted.
+
+        Raises:
+            RunLostError: The run is not ours any more.
+        """
+        async with self._database.transaction() as conn:
+            await self.move(conn, claim, 0)
+
+    async def close(self, claim: Claim, state: State, error: BaseException | None = None) -> Closed:
+        """Close our run and write its audit entry, in one transaction.
+
+        Raises:
+            RunLostError: It is not ours any more.
+        """
+        closed = await self._close(claim, state, error, lapsed=False)
+        if closed is None:
+            raise _lost(claim)
+        return closed
+
+    async def lapsed(self) -> list[Claim]:
+        """List the open runs whose lease has lapsed."""
+        async with (
+            self._database.connection() as conn,
+            conn.cursor(row_factory=class_row(Claim)) as cursor,
+        ):
+            await cursor.execute(QUERIES["lapsed"])
+            return await cursor.fetchall()
+
+    async def close_lapsed(self, claim: Claim, error: RunInterruptedError) -> Closed | None:
+        """Close a run whose process went away; None if somebody else did, or it showed a sign of life."""
+        return await self._close(claim, "failed", error, lapsed=True)
+
+    async def _close(
+        self, claim: Claim, state: State, error: BaseException | None, *, lapsed: bool
+    ) -> Closed | None:
+        described = None if error is None else {"type": type(error).__name__, "message": _one_line(error)}
+        async with self._database.transaction() as conn:
+            locked = await conn.execute(QUERIES["lock_to_close"], {**_key(claim), "lapsed": lapsed})
+            row = await locked.fetchone()
+            if row is None:
+                return None
+            deleted, duration = row
+            payload = {
+                "deleted": deleted,
+                "run": claim.id,
+                "status": state,
+                "trigger": claim.trigger,
+                "due": claim.due_at,
+                "attempt": claim.attempt,
+                "horizon": claim.horizon,
+                "duration_ms": round(duration / timedelta(milliseconds=1)),
+                **({"error": described} if described else {}),
+            }
+            audit_id = await self._append(conn, claim, payload)
+            await conn.execute(
+                QUERIES["close"],
+                {
+                    "run": claim.id,
+                    "state": state,
+                    "error": json.dumps(described) if described else None,
+                    "audit_id": audit_id,
+                },
+            )
+        return Closed(deleted=deleted, duration=duration, audit_id=audit_id)
+
+    async def _append(self, conn: AsyncConnection[Any], claim: Claim, payload: dict[str, object]) -> int:
+        return await append(
+            conn,
+            actor_type="system",
+            actor_id=self._actor_id,
+            action=ACTION,
+            entity=claim.table_name,
+            payload=payload,
+        )
+
+
+def _next_attempt(rows: list[dict[str, Any]], due_at: datetime) -> int | None:
+    """Return the number of the attempt that may start now, None if none may.
+
+    A run that was stopped in order goes on at once; one that failed is tried again after growing waits.
+    """
+    if not rows or due_at <= rows[0]["since"] or any(row["due_at"] not in {None, due_at} for row in rows):
+        return None  # never registered; due before it was declared; or a later due had its turn
+    tried = [row for row in rows if row["attempt"] is not None]
+    if not tried:
+        return 1
+    last = tried[-1]
+    if last["state"] == "stopped":
+        return int(last["attempt"]) + 1
+    failures = sum(row["state"] == "failed" for row in tried)
+    if last["state"] != "failed" or failures > len(RETRY_WAITS):
+        return None
+    waited = last["now"] - last["finished_at"] >= RETRY_WAITS[failures - 1]
+    return int(last["attempt"]) + 1 if waited else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _key(claim: Claim) -> dict[str, object]:
+    return {"run": claim.id, "epoch": claim.epoch}
+
+
+def _lost(claim: Claim) -> RunLostError:
+    return RunLostError(
+        f"Run {claim.id} on {claim.table_name} was closed by another process, because it gave no sign of life"
+        " for the time of its lease: it stops here."
+    )

@@ -1,0 +1,96 @@
+"""What a run would delete, by the predicate that it deletes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from psycopg import errors
+
+from watchkeeper.retention._query import QUERIES, fetch_row
+from watchkeeper.retention._target import Target, find_target
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from psycopg import AsyncConnection
+
+    from watchkeeper.retention._policy import Policy
+
+COUNT_TIMEOUT_MS: Final = 5000
+"""Longest time to count; a table that takes longer is estimated."""
+
+_LOCK_TIMEOUT_MS: Final = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run would do now.
+
+    Args:
+        policy: What was declared.
+        horizon: Rows older than this would go.
+        rows: How many.
+        exact: Whether `rows` was counted; otherwise the planner estimates it.
+        oldest: Age of the oldest of them; None without one, or where nothing was counted.
+        table_rows: About how many rows the table has, as it was last analysed.
+        strategy: How the rows would be found: by the index of their age, or by their place.
+        problem: Why nothing would go at all; None if nothing stands in the way.
+    """
+
+    policy: Policy
+    horizon: datetime
+    rows: int = 0
+    exact: bool = True
+    oldest: datetime | None = None
+    table_rows: int = 0
+    strategy: Literal["age", "place"] = "age"
+    problem: str | None = None
+
+
+async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Plan:
+    """Find out what a run would delete; nothing is changed.
+
+    Args:
+        conn: The connection of a transaction of its own.
+        policy: What was declared.
+        now: The database's time.
+
+    Raises:
+        PolicyRefusedError: The policy may not be carried out.
+        RetentionError: The table or its age column does not exist.
+    """
+    await conn.execute(
+        QUERIES["limits"], {"statement_ms": str(COUNT_TIMEOUT_MS), "lock_ms": str(_LOCK_TIMEOUT_MS)}
+    )
+    target = await find_target(conn, policy)
+    horizon = now - policy.keep
+    counted = await _count(conn, target, horizon)
+    rows, oldest = counted if counted is not None else (await _estimate(conn, target, horizon), None)
+    (total,) = await fetch_row(conn, QUERIES["totals"], {"oid": target.oid})
+    return Plan(
+        policy=policy,
+        horizon=horizon,
+        rows=rows,
+        exact=counted is not None,
+        oldest=oldest,
+        # Statistics lag behind; there are at least as many rows as were just counted.
+        table_rows=max(total, rows),
+        strategy="age" if target.indexed else "place",
+    )
+
+
+async def _count(
+    conn: AsyncConnection[Any], target: Target, horizon: datetime
+) -> tuple[int, datetime | None] | None:
+    try:
+        async with conn.transaction():
+            rows, oldest = await fetch_row(conn, target.fill(QUERIES["count_eligible"]), {"horizon": horizon})
+    except errors.QueryCanceled:
+        return None
+    return rows, oldest
+
+
+async def _estimate(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> int:
+    (explained,) = await fetch_row(conn, target.fill(QUERIES["eligible_rows"]), {"horizon": horizon})
+    return int(explained[0]["Plan"]["Plan Rows"])

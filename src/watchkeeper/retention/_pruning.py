@@ -1,0 +1,207 @@
+"""The deleting of one run: bounded transactions, passes that come back for locked rows, and pauses.
+
+Each transaction locks the run's row in the ledger, deletes in its second statement and moves the ledger's
+count, so that no row is gone that the ledger does not know of, and nobody deletes whose run was closed by
+another. It takes about `TRANSACTION_TARGET`; the number of rows adapts to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from psycopg import errors
+
+from watchkeeper.exceptions import DatabaseUnavailableError, RetentionError
+from watchkeeper.retention._query import QUERIES
+from watchkeeper.retention._sweep import BlockSpan, Span, Swept, sweep, whole
+from watchkeeper.retention._target import Target, find_target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from psycopg import AsyncConnection
+
+    from watchkeeper.database import Database
+    from watchkeeper.retention._ledger import Claim, Ledger
+    from watchkeeper.retention._policy import Policy
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+TRANSACTION_TARGET: Final = timedelta(milliseconds=50)
+STATEMENT_TIMEOUT: Final = timedelta(seconds=5)
+LOCK_TIMEOUT: Final = timedelta(seconds=1)
+
+PASS_WAITS: Final = tuple(timedelta(seconds=seconds) for seconds in (0, 0.2, 1, 5))
+"""How long each pass waits first, for those who have locked what the one before could not have."""
+
+PAUSES: Final = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.5, 1, 2, 4, 8))
+"""How long a run waits after each failure that may pass; has it not passed by then, the run has failed."""
+
+_FIRST_SIZE: Final = 1000
+_SMALLEST_SIZE: Final = 100
+_LARGEST_SIZE: Final = 50_000
+# Sweeps in a row that hold rows and delete none of them, until a trigger is taken for the reason.
+_VAIN_SWEEPS: Final = 3
+_PASSING: Final = (
+    DatabaseUnavailableError,
+    errors.QueryCanceled,
+    errors.LockNotAvailable,
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+)
+
+
+class StopRequestedError(RetentionError):
+    """The run was asked to stop, and did so between two transactions."""
+
+
+class Pruning:
+    """Deletes what one claimed run is to delete.
+
+    Args:
+        database: Where the table is.
+        ledger: Where the run is counted.
+        policy: What was declared.
+        claim: The run.
+        stopping: Set by whoever wants the run to stop.
+        on_rows: Called with the number of rows after each transaction that deleted some.
+    """
+
+    def __init__(  # noqa: PLR0913 - one of each part that takes part
+        self,
+        database: Database,
+        ledger: Ledger,
+        policy: Policy,
+        claim: Claim,
+        *,
+        stopping: asyncio.Event,
+        on_rows: Callable[[int], None],
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._policy = policy
+        self._claim = claim
+        self._stopping = stopping
+        self._on_rows = on_rows
+        self._size = _FIRST_SIZE
+        self._vain = 0
+        self._renewed_at = time.monotonic()
+        self.deleted = 0
+
+    async def run(self) -> None:
+        """Delete everything that is eligible.
+
+        Raises:
+            PolicyRefusedError: The policy may not be carried out.
+            StopRequestedError: Somebody wanted it to stop.
+            RetentionError: It cannot go on; what was deleted so far is in the ledger.
+            DatabaseUnavailableError: The database has been away for too long.
+        """
+        target = await self._patiently(self._find)
+        spans = [await self._patiently(self._whole, target)]
+        left = 0
+        for wait in PASS_WAITS:
+            await self._pause(wait)
+            spans, left = await self._pass(target, spans)
+            if not spans:
+                return
+        if left:
+            raise RetentionError(
+                f"{left} rows of {target.name} that are due are locked by other transactions: end these (see"
+                " pg_stat_activity); the next run takes the rows."
+            )
+
+    async def _find(self) -> Target:
+        async with self._transaction() as conn:
+            return await find_target(conn, self._policy)
+
+    async def _whole(self, target: Target) -> Span:
+        async with self._transaction() as conn:
+            return await whole(conn, target)
+
+    async def _pass(self, target: Target, spans: list[Span]) -> tuple[list[Span], int]:
+        """Go over the spans once; return what the next pass has to go over, and how many rows were left."""
+        again: list[Span] = []
+        seen = left = 0
+        for span in spans:
+            rest: Span | None = span
+            while rest is not None:
+                swept = await self._patiently(self._sweep, target, rest)
+                seen += swept.seen
+                if swept.seen > swept.deleted:
+                    left += swept.seen - swept.deleted
+                    again.append(swept.covered)
+                rest = swept.rest
+        if seen and isinstance(spans[0], BlockSpan):
+            # An old row that was updated meanwhile has moved, perhaps to where the pass had been already.
+            again = [await self._patiently(self._whole, target)]
+        return again, left
+
+    async def _sweep(self, target: Target, span: Span) -> Swept:
+        began = time.monotonic()
+        async with self._transaction() as conn:
+            await self._ledger.lock(conn, self._claim)
+            swept = await sweep(conn, target, self._claim.horizon, span, self._size)
+            await self._ledger.move(conn, self._claim, swept.deleted)
+        self._renewed_at = time.monotonic()
+        self._adapt(timedelta(seconds=self._renewed_at - began))
+        self.deleted += swept.deleted
+        if swept.deleted:
+            self._on_rows(swept.deleted)
+        self._watch_for_triggers(target, swept)
+        return swept
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection[Any]]:
+        if self._stopping.is_set():
+            raise StopRequestedError(
+                f"The run on {self._policy.name} was asked to stop: the next one goes on where it ended."
+            )
+        async with self._database.transaction() as conn:
+            await conn.execute(
+                QUERIES["limits"],
+                {"statement_ms": _milliseconds(STATEMENT_TIMEOUT), "lock_ms": _milliseconds(LOCK_TIMEOUT)},
+            )
+            yield conn
+
+    async def _patiently(
+        self, attempt: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Try a transaction until it succeeds; what may pass by itself is waited for, with growing pauses."""
+        for pause in PAUSES:
+            try:
+                return await attempt(*args, **kwargs)
+            except _PASSING:
+                self._size = max(self._size // 4, _SMALLEST_SIZE)
+            await self._pause(pause)
+        return await attempt(*args, **kwargs)
+
+    async def _pause(self, pause: timedelta) -> None:
+        """Wait, unless somebody wants the run to stop; the lease is kept meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause.total_seconds())
+        if time.monotonic() - self._renewed_at > self._ledger.lease.total_seconds() / 3:
+            with suppress(*_PASSING):
+                await self._ledger.renew(self._claim)
+                self._renewed_at = time.monotonic()
+
+    def _adapt(self, took: timedelta) -> None:
+        factor = min(max(TRANSACTION_TARGET / max(took, timedelta(milliseconds=1)), 0.5), 2.0)
+        self._size = min(max(int(self._size * factor), _SMALLEST_SIZE), _LARGEST_SIZE)
+
+    def _watch_for_triggers(self, target: Target, swept: Swept) -> None:
+        self._vain = self._vain + 1 if swept.held and not swept.deleted else 0
+        if self._vain >= _VAIN_SWEEPS:
+            raise RetentionError(
+                f"Rows of {target.name} that are due stay although nobody has locked them: a BEFORE DELETE"
+                " trigger keeps them. Change the trigger, or the policy."
+            )
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return str(round(duration / timedelta(milliseconds=1)))

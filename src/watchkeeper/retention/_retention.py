@@ -1,0 +1,303 @@
+"""Retention of one service: its policies carried out when they are due, once over all replicas.
+
+Purpose: rows that are older than their policy keeps them go, a bounded number at a time, and each run leaves
+an entry in the audit log.
+
+Lines:
+    `{type: "job", name: "retention", status: "scheduled", due}` when the policies were registered, and when a
+    run was stopped with its process (it goes on elsewhere); `started`, then `completed` or `failed` (level
+    error, with `error`) around all that was due.
+    `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
+    it failed or was refused.
+
+Metrics: `retention_runs_total{table,status}`, `retention_rows_deleted_total{table}`,
+`retention_run_duration_seconds{table}`; from the ledger: `retention_last_success_timestamp_seconds{table}`,
+`retention_policy_since_timestamp_seconds{table}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import psycopg
+
+from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError, WatchkeeperError
+from watchkeeper.retention._ledger import ACTOR, LEASE, RETRY_WAITS, Claim, Ledger, RunInterruptedError
+from watchkeeper.retention._metrics import RetentionMetrics
+from watchkeeper.retention._plan import Plan, plan
+from watchkeeper.retention._policy import Policy, check_policies
+from watchkeeper.retention._report import JobLines
+from watchkeeper.retention._run import RunResult, run
+from watchkeeper.retention._status import PolicyStatus, read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import datetime, timedelta
+
+    from watchkeeper.database import Database
+    from watchkeeper.logs import Logging
+    from watchkeeper.metrics import Registry
+
+    Progress = Callable[[str, int], None]
+    """Called with the policy's name and the number of rows, after each transaction that deleted some."""
+
+
+class Calendar(Protocol):
+    """What is due when; `watchkeeper.schedule.Schedule` is one."""
+
+    def due_before(self, now: datetime) -> datetime:
+        """Return the last due not later than `now`."""
+
+    def due_after(self, now: datetime) -> datetime:
+        """Return the first due later than `now`."""
+
+
+class Retention:
+    """Carries the policies of a service out.
+
+    Args:
+        database: Where the tables and the ledger are.
+        policies: What is kept how long; at most one a table.
+        schedule: When the runs are due.
+        registry: Where the metrics are declared.
+        logging: Where the lines go.
+        job: Name of the job in its lines.
+        actor_id: Who acts, in the audit entries.
+        lease: How long a run without a sign of life is left alone, before somebody closes it.
+
+    Raises:
+        PolicyRefusedError: Two policies are on one table.
+    """
+
+    def __init__(  # noqa: PLR0913 - it joins the parts
+        self,
+        database: Database,
+        policies: Iterable[Policy],
+        *,
+        schedule: Calendar,
+        registry: Registry,
+        logging: Logging,
+        job: str = "retention",
+        actor_id: str = ACTOR,
+        lease: timedelta = LEASE,
+    ) -> None:
+        self._database = database
+        self._policies = check_policies(policies)
+        self._schedule = schedule
+        self._ledger = Ledger(database, actor_id=actor_id, lease=lease)
+        self._metrics = RetentionMetrics(registry, [policy.name for policy in self._policies])
+        self._lines = JobLines(logging, job)
+        self._stopping = asyncio.Event()
+        self._registered = False
+        # Tables whose run could not even be claimed: how often in a row, and when to try again.
+        self._held_up: dict[str, tuple[int, float]] = {}
+        self._unclosable: set[int] = set()
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """What is kept how long."""
+        return self._policies
+
+    @property
+    def lines(self) -> JobLines:
+        """Where the job's lines are written."""
+        return self._lines
+
+    def next_due(self, now: datetime) -> datetime:
+        """Return when the next run is due after `now`."""
+        return self._schedule.due_after(now)
+
+    def interrupt(self) -> None:
+        """Stop what runs at its next transaction's end, close it, and start nothing more."""
+        self._stopping.set()
+
+    async def register(self) -> None:
+        """Note the policies in the database: from the first time on, their dues count.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        await self._ledger.register(self._policies)
+        self._registered = True
+        self._lines.scheduled(self._schedule.due_after(await self._ledger.now()))
+
+    async def tick(self) -> list[RunResult]:
+        """Close what others left open, then run what is due and not yet done by anybody.
+
+        Returns:
+            What was run or closed here; most of the time nothing.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached; the next tick goes on.
+        """
+        if not self._registered:
+            await self.register()
+        results: list[RunResult] = []
+        try:
+            await self._close_lapsed(results)
+            due = self._schedule.due_before(await self._ledger.now())
+            for policy in self._policies:
+                if not self._stopping.is_set():
+                    await self._run_if_due(policy, due, results)
+        finally:
+            self._lines.finished(results)
+        return results
+
+    async def run_now(
+        self, tables: Iterable[str] | None = None, progress: Progress | None = None
+    ) -> list[RunResult]:
+        """Run policies because an operator wants it, due or not.
+
+        Args:
+            tables: Names of the policies; default all.
+            progress: Told of rows as they go.
+
+        Raises:
+            ConfigurationError: There is no such policy.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        chosen = self._choose(tables)
+        await self._ledger.register(self._policies)
+        results: list[RunResult] = []
+        try:
+            await self._close_lapsed(results)
+            results.clear()  # what others left open is closed and told of, and not the operator's run
+            for policy in chosen:
+                try:
+                    claim = await self._ledger.claim_now(policy)
+                except DatabaseUnavailableError:
+                    raise
+                except (WatchkeeperError, psycopg.Error) as error:
+                    self._note(RunResult(table=policy.name, status="failed", error=error), results)
+                else:
+                    await self._run(policy, claim, results, progress)
+        finally:
+            self._lines.finished(results)
+        return results
+
+    async def plan(self, tables: Iterable[str] | None = None) -> list[Plan]:
+        """Find out what runs would delete now; nothing is changed.
+
+        Args:
+            tables: Names of the policies; default all.
+
+        Raises:
+            ConfigurationError: There is no such policy.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        chosen = self._choose(tables)
+        now = await self._ledger.now()
+        plans = []
+        for policy in chosen:
+            try:
+                async with self._database.transaction() as conn:
+                    plans.append(await plan(conn, policy, now))
+            except DatabaseUnavailableError:
+                raise
+            except (WatchkeeperError, psycopg.Error) as error:
+                plans.append(Plan(policy=policy, horizon=now - policy.keep, problem=str(error)))
+        return plans
+
+    async def status(self, tables: Iterable[str] | None = None) -> list[PolicyStatus]:
+        """Read how the policies stand.
+
+        Args:
+            tables: Names of the policies; default all.
+
+        Raises:
+            ConfigurationError: There is no such policy.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        chosen = self._choose(tables)
+        next_due = self._schedule.due_after(await self._ledger.now())
+        async with self._database.connection() as conn:
+            return await read_status(conn, chosen, next_due)
+
+    async def refresh_metrics(self) -> None:
+        """Read from the ledger what any process of the service did.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached; the metrics stay as they are.
+        """
+        for status in await self.status():
+            if status.since is not None:
+                self._metrics.show(status.policy.name, status.since, status.last_success)
+
+    def _choose(self, tables: Iterable[str] | None) -> list[Policy]:
+        if tables is None:
+            return list(self._policies)
+        known = {policy.name: policy for policy in self._policies}
+        chosen = dict.fromkeys(tables)
+        for table in chosen:
+            if table not in known:
+                near = difflib.get_close_matches(table, known, n=1)
+                hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
+                raise ConfigurationError(f"There is no policy on {table}. {hint}")
+        return [known[table] for table in chosen]
+
+    async def _run_if_due(self, policy: Policy, due: datetime, results: list[RunResult]) -> None:
+        failures, not_before = self._held_up.get(policy.name, (0, 0.0))
+        if time.monotonic() < not_before:
+            return
+        try:
+            claim = await self._ledger.claim_due(policy, due)
+        except DatabaseUnavailableError:
+            raise
+        except (WatchkeeperError, psycopg.Error) as error:
+            wait = RETRY_WAITS[min(failures, len(RETRY_WAITS) - 1)].total_seconds()
+            self._held_up[policy.name] = (failures + 1, time.monotonic() + wait)
+            self._note(RunResult(table=policy.name, status="failed", error=error), results)
+            return
+        self._held_up.pop(policy.name, None)
+        if claim is not None:
+            await self._run(policy, claim, results, None)
+
+    async def _run(
+        self, policy: Policy, claim: Claim, results: list[RunResult], progress: Progress | None
+    ) -> None:
+        self._lines.started()
+
+        def on_rows(rows: int) -> None:
+            self._metrics.count_rows(policy.name, rows)
+            if progress is not None:
+                progress(policy.name, rows)
+
+        result = await run(
+            self._database, self._ledger, policy, claim, stopping=self._stopping, on_rows=on_rows
+        )
+        self._note(result, results)
+
+    async def _close_lapsed(self, results: list[RunResult]) -> None:
+        for claim in await self._ledger.lapsed():
+            error: Exception = RunInterruptedError(
+                f"interrupted: the process that ran it gave no sign of life (run {claim.id}, attempt"
+                f" {claim.attempt}); what it deleted is counted, and the rest is tried again"
+            )
+            deleted = claim.rows_deleted
+            try:
+                closed = await self._ledger.close_lapsed(claim, RunInterruptedError(str(error)))
+            except DatabaseUnavailableError:
+                raise
+            except (WatchkeeperError, psycopg.Error) as failure:
+                # Its table is not pruned until it can be closed; that is told once, not with each tick.
+                if claim.id in self._unclosable:
+                    continue
+                self._unclosable.add(claim.id)
+                error = failure
+            else:
+                if closed is None:
+                    continue
+                deleted = closed.deleted
+            result = RunResult(
+                table=claim.table_name, status="failed", deleted=deleted, run=claim.id, error=error
+            )
+            self._note(result, results)
+
+    def _note(self, result: RunResult, results: list[RunResult]) -> None:
+        results.append(result)
+        if not result.left_open:
+            self._metrics.count_run(result)
+        self._lines.ran(result)

@@ -1,0 +1,97 @@
+"""How each policy stands, as the ledger has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import dict_row
+
+from watchkeeper.retention._query import QUERIES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from psycopg import AsyncConnection
+
+    from watchkeeper.retention._policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LastRun:
+    """The last run of a policy, which may still be going on.
+
+    Args:
+        id: Its number in the ledger.
+        state: running, completed, failed, refused or stopped.
+        trigger: schedule or manual.
+        started_at: When it was claimed.
+        finished_at: When it was closed; None while it runs.
+        deleted: How many rows went, so far.
+        error: Why it did not complete.
+    """
+
+    id: int
+    state: str
+    trigger: str
+    started_at: datetime
+    finished_at: datetime | None
+    deleted: int
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyStatus:
+    """How a policy stands.
+
+    Args:
+        policy: What is declared now.
+        since: When it was first declared; None before the first start with it.
+        next_due: When its next run is due.
+        last_success: When a run last completed; None if none ever did.
+        last: The last run; None without one.
+    """
+
+    policy: Policy
+    since: datetime | None
+    next_due: datetime
+    last_success: datetime | None
+    last: LastRun | None
+
+
+async def read_status(
+    conn: AsyncConnection[Any], policies: Sequence[Policy], next_due: datetime
+) -> list[PolicyStatus]:
+    """Read how the policies stand, in the order that they are given in.
+
+    Args:
+        conn: Any connection.
+        policies: What is declared.
+        next_due: When the schedule is due next.
+    """
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(QUERIES["status"], {"tables": [policy.name for policy in policies]})
+        rows = {row["table_name"]: row for row in await cursor.fetchall()}
+    return [_status_of(policy, rows.get(policy.name, {}), next_due) for policy in policies]
+
+
+def _status_of(policy: Policy, row: dict[str, Any], next_due: datetime) -> PolicyStatus:
+    last = None
+    if row.get("run") is not None:
+        last = LastRun(
+            id=row["run"],
+            state=row["state"],
+            trigger=row["trigger"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            deleted=row["rows_deleted"],
+            error=row["error"],
+        )
+    return PolicyStatus(
+        policy=policy,
+        since=row.get("since"),
+        next_due=next_due,
+        last_success=row.get("last_success"),
+        last=last,
+    )

@@ -1,0 +1,112 @@
+"""The table that a policy means: found in the catalogue, and refused where a delete is not what it seems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, LiteralString
+
+from psycopg import sql
+
+from watchkeeper.exceptions import PolicyRefusedError, RetentionError
+from watchkeeper.retention._policy import PROTECTED_TABLES
+from watchkeeper.retention._query import QUERIES
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    from watchkeeper.retention._policy import Policy
+
+_AGE_TYPE: Final = "timestamp with time zone"
+
+_REFUSALS: Final = {
+    "protected": "{table} belongs to {detail}, which is never pruned (compliance): remove the policy.",
+    "kind": "{table} is {detail}: a policy takes a table.",
+    "cascade": "deleting from {table} also deletes from {detail}, uncounted: prune that table by a policy of"
+    " its own, and make its foreign key ON DELETE RESTRICT.",
+    "unindexed": "each row deleted from {table} would search all of {detail}: make an index on the columns of"
+    " that foreign key.",
+    "rule": "the rule {detail} on {table} changes what a DELETE does: drop it, or the policy.",
+    "schema": "the service may not look into the schema of {table}: GRANT USAGE ON SCHEMA {detail}.",
+    "privileges": "the service lacks {detail} on {table}: grant it, as the table's owner.",
+    "row security": "row-level security on {detail} hides rows from the service: let it bypass that, or drop"
+    " the policy.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A table that may be pruned.
+
+    Args:
+        name: The policy's name.
+        oid: The table's identity in the catalogue.
+        table: The table, with its schema, quoted.
+        age: The age column, quoted.
+        indexed: Whether an index leads with the age column.
+    """
+
+    name: str
+    oid: int
+    table: sql.Identifier
+    age: sql.Identifier
+    indexed: bool
+
+    @property
+    def eligible(self) -> sql.Composed:
+        """The one predicate of plan and delete; rows without an age are not older than anything."""
+        return sql.SQL("t.{} < %(horizon)s").format(self.age)
+
+    def fill(self, query: LiteralString) -> sql.Composed:
+        """Return a query about this table."""
+        return sql.SQL(query).format(table=self.table, age=self.age, eligible=self.eligible)
+
+
+async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
+    """Look the policy's table up, and at what stands in its way.
+
+    Args:
+        conn: Any connection.
+        policy: What was declared.
+
+    Raises:
+        PolicyRefusedError: It may not be pruned; the message says why and what mends it.
+        RetentionError: The table or its age column does not exist.
+    """
+    found = await conn.execute(QUERIES["find_table"], {"table": policy.table, "schema": policy.schema})
+    row = await found.fetchone()
+    if row is None:
+        raise RetentionError(
+            f"There is no table {policy.name} that the service can see: create it, or remove its policy."
+        )
+    oid, schema, table = row
+    parameters = {"oid": oid, "protected": list(PROTECTED_TABLES)}
+    obstacle = await (await conn.execute(QUERIES["obstacles"], parameters)).fetchone()
+    if obstacle is not None:
+        kind, detail = obstacle
+        reason = _REFUSALS[kind].format(table=policy.name, detail=detail)
+        raise PolicyRefusedError(f"{policy.name} is not pruned: {reason}")
+    return Target(
+        name=policy.name,
+        oid=oid,
+        table=sql.Identifier(schema, table),
+        age=sql.Identifier(policy.age_column),
+        indexed=await _is_indexed(conn, oid, policy),
+    )
+
+
+async def _is_indexed(conn: AsyncConnection[Any], oid: int, policy: Policy) -> bool:
+    parameters = {"oid": oid, "column": policy.age_column}
+    row = await (await conn.execute(QUERIES["find_age_column"], parameters)).fetchone()
+    if row is None:
+        raise RetentionError(
+            f"The table {policy.name} has no column {policy.age_column}: name the one that says how old a"
+            " row is."
+        )
+    kind, indexed = row
+    if kind != _AGE_TYPE:
+        # What a timestamp without a zone means depends on who wrote it: hours of rows, one way or the other.
+        raise PolicyRefusedError(
+            f"{policy.name} is not pruned: its column {policy.age_column} is a {kind}, and only a {_AGE_TYPE}"
+            " says how old a row is."
+        )
+    return bool(indexed)

@@ -1,0 +1,246 @@
+-- The ledger, what stands in a policy's way, the plan and the sweep. {table}, {age} and {eligible} are filled in
+-- by psycopg.sql; {eligible} is the one predicate of plan and delete.
+
+-- name: clock
+-- The database's clock, which is the only one that counts.
+SELECT clock_timestamp();
+
+-- name: register
+-- Note a declared policy; since when it is declared stays.
+INSERT INTO retention_policies AS p (table_name, age_column, keep)
+VALUES (%(table)s, %(age_column)s, %(keep)s)
+ON CONFLICT (table_name) DO UPDATE
+SET age_column = excluded.age_column, keep = excluded.keep, declared_at = now()
+WHERE (p.age_column, p.keep) IS DISTINCT FROM (excluded.age_column, excluded.keep);
+
+-- name: attempts
+-- What was tried for a due or a later one, the last attempt last; one row without an attempt if nothing was.
+SELECT p.since, r.due_at, r.attempt, r.state, r.finished_at, now() AS now
+FROM retention_policies p
+LEFT JOIN retention_runs r
+    ON r.table_name = p.table_name AND r.trigger = 'schedule' AND r.due_at >= %(due_at)s
+WHERE p.table_name = %(table)s
+ORDER BY r.due_at, r.attempt;
+
+-- name: claim
+-- Make the run ours; no row if somebody else has this attempt, or another run of the table is open.
+INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)
+VALUES (%(table)s, %(trigger)s, coalesce(%(due_at)s::timestamptz, now()), %(attempt)s,
+        now() + %(lease)s::interval, now() - make_interval(secs => %(keep_seconds)s))
+ON CONFLICT DO NOTHING
+RETURNING id, table_name, epoch, trigger, due_at, attempt, horizon, started_at, rows_deleted;
+
+-- name: lock
+-- The run, locked, while it is open and of our epoch: the first statement of each transaction that deletes.
+SELECT rows_deleted
+FROM retention_runs
+WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
+FOR UPDATE;
+
+-- name: move
+-- Count what this transaction deleted, and renew the lease.
+UPDATE retention_runs
+SET rows_deleted = rows_deleted + %(deleted)s, lease_until = clock_timestamp() + %(lease)s::interval
+WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
+RETURNING rows_deleted;
+
+-- name: open_run
+-- The open run of a table.
+SELECT id, started_at, lease_until, rows_deleted FROM retention_runs
+WHERE table_name = %(table)s AND state = 'running';
+
+-- name: lapsed
+-- The runs whose lease is over, whatever they prune and whoever ran them.
+SELECT id, table_name, epoch, trigger, due_at, attempt, horizon, started_at, rows_deleted
+FROM retention_runs
+WHERE state = 'running' AND lease_until < clock_timestamp()
+ORDER BY id;
+
+-- name: lock_to_close
+-- The run, locked, and how long it has taken; a lapsed one only if it still is.
+SELECT rows_deleted, clock_timestamp() - started_at
+FROM retention_runs
+WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
+    AND (NOT %(lapsed)s OR lease_until < clock_timestamp())
+FOR UPDATE;
+
+-- name: close
+-- Close the run, in the transaction of its audit entry. The epoch tells whoever still runs it.
+UPDATE retention_runs
+SET state = %(state)s, error = %(error)s::jsonb, audit_id = %(audit_id)s, finished_at = clock_timestamp(),
+    epoch = epoch + 1
+WHERE id = %(run)s;
+
+-- name: status
+-- For each registered policy: its last run, the last one that completed, and how many failed since that.
+SELECT p.table_name, p.since,
+    last.id AS run, last.state, last.trigger, last.started_at, last.finished_at, last.rows_deleted,
+    last.horizon, last.error ->> 'message' AS error,
+    (SELECT max(r.finished_at) FROM retention_runs r
+     WHERE r.table_name = p.table_name AND r.state = 'completed') AS last_success
+FROM retention_policies p
+LEFT JOIN LATERAL (
+    SELECT * FROM retention_runs r WHERE r.table_name = p.table_name ORDER BY r.id DESC LIMIT 1
+) AS last ON true
+WHERE p.table_name = ANY (%(tables)s);
+
+-- name: limits
+-- Time-outs of this transaction, and an error where row-level security would hide rows: for all, only here.
+SELECT set_config('statement_timeout', %(statement_ms)s, true),
+    set_config('lock_timeout', %(lock_ms)s, true),
+    set_config('row_security', 'off', true);
+
+-- name: find_table
+-- The table that a policy means, as this role sees it.
+SELECT c.oid, n.nspname, c.relname
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = %(table)s
+    AND CASE WHEN %(schema)s::text IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = %(schema)s END;
+
+-- name: find_age_column
+-- The type of the age column, and whether an index of the whole table starts with it.
+SELECT format_type(a.atttypid, NULL),
+    EXISTS (
+        SELECT FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indexrelid
+        JOIN pg_am m ON m.oid = c.relam
+        WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum AND i.indpred IS NULL AND i.indisvalid
+            AND m.amname = 'btree'
+    )
+FROM pg_attribute a
+WHERE a.attrelid = %(oid)s AND a.attname = %(column)s AND a.attnum > 0 AND NOT a.attisdropped;
+
+-- name: obstacles
+-- Why a policy may not be carried out on a table: kind and detail, none if it may. `below` is the table with
+-- what is deleted through it (partitions, inheriting tables), `above` what it is a part of.
+WITH RECURSIVE below AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+), above AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhparent FROM pg_inherits i JOIN above a ON i.inhrelid = a.oid
+), children AS (
+    -- Foreign keys that point here; those of partitions repeat their parent's.
+    SELECT f.conrelid, f.conkey, f.conname, f.confdeltype
+    FROM pg_constraint f
+    WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confrelid IN (SELECT oid FROM below)
+)
+SELECT 'protected' AS kind, c.relname::text AS detail
+FROM pg_class c
+WHERE c.oid IN (SELECT oid FROM below UNION SELECT oid FROM above) AND c.relname = ANY (%(protected)s)
+UNION ALL
+SELECT 'kind', CASE c.relkind WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view'
+    WHEN 'f' THEN 'a foreign table' ELSE 'not a table' END
+FROM pg_class c
+WHERE c.oid IN (SELECT oid FROM below) AND c.relkind NOT IN ('r', 'p')
+UNION ALL
+SELECT 'cascade', format('%%s (constraint %%s)', f.conrelid::regclass, f.conname)
+FROM children f
+WHERE f.confdeltype = 'c'
+UNION ALL
+SELECT 'unindexed', format('%%s (constraint %%s)', f.conrelid::regclass, f.conname)
+FROM children f
+WHERE f.confdeltype <> 'c' AND NOT EXISTS (
+    SELECT FROM pg_index i
+    WHERE i.indrelid = f.conrelid AND i.indisvalid AND i.indpred IS NULL
+        AND (i.indkey::int2[])[0:cardinality(f.conkey) - 1] @> f.conkey
+)
+UNION ALL
+SELECT 'rule', r.rulename::text
+FROM pg_rewrite r
+WHERE r.ev_class IN (SELECT oid FROM below) AND r.ev_type = '4'
+UNION ALL
+SELECT 'schema', n.nspname::text
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = %(oid)s AND NOT has_schema_privilege(n.oid, 'USAGE')
+UNION ALL
+SELECT 'privileges', string_agg(p.privilege, ', ' ORDER BY p.place)
+FROM unnest(ARRAY['SELECT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS p (privilege, place)
+WHERE NOT has_table_privilege(%(oid)s::oid, p.privilege)
+HAVING count(*) > 0
+UNION ALL
+SELECT 'row security', c.oid::regclass::text
+FROM pg_class c
+WHERE c.oid IN (SELECT oid FROM below) AND row_security_active(c.oid);
+
+-- name: blocks
+-- How many blocks the largest part of the table has.
+WITH RECURSIVE below AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+)
+SELECT coalesce(max(pg_relation_size(b.oid)), 0) / current_setting('block_size')::bigint FROM below b;
+
+-- name: totals
+-- About how many rows the table has, as far as it was analysed.
+WITH RECURSIVE below AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+)
+SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
+FROM pg_class c
+JOIN below b ON b.oid = c.oid
+WHERE c.relkind = 'r';
+
+-- name: count_eligible
+-- What a run would delete, and the age of the oldest (a year before 1 is shown as 1).
+SELECT count(*), greatest(min(t.{age}), '0001-01-02 00:00:00+00')
+FROM {table} AS t
+WHERE {eligible};
+
+-- name: eligible_rows
+-- The same rows, for an estimate by the planner.
+EXPLAIN (FORMAT JSON) SELECT FROM {table} AS t WHERE {eligible};
+
+-- name: sweep_by_age
+-- Delete the next rows of a span of ages, oldest first, but for those that others have locked.
+WITH seen AS MATERIALIZED (
+    SELECT t.tableoid AS part, t.ctid AS place, t.{age} AS age
+    FROM {table} AS t
+    WHERE {eligible} AND t.{age} >= %(start)s::timestamptz AND t.{age} <= %(stop)s::timestamptz
+    ORDER BY t.{age}
+    LIMIT %(size)s
+), held AS MATERIALIZED (
+    SELECT t.tableoid AS part, t.ctid AS place
+    FROM {table} AS t
+    WHERE t.ctid = ANY (ARRAY(SELECT place FROM seen))
+        AND (t.tableoid, t.ctid) IN (SELECT part, place FROM seen)
+        AND {eligible}
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {table} AS t
+    WHERE t.ctid = ANY (ARRAY(SELECT place FROM held))
+        AND (t.tableoid, t.ctid) IN (SELECT part, place FROM held)
+        AND {eligible}
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM held), (SELECT count(*) FROM gone),
+    (SELECT max(age)::text FROM seen);
+
+-- name: sweep_by_place
+-- Delete the eligible rows of a range of blocks, but for those that others have locked.
+WITH seen AS MATERIALIZED (
+    SELECT t.tableoid AS part, t.ctid AS place
+    FROM {table} AS t
+    WHERE {eligible} AND t.ctid >= %(start)s::tid AND t.ctid < %(stop)s::tid
+), held AS MATERIALIZED (
+    SELECT t.tableoid AS part, t.ctid AS place
+    FROM {table} AS t
+    WHERE t.ctid = ANY (ARRAY(SELECT place FROM seen))
+        AND (t.tableoid, t.ctid) IN (SELECT part, place FROM seen)
+        AND {eligible}
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {table} AS t
+    WHERE t.ctid = ANY (ARRAY(SELECT place FROM held))
+        AND (t.tableoid, t.ctid) IN (SELECT part, place FROM held)
+        AND {eligible}
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM held), (SELECT count(*) FROM gone);
