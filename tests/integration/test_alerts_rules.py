@@ -1,0 +1,66 @@
+"""The alert rules under promtool: they are valid, and each does what its unit tests say."""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.prometheus import MONITORING, run_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+UNIT_TESTS = sorted((MONITORING / "tests").glob("*_test.yml"))
+ORIGINAL = Path(__file__).parent / "original_rules"
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[dict[Path, Future[tuple[int, str]]]]:
+    """Run all unit tests of the rules, as many at once as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {
+            path: pool.submit(run_tool, "promtool", "test", "rules", path.name, folder=path.parent)
+            for path in UNIT_TESTS
+        }
+
+
+def test_the_rules_are_valid() -> None:
+    """Promtool finds nothing, neither errors nor lint."""
+    code, said = run_tool("promtool", "check", "rules", "--lint-fatal", "alerts.yml", folder=MONITORING)
+    assert code == 0, said
+    assert re.search(r"SUCCESS: \d+ rules found", said)
+
+
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.name)
+def test_the_rules_do_what_their_tests_say(path: Path, outcomes: dict[Path, Future[tuple[int, str]]]) -> None:
+    """Each file of unit tests beside the rules passes."""
+    code, said = outcomes[path].result()
+    assert code == 0, said
+    assert "SUCCESS" in said
+
+
+def test_the_originals_rules_fail_as_described() -> None:
+    """What is wrong with the rules that ours replace is measured, not believed."""
+    code, said = run_tool("promtool", "test", "rules", "original_test.yml", folder=ORIGINAL)
+    assert code == 0, said
+
+
+def test_a_changed_rule_does_not_pass(tmp_path: Path) -> None:
+    """A threshold that is raised by one is found: promtool's own exit code is what the tests above trust."""
+    rules = (MONITORING / "alerts.yml").read_text(encoding="utf-8")
+    changed = rules.replace(
+        "source:webhook_failures:increase5m > 10", "source:webhook_failures:increase5m > 11"
+    )
+    assert changed != rules
+    (tmp_path / "alerts.yml").write_text(changed, encoding="utf-8")
+    (tmp_path / "tests").mkdir()
+    tests = (MONITORING / "tests/webhooks_test.yml").read_text(encoding="utf-8")
+    (tmp_path / "tests/webhooks_test.yml").write_text(tests, encoding="utf-8")
+    code, said = run_tool("promtool", "test", "rules", "webhooks_test.yml", folder=tmp_path / "tests")
+    assert code == 1
+    assert "FAILED" in said

@@ -1,0 +1,121 @@
+"""The configuration files under the tools that read them: promtool, amtool, a real Alertmanager."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.prometheus import (
+    MONITORING,
+    alertmanager_variant,
+    run_tool,
+    running_alertmanager,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JOB = {"job": "realestate-backend"}
+
+
+def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
+    """`promtool check config` finds nothing, once the token's file is there."""
+    shutil.copytree(MONITORING, tmp_path / "monitoring", ignore=shutil.ignore_patterns("secrets"))
+    (tmp_path / "monitoring/secrets").mkdir()
+    (tmp_path / "monitoring/secrets/metrics_token").write_text("a-token", encoding="utf-8")
+    code, said = run_tool("promtool", "check", "config", "prometheus.yml", folder=tmp_path / "monitoring")
+    assert code == 0, said
+    assert "1 rule files found" in said
+
+
+def test_a_forgotten_token_file_is_named(tmp_path: Path) -> None:
+    """Without the file the check says which one is missing, before Prometheus is refused by the backend."""
+    shutil.copytree(MONITORING, tmp_path / "monitoring", ignore=shutil.ignore_patterns("secrets"))
+    code, said = run_tool("promtool", "check", "config", "prometheus.yml", folder=tmp_path / "monitoring")
+    assert code == 1
+    assert "secrets/metrics_token" in said
+
+
+def test_alertmanager_takes_its_configuration() -> None:
+    """`amtool check-config` finds nothing."""
+    code, said = run_tool("amtool", "check-config", "alertmanager.yml", folder=MONITORING)
+    assert code == 0, said
+    assert "SUCCESS" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [
+        (("alertname=HighErrorRate", "severity=critical"), "on-call"),
+        (("alertname=HighToolLatency", "severity=warning"), "team"),
+        (("alertname=Watchdog", "severity=none"), "dead-man-switch"),
+        (("alertname=SomethingElse",), "team"),
+    ],
+)
+def test_an_alert_goes_to_its_receiver(labels: tuple[str, ...], receiver: str) -> None:
+    """Critical ones wake somebody up, warnings wait, the heartbeat goes outside, and nothing is lost."""
+    code, said = run_tool(
+        "amtool",
+        "config",
+        "routes",
+        "test",
+        "--config.file=alertmanager.yml",
+        f"--verify.receivers={receiver}",
+        *labels,
+        folder=MONITORING,
+    )
+    assert code == 0, said
+
+
+def test_causes_silence_their_effects_and_nothing_else(tmp_path: Path) -> None:
+    """A real Alertmanager gets all alerts at once; what it holds back is exactly what a cause explains."""
+    a, b = {**JOB, "instance": "a"}, {**JOB, "instance": "b"}
+    alerts = [
+        {"alertname": "TargetDown", "severity": "critical", **a},
+        {"alertname": "TargetFlapping", "severity": "warning", **a},
+        {"alertname": "MetricsMissing", "severity": "warning", **a},
+        {"alertname": "TargetFlapping", "severity": "warning", **b},
+        {"alertname": "DatabaseDown", "severity": "critical", **b},
+        {"alertname": "HighErrorRate", "severity": "critical", "scope": "total", **JOB},
+        {"alertname": "HighWebhookFailures", "severity": "warning", "scope": "total", **JOB},
+        {"alertname": "RetentionFailed", "severity": "warning", "table": "t", **JOB},
+        {"alertname": "RetentionOverdue", "severity": "warning", "table": "t", **JOB},
+        {"alertname": "RepeatedPairingFailures", "severity": "warning", **JOB},
+        {"alertname": "HighErrorRate", "severity": "critical", "job": "other"},
+        {"alertname": "ErrorBudgetBurn", "severity": "critical", "job": "other"},
+        {"alertname": "TargetAbsent", "severity": "critical", "job": "third"},
+        {"alertname": "RetentionOverdue", "severity": "warning", "job": "third"},
+        {"alertname": "ErrorBudgetBurn", "severity": "critical", "job": "fourth"},
+        {"alertname": "ErrorBudgetBurn", "severity": "warning", "job": "fourth"},
+        {"alertname": "Watchdog", "severity": "none"},
+    ]
+    config = alertmanager_variant(tmp_path / "alertmanager", "127.0.0.1:9", "a-token")
+    with running_alertmanager(config) as alertmanager:
+        now = datetime.now(UTC)
+        body = [
+            {"labels": labels, "startsAt": now.isoformat(), "endsAt": (now + timedelta(hours=1)).isoformat()}
+            for labels in alerts
+        ]
+        assert alertmanager.post("/api/v2/alerts", json=body).status_code == 200
+
+        def held_back() -> list[dict[str, str]]:
+            held = [
+                alert["labels"]
+                for alert in alertmanager.get("/api/v2/alerts").json()
+                if alert["status"]["inhibitedBy"]
+            ]
+            return sorted(held, key=lambda labels: tuple(sorted(labels.items())))
+
+        expected = [
+            alerts[index]
+            for index in (1, 2, 5, 6, 7, 11, 13, 15)  # in the order of the list above
+        ]
+        expected.sort(key=lambda labels: tuple(sorted(labels.items())))
+        wait_until(lambda: len(held_back()) >= len(expected), "inhibited alerts")
+        time.sleep(0.3)  # one too many would come now
+        assert held_back() == expected
