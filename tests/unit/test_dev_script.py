@@ -33,12 +33,13 @@ def load(path: Path) -> ModuleType:
 @pytest.fixture
 def dev(tmp_path: Path) -> Any:
     """The script in a checkout of its own, with an environment that looks finished."""
-    (tmp_path / "apps/backend").mkdir(parents=True)
-    for project in (tmp_path, tmp_path / "apps/backend"):
+    root = tmp_path / "checkout"
+    (root / "apps/backend").mkdir(parents=True)
+    for project in (root, root / "apps/backend"):
         (project / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
-    (tmp_path / "requirements.lock").write_text("one==1\n", encoding="utf-8")
-    shutil.copy(SCRIPT, tmp_path)
-    module: Any = load(tmp_path / "dev.py")
+    (root / "requirements.lock").write_text("one==1\n", encoding="utf-8")
+    shutil.copy(SCRIPT, root)
+    module: Any = load(root / "dev.py")
     module.SERVE.python.parent.mkdir(parents=True)
     module.SERVE.python.touch(mode=0o755)
     module.SERVE.stamp.write_text(module.SERVE.fingerprint(), encoding="ascii")

@@ -1,0 +1,165 @@
+"""What `dev.py test` and `dev.py check` make of pytest, coverage and the linters, in a small checkout."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sysconfig
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.checkout import BASE_PYTHON, Checkout, make_checkout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SETTINGS = """
+[tool.coverage.run]
+branch = true
+source = ["src"]
+parallel = true
+
+[tool.coverage.report]
+fail_under = 95
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+pythonpath = ["src"]
+addopts = ["-p", "no:randomly", "-p", "no:asyncio"]
+
+[tool.ruff]
+exclude = ["dev.py"]
+
+[tool.mypy]
+files = ["src"]
+"""
+MODULE = '''\
+"""Sizes."""
+
+
+def size(number: int) -> str:
+    """Tell large from small."""
+    if number > 1:
+        return "large"
+    return "small"
+'''
+TESTS = """\
+from small.sizes import size
+
+
+def test_large() -> None:
+    assert size(2) == "large"
+
+
+def test_small() -> None:
+    assert size(1) == "small"
+"""
+SLOW_TEST = """\
+import time
+
+
+def test_slow() -> None:
+    print("\\nasleep", flush=True)
+    time.sleep(60)
+"""
+# Stamps .venv-test as set up: it borrows this test run's own packages instead of installing them again.
+BORROW = """
+import dev, pathlib, subprocess, sys
+subprocess.run([sys.executable, "-m", "venv", "--without-pip", dev.TEST.folder], check=True)
+(site,) = dev.TEST.folder.glob("lib/python3.*/site-packages")
+(site / "borrowed.pth").write_text(sys.argv[1] + "\\n")
+dev.TEST.stamp.write_text(dev.TEST.fingerprint())
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A checkout with a test environment, one module and its tests."""
+    made = make_checkout(tmp_path)
+    (made.root / "src/small/__main__.py").unlink()
+    (made.root / "src/small/sizes.py").write_text(MODULE, encoding="utf-8")
+    (made.root / "tests").mkdir()
+    (made.root / "tests/test_sizes.py").write_text(TESTS, encoding="utf-8")
+    with (made.root / "pyproject.toml").open("a", encoding="utf-8") as settings:
+        settings.write(SETTINGS)
+    borrow = [BASE_PYTHON, "-c", BORROW, sysconfig.get_path("purelib")]
+    subprocess.run(borrow, cwd=made.root, check=True, env=made.environ(PYTHONDONTWRITEBYTECODE="1"))
+    return made
+
+
+def test_all_tests_end_with_the_coverage_report(checkout: Checkout) -> None:
+    """After pytest's closing line comes the report by branch, and nothing stays behind."""
+    finished = checkout.run("test")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    closing, report = finished.stdout.split(" passed in ", 1)
+    assert closing.endswith("2")
+    assert "Branch" in report
+    assert report.splitlines()[-1].endswith("100%")
+    assert finished.stderr == ""
+    assert list(checkout.root.glob(".coverage*")) == []
+
+
+def test_too_little_coverage_fails_all_tests_but_not_some(checkout: Checkout) -> None:
+    """The limit is for the whole: one file or one name cannot reach it."""
+    some = checkout.run("test", "-k", "large")
+    assert some.returncode == 0, some.stdout + some.stderr
+    assert "1 passed, 1 deselected" in some.stdout.splitlines()[-1]
+    lines = TESTS.splitlines(keepends=True)[:5]
+    (checkout.root / "tests/test_sizes.py").write_text("".join(lines), encoding="utf-8")
+    everything = checkout.run("test")
+    assert everything.returncode == 2
+    assert "less than fail-under=95" in everything.stdout
+
+
+def test_failed_tests_are_the_last_thing_on_the_screen(checkout: Checkout) -> None:
+    """A coverage table would hide the failures, and says nothing after them."""
+    tests = checkout.root / "tests/test_sizes.py"
+    tests.write_text(TESTS.replace('== "small"', '== "tiny"'), encoding="utf-8")
+    finished = checkout.run("test")
+    assert finished.returncode == 1
+    assert "1 failed, 1 passed" in finished.stdout.splitlines()[-1]
+
+
+def start_slow_tests(checkout: Checkout) -> subprocess.Popen[str]:
+    """Start tests that last for a minute, and wait until they are in the middle of it."""
+    (checkout.root / "tests/test_sizes.py").write_text(SLOW_TEST, encoding="utf-8")
+    command = [BASE_PYTHON, str(checkout.root / "dev.py"), "test", "-s"]
+    environ = checkout.environ()
+    process = subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert "asleep\n" in iter(process.stdout.readline, "")
+    return process
+
+
+def test_ctrl_c_lets_the_tests_end_in_their_own_time(checkout: Checkout) -> None:
+    """A terminal sends it to everybody in front: pytest tears down and reports, dev.py waits for it."""
+    with start_slow_tests(checkout) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert "KeyboardInterrupt" in rest
+
+
+def test_sigterm_reaches_the_tests(checkout: Checkout) -> None:
+    """Who stops dev.py stops what it runs."""
+    with start_slow_tests(checkout) as process:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_check_runs_every_linter_after_a_finding(checkout: Checkout) -> None:
+    """One run shows all there is to mend; a clean checkout passes."""
+    clean = checkout.run("check")
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+    worse = MODULE.replace('return "small"', "return  1").replace('"""Sizes."""', "import os")
+    (checkout.root / "src/small/sizes.py").write_text(worse, encoding="utf-8")
+    finished = checkout.run("check")
+    assert finished.returncode == 1
+    assert "F401" in finished.stdout
+    assert "Would reformat: src/small/sizes.py" in finished.stdout
+    assert "Incompatible return value type" in finished.stdout
