@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from watchkeeper.database import Database, MigrationSource
     from watchkeeper.health import Check, CheckResult
     from watchkeeper.metrics import Counter, Gauge, Histogram
-    from watchkeeper.retention import Policy, Retention
+    from watchkeeper.retention import Policy, Retention, RetentionMetrics
 
     Scope = MutableMapping[str, Any]
     ASGIApp = Callable[
@@ -97,6 +97,12 @@ class Watchkeeper:
         )
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
         self._policies = tuple(retention)
+        self._retention_metrics: RetentionMetrics | None = None
+        if self._policies:
+            from watchkeeper.retention import RetentionMetrics, check_policies  # noqa: PLC0415 - needs psycopg
+
+            self._policies = check_policies(self._policies)
+            self._retention_metrics = RetentionMetrics(self.registry, self._policies)
         self._storage: Storage | None = None
         if database or retention or migrations:
             self._storage = Storage(self.settings, migrations, self.logging.event)
@@ -271,19 +277,23 @@ class Watchkeeper:
         self._stopping = True
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Open what the operator's commands need (database, retention) without the background work."""
+    async def running(self, *, migrate: bool = True) -> AsyncIterator[None]:
+        """Open what the operator's commands need (database, retention) without the background work.
+
+        Args:
+            migrate: False leaves the tables as they are, for commands that bring a backup back.
+        """
         try:
-            await self._open()
+            await self._open(migrate=migrate)
             yield
         finally:
             await self.stop()
 
-    async def _open(self) -> None:
+    async def _open(self, *, migrate: bool = True) -> None:
         if self._storage is None:
             return
-        await self._storage.open()
-        if self._policies:
+        await self._storage.open(migrate=migrate)
+        if self._retention_metrics is not None:
             from watchkeeper.retention import Retention  # noqa: PLC0415 - a service without it needs no cronsim
             from watchkeeper.schedule import Schedule  # noqa: PLC0415 - the same
 
@@ -291,7 +301,7 @@ class Watchkeeper:
                 database=self._storage.database,
                 policies=self._policies,
                 schedule=Schedule(timezone=self.settings.retention_timezone),
-                registry=self.registry,
+                metrics=self._retention_metrics,
                 logging=self.logging,
             )
 
@@ -320,7 +330,7 @@ class Watchkeeper:
         self._dropped.labels(reason=reason).inc(count)
 
     async def _ready(self) -> dict[str, bool]:
-        state = {"stopping": not self._stopping}
+        state = {"running": not self._stopping}
         if self._storage is not None:
             results = await self._checks.run(DatabaseCheck.name)
             state["database"] = results[DatabaseCheck.name].ok

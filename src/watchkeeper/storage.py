@@ -14,6 +14,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
+from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,17 @@ class Storage:
         return self._server
 
     @property
+    def owner_url(self) -> Secret:
+        """How the owner of the tables connects: for the server's own programs."""
+        settings = self._settings
+        if self._server is not None:
+            return Secret(self._server.owner_url)
+        url = settings.database_owner_url or settings.database_url
+        if url is None:
+            raise DatabaseUnavailableError("The embedded server is not running: open the storage first.")
+        return url
+
+    @property
     def migrated(self) -> bool:
         """Whether this process has seen all its migrations applied."""
         return self._migrated.is_set()
@@ -84,10 +96,13 @@ class Storage:
         """
         await self.database.ping()
 
-    async def open(self) -> None:
+    async def open(self, *, migrate: bool = True) -> None:
         """Start the server if it is the embedded one, open the pool and migrate.
 
         A server that cannot be reached is waited for in the background.
+
+        Args:
+            migrate: False leaves the tables as they are, for commands that bring a backup back.
 
         Raises:
             EmbeddedServerError: The embedded server cannot start.
@@ -95,7 +110,7 @@ class Storage:
         """
         self._database = await self._connect()
         await self._database.open()
-        if not await self._try_to_migrate():
+        if migrate and not await self._try_to_migrate():
             self._report("warn", type="database", status="waiting")
             self._opening = asyncio.create_task(self._migrate_when_reachable(), name="watchkeeper-migrate")
 
@@ -132,19 +147,32 @@ class Storage:
         return Database(self._server.url, owner_url=self._server.owner_url)
 
     async def _try_to_migrate(self) -> bool:
-        from watchkeeper.database import LIBRARY_MIGRATIONS  # noqa: PLC0415 - as above
-
         try:
-            applied = await self.database.migrate(LIBRARY_MIGRATIONS, *self._migrations)
+            await self.migrate()
         except DatabaseUnavailableError:
             return False
+        return True
+
+    async def migrate(self) -> list[str]:
+        """Apply what the database lacks of the library's migrations and the service's.
+
+        Returns:
+            What was applied.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+            MigrationError: The database may not be used with this code.
+        """
+        from watchkeeper.database import LIBRARY_MIGRATIONS  # noqa: PLC0415 - as above
+
+        applied = await self.database.migrate(LIBRARY_MIGRATIONS, *self._migrations)
         for warning in self.database.warnings:
             self._report("warn", type="database", status="weak", msg=warning)
         if applied:
             self._report("info", type="database", status="migrated", applied=[str(one) for one in applied])
         self._report("info", type="database", status="opened", embedded=self._server is not None)
         self._migrated.set()
-        return True
+        return applied
 
     async def _migrate_when_reachable(self) -> None:
         wait = _FIRST_WAIT_S

@@ -12,8 +12,9 @@ from watchkeeper.retention._ledger import (
     RunInterruptedError,
     RunLostError,
 )
+from watchkeeper.retention._metrics import RetentionMetrics
 from watchkeeper.retention._plan import Plan, plan
-from watchkeeper.retention._policy import Policy
+from watchkeeper.retention._policy import Policy, check_policies
 from watchkeeper.retention._retention import Calendar, Retention
 from watchkeeper.retention._run import RunResult, run
 from watchkeeper.retention._status import LastRun, PolicyStatus
@@ -31,9 +32,11 @@ __all__ = [
     "Policy",
     "PolicyStatus",
     "Retention",
+    "RetentionMetrics",
     "RunInterruptedError",
     "RunLostError",
     "RunResult",
+    "check_policies",
     "plan",
     "run",
 ]

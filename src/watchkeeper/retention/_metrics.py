@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from watchkeeper.metrics import Registry
+    from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._run import RunResult
 
 # A stopped run is no outcome: another one goes on where it ended.
@@ -24,11 +25,11 @@ class RetentionMetrics:
 
     Args:
         registry: Where they are declared.
-        tables: Names of the policies: their series are there from the start.
+        policies: Their series are there from the start.
     """
 
-    def __init__(self, registry: Registry, tables: Iterable[str]) -> None:
-        each = [{"table": table} for table in tables]
+    def __init__(self, registry: Registry, policies: Iterable[Policy]) -> None:
+        each = [{"table": policy.name} for policy in policies]
         self._runs = registry.counter(
             "retention_runs_total",
             "Retention runs that ended, by table and how they ended.",

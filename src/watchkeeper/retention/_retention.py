@@ -26,7 +26,6 @@ import psycopg
 
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError, WatchkeeperError
 from watchkeeper.retention._ledger import ACTOR, LEASE, RETRY_WAITS, Claim, Ledger, RunInterruptedError
-from watchkeeper.retention._metrics import RetentionMetrics
 from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies
 from watchkeeper.retention._report import JobLines
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.database import Database
     from watchkeeper.logs import Logging
-    from watchkeeper.metrics import Registry
+    from watchkeeper.retention._metrics import RetentionMetrics
 
     Progress = Callable[[str, int], None]
     """Called with the policy's name and the number of rows, after each transaction that deleted some."""
@@ -62,7 +61,7 @@ class Retention:
         database: Where the tables and the ledger are.
         policies: What is kept how long; at most one a table.
         schedule: When the runs are due.
-        registry: Where the metrics are declared.
+        metrics: What counts.
         logging: Where the lines go.
         job: Name of the job in its lines.
         actor_id: Who acts, in the audit entries.
@@ -78,7 +77,7 @@ class Retention:
         policies: Iterable[Policy],
         *,
         schedule: Calendar,
-        registry: Registry,
+        metrics: RetentionMetrics,
         logging: Logging,
         job: str = "retention",
         actor_id: str = ACTOR,
@@ -88,7 +87,7 @@ class Retention:
         self._policies = check_policies(policies)
         self._schedule = schedule
         self._ledger = Ledger(database, actor_id=actor_id, lease=lease)
-        self._metrics = RetentionMetrics(registry, [policy.name for policy in self._policies])
+        self._metrics = metrics
         self._lines = JobLines(logging, job)
         self._stopping = asyncio.Event()
         self._registered = False
