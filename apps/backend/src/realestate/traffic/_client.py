@@ -1,0 +1,133 @@
+"""One client of the service: it signs, sends, and counts every answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from realestate.signatures import SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from realestate.traffic._tally import Tally
+
+_WEBHOOK_ROUTE: Final = "/api/webhooks/{source}"
+_TOOL_ROUTE: Final = "/api/tools/{tool}"
+_KNOWN_METHODS: Final = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    """What the client may show.
+
+    Args:
+        service_token: The bearer token of tools, pairing and writes.
+        webhook_secrets: One secret a source.
+    """
+
+    service_token: str
+    webhook_secrets: Mapping[str, str]
+
+
+class Client:
+    """Sends requests and tallies their answers.
+
+    Args:
+        http: The connection pool, with the service's address.
+        credentials: What it may show.
+        tally: Where the answers are counted.
+    """
+
+    def __init__(self, http: httpx.AsyncClient, credentials: Credentials, tally: Tally) -> None:
+        self._http = http
+        self.credentials = credentials
+        self.tally = tally
+
+    async def send(
+        self, method: str, path: str, *, route: str, body: Any = None, token: bool = True, **options: Any
+    ) -> httpx.Response | None:
+        """Send one request.
+
+        Args:
+            method: HTTP method.
+            path: Path and query.
+            route: The template that the service should count it under.
+            body: Sent as JSON; `content=` sends bytes as they are.
+            token: Whether to show the service's token.
+            **options: Further arguments of httpx.
+
+        Returns:
+            The answer; None when there was none, which makes the comparison inexact.
+        """
+        headers = {**options.pop("headers", {})}
+        if token:
+            headers["Authorization"] = f"Bearer {self.credentials.service_token}"
+        if body is not None:
+            options["json"] = body
+        began = time.perf_counter()
+        try:
+            answer = await self._http.request(method, path, headers=headers, **options)
+        except httpx.HTTPError as error:
+            self.tally.unanswered[type(error).__name__] += 1
+            return None
+        counted = method if method in _KNOWN_METHODS else "_OTHER"
+        self.tally.answered(counted, route, answer.status_code, time.perf_counter() - began)
+        return answer
+
+    async def deliver(
+        self, source: str, content: bytes, *, age: int = 0, secret: str | None = None
+    ) -> httpx.Response | None:
+        """Deliver a webhook.
+
+        Args:
+            source: Who sends it.
+            content: The raw body.
+            age: How many seconds ago it claims to have been signed.
+            secret: Signs it; default the source's own.
+        """
+        timestamp = str(int(time.time()) - age)
+        secret = secret or self.credentials.webhook_secrets[source]
+        headers = {
+            "Content-Type": "application/json",
+            TIMESTAMP_HEADER: timestamp,
+            SIGNATURE_HEADER: sign(secret, timestamp, content),
+        }
+        path = f"/api/webhooks/{source}"
+        answer = await self.send(
+            "POST", path, route=_WEBHOOK_ROUTE, token=False, headers=headers, content=content
+        )
+        if answer is not None:
+            self.tally.webhook(source, answer.status_code)
+        return answer
+
+    async def call(self, tool: str, arguments: Any, *, token: bool = True) -> dict[str, Any]:
+        """Call a tool and return its result; an empty one when it was refused."""
+        path = f"/api/tools/{tool}"
+        answer = await self.send("POST", path, route=_TOOL_ROUTE, body=arguments, token=token)
+        if answer is None:
+            return {}
+        self.tally.tool(tool, answer.status_code)
+        result: dict[str, Any] = answer.json().get("result") or {}
+        return result
+
+    async def pair(self, channel: str, step: str, **body: str) -> dict[str, Any]:
+        """Take one step of pairing (`request` or `confirm`) and return the answer."""
+        route = f"/api/pairing/{{channel}}/{step}"
+        answer = await self.send("POST", f"/api/pairing/{channel}/{step}", route=route, body=body)
+        if answer is None:
+            return {}
+        self.tally.pairing(channel, answer.status_code)
+        told: dict[str, Any] = answer.json()
+        return told
+
+
+def encode(event: Mapping[str, Any]) -> bytes:
+    """Return an event's body."""
+    return json.dumps(event, separators=(",", ":")).encode()

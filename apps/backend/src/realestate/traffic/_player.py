@@ -1,0 +1,97 @@
+"""Plays scenarios at a rate, whatever the service answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from realestate.traffic._scenarios import Scenarios
+    from realestate.traffic._tally import Tally
+
+_AT_ONCE: Final = 64
+_TICK_S: Final = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Play:
+    """How much of what.
+
+    Args:
+        rate: Actions a second; an action is one or a few requests.
+        faults: Share of actions that are clumsy or hostile, 0 to 1.
+        seconds: How long; None until it is stopped.
+    """
+
+    rate: float
+    faults: float
+    seconds: float | None
+
+
+class Player:
+    """Starts actions at the play's rate and waits for all of them at the end.
+
+    Args:
+        play: How much of what.
+        scenarios: The actions.
+        tally: Where they are counted by name.
+        dice: Chooses among them.
+    """
+
+    def __init__(self, play: Play, scenarios: Scenarios, tally: Tally, dice: random.Random) -> None:
+        self._play = play
+        self._scenarios = scenarios
+        self._tally = tally
+        self._dice = dice
+        self._running: set[asyncio.Task[None]] = set()
+        self._stopped = asyncio.Event()
+        self._began = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the play began."""
+        return time.monotonic() - self._began
+
+    def stop(self) -> None:
+        """Start no further action."""
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Play to the end, and wait for the last answer."""
+        self._began = time.monotonic()
+        started = 0
+        while not self._stopped.is_set() and not self._is_over():
+            due = int(self.elapsed * self._play.rate) + 1
+            # A service that falls behind is not to be buried: what does not fit is not made up for later.
+            for _ in range(min(due - started, _AT_ONCE - len(self._running))):
+                self._start()
+            started = due
+            await asyncio.sleep(_TICK_S)
+        if self._running:
+            await asyncio.wait(self._running)
+
+    def _is_over(self) -> bool:
+        return self._play.seconds is not None and self.elapsed >= self._play.seconds
+
+    def _start(self) -> None:
+        scenarios = self._scenarios
+        chosen = self._pick(scenarios.faults if self._dice.random() < self._play.faults else scenarios.good)
+        task = asyncio.create_task(self._run_one(chosen))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _pick(self, actions: Mapping[Callable[[], Awaitable[None]], int]) -> Callable[[], Awaitable[None]]:
+        return self._dice.choices(list(actions), weights=list(actions.values()))[0]
+
+    async def _run_one(self, action: Callable[[], Awaitable[None]]) -> None:
+        name = getattr(action, "__name__", "action")
+        self._tally.actions[name] += 1
+        try:
+            await action()
+        except Exception as error:  # noqa: BLE001 - one odd answer must not end the play; it is shown at the end
+            self._tally.unanswered[f"{name}: {type(error).__name__}"] += 1

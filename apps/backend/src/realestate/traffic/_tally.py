@@ -1,0 +1,74 @@
+"""What the client saw, counted the way the service has to count it."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from realestate.monitoring import TOOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+Series: TypeAlias = tuple[str, frozenset[tuple[str, str]]]
+
+_PAIRING_REFUSALS: Final = frozenset({403, 410, 429})
+# So many latencies are kept for the live figures; older ones make room.
+_WINDOW: Final = 2000
+
+
+def series(name: str, **labels: str) -> Series:
+    """Return the key of one series."""
+    return name, frozenset(labels.items())
+
+
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """Counts of one play.
+
+    Args:
+        sources: The configured webhook sources: no other has a series.
+    """
+
+    sources: Container[str]
+    expected: Counter[Series] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    actions: Counter[str] = field(default_factory=Counter)
+    sessions: set[tuple[str, str]] = field(default_factory=set)
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    unanswered: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def requests(self) -> int:
+        """How many requests were answered."""
+        return self.statuses.total()
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answer as `http_requests_total` and its histogram have to."""
+        self.statuses[status] += 1
+        self.latencies.append(seconds)
+        self.expected[series("http_requests_total", method=method, route=route, status=str(status))] += 1
+        self.expected[series("http_request_duration_ms_count", method=method, route=route)] += 1
+
+    def webhook(self, source: str, status: int) -> None:
+        """Count a delivery: whatever is not accepted from a configured source is a failure."""
+        if status >= 400 and source in self.sources:
+            self.expected[series("webhook_failures_total", source=source)] += 1
+
+    def tool(self, tool: str, status: int) -> None:
+        """Count a call of a known tool that got past the token."""
+        if tool in TOOLS and status != 401:
+            outcome = "ok" if status < 400 else "rejected" if status < 500 else "error"
+            self.expected[series("tool_calls_total", tool=tool, status=outcome)] += 1
+            self.expected[series("tool_call_duration_ms_count", tool=tool)] += 1
+
+    def pairing(self, channel: str, status: int) -> None:
+        """Count a pairing attempt that was wrong, expired or locked out."""
+        if status in _PAIRING_REFUSALS:
+            self.expected[series("pairing_failures_total", channel=channel)] += 1
+
+    def percentile(self, share: float) -> float:
+        """Return the latency in seconds that this share of the last answers did not exceed."""
+        ordered = sorted(self.latencies)
+        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
