@@ -1,0 +1,138 @@
+"""The lock files: complete, hashed, in the ranges of the packages, and free of any address."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+if TYPE_CHECKING:
+    from packaging.markers import Marker
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ("requirements.lock", "requirements-test.lock")
+PROJECTS = ("pyproject.toml", "apps/backend/pyproject.toml")
+OURS = {"watchkeeper", "realestate-backend"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pin:
+    """One package of a lock file."""
+
+    name: str
+    version: Version
+    marker: Marker | None
+    hashes: tuple[str, ...]
+
+
+def read_lock(name: str) -> list[Pin]:
+    """Read a lock file by what pip accepts in it: pins, markers and hashes, nothing else."""
+    pins = []
+    for entry in (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        pinned, *hashes = re.split(r"\s+--hash=", entry.strip())
+        requirement = Requirement(pinned)
+        (exact,) = requirement.specifier
+        assert exact.operator == "=="
+        pins.append(
+            Pin(
+                name=canonicalize_name(requirement.name),
+                version=Version(exact.version),
+                marker=requirement.marker,
+                hashes=tuple(hashes),
+            )
+        )
+    return pins
+
+
+def installed_here(pins: list[Pin]) -> dict[str, Version]:
+    """The pins that hold for this Python on this machine."""
+    return {pin.name: pin.version for pin in pins if pin.marker is None or pin.marker.evaluate()}
+
+
+def declared(project: str) -> list[Requirement]:
+    """What a project's metadata asks for, with all of its extras."""
+    table = tomllib.loads((ROOT / project).read_text(encoding="utf-8"))["project"]
+    extras = table.get("optional-dependencies", {}).values()
+    found = [
+        Requirement(line) for line in (*table["dependencies"], *(line for extra in extras for line in extra))
+    ]
+    return [requirement for requirement in found if requirement.name not in OURS]
+
+
+def asked_for(name: str) -> set[str]:
+    """The packages that a .in file names."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return {canonicalize_name(Requirement(line).name) for line in lines if line and line[0] not in "#-"}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_has_its_hashes(lock: str) -> None:
+    """Without one pip refuses the whole lock, and only SHA-256 counts."""
+    assert [pin.name for pin in read_lock(lock) if not pin.hashes] == []
+    hashes = [digest for pin in read_lock(lock) for digest in pin.hashes]
+    assert [digest for digest in hashes if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)] == []
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, "requirements.in", "requirements-test.in"])
+def test_no_file_names_an_address(lock: str) -> None:
+    """Where packages come from is for the user's pip to say."""
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert re.findall(r"://|--(?:extra-)?index|--find-links|--trusted", text) == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("project", PROJECTS)
+def test_the_pins_are_in_the_ranges_of_the_packages(lock: str, project: str) -> None:
+    """What the tests run with is what the metadata allows, for every extra."""
+    pins = {pin.name: pin.version for pin in read_lock(lock)}
+    wanted = declared(project)
+    assert wanted != []
+    outside = [str(one) for one in wanted if not one.specifier.contains(pins[canonicalize_name(one.name)])]
+    assert outside == []
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_requirements_in_names_what_the_packages_need(project: str) -> None:
+    """The lock is compiled from it: what is missing there is locked by accident or not at all."""
+    assert {canonicalize_name(one.name) for one in declared(project)} - asked_for("requirements.in") == set()
+
+
+def test_requirements_in_names_nothing_else() -> None:
+    """A package that nobody needs any more goes from the lock too; flit_core makes ours installable."""
+    needed = {canonicalize_name(one.name) for project in PROJECTS for one in declared(project)}
+    assert asked_for("requirements.in") - needed == {"flit-core"}
+
+
+def test_the_test_lock_holds_the_same_pins_and_more() -> None:
+    """Tests run with the very versions that serve runs with."""
+    served, tested = (set(installed_here(read_lock(lock)).items()) for lock in LOCKS)
+    assert served - tested == set()
+    assert asked_for("requirements-test.in") - {name for name, _ in tested} == set()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_is_closed(lock: str) -> None:
+    """Whatever a pinned package needs on this machine is pinned too, in a version that it takes."""
+    pins = installed_here(read_lock(lock))
+    missing, looked_at = [], 0
+    for name in pins:
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            continue
+        looked_at += 1
+        for needed in map(Requirement, lines):
+            version = pins.get(canonicalize_name(needed.name))
+            applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
+            if applies and (version is None or not needed.specifier.contains(version, prereleases=True)):
+                missing.append(f"{name} needs {needed}")
+    assert missing == []
+    assert looked_at == len(pins)

@@ -1,0 +1,100 @@
+"""What `pip install .` and `pip install ./apps/backend` would install: both wheels are built and opened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+ROOT = Path(__file__).parents[2]
+BUILD = "import sys; from flit_core import buildapi; buildapi.build_wheel(sys.argv[1])"
+
+
+class Built:
+    """A wheel of this checkout, opened."""
+
+    def __init__(self, project: Path, package: str, folder: Path) -> None:
+        folder.mkdir()
+        subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=project, check=True)
+        (wheel,) = folder.iterdir()
+        self.source = project / "src" / package
+        with zipfile.ZipFile(wheel) as archive:
+            self.files = {name: archive.read(name) for name in archive.namelist()}
+
+    def about(self, name: str) -> str:
+        """A file of the wheel's metadata."""
+        (found,) = [path for path in self.files if path.endswith(f".dist-info/{name}")]
+        return self.files[found].decode()
+
+    @property
+    def metadata(self) -> Message:
+        """The core metadata."""
+        return HeaderParser().parsestr(self.about("METADATA"))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The library's wheel."""
+    return Built(ROOT, "watchkeeper", tmp_path_factory.mktemp("library") / "wheel")
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The backend's wheel."""
+    return Built(ROOT / "apps/backend", "realestate", tmp_path_factory.mktemp("backend") / "wheel")
+
+
+@pytest.fixture(params=["library", "backend"])
+def built(request: pytest.FixtureRequest) -> Built:
+    """Either wheel."""
+    found: Built = request.getfixturevalue(request.param)
+    return found
+
+
+def test_a_wheel_holds_its_package_and_nothing_else(built: Built) -> None:
+    """Every file of the package is in it, with the SQL and the typing marker; no tests, no other folder."""
+    packed = {name for name in built.files if ".dist-info/" not in name}
+    source = built.source.parent
+    here = {str(path.relative_to(source)) for path in built.source.rglob("*") if path.is_file()}
+    assert packed == {name for name in here if "__pycache__" not in name}
+    assert f"{built.source.name}/py.typed" in packed
+    assert [name for name in packed if name.endswith(".sql") and "/sql/" in name] != []
+
+
+def test_a_wheel_carries_the_licence(built: Built) -> None:
+    """Apache-2.0 by its identifier and with its text, the same for both distributions."""
+    assert built.metadata["License-Expression"] == "Apache-2.0"
+    assert built.about("licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_a_wheel_says_which_python_it_needs(built: Built) -> None:
+    """What dev.py asks for is what pip asks for."""
+    assert built.metadata["Requires-Python"] == ">=3.11"
+
+
+def test_the_library_installs_its_command(library: Built) -> None:
+    """`watchkeeper retention plan` works after `pip install`."""
+    assert library.metadata["Name"] == "watchkeeper"
+    assert "watchkeeper=watchkeeper.cli:main" in library.about("entry_points.txt")
+
+
+def test_the_backend_installs_its_commands_and_the_library(backend: Built) -> None:
+    """It is a distribution of its own, which needs the library's."""
+    assert backend.metadata["Name"] == "realestate-backend"
+    assert "realestate-backend=realestate.__main__:main" in backend.about("entry_points.txt")
+    assert "realestate-traffic=realestate.traffic:main" in backend.about("entry_points.txt")
+    assert "watchkeeper[all]" in backend.metadata.get_all("Requires-Dist", [])
+
+
+def test_the_core_needs_no_more_than_three_packages(library: Built) -> None:
+    """What a service does not use it does not install: the rest are extras."""
+    needed = [line for line in library.metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert [line.split(">=")[0] for line in needed] == ["msgspec", "prometheus-client", "structlog"]
