@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+
+from support.backend import AUTHORIZED
+
+if TYPE_CHECKING:
+    import httpx
+
+    from support.backend import InProcess
+
+HOUSE: dict[str, Any] = {"title": "House in Kigali", "type": "house", "price_amount": 85_000_000}
+
+
+async def hand_in(backend: InProcess, *, key: str | None = None, **changes: Any) -> httpx.Response:
+    """Hand a listing in."""
+    headers = {**AUTHORIZED, **({} if key is None else {"Idempotency-Key": key})}
+    return await backend.client.post("/api/listings", json={**HOUSE, **changes}, headers=headers)
+
+
+async def publish(backend: InProcess, **changes: Any) -> str:
+    """Put a published listing there, and return its id."""
+    listing = str((await hand_in(backend, **changes)).json()["id"])
+    await backend.rows("UPDATE listings SET status = 'published' WHERE id = %s", listing)
+    return listing
+
+
+async def find(backend: InProcess, **filters: Any) -> list[str]:
+    """Search as a stranger, and return the titles."""
+    answer = await backend.client.get("/api/listings/search", params=filters)
+    assert answer.status_code == 200, answer.text
+    return [one["title"] for one in answer.json()["listings"]]
+
+
+async def test_listing_is_stored_and_audited(backend: InProcess) -> None:
+    """What was handed in comes back with an id, and the audit log knows who did it."""
+    given = {"description": "two\nlines", "bedrooms": 3, "lat": -1.94, "lng": 30.06, "price_currency": "USD"}
+    answer = await hand_in(backend, **given)
+    assert answer.status_code == 201
+    listing = answer.json()
+    assert answer.headers["Location"] == f"/api/listings/{UUID(listing['id'])}"
+    assert {**HOUSE, **given}.items() <= listing.items()
+    assert (listing["status"], listing["bathrooms"], listing["address_text"]) == ("submitted", None, "")
+    assert listing["created_at"].endswith("Z")
+    again = await backend.client.get(answer.headers["Location"], headers=AUTHORIZED)
+    assert again.json() == listing
+    [entry] = await backend.entries("listing.created")
+    assert (entry["actor_type"], entry["actor_id"]) == ("agent", "moltbot")
+    assert (entry["entity"], entry["entity_id"]) == ("listings", listing["id"])
+
+
+async def test_same_key_gives_the_same_listing(backend: InProcess) -> None:
+    """A repeat with its Idempotency-Key makes no second listing, and says that it is a repeat."""
+    first, again = await hand_in(backend, key="k-1"), await hand_in(backend, key="k-1")
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert ("Idempotency-Replayed" in first.headers, again.headers["Idempotency-Replayed"]) == (False, "true")
+    assert len(await backend.entries("listing.created")) == 1
+
+
+async def test_same_key_for_something_else_is_422(backend: InProcess) -> None:
+    """A key belongs to one request: another one is not silently swallowed."""
+    await hand_in(backend, key="k-1")
+    answer = await hand_in(backend, key="k-1", title="Another")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert len(await backend.rows("SELECT id FROM listings")) == 1
+
+
+async def test_same_key_that_races_makes_one_listing(backend: InProcess) -> None:
+    """Of ten requests with one key at the same time, one makes the listing and all return it."""
+    answers = await asyncio.gather(*(hand_in(backend, key="k-1") for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(await backend.entries("listing.created")) == 1
+
+
+async def test_without_a_key_each_request_makes_a_listing(backend: InProcess) -> None:
+    """Two houses may look the same."""
+    assert (await hand_in(backend)).json()["id"] != (await hand_in(backend)).json()["id"]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "two words", "\xe9"])
+async def test_unusable_key_is_400(backend: InProcess, key: str) -> None:
+    """A key that cannot be kept is refused, not ignored."""
+    headers = {**AUTHORIZED, "Idempotency-Key": key.encode("latin-1")}
+    answer = await backend.client.post("/api/listings", json=HOUSE, headers=headers)  # type: ignore[arg-type]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_idempotency_key")
+
+
+async def test_writing_needs_the_token(backend: InProcess) -> None:
+    """Strangers hand nothing in."""
+    answer = await backend.client.post("/api/listings", json=HOUSE)
+    assert answer.status_code == 401
+    assert await backend.rows("SELECT id FROM listings") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"{}", ""),
+        (b'{"title":"a","type":"house","price_amount":"5"}', "price_amount"),
+        (b'{"title":"a","type":"house","price_amount":NaN}', ""),
+        (b'{"title":"a","type":"house","price_amount":1e400}', "price_amount"),
+        (b'{"title":"a","type":"house","price_amount":99999999999999999999}', "price_amount"),
+        (b'{"title":"a","type":"castle","price_amount":5}', "type"),
+        (b'{"title":"a\\u0000","type":"house","price_amount":5}', "title"),
+        (b'{"title":"a","type":"house","price_amount":5,"lat":1}', "lat"),
+        (b'{"title":"a","type":"land","price_amount":5,"bedrooms":1}', "bedrooms"),
+        (b'{"title":"a","type":"house","price_amount":5,"id":"mine"}', ""),
+    ],
+)
+async def test_invalid_listing_is_400_and_names_the_field(
+    backend: InProcess, body: bytes, field: str
+) -> None:
+    """The answer says which field is wrong, and nothing is stored."""
+    answer = await backend.client.post("/api/listings", content=body, headers=AUTHORIZED)
+    assert answer.status_code == 400
+    assert [problem["field"] for problem in answer.json()["error"]["details"]] == [field]
+    assert await backend.rows("SELECT id FROM listings") == []
+
+
+async def test_listing_is_gone_when_its_audit_entry_fails(backend: InProcess) -> None:
+    """No listing without an entry that says who made it."""
+    await backend.rows(
+        "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (action <> 'listing.created') NOT VALID"
+    )
+    assert (await hand_in(backend)).status_code == 500
+    assert await backend.rows("SELECT id FROM listings") == []
+
+
+async def test_strangers_see_what_is_published(backend: InProcess) -> None:
+    """What is not published exists for the bearer of the token only."""
+    hidden = (await hand_in(backend, title="Hidden")).json()["id"]
+    shown = await publish(backend, title="Shown")
+    assert await find(backend) == ["Shown"]
+    assert await find(backend, status="submitted") == []
+    assert (await backend.client.get(f"/api/listings/{shown}")).status_code == 200
+    assert (await backend.client.get(f"/api/listings/{hidden}")).status_code == 404
+    everything = await backend.client.get("/api/listings/search", headers=AUTHORIZED)
+    assert [one["title"] for one in everything.json()["listings"]] == ["Shown", "Hidden"]
+
+
+async def test_wrong_token_is_no_stranger(backend: InProcess) -> None:
+    """Who shows a credential that is wrong is told, not shown less."""
+    wrong = {"Authorization": "Bearer wrong"}
+    assert (await backend.client.get("/api/listings/search", headers=wrong)).status_code == 401
+
+
+async def test_filters_narrow_the_search(backend: InProcess) -> None:
+    """Each filter leaves out what does not fit, and they work together."""
+    await publish(backend, title="Cheap flat", type="apartment", price_amount=10, bedrooms=1)
+    await publish(
+        backend, title="Villa", price_amount=500, bedrooms=5, lat=-1.95, lng=30.06, address_text="KG 7 Ave"
+    )
+    await publish(backend, title="100% lake_side", type="land", price_amount=90, price_currency="USD")
+    assert await find(backend, type="apartment") == ["Cheap flat"]
+    assert await find(backend, text="kg 7") == ["Villa"]
+    assert await find(backend, text="100%") == ["100% lake_side"]
+    assert await find(backend, text="_") == ["100% lake_side"]
+    assert await find(backend, price_min=10, price_max=90) == ["100% lake_side", "Cheap flat"]
+    assert await find(backend, currency="USD") == ["100% lake_side"]
+    assert await find(backend, bedrooms_min=2) == ["Villa"]
+    assert await find(backend, south=-2, north=-1.9, west=30, east=30.1) == ["Villa"]
+    assert await find(backend, south=0, north=1, west=30, east=30.1) == []
+    assert await find(backend, type="house", price_max=400) == []
+
+
+async def test_pages_follow_each_other(backend: InProcess) -> None:
+    """The cursor leads through everything once, newest first, also where times are equal."""
+    for number in range(5):
+        await publish(backend, title=f"{number}")
+    await backend.rows("UPDATE listings SET created_at = now() WHERE title IN ('1', '2', '3')")
+    seen: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        params = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = (await backend.client.get("/api/listings/search", params=params)).json()
+        seen += [one["title"] for one in page["listings"]]
+        cursor = page["next_cursor"]
+    assert sorted(seen) == ["0", "1", "2", "3", "4"]
+    assert set(seen[:3]) == {"1", "2", "3"}
+    assert seen[3:] == ["4", "0"]
+
+
+async def test_unusable_filters_are_400(backend: InProcess) -> None:
+    """Wrong types, NaN, ranges upside down and foreign cursors are the caller's fault."""
+    for query in [
+        "type=castle",
+        "limit=0",
+        "limit=101",
+        "limit=many",
+        "price_min=1.5",
+        "price_min=-1",
+        "south=nan&north=1&west=1&east=1",
+        "south=inf&north=1&west=1&east=1",
+        "south=1",
+        "south=2&north=1&west=1&east=2",
+        "text=",
+        "text=%00",
+        "text=a%0Ab",
+        "currency=rwf",
+        "status=secret",
+        "cursor=x",
+        "cursor=%C3%A9",
+        "cursor=MjAyNnx4",
+    ]:
+        answer = await backend.client.get(f"/api/listings/search?{query}")
+        assert answer.status_code == 400, query
+        assert answer.json()["error"]["code"] == "invalid_request", query
+
+
+@pytest.mark.parametrize("listing", ["00000000-0000-4000-8000-000000000000", "not-an-id", "%00", "1"])
+async def test_unknown_listing_is_404(backend: InProcess, listing: str) -> None:
+    """Also what could not be an id is simply not there."""
+    answer = await backend.client.get(f"/api/listings/{listing}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")

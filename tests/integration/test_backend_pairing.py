@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from realestate.monitoring import CHANNELS
+from realestate.pairing_codes import ALPHABET
+from support.backend import AUTHORIZED, environment, in_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.backend import InProcess
+    from support.postgres import DatabaseUrls
+
+
+async def ask(backend: InProcess, peer: str = "42") -> str:
+    """Ask for a code for a peer of telegram."""
+    answer = await backend.pair("telegram", "request", peer_id=peer)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["code"])
+
+
+async def confirm(backend: InProcess, code: str, peer: str = "42") -> tuple[int, str]:
+    """Confirm a code, and return the status and the outcome's name."""
+    answer = await backend.pair("telegram", "confirm", peer_id=peer, code=code)
+    body = answer.json()
+    return answer.status_code, body["status"] if answer.is_success else body["error"]["code"]
+
+
+def other_than(code: str) -> str:
+    """Return a code that is not this one."""
+    return ("A" if code[0] != "A" else "B") + code[1:]
+
+
+async def failures(backend: InProcess) -> float | None:
+    """Return what `pairing_failures_total` says of telegram."""
+    return (await backend.scrape()).get("pairing_failures_total", channel="telegram")
+
+
+async def test_code_is_shown_once_and_stored_as_a_hash(backend: InProcess) -> None:
+    """Nothing in the database gives the code back."""
+    answer = await backend.pair("telegram", "request", peer_id="42")
+    code = answer.json()["code"]
+    assert len(code) == 8
+    assert set(code) <= set(ALPHABET)
+    assert answer.json()["channel"] == "telegram"
+    [stored] = await backend.rows("SELECT *, expires_at - requested_at AS valid_for FROM pairing")
+    assert code not in str(stored)
+    assert 599 < stored["valid_for"].total_seconds() < 601
+    [entry] = await backend.entries("pairing.requested")
+    assert (entry["actor_type"], entry["entity"], entry["entity_id"]) == ("agent", "pairing", "telegram:42")
+    assert code not in str(entry)
+
+
+async def test_right_code_approves_and_is_audited(backend: InProcess) -> None:
+    """The peer is paired; nothing failed."""
+    code = await ask(backend)
+    assert await confirm(backend, f"{code[:4]}-{code[4:]}".lower()) == (200, "approved")
+    [stored] = await backend.rows("SELECT approved_at FROM pairing")
+    assert stored["approved_at"] is not None
+    assert len(await backend.entries("pairing.approved")) == 1
+    assert await failures(backend) == 0
+
+
+async def test_confirming_again_is_the_same_approval(backend: InProcess) -> None:
+    """A repeat after a lost answer returns the first approval's time."""
+    code = await ask(backend)
+    answers = [await backend.pair("telegram", "confirm", peer_id="42", code=code) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+
+
+async def test_wrong_code_is_403_counted_and_audited(backend: InProcess) -> None:
+    """A wrong code is a failure of its channel."""
+    code = await ask(backend)
+    assert await confirm(backend, other_than(code)) == (403, "wrong_code")
+    assert await failures(backend) == 1
+    [entry] = await backend.entries("pairing.refused")
+    assert entry["payload"] == {"reason": "wrong"}
+    assert await confirm(backend, code) == (200, "approved")
+
+
+async def test_peer_that_never_asked_gets_the_same_answer(backend: InProcess) -> None:
+    """Guesses at a peer without a code count, are audited, and tell nothing."""
+    code = await ask(backend, "somebody")
+    told = await backend.pair("telegram", "confirm", peer_id="nobody", code=code)
+    known = await backend.pair("telegram", "confirm", peer_id="somebody", code=other_than(code))
+    for answer in (told, known):
+        answer.json()["error"].pop("requestId")
+    assert told.status_code == known.status_code == 403
+    assert told.json()["error"]["message"] == known.json()["error"]["message"]
+    assert await failures(backend) == 2
+    assert len(await backend.entries("pairing.refused")) == 2
+
+
+async def test_expired_code_is_410_and_counts(backend: InProcess) -> None:
+    """After ten minutes the right code is no longer right."""
+    code = await ask(backend)
+    await backend.rows("UPDATE pairing SET expires_at = now()")
+    assert await confirm(backend, code) == (410, "code_expired")
+    assert await failures(backend) == 1
+    [entry] = await backend.entries("pairing.refused")
+    assert entry["payload"] == {"reason": "expired"}
+
+
+async def test_new_code_voids_the_one_before(backend: InProcess) -> None:
+    """Of two codes for a peer only the later one is good."""
+    first, second = await ask(backend), await ask(backend)
+    assert await confirm(backend, first) == (403, "wrong_code")
+    assert await confirm(backend, second) == (200, "approved")
+
+
+async def test_five_wrong_codes_lock_the_peer_out(backend: InProcess) -> None:
+    """Then the right code does not help, and a new one is not given, until the lock-out is over."""
+    code = await ask(backend)
+    for _ in range(5):
+        assert await confirm(backend, other_than(code)) == (403, "wrong_code")
+    assert await confirm(backend, code) == (429, "pairing_locked")
+    refused = await backend.pair("telegram", "request", peer_id="42")
+    assert refused.status_code == 429
+    assert 880 < int(refused.headers["Retry-After"]) <= 900
+    assert await failures(backend) == 7
+    await backend.rows("UPDATE pairing SET locked_until = now(), last_attempt_at = now() - interval '15 min'")
+    assert await confirm(backend, await ask(backend)) == (200, "approved")
+
+
+async def test_new_code_does_not_wipe_wrong_attempts_out(backend: InProcess) -> None:
+    """Asking again between the guesses does not get around the lock-out."""
+    for _ in range(5):
+        assert await confirm(backend, other_than(await ask(backend))) == (403, "wrong_code")
+    assert (await backend.pair("telegram", "request", peer_id="42")).status_code == 429
+
+
+async def test_attempts_in_parallel_are_all_counted(backend: InProcess) -> None:
+    """Guessing from many sides at once gives five tries, not more."""
+    code = await ask(backend)
+    outcomes = await asyncio.gather(*(confirm(backend, other_than(code)) for _ in range(30)))
+    assert sorted(outcomes) == [(403, "wrong_code")] * 5 + [(429, "pairing_locked")] * 25
+    assert await failures(backend) == 30
+    [stored] = await backend.rows("SELECT attempts FROM pairing")
+    assert stored["attempts"] == 5
+
+
+async def test_lock_out_is_one_peers(backend: InProcess) -> None:
+    """Others of the channel pair on."""
+    code = await ask(backend)
+    for _ in range(5):
+        await confirm(backend, other_than(code))
+    assert await confirm(backend, await ask(backend, "43"), "43") == (200, "approved")
+
+
+async def test_requests_that_race_leave_one_code(backend: InProcess) -> None:
+    """Of the codes of one moment exactly one is good."""
+    codes = await asyncio.gather(*(ask(backend) for _ in range(4)))
+    outcomes = [(await confirm(backend, code))[0] for code in codes]
+    assert sorted(outcomes) == [200, 403, 403, 403]
+
+
+async def test_approval_is_gone_when_its_audit_entry_fails(backend: InProcess) -> None:
+    """Nobody is paired without an entry that says so."""
+    code = await ask(backend)
+    await backend.rows(
+        "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (action <> 'pairing.approved') NOT VALID"
+    )
+    assert await confirm(backend, code) == (500, "internal_error")
+    [stored] = await backend.rows("SELECT approved_at FROM pairing")
+    assert stored["approved_at"] is None
+
+
+async def test_wrong_attempt_is_not_lost_with_its_answer(backend: InProcess) -> None:
+    """The refusal does not roll back what was counted."""
+    code = await ask(backend)
+    await confirm(backend, other_than(code))
+    [stored] = await backend.rows("SELECT attempts FROM pairing")
+    assert stored["attempts"] == 1
+
+
+@pytest.mark.parametrize("step", ["request", "confirm"])
+async def test_unknown_channel_is_404_without_a_series(backend: InProcess, step: str) -> None:
+    """A channel that does not exist makes no series."""
+    answer = await backend.pair("fax", step, peer_id="42", **({"code": "x"} if step == "confirm" else {}))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_channel")
+    assert (await backend.scrape()).get("pairing_failures_total", channel="fax") is None
+
+
+async def test_known_channels_are_there_from_the_start(backend: InProcess) -> None:
+    """Each channel exists at 0 before its first failure."""
+    samples = await backend.scrape()
+    assert [samples.get("pairing_failures_total", channel=one) for one in CHANNELS] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("step", ["request", "confirm"])
+async def test_pairing_needs_the_token(backend: InProcess, step: str) -> None:
+    """Neither half of pairing is open to strangers, and theirs are no failed attempts."""
+    body = {"peer_id": "42", "code": "ABCD2345"} if step == "confirm" else {"peer_id": "42"}
+    answer = await backend.client.post(f"/api/pairing/telegram/{step}", json=body)
+    assert answer.status_code == 401
+    assert await failures(backend) == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"{}",
+        b'{"peer_id":42,"code":"x"}',
+        b'{"peer_id":"","code":"x"}',
+        b'{"peer_id":"a\\u0000","code":"x"}',
+        b'{"peer_id":"a\\nb","code":"x"}',
+        b'{"peer_id":"42","code":""}',
+        b'{"peer_id":"42","code":"x","more":1}',
+    ],
+)
+async def test_malformed_attempt_is_400_and_no_failure(backend: InProcess, body: bytes) -> None:
+    """What is no attempt is told so, and does not alarm anybody."""
+    url = "/api/pairing/telegram/confirm"
+    answer = await backend.client.post(url, content=body, headers=AUTHORIZED)
+    assert answer.status_code == 400
+    assert await failures(backend) == 0
+
+
+async def test_code_may_hold_any_character(backend: InProcess) -> None:
+    """A guess is a guess, also with characters that no code has."""
+    await ask(backend)
+    assert await confirm(backend, "\0\n\u2600 ''") == (403, "wrong_code")
+
+
+async def test_another_token_voids_pending_codes(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """The hash's key comes from the token: after its rotation the peer asks again."""
+    async with in_process(environment(database_urls, tmp_path), database_urls) as backend:
+        code = await ask(backend)
+    environ = environment(database_urls, tmp_path, SERVICE_TOKEN="rotated")
+    async with in_process(environ, database_urls) as backend:
+        answer = await backend.client.post(
+            "/api/pairing/telegram/confirm",
+            json={"peer_id": "42", "code": code},
+            headers={"Authorization": "Bearer rotated"},
+        )
+        assert answer.status_code == 403

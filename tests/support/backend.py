@@ -1,0 +1,328 @@
+"""The backend for the tests: as the real program in a process of its own, and in the test's own process.
+
+`backend` is in process on a fresh database, for speed; `program` is `python -m realestate serve` on a fresh
+database of the session's server; `shared_program` is the same, one for the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import httpx
+import psycopg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from psycopg.rows import dict_row
+
+from realestate.app import create_app
+from realestate.monitoring import Backend, watch
+from realestate.settings import SERVICE, BackendSettings
+from watchkeeper.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls, PostgresServer
+
+TOKEN: Final = "test-service-token"
+SECRET: Final = "test-webhook-secret"
+SOURCE: Final = "moltbot"
+AUTHORIZED: Final = {"Authorization": f"Bearer {TOKEN}"}
+# Nobody listens there: port 9 of loopback is refused at once.
+DEAD_GATEWAY: Final = "http://127.0.0.1:9"
+
+Found = TypeVar("Found")
+
+_STARTS_WITHIN: Final = 40
+_numbers = itertools.count(1)
+
+
+def unique(prefix: str = "id") -> str:
+    """Return a name that no other test of the session has."""
+    return f"{prefix}-{os.getpid()}-{next(_numbers)}"
+
+
+def sign(body: bytes, *, secret: str = SECRET, timestamp: float | str | None = None) -> dict[str, str]:
+    """Return the headers of a signed delivery, made as a sender makes them who read the README."""
+    stamp = timestamp if isinstance(timestamp, str) else str(int(timestamp or time.time()))
+    digest = hmac.new(secret.encode(), stamp.encode() + body, hashlib.sha256).hexdigest()
+    return {
+        "Content-Type": "application/json",
+        "X-Webhook-Timestamp": stamp,
+        "X-Webhook-Signature": f"sha256={digest}",
+    }
+
+
+class Samples:
+    """The metrics of one scrape.
+
+    Args:
+        text: In the Prometheus text format.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._values = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def get(self, name: str, **labels: str) -> float | None:
+        """Return the value of a series, None when there is none."""
+        return self._values.get((name, frozenset(labels.items())))
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum over all series that have these labels."""
+        wanted = labels.items()
+        return sum(value for (one, of), value in self._values.items() if one == name and of >= set(wanted))
+
+    def series(self, *names: str) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+        """Return the label sets of these metrics; of all without names."""
+        return {key for key in self._values if not names or key[0] in names}
+
+
+@dataclass(kw_only=True)
+class InProcess:
+    """The backend in this process: no sockets, a real database.
+
+    Args:
+        backend: The service.
+        client: Speaks to it, from loopback, without a token.
+        urls: Its database.
+    """
+
+    backend: Backend
+    client: httpx.AsyncClient
+    urls: DatabaseUrls
+
+    async def deliver(
+        self, event: Mapping[str, Any] | bytes, *, source: str = SOURCE, **signing: Any
+    ) -> httpx.Response:
+        """Deliver a signed event."""
+        body = event if isinstance(event, bytes) else json.dumps(event).encode()
+        headers = sign(body, **signing)
+        return await self.client.post(f"/api/webhooks/{source}", content=body, headers=headers)
+
+    async def call(self, tool: str, arguments: Any = None, **headers: str) -> httpx.Response:
+        """Call a tool as the gateway does."""
+        given = {**AUTHORIZED, **headers}
+        return await self.client.post(f"/api/tools/{tool}", json=arguments or {}, headers=given)
+
+    async def pair(self, channel: str, step: str, **body: str) -> httpx.Response:
+        """Ask for a pairing code, or confirm one."""
+        return await self.client.post(f"/api/pairing/{channel}/{step}", json=body, headers=AUTHORIZED)
+
+    async def scrape(self) -> Samples:
+        """Return the metrics as Prometheus gets them."""
+        answer = await self.client.get("/metrics")
+        assert answer.status_code == 200, answer.text
+        return Samples(answer.text)
+
+    async def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        """Ask the database, as its superuser."""
+        return await asyncio.to_thread(rows, self.urls, query, *values)
+
+    async def entries(self, action: str) -> list[dict[str, Any]]:
+        """Return the audit entries of an action, the oldest first."""
+        return await self.rows("SELECT * FROM audit_log WHERE action = %s ORDER BY id", action)
+
+
+def rows(urls: DatabaseUrls, query: str, *values: object) -> list[dict[str, Any]]:
+    """Run one statement as the superuser, and return its rows."""
+    with psycopg.connect(urls.superuser_url, autocommit=True, row_factory=dict_row) as conn:
+        cursor = conn.execute(query, values or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def environment(urls: DatabaseUrls, folder: Path, **changes: str) -> dict[str, str]:
+    """Return the environment of a backend that needs nobody but its database."""
+    return {
+        "DATABASE_URL": urls.url,
+        "DATABASE_OWNER_URL": urls.owner_url,
+        "WATCHKEEPER_STATE_DIR": str(folder),
+        "MOLTBOT_GATEWAY_URL": DEAD_GATEWAY,
+        "SERVICE_TOKEN": TOKEN,
+        "WEBHOOK_SECRETS": f"{SOURCE}={SECRET}",
+        "HOST": "127.0.0.1",
+        "PORT": "0",
+        **changes,
+    }
+
+
+@contextlib.asynccontextmanager
+async def in_process(environ: Mapping[str, str], urls: DatabaseUrls) -> AsyncIterator[InProcess]:
+    """Run the backend in this process, without scheduled retention."""
+    service = watch(BackendSettings.from_env(environ), Settings.from_env(SERVICE, environ))
+    app = create_app(service)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
+    async with service.keeper.running(), client:
+        yield InProcess(backend=service, client=client, urls=urls)
+
+
+@pytest.fixture
+async def backend(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[InProcess]:
+    """The backend in this process, on a fresh database."""
+    async with in_process(environment(database_urls, tmp_path), database_urls) as running:
+        yield running
+
+
+@dataclass(kw_only=True)
+class Program:
+    """`python -m realestate serve`, running.
+
+    Args:
+        process: The process itself.
+        urls: Its database; None when it brought its own.
+        lines: What it wrote to stdout, parsed.
+        errors: What it wrote to stderr.
+    """
+
+    process: subprocess.Popen[str]
+    urls: DatabaseUrls | None = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    _readers: list[threading.Thread] = field(default_factory=list)
+    _url: str = ""
+
+    @classmethod
+    def start(cls, environ: Mapping[str, str], urls: DatabaseUrls | None = None) -> Self:
+        """Start it, and do not wait for it."""
+        ours = ("METRICS_", "WATCHKEEPER_", "DATABASE_", "REALESTATE_", "APP_", "NODE_", "LOG_")
+        base = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "realestate", "serve"],
+            env={**base, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        program = cls(process=process, urls=urls)
+        for read in (program._read_lines, program._read_errors):
+            reader = threading.Thread(target=read, daemon=True)
+            reader.start()
+            program._readers.append(reader)
+        return program
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        if not self._url:
+            self._url = str(self.wait_for(type="server", status="listening")["url"])
+        return self._url
+
+    def wait_for(self, **fields: Any) -> dict[str, Any]:
+        """Return the first line that has these fields."""
+        return self.eventually(
+            lambda: next((line for line in list(self.lines) if fields.items() <= line.items()), None),
+            f"a line with {fields}",
+        )
+
+    def eventually(
+        self, look: Callable[[], Found | None], what: str, within: float = _STARTS_WITHIN
+    ) -> Found:
+        """Return what `look` finds, as soon as it does."""
+        end = time.monotonic() + within
+        while time.monotonic() < end:
+            found = look()
+            if found is not None:
+                return found
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        tail = "\n".join([*map(json.dumps, self.lines[-20:]), *self.errors[-20:]])
+        raise AssertionError(f"there was not {what}; exit code {self.process.poll()}; last lines:\n{tail}")
+
+    def wait_until_ready(self) -> Self:
+        """Return when it serves and its database is migrated."""
+        self.eventually(lambda: self.get("/readyz").status_code == 200 or None, "a ready service")
+        return self
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """GET a path."""
+        return httpx.get(f"{self.url}{path}", timeout=20, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        """POST to a path."""
+        return httpx.post(f"{self.url}{path}", timeout=20, **options)
+
+    def deliver(self, event: Mapping[str, Any], *, source: str = SOURCE, **signing: Any) -> httpx.Response:
+        """Deliver a signed event."""
+        body = json.dumps(event).encode()
+        return self.post(f"/api/webhooks/{source}", content=body, headers=sign(body, **signing))
+
+    def scrape(self) -> Samples:
+        """Return the metrics as Prometheus gets them."""
+        answer = self.get("/metrics")
+        assert answer.status_code == 200, answer.text
+        return Samples(answer.text)
+
+    def line_of(self, request_id: str) -> dict[str, Any]:
+        """Return the line of a request."""
+        return self.wait_for(type="request", requestId=request_id)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, within: float = 30) -> int:
+        """End it, by its process id, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            code = self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+            raise
+        for reader in self._readers:
+            reader.join(10)
+        return code
+
+    def _read_lines(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            self.lines.extend(json.loads(line) for line in stream)
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            self.errors.extend(line.rstrip("\n") for line in stream)
+
+
+@contextlib.contextmanager
+def running_program(environ: Mapping[str, str], urls: DatabaseUrls | None = None) -> Iterator[Program]:
+    """Run the program until the end of the block."""
+    program = Program.start(environ, urls)
+    try:
+        yield program
+    finally:
+        program.stop()
+
+
+@pytest.fixture
+def program(database_urls: DatabaseUrls, tmp_path: Path) -> Iterator[Program]:
+    """The real program on a fresh database, ready."""
+    with running_program(environment(database_urls, tmp_path), database_urls) as started:
+        yield started.wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def shared_program(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The real program, one for the session: for tests that leave nothing behind that others would notice."""
+    urls = postgres.create_database("wk_template")
+    with running_program(environment(urls, tmp_path_factory.mktemp("backend")), urls) as started:
+        yield started.wait_until_ready()
+    postgres.drop_database(urls.name)
