@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics._naming import exposed_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,9 +53,11 @@ def check_free(instrument: Counter | Gauge | Histogram, foreign: CollectorRegist
     try:
         foreign.register(claim)
     except ValueError as error:
-        taken = sorted(getattr(error, "duplicates", ())) or [str(error)]
+        taken = sorted(
+            exposed_names(instrument.kind, instrument.name) & set(getattr(error, "duplicates", ()))
+        )
         raise MetricError(
-            f"The {instrument.kind} {instrument.name!r} clashes with {', '.join(map(repr, taken))} in"
+            f"The {instrument.kind} {instrument.name!r} clashes with {', '.join(map(repr, taken)) or error} in"
             " prometheus_client's registry: rename one of the two."
         ) from error
     foreign.unregister(claim)
@@ -82,23 +85,25 @@ def collect_foreign(
         report: Called with what had to be left out: a clash, or a collector that failed (it hides those
             after it).
     """
-    families: list[Metric] = []
+    collected: list[Metric] = []
     try:
-        for family in foreign.collect():
-            clash = sorted(_names(family) & own.keys())
-            if clash:
-                report(
-                    MetricError(
-                        f"The {family.type} {family.name!r} of prometheus_client's registry clashes with"
-                        f" {own[clash[0]]} and is left out: rename one of the two."
-                    )
-                )
-            else:
-                families.append(_without_created(family))
+        collected.extend(foreign.collect())
     except Exception as error:  # noqa: BLE001 - somebody else's collector may raise anything
         failure = MetricError(f"A collector of prometheus_client's registry failed: {type(error).__name__}.")
         failure.__cause__ = error
         report(failure)
+    families: list[Metric] = []
+    for family in collected:
+        clash = sorted(_names(family) & own.keys())
+        if clash:
+            report(
+                MetricError(
+                    f"The {family.type} {family.name!r} of prometheus_client's registry clashes with"
+                    f" {own[clash[0]]} and is left out: rename one of the two."
+                )
+            )
+        else:
+            families.append(_without_created(family))
     return families
 
 

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import math
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Summary
+from prometheus_client import Counter as ForeignCounter
+from prometheus_client import Histogram as ForeignHistogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from support.tools import require_tool
+from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics import HttpMetrics, Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+def _samples(families: Iterable[Any]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", TEXT),
+        ("*/*", TEXT),
+        ("text/html", TEXT),
+        ("text/plain", TEXT),
+        (PROMETHEUS_2, OPENMETRICS),
+        (PROMETHEUS_3, OPENMETRICS),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("Application/OpenMetrics-Text; Version=1.0.0", OPENMETRICS),
+        ("application/openmetrics-text;q=0.5,text/plain;q=0.5", OPENMETRICS),
+        ("application/openmetrics-text;q=0.4,text/plain;q=0.5", TEXT),
+        ("application/openmetrics-text;q=0", TEXT),
+        ("application/openmetrics-text;q=x", TEXT),
+        ("application/openmetrics-text;q=7", TEXT),
+        ("application/openmetrics-text;version=2.0.0", TEXT),
+        (";;;,=,q=,application/openmetrics-text;;", OPENMETRICS),
+    ],
+)
+def test_the_format_is_what_the_scraper_prefers(accept: str, content_type: str) -> None:
+    """OpenMetrics 1 where the scraper wants it at least as much as text; text for everybody else."""
+    exposition = Registry(foreign=CollectorRegistry()).render(accept)
+    assert exposition.content_type == content_type
+    assert exposition.body.endswith(b"# EOF\n") == (content_type == OPENMETRICS)
+
+
+LABEL_VALUES = st.text(
+    st.one_of(
+        st.sampled_from('\\"\n\r\t{}=, #\0\x7f\x85\u2028\u202e\ufeff'),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=12,
+)
+
+
+@given(values=st.lists(st.tuples(LABEL_VALUES, LABEL_VALUES), unique=True, max_size=6))
+def test_hostile_label_values_come_back_as_they_went(values: list[tuple[str, str]]) -> None:
+    """Both of prometheus_client's parsers read what was written, whatever is in a label."""
+    registry = Registry(foreign=CollectorRegistry())
+    jobs = registry.counter("jobs_total", 'Jobs, "quoted" \\ and\nbroken.', ("kind", "peer"))
+    time = registry.histogram("time_seconds", "Time.", ("kind",), buckets=(0.1, 5))
+    expected = {}
+    for number, (kind, peer) in enumerate(values):
+        jobs.labels(kind=kind, peer=peer).inc(number + 0.5)
+        time.labels(kind=kind).observe(number)
+        expected["jobs_total", (("kind", kind), ("peer", peer))] = number + 0.5
+    for parsed in (
+        _samples(parse_text(registry.render().body.decode())),
+        _samples(parse_openmetrics(registry.render(PROMETHEUS_2).body.decode())),  # type: ignore[no-untyped-call] # untyped
+    ):
+        assert {key: value for key, value in parsed.items() if key[0] == "jobs_total"} == expected
+        counts = {key: value for key, value in parsed.items() if key[0] == "time_seconds_count"}
+        assert sum(counts.values()) == len(values)
+
+
+@given(value=st.floats(allow_nan=False))
+def test_every_value_comes_back_to_the_last_bit(value: float) -> None:
+    """A gauge is written so that it reads as the same double."""
+    registry = Registry(foreign=CollectorRegistry())
+    registry.gauge("level", "Level.").set(value)
+    parsed = _samples(parse_text(registry.render().body.decode()))
+    assert parsed["level", ()] == value
+
+
+def test_bucket_bounds_read_the_same_in_both_formats() -> None:
+    """`le` is written as Python's libraries write it: one series, whichever format was scraped."""
+    registry = Registry(foreign=CollectorRegistry())
+    registry.histogram("time_ms", "Time.", buckets=(0.005, 10, 5000, 2_500_000))
+    for accept in ("", PROMETHEUS_2):
+        text = registry.render(accept).body.decode()
+        bounds = [line.split('le="')[1].split('"')[0] for line in text.splitlines() if 'le="' in line]
+        assert bounds == ["0.005", "10.0", "5000.0", "2.5e+06", "+Inf"]
+
+
+def test_a_gauge_that_is_not_known_reads_as_such() -> None:
+    """NaN has its own word in the format."""
+    registry = Registry(foreign=CollectorRegistry())
+    registry.gauge("level", "Level.").set(math.nan)
+    assert b"level NaN\n" in registry.render().body
+
+
+def test_what_a_service_registers_with_prometheus_client_is_exposed() -> None:
+    """Metrics of other libraries stand beside ours, without the `_created` series that nobody asked for."""
+    foreign = CollectorRegistry()
+    registry = Registry(foreign=foreign)
+    registry.counter("jobs_total", "Jobs.")
+    ForeignCounter("imports", "Imports.", registry=foreign).inc(3)
+    ForeignHistogram("import_seconds", "Time.", registry=foreign).observe(0.3)
+    Summary("import_bytes", "Size.", registry=foreign).observe(7)
+    for accept in ("", PROMETHEUS_2):
+        text = registry.render(accept).body.decode()
+        assert "\nimports_total 3.0\n" in text
+        assert "\nimport_seconds_count 1.0\n" in text
+        assert "\nimport_bytes_sum 7.0\n" in text
+        assert "jobs_total 0.0\n" in text
+        assert "_created" not in text
+
+
+def test_the_process_has_its_own_metrics() -> None:
+    """CPU, memory, open files, garbage collection and the Python version come without a word."""
+    text = Registry().render().body.decode()
+    names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+    assert {
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "python_gc_collections_total",
+        "python_info",
+    } <= names
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("jobs_total", "jobs_total", "counter 'jobs_total' clashes with the counter 'jobs_total'"),
+        ("jobs_total", "jobs", "gauge 'jobs' clashes with the counter 'jobs_total' over the name 'jobs'"),
+        ("time", "time", "histogram 'time' clashes with the gauge 'time'"),
+    ],
+)
+def test_two_declarations_of_one_name_are_refused_with_both(first: str, second: str, message: str) -> None:
+    """The error names what is declared and what has the name already."""
+    registry = Registry(foreign=CollectorRegistry())
+
+    def declare(name: str, *, again: bool) -> None:
+        if name.endswith("_total"):
+            registry.counter(name, "Jobs.")
+        elif name == "time" and again:
+            registry.histogram(name, "Time.", buckets=(1,))
+        else:
+            registry.gauge(name, "Level.")
+
+    declare(first, again=False)
+    with pytest.raises(MetricError, match=message):
+        declare(second, again=True)
+
+
+def test_a_name_that_prometheus_client_has_is_refused_with_both() -> None:
+    """Also the names that a foreign histogram takes for its samples, and those of the process."""
+    foreign = CollectorRegistry()
+    ForeignHistogram("import_seconds", "Time.", registry=foreign)
+    registry = Registry(foreign=foreign)
+    with pytest.raises(
+        MetricError, match=r"gauge 'import_seconds' clashes with 'import_seconds' in prometheus_client"
+    ):
+        registry.gauge("import_seconds", "Time.")
+    with pytest.raises(MetricError, match="counter 'import_seconds_total' clashes with 'import_seconds'"):
+        registry.counter("import_seconds_total", "Time.")
+    with pytest.raises(MetricError, match="gauge 'process_open_fds' clashes with 'process_open_fds'"):
+        Registry().gauge("process_open_fds", "Files.")
+    registry.gauge("export_seconds", "Time.").set(1)
+    assert b"export_seconds 1.0\n" in registry.render().body
+
+
+def test_a_clash_that_comes_up_later_is_said_once_and_leaves_the_scrape_alive() -> None:
+    """What the service registers after our declaration is left out, with a word to whoever wants to know."""
+    foreign = CollectorRegistry()
+    told: list[MetricError] = []
+    registry = Registry(foreign=foreign, on_error=told.append)
+    registry.counter("jobs_total", "Jobs.").inc(2)
+    ForeignCounter("jobs", "Other jobs.", registry=foreign).inc(9)
+    ForeignCounter("imports", "Imports.", registry=foreign)
+    for _ in range(3):
+        text = registry.render().body.decode()
+        assert "\njobs_total 2.0\n" in "\n" + text
+        assert "9.0" not in text
+        assert "imports_total 0.0" in text
+    (error,) = told
+    assert str(error) == (
+        "The counter 'jobs' of prometheus_client's registry clashes with the counter 'jobs_total'"
+        " and is left out: rename one of the two."
+    )
+    with pytest.raises(MetricError, match="counter 'jobs_total' clashes with 'jobs', 'jobs_total'"):
+        registry.check()
+
+
+def test_a_clash_nobody_wants_to_hear_of_fails_the_scrape() -> None:
+    """Without anybody to tell, a scrape that would be wrong raises."""
+    foreign = CollectorRegistry()
+    registry = Registry(foreign=foreign)
+    registry.check()
+    registry.gauge("level", "Level.")
+    ForeignCounter("level", "Level.", registry=foreign)
+    with pytest.raises(
+        MetricError, match="counter 'level' of prometheus_client's registry clashes with the gauge 'level'"
+    ):
+        registry.render()
+
+
+class _Broken:
+    def collect(self) -> Iterable[Any]:
+        yield GaugeMetricFamily("before", "Before.", value=1)
+        raise ConnectionError("gone")
+
+
+def test_a_foreign_collector_that_fails_does_not_take_the_scrape_with_it() -> None:
+    """Our own metrics are exposed, and the failure is told with its cause."""
+    foreign = CollectorRegistry()
+    foreign.register(_Broken())
+    told: list[MetricError] = []
+    registry = Registry(foreign=foreign, on_error=told.append)
+    registry.counter("jobs_total", "Jobs.")
+    text = registry.render().body.decode()
+    assert "jobs_total 0.0" in text
+    assert "before 1.0" in text
+    assert [str(error) for error in told] == [
+        "A collector of prometheus_client's registry failed: ConnectionError."
+    ]
+    assert isinstance(told[0].__cause__, ConnectionError)
+
+
+def _promtool(registry: Registry) -> list[str]:
+    found = subprocess.run(
+        [require_tool("promtool"), "check", "metrics"],
+        input=registry.render().body,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=30,
+    )
+    return found.stdout.decode().splitlines()
+
+
+def test_promtool_finds_nothing_to_mend() -> None:
+    """The linter of Prometheus accepts every name, type and help text, the process's own included."""
+    registry = Registry()
+    HttpMetrics(registry).record("GET", "/x", 200, 0.1)
+    registry.gauge("level", "Level.").set(1)
+    assert _promtool(registry) == []
+
+
+def test_promtool_finds_only_the_milliseconds() -> None:
+    """A service whose contract says `_ms` gets that one finding."""
+    registry = Registry()
+    HttpMetrics(registry, unit="ms").record("GET", "/x", 200, 0.1)
+    assert _promtool(registry) == [
+        "http_request_duration_ms metric names should not contain abbreviated units"
+    ]

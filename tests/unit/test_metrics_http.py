@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics import HttpMetrics, Registry
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry with nothing foreign beside it."""
+    return Registry(foreign=CollectorRegistry())
+
+
+def _bounds(registry: Registry) -> list[str]:
+    text = registry.render().body.decode()
+    return [line.split('le="')[1].split('"')[0] for line in text.splitlines() if 'le="' in line]
+
+
+def test_a_request_is_one_count_and_one_duration_in_seconds(registry: Registry) -> None:
+    """The count is by method, route and status; the duration by method and route."""
+    metrics = HttpMetrics(registry)
+    metrics.record("GET", "/a/{b}", 200, 0.25)
+    metrics.record("GET", "/a/{b}", 404, 0.5)
+    assert registry.sample("http_requests_total", method="GET", route="/a/{b}", status="200") == 1.0
+    assert registry.sample("http_requests_total", method="GET", route="/a/{b}", status="404") == 1.0
+    assert registry.sample("http_request_duration_seconds_sum", method="GET", route="/a/{b}") == 0.75
+    assert registry.sample("http_request_duration_seconds_count", method="GET", route="/a/{b}") == 2.0
+    assert _bounds(registry) == [
+        "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0",
+        "+Inf",
+    ]  # fmt: skip
+
+
+def test_milliseconds_are_one_argument(registry: Registry) -> None:
+    """The metric has its unit in its name, its buckets in that unit, and is still given seconds."""
+    metrics = HttpMetrics(registry, unit="ms")
+    metrics.record("POST", "/a", 201, 0.25)
+    assert registry.sample("http_request_duration_ms_sum", method="POST", route="/a") == 250.0
+    assert _bounds(registry) == [
+        "10.0", "50.0", "100.0", "200.0", "500.0", "1000.0", "2000.0", "5000.0", "10000.0", "30000.0", "60000.0",
+        "+Inf",
+    ]  # fmt: skip
+
+
+def test_buckets_can_be_chosen(registry: Registry) -> None:
+    """A service's contract may name its own."""
+    HttpMetrics(registry, buckets=(1, 2)).record("GET", "/", 200, 0.1)
+    assert _bounds(registry) == ["1.0", "2.0", "+Inf"]
+
+
+def test_unknown_methods_are_one_series(registry: Registry) -> None:
+    """A scanner that invents methods makes no series, and no entry in a cache."""
+    metrics = HttpMetrics(registry)
+    for number in range(1000):
+        metrics.record(f"METHOD{number}", "unmatched", 405, 0.001)
+    metrics.record("get", "unmatched", 405, 0.001)
+    assert registry.sample("http_requests_total", method="_OTHER", route="unmatched", status="405") == 1001.0
+    assert registry.render().body.count(b"http_requests_total{") == 1
+
+
+def test_the_unit_is_one_of_two(registry: Registry) -> None:
+    """Anything else is refused where it is written."""
+    with pytest.raises(MetricError, match="is 's' or 'ms', not 'min'"):
+        HttpMetrics(registry, unit="min")  # type: ignore[arg-type]

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics import Registry
+from watchkeeper.metrics._instruments import Counter
+from watchkeeper.metrics._store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry with nothing foreign beside it."""
+    return Registry(foreign=CollectorRegistry())
+
+
+def test_a_counter_adds_up(registry: Registry) -> None:
+    """A counter without labels is there at 0 and counts by itself."""
+    jobs = registry.counter("jobs_total", "Jobs.")
+    assert registry.sample("jobs_total") == 0.0
+    jobs.inc()
+    jobs.inc(2.5)
+    assert registry.sample("jobs_total") == 3.5
+
+
+def test_each_label_set_is_a_series_of_its_own(registry: Registry) -> None:
+    """Two label sets count apart, and the same one is the same child."""
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind", "status"))
+    jobs.labels(kind="a", status="ok").inc()
+    jobs.labels(status="ok", kind="a").inc()
+    jobs.labels(kind="b", status="ok").inc(5)
+    assert registry.sample("jobs_total", kind="a", status="ok") == 2.0
+    assert registry.sample("jobs_total", kind="b", status="ok") == 5.0
+    assert jobs.labels(kind="a", status="ok") is jobs.labels(status="ok", kind="a")
+
+
+def test_values_that_are_equal_and_read_differently_are_two_series(registry: Registry) -> None:
+    """1, 1.0 and True are one key of a dictionary, and three label values."""
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    values: tuple[Any, ...] = (1, True, 1.0, "1")
+    for value in values:
+        jobs.labels(kind=value).inc()
+    assert registry.sample("jobs_total", kind="1") == 2.0
+    assert registry.sample("jobs_total", kind="True") == 1.0
+    assert registry.sample("jobs_total", kind="1.0") == 1.0
+
+
+def test_known_label_sets_are_there_at_zero(registry: Registry) -> None:
+    """What is known beforehand is exposed before its first event, whatever the instrument."""
+    registry.counter("jobs_total", "Jobs.", ("kind",), known=[{"kind": "a"}, {"kind": "b"}])
+    registry.gauge("level", "Level.", ("kind",), known=[{"kind": "a"}])
+    registry.histogram("time_seconds", "Time.", ("kind",), buckets=(1,), known=[{"kind": "a"}])
+    assert registry.sample("jobs_total", kind="a") == 0.0
+    assert registry.sample("jobs_total", kind="b") == 0.0
+    assert registry.sample("level", kind="a") == 0.0
+    assert registry.sample("time_seconds_count", kind="a") == 0.0
+
+
+@pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf, -math.inf])
+def test_a_counter_refuses_what_would_spoil_it(registry: Registry, amount: float) -> None:
+    """A counter never goes down and never becomes NaN or infinite."""
+    jobs = registry.counter("jobs_total", "Jobs.")
+    with pytest.raises(MetricError, match="only goes up, by a finite number"):
+        jobs.inc(amount)
+    assert registry.sample("jobs_total") == 0.0
+
+
+def test_a_gauge_appears_with_its_first_value_and_goes_when_cleared(registry: Registry) -> None:
+    """A gauge that knows no value says nothing: 0 would be a statement."""
+    level = registry.gauge("level", "Level.")
+    assert registry.sample("level") is None
+    level.set(3)
+    level.inc(2)
+    level.dec(0.5)
+    assert registry.sample("level") == 4.5
+    level.clear()
+    assert registry.sample("level") is None
+    level.inc()
+    assert registry.sample("level") == 1.0
+
+
+def test_clearing_a_gauge_clears_every_label_set_and_keeps_their_children(registry: Registry) -> None:
+    """A child that somebody holds brings its series back with its next value."""
+    level = registry.gauge("level", "Level.", ("kind",), known=[{"kind": "a"}])
+    held = level.labels(kind="b")
+    held.set(7)
+    level.clear()
+    assert registry.sample("level", kind="a") is None
+    assert registry.sample("level", kind="b") is None
+    held.set(8)
+    assert registry.sample("level", kind="b") == 8.0
+
+
+@pytest.mark.parametrize("amount", [math.nan, math.inf])
+def test_a_gauge_refuses_steps_that_are_no_number(registry: Registry, amount: float) -> None:
+    """A gauge may be set to NaN, which says that nothing is known; it does not move by it."""
+    level = registry.gauge("level", "Level.")
+    for move in (level.inc, level.dec):
+        with pytest.raises(MetricError, match="moves by a finite number"):
+            move(amount)
+    level.set(math.nan)
+    assert math.isnan(registry.sample("level") or 0.0)
+
+
+def test_a_histogram_counts_into_its_buckets(registry: Registry) -> None:
+    """A value on a bound belongs to that bucket; buckets add up; the sum is the sum."""
+    time = registry.histogram("time_ms", "Time.", buckets=(10, 50, 5000))
+    for value in (0, 10, 10.5, 50, 4999.5, 5000, 5001, -1):
+        time.observe(value)
+    counts = [registry.sample("time_ms_bucket", le=le) for le in ("10.0", "50.0", "5000.0", "+Inf")]
+    assert counts == [3.0, 5.0, 7.0, 8.0]
+    assert registry.sample("time_ms_count") == 8.0
+    assert registry.sample("time_ms_sum") == 15070.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_histogram_refuses_what_would_spoil_its_sum(registry: Registry, value: float) -> None:
+    """One NaN in the sum would make every average after it NaN."""
+    time = registry.histogram("time_seconds", "Time.", buckets=(1,))
+    with pytest.raises(MetricError, match="takes finite numbers"):
+        time.observe(value)
+    assert registry.sample("time_seconds_count") == 0.0
+
+
+@pytest.mark.parametrize(("unit", "least", "most"), [("s", 0.01, 5.0), ("ms", 10.0, 5000.0)])
+def test_a_timer_observes_in_the_unit_asked_for_also_when_its_block_raises(
+    registry: Registry, unit: Any, least: float, most: float
+) -> None:
+    """Each block is one observation, in seconds or in milliseconds."""
+    time = registry.histogram("time", "Time.", ("kind",), buckets=(1,))
+    with time.labels(kind="a").time(unit):
+        threading.Event().wait(0.01)
+    with pytest.raises(KeyError, match="lost"), time.labels(kind="a").time(unit):
+        raise KeyError("lost")
+    assert registry.sample("time_count", kind="a") == 2.0
+    assert least <= (registry.sample("time_sum", kind="a") or 0.0) < most
+
+
+def test_a_timer_knows_two_units(registry: Registry) -> None:
+    """A unit that it does not know is refused when the timer is made."""
+    time = registry.histogram("time_seconds", "Time.", buckets=(1,))
+    with pytest.raises(MetricError, match="counts in 's' or 'ms', not in 'h'"):
+        time.time("h")  # type: ignore[arg-type]
+    with time.time():
+        pass
+    assert registry.sample("time_seconds_count") == 1.0
+
+
+def test_numbers_of_other_types_count_as_their_value(registry: Registry) -> None:
+    """Integers and fractions are taken as the float that they are, before anything is added."""
+    jobs = registry.counter("jobs_total", "Jobs.")
+    jobs.inc(Fraction(1, 2))  # type: ignore[arg-type]
+    jobs.inc(True)
+    assert registry.sample("jobs_total") == 1.5
+
+
+def test_labels_are_asked_for_exactly(registry: Registry) -> None:
+    """A label too few, too many or of another name is refused with the call that would do."""
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    plain = registry.counter("runs_total", "Runs.")
+    with pytest.raises(MetricError, match=r"takes labels\(kind=…\), not kynd"):
+        jobs.labels(kynd="a")
+    with pytest.raises(MetricError, match=r"takes labels\(kind=…\), not kind, more"):
+        jobs.labels(kind="a", more="b")
+    with pytest.raises(MetricError, match=r"takes labels\(kind=…\), not none"):
+        jobs.labels()
+    with pytest.raises(MetricError, match="takes no labels, not kind"):
+        plain.labels(kind="a")
+    with pytest.raises(MetricError, match=r"has labels: call labels\(kind=…\) first"):
+        jobs.inc()
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda r: r.counter("jobs", "Jobs."), "must end in _total: call it jobs_total"),
+        (lambda r: r.counter("_total", "Jobs."), "must end in _total"),
+        (lambda r: r.counter("1_total", "Jobs."), "'1_total' is not usable"),
+        (lambda r: r.gauge("", "Level."), "name '' is not usable"),
+        (lambda r: r.gauge("a-b", "Level."), "'a-b' is not usable"),
+        (lambda r: r.gauge("a:b", "Level."), "'a:b' is not usable"),
+        (lambda r: r.gauge("level\n", "Level."), "is not usable"),
+        (lambda r: r.gauge("jobs_total", "Level."), "may not end in _total"),
+        (lambda r: r.gauge("jobs_created", "Level."), "may not end in _created"),
+        (lambda r: r.histogram("a_bucket", "A.", buckets=(1,)), "may not end in _bucket"),
+        (lambda r: r.gauge("level", "  "), "has no help text"),
+        (lambda r: r.gauge("level", "\ud800"), "holds a lone surrogate"),
+        (lambda r: r.gauge("level", "L.", ("a b",)), "'a b' of 'level' is not usable"),
+        (lambda r: r.gauge("level", "L.", ("__a",)), "'__a' of 'level' is not usable"),
+        (lambda r: r.gauge("level", "L.", ("a", "a")), "name one label twice"),
+        (lambda r: r.gauge("level", "L.", "kind"), r"are one string: write a tuple, such as \(\"kind\",\)"),
+        (lambda r: r.gauge("level", "L.", (1,)), "label 1 of 'level' is not usable"),
+        (lambda r: r.histogram("a", "A.", ("le",), buckets=(1,)), "'le' of 'a' is the bucket's own"),
+        (lambda r: r.histogram("a", "A.", buckets=()), "needs one finite bucket or more"),
+        (lambda r: r.histogram("a", "A.", buckets=(math.inf,)), "needs one finite bucket or more"),
+        (lambda r: r.histogram("a", "A.", buckets=(1, math.nan)), "needs one finite bucket or more"),
+        (lambda r: r.histogram("a", "A.", buckets=(1, 1)), "must rise"),
+        (lambda r: r.histogram("a", "A.", buckets=(2, 1)), "must rise"),
+    ],
+)
+def test_a_declaration_that_prometheus_would_refuse_is_refused(
+    registry: Registry, declare: Callable[[Registry], object], message: str
+) -> None:
+    """Names, labels, help texts and buckets are checked where they are written, with the rule and the fix."""
+    with pytest.raises(MetricError, match=message):
+        declare(registry)
+
+
+def test_a_closing_infinite_bucket_is_understood(registry: Registry) -> None:
+    """+Inf may be written at the end, as other libraries want it."""
+    registry.histogram("time_seconds", "Time.", buckets=(1, math.inf))
+    assert registry.sample("time_seconds_bucket", le="+Inf") == 0.0
+
+
+def test_lone_surrogates_in_labels_are_replaced(registry: Registry) -> None:
+    """What UTF-8 cannot carry does not break the scrape."""
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    jobs.labels(kind="a\ud800b").inc()
+    jobs.labels(kind="a\udfffb").inc()
+    assert registry.sample("jobs_total", kind="a?b") == 2.0
+    assert b'kind="a?b"' in registry.render().body
+
+
+def test_no_update_is_lost_between_threads(registry: Registry) -> None:
+    """Eight threads that switch as often as they can add up to the last one."""
+    threads, each = 8, 20_000
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    level = registry.gauge("level", "Level.")
+    time = registry.histogram("time_seconds", "Time.", buckets=(1, 2))
+    start = threading.Barrier(threads)
+
+    def work() -> None:
+        child, values = jobs.labels(kind="a"), time.labels()
+        start.wait()
+        for _ in range(each):
+            child.inc()
+            level.inc()
+            values.observe(1.5)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        crew = [threading.Thread(target=work) for _ in range(threads)]
+        for one in crew:
+            one.start()
+        for one in crew:
+            one.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert registry.sample("jobs_total", kind="a") == threads * each
+    assert registry.sample("level") == threads * each
+    assert registry.sample("time_seconds_bucket", le="2.0") == threads * each
+    assert registry.sample("time_seconds_sum") == threads * each * 1.5
+
+
+def test_series_born_in_many_threads_at_once_are_born_once(registry: Registry) -> None:
+    """Threads that meet at a new label set share one child."""
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    start = threading.Barrier(8)
+
+    def work() -> None:
+        start.wait()
+        for number in range(200):
+            jobs.labels(kind=str(number)).inc()
+
+    crew = [threading.Thread(target=work) for _ in range(8)]
+    for one in crew:
+        one.start()
+    for one in crew:
+        one.join()
+    assert [registry.sample("jobs_total", kind=str(number)) for number in range(200)] == [8.0] * 200
+
+
+def test_a_store_with_a_lock_counts_the_same() -> None:
+    """Where there is no GIL each update is guarded; the numbers are those of the other way."""
+    store = Store(locked=True)
+    assert store.lock is not None
+    jobs = Counter(store, "jobs_total", "Jobs.", (), ())
+    jobs.inc(2)
+    from watchkeeper.metrics._instruments import Gauge, Histogram  # noqa: PLC0415 - beside its only use
+
+    level = Gauge(store, "level", "Level.", (), ())
+    level.inc(3)
+    time = Histogram(store, "time_seconds", "Time.", (), (), (1.0,))
+    time.observe(0.5)
+    assert list(jobs.samples()) == [("jobs_total", {}, 2.0)]
+    assert list(level.samples()) == [("level", {}, 3.0)]
+    assert list(time.samples())[-2:] == [("time_seconds_count", {}, 1.0), ("time_seconds_sum", {}, 0.5)]
