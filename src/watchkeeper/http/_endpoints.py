@@ -11,7 +11,7 @@ import msgspec
 
 from watchkeeper.health import BoundedCall, SharedCall
 from watchkeeper.http._errors import error_body
-from watchkeeper.http._local import is_local
+from watchkeeper.http._local import is_local, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ class Endpoints:
         ready: What `/readyz` asks: names, and whether each is as it should be.
         before_scrape: Awaited together before each scrape, for a second at most.
         details: What `/health/detailed` adds for those with the token.
-        bound_to_loopback: False closes `/metrics` where there is no token.
+        bound_to_loopback: False closes `/metrics` where there is no token; default: by `settings.host`.
         logging: Where a refresh that fails is said, and what keeps secrets out of details.
     """
 
@@ -65,7 +65,7 @@ class Endpoints:
         ready: Callable[[], Awaitable[Mapping[str, bool]]] | None = None,
         before_scrape: Sequence[Callable[[], Awaitable[None]]] = (),
         details: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
-        bound_to_loopback: bool = True,
+        bound_to_loopback: bool | None = None,
         logging: Logging | None = None,
     ) -> None:
         self._token = settings.metrics_token
@@ -73,7 +73,7 @@ class Endpoints:
         self._runner = runner
         self._ready = ready
         self._details = details
-        self._open_to_local = bound_to_loopback
+        self._open_to_local = is_loopback(settings.host) if bound_to_loopback is None else bound_to_loopback
         self._lines = logging
         self._refreshes = [SharedCall(BoundedCall(call, REFRESH_TIMEOUT)) for call in before_scrape]
         health = settings.health

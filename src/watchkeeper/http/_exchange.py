@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._ids import read_ids
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 SCOPE_KEY: Final = "watchkeeper"
 CLIENT_LEFT: Final = 499
+"""nginx's number for a client that did not wait; there is no official one."""
+
+_INTERNAL_ERROR: Final = "Something went wrong here; the request id finds it in the log."
 
 
 class Exchange:
@@ -42,6 +47,7 @@ class Exchange:
         "_send",
         "_start",
         "_trailers",
+        "_unheard",
         "context",
         "route",
         "status",
@@ -66,6 +72,7 @@ class Exchange:
         self._recorded = False
         self._failed = False
         self._left = False
+        self._unheard = False
         scope[SCOPE_KEY] = self
 
     async def receive(self) -> Message:
@@ -73,6 +80,8 @@ class Exchange:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self._left = True
+            # What the app makes of it reaches nobody: it is not the app's 5xx.
+            self._unheard = self._unheard or not self.status
         return message
 
     async def send(self, message: Message) -> None:
@@ -98,26 +107,26 @@ class Exchange:
         """Say what the app raised; answer for it if nothing was sent yet.
 
         Raises:
-            Exception: The app's, where a response had begun: the server closes the connection then.
+            Exception: The app's, where its response had begun and not ended: the server has to close.
         """
         self._failed = True
-        if self._left and not self.status:
-            self._record("aborted")
-            return
-        self._edge.lines.exception(error, message="Unhandled exception.")
-        if self.status:
+        if self._unheard and _is_about_leaving(error):
+            self._end("aborted")
+        elif not self.status:
+            await self._answer_failure(error)
+        else:
+            self._tell(error)
+            cut_short = self._duration < 0.0
             self._end("failed")
-            raise error
-        await self._answer_failure()
+            if cut_short:
+                raise error
 
     async def end(self) -> None:
         """Close the books when the app has returned."""
         if self._recorded:
             return
         if not self.status and not self._left:
-            error = RuntimeError("The app returned without a response.")
-            self._edge.lines.exception(error, message="The app returned without a response.")
-            await self._answer_failure()
+            await self._answer_failure(RuntimeError("The app returned without a response."))
         elif self._duration < 0.0:
             self._end("aborted" if self._left else "failed")
         else:
@@ -127,10 +136,10 @@ class Exchange:
         """Close the books on a request that the server cancelled."""
         self._end("cancelled" if self._duration < 0.0 else "completed")
 
-    def note(self, error: BaseException, **fields: Any) -> None:
+    def note(self, error: BaseException) -> None:
         """Log an exception that the framework answers by itself, and remember that the request failed."""
         self._failed = True
-        self._edge.lines.exception(error, message="Unhandled exception.", **fields)
+        self._tell(error)
 
     def _notice(self, message: Message) -> None:
         kind = message["type"]
@@ -138,9 +147,11 @@ class Exchange:
             self._bytes += message.get("count") or 0
             if not message.get("more_body", False) and not self._trailers:
                 self._finish()
-        elif kind == "http.response.pathsend" or (
-            kind == "http.response.trailers" and not message.get("more_trailers", False)
-        ):
+        elif kind == "http.response.pathsend":
+            with contextlib.suppress(OSError):
+                self._bytes += os.stat(message["path"]).st_size  # noqa: PTH116 - the quick way
+            self._finish()
+        elif kind == "http.response.trailers" and not message.get("more_trailers", False):
             self._finish()
 
     def _finish(self) -> None:
@@ -155,9 +166,12 @@ class Exchange:
         if not self._recorded:
             self._record(outcome)
 
-    async def _answer_failure(self) -> None:
+    def _tell(self, error: BaseException) -> None:
+        self._edge.lines.exception(error, message="Unhandled exception.")
+
+    async def _answer_failure(self, error: BaseException) -> None:
         self._failed = True
-        body = error_body(500, request_id=self.context.request_id)
+        body = error_body(500, "internal_error", _INTERNAL_ERROR, self.context.request_id)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         try:
             await self.send({"type": "http.response.start", "status": 500, "headers": headers})
@@ -169,6 +183,7 @@ class Exchange:
                 }
             )
         finally:
+            self._tell(error)  # after the answer: a traceback takes milliseconds
             self._end("failed")
 
     def _record(self, outcome: str) -> None:
@@ -176,6 +191,8 @@ class Exchange:
         if self._duration < 0.0:
             self._duration = perf_counter() - self._start
         status = self.status or (500 if outcome == "failed" else CLIENT_LEFT)
+        if self._unheard:
+            status, outcome = CLIENT_LEFT, "aborted"
         edge = self._edge
         route = self.route or route_label(edge.resolve_route, self._scope, status)
         if edge.metrics is not None:
@@ -195,3 +212,8 @@ class Exchange:
                 span_id=context.span_id,
                 bytes_sent=0 if self._method == "HEAD" else self._bytes,
             )
+
+
+def _is_about_leaving(error: Exception) -> bool:
+    """Say whether an exception only says that the client left, as Starlette's and the server's do."""
+    return isinstance(error, OSError) or type(error).__name__ in {"ClientDisconnect", "ClientDisconnected"}

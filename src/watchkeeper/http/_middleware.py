@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from watchkeeper.http._exchange import SCOPE_KEY, Exchange
@@ -66,11 +65,11 @@ class Middleware:
             else:
                 await self._app(scope, exchange.receive, exchange.send)
             await exchange.end()
-        except asyncio.CancelledError:
-            exchange.cancel()
-            raise
         except Exception as error:  # noqa: BLE001 - whatever an app raises is answered and said here
             await exchange.fail(error)
+        except BaseException:
+            exchange.cancel()
+            raise
         finally:
             unbind_request(token)
 
@@ -113,14 +112,15 @@ def name_route(scope: Scope, template: str) -> None:
         exchange.route = template
 
 
-def note_exception(scope: Scope, error: BaseException) -> None:
-    """Log an exception that a framework answers by itself and does not raise (Litestar, Quart).
+async def note_exception(error: BaseException, scope: Scope) -> None:
+    """Log an exception that a framework answers by itself and does not raise.
 
-    Those that a framework means as an answer below 500 (`status_code`) are no failure and are left alone.
+    It has the form of Litestar's `after_exception` hook. What the framework means as an answer below 500 (by
+    its `status_code`) is no failure and is left alone.
 
     Args:
-        scope: Of a watched request; any copy of it will do.
         error: What was raised.
+        scope: Of a watched request; any copy of it will do.
     """
     exchange = scope.get(SCOPE_KEY)
     status = getattr(error, "status_code", 500)

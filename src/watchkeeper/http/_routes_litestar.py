@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Scope
@@ -14,7 +14,20 @@ def resolve_litestar(scope: Scope) -> str | None:
     Args:
         scope: After dispatch, with `route_handler` in it; a 404 and a 405 of Litestar have none.
     """
-    template = str(scope.get("path_template", ""))
+    template = scope.get("path_template")
     if template:
-        return template
-    return None
+        return str(template)
+    mount = _mount_path(scope, scope["route_handler"])
+    return None if mount is None else mount.rstrip("/") + "/{path}"
+
+
+def _mount_path(scope: Scope, handler: Any) -> str | None:
+    """Return the path of a mount, which has no parameters: Litestar takes none there."""
+    *layers, _ = handler.ownership_layers
+    base = "".join("/" + layer.path.strip("/") for layer in layers if layer.path.strip("/"))
+    mounts = [base + path for path in handler.paths]
+    if len(mounts) == 1:
+        return str(mounts[0])
+    # The path in the scope is what is left below the mount; this is the whole one.
+    path = scope.get("raw_path", b"").decode("latin-1").removeprefix(scope.get("root_path", "")) + "/"
+    return next((mount for mount in sorted(mounts, reverse=True) if path.startswith(mount + "/")), None)

@@ -36,7 +36,9 @@ def resolve_starlette(scope: Scope) -> str | None:
     if "app_root_path" not in scope:
         return str(route.path_format)
     prefix = _mount_prefix(scope)
-    return None if prefix is None else prefix + str(route.path_format)
+    if prefix is None:  # an app below the mount has set a root path of its own
+        return _replay(scope["router"].routes, _path_in_app(scope), scope["method"])
+    return prefix + str(route.path_format)
 
 
 def _mount_prefix(scope: Scope) -> str | None:

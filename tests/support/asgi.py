@@ -1,0 +1,297 @@
+"""ASGI apps driven in process, message by message, and behind real servers on a free port.
+
+`watch` puts the edge around an app and reads back what it wrote and counted; `ask` plays one request;
+`serving` runs uvicorn or granian in the test's own event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+from granian.server.embed import Server as EmbeddedGranian
+
+from watchkeeper.http import Endpoints, Middleware
+from watchkeeper.logs import Logging, Redactor, Sink
+from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping, Sequence
+    from pathlib import Path
+
+    Message = MutableMapping[str, Any]
+    App = Callable[..., Awaitable[None]]
+
+SERVERS: Final = ("uvicorn", "granian")
+LOCAL_HOST: Final = (b"host", b"127.0.0.1:3001")
+
+
+def scope_of(path: str = "/", method: str = "GET", **more: Any) -> dict[str, Any]:
+    """Return an HTTP scope as a server makes it, from a client on this machine.
+
+    Args:
+        path: Decoded path.
+        method: In upper case.
+        more: What differs from the usual; `headers` replaces the only one, `Host`.
+    """
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [LOCAL_HOST],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 3001),
+        "state": {},
+        "extensions": {},
+    }
+    return scope | more
+
+
+@dataclass
+class Reply:
+    """What an app sent for one request."""
+
+    messages: list[Message] = field(default_factory=list)
+    error: BaseException | None = None
+
+    @property
+    def status(self) -> int:
+        """Status of the response; 0 when there is none."""
+        return next((int(one["status"]) for one in self.messages if one["type"] == "http.response.start"), 0)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the response; one that is there twice fails the test."""
+        start = next(one for one in self.messages if one["type"] == "http.response.start")
+        pairs = [
+            (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in start["headers"]
+        ]
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
+
+    @property
+    def body(self) -> bytes:
+        """All of the body."""
+        return b"".join(one.get("body", b"") for one in self.messages if one["type"] == "http.response.body")
+
+    @property
+    def json(self) -> Any:
+        """The body's JSON."""
+        return json.loads(self.body)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last byte of the body was sent."""
+        return any(
+            one["type"] == "http.response.body" and not one.get("more_body", False) for one in self.messages
+        )
+
+
+async def ask(
+    app: App,
+    path: str = "/",
+    method: str = "GET",
+    *,
+    body: Sequence[bytes] = (b"",),
+    leaves: bool = False,
+    on_send: Callable[[Message], Awaitable[None]] | None = None,
+    **more: Any,
+) -> Reply:
+    """Play one request against `app` and return what it sent; what it raised is in `error`.
+
+    Args:
+        app: Any ASGI app.
+        path: Decoded path.
+        method: In upper case.
+        body: Pieces of the request's body.
+        leaves: The client goes once the body was read, or in place of its last piece if it is empty.
+        on_send: Awaited with each message of the app, in the place of the server.
+        more: What differs in the scope.
+    """
+    reply = Reply()
+    pieces = list(body)
+
+    async def receive() -> Message:
+        if pieces:
+            piece = pieces.pop(0)
+            return {"type": "http.request", "body": piece, "more_body": bool(pieces) or leaves}
+        if not leaves:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if on_send is not None:
+            await on_send(message)
+        reply.messages.append(dict(message))
+
+    try:
+        await app(scope_of(path, method, **more), receive, send)
+    except Exception as error:  # noqa: BLE001 - the test looks at it
+        reply.error = error
+    return reply
+
+
+@dataclass
+class Watched:
+    """An app with the edge around it, and all that the edge made known."""
+
+    app: Middleware
+    registry: Registry
+    logging: Logging
+    _file: int
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return every line so far."""
+        self.logging.flush()
+        size = os.fstat(self._file).st_size
+        return [json.loads(line) for line in os.pread(self._file, size, 0).splitlines()]
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return the request lines so far."""
+        return [line for line in self.lines() if line.get("type") == "request"]
+
+    def count(self, route: str, status: int, method: str = "GET") -> float:
+        """Return how many requests were counted."""
+        return (
+            self.registry.sample("http_requests_total", method=method, route=route, status=str(status)) or 0.0
+        )
+
+    def durations(self, route: str, method: str = "GET") -> float:
+        """Return the sum of the measured durations in seconds."""
+        return self.registry.sample("http_request_duration_seconds_sum", method=method, route=route) or 0.0
+
+    def routes(self) -> set[str]:
+        """Return every route that has a series."""
+        text = self.registry.render().body.decode()
+        return {
+            line.split('route="')[1].split('"')[0]
+            for line in text.splitlines()
+            if line.startswith("http_requests_total{")
+        }
+
+
+def watch(app: App, folder: Path, *, settings: Settings | None = None, **options: Any) -> Watched:
+    """Put the edge around `app`.
+
+    Args:
+        app: Any ASGI app.
+        folder: Where the lines go.
+        settings: Of the endpoints; default: without a token.
+        options: Of the middleware (`request_lines`, `resolve_route`, …) and of the endpoints.
+    """
+    file = os.open(folder / "lines", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+    logging = Logging(service="watched", env="test", sink=Sink(file), redactor=Redactor(["s3cret-value"]))
+    registry = Registry()
+    settings = Settings(service="watched", state_dir=folder) if settings is None else settings
+    of_edge = {
+        name: options.pop(name)
+        for name in ("request_lines", "probe_lines", "resolve_route")
+        if name in options
+    }
+    endpoints = Endpoints(
+        settings=settings, **({"registry": registry, "runner": None, "logging": logging} | options)
+    )
+    metrics = HttpMetrics(registry) if settings.metrics else None
+    edge = Middleware(app, logging=logging, metrics=metrics, endpoints=endpoints, **of_edge)
+    return Watched(edge, registry, logging, file)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: App, server: str = "uvicorn", **options: Any) -> AsyncIterator[int]:
+    """Serve `app` on 127.0.0.1 for the length of the block; gives the port.
+
+    Args:
+        app: Any ASGI app, without lifespan.
+        server: One of `SERVERS`.
+        options: Of uvicorn's `Config`.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    if server == "uvicorn":
+        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, **options)
+        async with _uvicorn(uvicorn.Server(config), listener):
+            yield port
+        return
+    listener.close()
+    async with _granian(app, port):
+        yield port
+
+
+@contextlib.asynccontextmanager
+async def _uvicorn(server: uvicorn.Server, listener: socket.socket) -> AsyncIterator[None]:
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        assert not task.done(), task
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def _granian(app: App, port: int) -> AsyncIterator[None]:
+    from granian.constants import Interfaces  # noqa: PLC0415 - beside its only use
+
+    server = EmbeddedGranian(app, port=port, interface=Interfaces.ASGINL, log_enabled=False)
+    task = asyncio.create_task(server.serve())
+    for _ in range(500):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            await writer.wait_closed()
+            break
+        await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.stop()  # type: ignore[no-untyped-call] # it has no types
+        await task
+
+
+async def speak(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 5.0) -> bytes:
+    """Send raw bytes to a server and return all that comes until it closes the connection.
+
+    Args:
+        port: On 127.0.0.1.
+        pieces: Sent one after the other.
+        pause: Seconds between them.
+        seconds: After which what came is enough.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause)
+            while data := await reader.read(65536):
+                answer += data
+    except (TimeoutError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    return bytes(answer)
+
+
+def header_lines(**headers: str) -> Iterable[tuple[bytes, bytes]]:
+    """Return ASGI headers; underscores become hyphens."""
+    return [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
