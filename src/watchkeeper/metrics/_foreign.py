@@ -53,11 +53,10 @@ def check_free(instrument: Counter | Gauge | Histogram, foreign: CollectorRegist
     try:
         foreign.register(claim)
     except ValueError as error:
-        taken = sorted(
-            exposed_names(instrument.kind, instrument.name) & set(getattr(error, "duplicates", ()))
-        )
+        own = exposed_names(instrument.kind, instrument.name)
+        taken = ", ".join(map(repr, sorted(own.intersection(getattr(error, "duplicates", ())))))
         raise MetricError(
-            f"The {instrument.kind} {instrument.name!r} clashes with {', '.join(map(repr, taken)) or error} in"
+            f"The {instrument.kind} {instrument.name!r} clashes with {taken or error} in"
             " prometheus_client's registry: rename one of the two."
         ) from error
     foreign.unregister(claim)
