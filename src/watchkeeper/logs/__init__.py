@@ -9,7 +9,7 @@ from watchkeeper.logs._context import (
 )
 from watchkeeper.logs._errors import claim_exception, describe_exception
 from watchkeeper.logs._levels import LEVELS, parse_level
-from watchkeeper.logs._logging import Logging
+from watchkeeper.logs._logging import Logging, line_handler
 from watchkeeper.logs._redaction import DEFAULT_KEYS, Redactor
 from watchkeeper.logs._render import MAX_LINE
 from watchkeeper.logs._sink import DROP_REASONS, Sink
@@ -29,6 +29,7 @@ __all__ = [
     "claim_exception",
     "current_request",
     "describe_exception",
+    "line_handler",
     "parse_level",
     "stop_carrying_context_into_threads",
     "trace_headers",

@@ -102,7 +102,10 @@ def claim_exception(exc: BaseException) -> bool:
     """
     request = current_request()
     here = request.request_id if request is not None else None
-    logged: list[str | None] = exc.__dict__.setdefault(_MARK, [])
+    try:
+        logged: list[str | None] = exc.__dict__.setdefault(_MARK, [])
+    except Exception:  # noqa: BLE001 - a class may do anything with its attributes; twice is better than not
+        return True
     if here in logged or (here is None and logged):
         return False
     logged.append(here)

@@ -25,6 +25,7 @@ class Hooks:
     def __init__(self, owner: Logging) -> None:
         self._owner = owner
         self._restore: Callable[[], None] | None = None
+        self._interrupted = sys.excepthook
 
     def begin(self) -> None:
         """Take the hooks over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields as dataclass_fields
@@ -43,6 +44,24 @@ class Limits(Struct, frozen=True, kw_only=True):
     items: int = 256
     depth: int = 10
     total: int = 24_000
+
+
+class _Printing(threading.local):
+    busy = False
+
+
+_printing: Final = _Printing()
+
+
+def _repr(value: object) -> str:
+    # An object whose repr logs itself would never end.
+    if _printing.busy:
+        return f"<{type(value).__name__}>"
+    _printing.busy = True
+    try:
+        return repr(value)
+    finally:
+        _printing.busy = False
 
 
 class Shaper:
@@ -159,7 +178,7 @@ class Shaper:
             # A field that its class keeps out of the repr is kept out of the line as well.
             names = [field.name for field in dataclass_fields(value) if field.repr]
         else:
-            return self._string(repr(value))
+            return self._string(_repr(value))
         return self._mapping(((name, getattr(value, name)) for name in names), depth)
 
     def _mapping(self, items: Iterable[tuple[object, object]], depth: int) -> dict[str, Any]:

@@ -17,6 +17,10 @@ DEFAULT_KEYS: Final = frozenset(KEYS)
 _SHORTEST: Final = 4
 _LONG: Final = 12
 _REMEMBERED: Final = 4096
+_LONG_KEY: Final = 64
+_SMALL: Final = 1 << 53
+# A path that no pattern could find anything in: ids and words, no query, no long run that may be a token.
+_PLAIN_PATH: Final = re.compile(r"(?:/(?!eyJ|bot\d)[A-Za-z0-9._~%-]{0,40})+").fullmatch
 
 
 class Redactor:
@@ -36,6 +40,7 @@ class Redactor:
         self._keys = frozenset(re.sub(r"[_\-. ]", "", key.lower()) for key in keys)
         self._hidden: dict[str, bool] = {}
         self._clean: set[str] = set()
+        self._clean_paths: set[str] = set()
         forms: set[str] = set()
         shown: set[str] = set()
         for secret in secrets:
@@ -45,12 +50,21 @@ class Redactor:
         ordered = sorted(forms, key=len, reverse=True)
         self._forms = tuple(ordered)
         self._url_forms = tuple(sorted(shown, key=len, reverse=True))
+        self.shortest = min(map(len, self._url_forms), default=1 << 30)
         self._margin = max((len(form) for form in ordered), default=0)
-        self._any_form = re.compile("|".join(map(_pattern_of, ordered))) if ordered else None
+        self._any_form = re.compile("|".join(map(_pattern_of, ordered))).sub
 
     def text(self, value: str) -> str:
         """Return running text with its secrets masked."""
-        return mask_credentials(self._registered(value))
+        # Most texts of a service come again and again: what was clean once is clean for good.
+        if value in self._clean:
+            return value
+        redacted = mask_credentials(self._without_registered(value))
+        if redacted == value and len(value) <= 256 and value.isascii():
+            if len(self._clean) >= _REMEMBERED:
+                self._clean.clear()
+            self._clean.add(value)
+        return redacted
 
     def bounded(self, value: str, limit: int) -> str:
         """Return text with its secrets masked and no longer than about `limit`, saying what was cut."""
@@ -63,34 +77,52 @@ class Redactor:
 
     def url(self, path_and_query: str) -> str:
         """Return a path with its query, as a request line shows it; a plain path costs next to nothing."""
-        if path_and_query in self._clean:
+        if path_and_query in self._clean_paths:
             return path_and_query
-        redacted = self.text(path_and_query)
-        if redacted == path_and_query and len(redacted) <= 256:
-            if len(self._clean) >= _REMEMBERED:
-                self._clean.clear()
-            self._clean.add(redacted)
-        return redacted
+        if not self.is_free(path_and_query) or not _PLAIN_PATH(path_and_query):
+            return self.text(path_and_query)
+        if len(self._clean_paths) >= _REMEMBERED:
+            self._clean_paths.clear()
+        if len(path_and_query) <= 256:
+            self._clean_paths.add(path_and_query)
+        return path_and_query
+
+    def is_free(self, value: str) -> bool:
+        """Say whether an id or a path is free of registered secrets, as they are or percent-encoded."""
+        for form in self._url_forms:  # noqa: SIM110 - any() with a generator takes three times as long
+            if form in value:
+                return False
+        return True
 
     def value(self, value: object) -> Any:
         """Return any value as plain data (what JSON can say) with its secrets masked, however deep."""
         return Shaper(self.bounded, self.hides, Limits(total=1_000_000)).shape(value)
+
+    def is_harmless(self, key: str, value: object) -> bool:
+        """Say whether a field may stand as it is: what most fields of most lines are, found out quickly."""
+        if self._hidden.get(key, True):
+            return False
+        kind = type(value)
+        if kind is str:
+            return value in self._clean
+        return kind is bool or value is None or (kind is int and -_SMALL < value < _SMALL)  # type: ignore[operator]
 
     def hides(self, key: str) -> bool:
         """Say whether what stands under `key` is masked."""
         known = self._hidden.get(key)
         if known is None:
             known = names_secret(key, self._keys)
+            if not known and not (key.isascii() and len(key) <= _LONG_KEY and self.text(key) == key):
+                return False  # not remembered: such a key needs more than a look each time
             if len(self._hidden) >= _REMEMBERED:
                 self._hidden.clear()
             self._hidden[key] = known
         return known
 
-    def _registered(self, value: str) -> str:
+    def _without_registered(self, value: str) -> str:
         for form in self._forms:
             if form in value:
-                assert self._any_form is not None  # noqa: S101 - there are forms
-                return self._any_form.sub(MASK, value)
+                return self._any_form(MASK, value)
         return value
 
 

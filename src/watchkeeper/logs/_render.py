@@ -63,27 +63,38 @@ class Renderer:
 
     def line(self, level: str, fields: Mapping[str, object]) -> bytes:
         """Return the line of an event: level, time, service, env, its fields, then the request's ids."""
-        time = timestamp()
+        start: dict[str, Any] = {
+            "level": level,
+            "time": timestamp(),
+            "service": self.service,
+            "env": self.env,
+        }
         for limits in _TIGHTER:
-            record: dict[str, Any] = {"level": level, "time": time, "service": self.service, "env": self.env}
+            line = self._try(dict(start), fields, limits)
+            if line is not None and len(line) <= MAX_LINE:
+                return line
+        start["msg"] = "A line was left out: it is too long, or cannot be encoded"
+        start["fields"] = len(fields)
+        return _encode(start) + b"\n"
+
+    def _try(self, record: dict[str, Any], fields: Mapping[str, object], limits: Limits) -> bytes | None:
+        try:
             self._fill(record, fields, limits)
-            line = neutralise(_encode(record))
-            if len(line) < MAX_LINE:
-                return line + b"\n"
-        record = {"level": level, "time": time, "service": self.service, "env": self.env}
-        record["msg"] = f"A line of {len(line)} bytes with {len(fields)} fields was left out"
-        return _encode(record) + b"\n"
+            return neutralise(_encode(record)) + b"\n"
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return None  # UnicodeEncodeError is a ValueError
 
     def _fill(self, record: dict[str, Any], fields: Mapping[str, object], limits: Limits) -> None:
         shaper = Shaper(self._redactor.bounded, self._redactor.hides, limits)
+        harmless = self._redactor.is_harmless
         for key, value in fields.items():
-            name, plain = shaper.pair(key, value)
+            name, plain = (key, value) if harmless(key, value) else shaper.pair(key, value)
             while name in record:
                 name += "_"
             record[name] = plain
         request = current_request()
         if request is not None:
-            record.setdefault("requestId", request.request_id)
+            record.setdefault("requestId", self._redactor.text(request.request_id))
             if request.trace_id:
                 record.setdefault("trace_id", request.trace_id)
                 record.setdefault("span_id", request.span_id)

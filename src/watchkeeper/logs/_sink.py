@@ -48,6 +48,7 @@ class Sink:
     Args:
         fd: Where to write; default standard output.
         on_drop: Called with a count and a reason (one of `DROP_REASONS`) for lines that could not be written.
+        on_recover: Called with the number of lines dropped since the last call, once writing works again.
         patience: How long to wait for a reader when the descriptor is non-blocking; default 250 ms.
     """
 
@@ -56,10 +57,12 @@ class Sink:
         fd: int = 1,
         *,
         on_drop: Callable[[int, str], None] | None = None,
+        on_recover: Callable[[int], None] | None = None,
         patience: timedelta = _PATIENCE,
     ) -> None:
         self.dropped = 0
         self.on_drop = on_drop
+        self.on_recover = on_recover
         # Python found no standard output when it started: by now the number may be somebody's socket.
         self._fd = -1 if fd == 1 and sys.__stdout__ is None else fd
         self._patience = patience.total_seconds()
@@ -71,8 +74,9 @@ class Sink:
         self._pending_bytes = 0
         self._scheduled: AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        self._torn = False
-        self._blocked = False
+        self._torn = False  # the last thing written is a part of a line
+        self._blocked = False  # the reader has used up its patience
+        self._unsaid = 0  # lines dropped since writing last worked
 
     def write(self, line: bytes) -> None:
         """Take one whole line, its newline included; it is written now or at the end of the loop's turn."""
@@ -102,53 +106,63 @@ class Sink:
     def _drain(self) -> None:
         # Nobody waits for the lock: who holds it looks again after letting go, so no line is left behind.
         # That also makes it safe to log from a signal handler, from __del__ and from on_drop.
-        while self._pending and self._lock.acquire(blocking=False):
+        pending = self._pending
+        while pending and self._lock.acquire(blocking=False):
             try:
-                while self._pending:
-                    self._put(*self._take())
+                while pending:
+                    self._write_batch([pending.popleft() for _ in range(len(pending))])
             finally:
                 self._lock.release()
 
-    def _take(self) -> tuple[bytes, int]:
-        pending = self._pending
-        piece = [pending.popleft()]
-        size = len(piece[0])
-        while pending and size + len(pending[0]) <= select.PIPE_BUF:
-            piece.append(pending.popleft())
-            size += len(piece[-1])
-        self._pending_bytes = self._pending_bytes - size if pending else 0
-        return (piece[0] if len(piece) == 1 else b"".join(piece)), len(piece)
+    def _write_batch(self, lines: list[bytes]) -> None:
+        batch = lines[0] if len(lines) == 1 else b"".join(lines)
+        size = len(batch)
+        self._pending_bytes -= size
+        if size <= select.PIPE_BUF:
+            self._write_whole(batch, len(lines))
+            return
+        start = 0
+        while start < size:
+            # The last newline within PIPE_BUF ends the piece; a longer line is a piece by itself.
+            end = batch.rfind(b"\n", start, start + select.PIPE_BUF) + 1
+            end = end or batch.find(b"\n", start) + 1 or size
+            piece = batch[start:end]
+            if end - start > select.PIPE_BUF:
+                self._write_long(piece)
+            else:
+                self._write_whole(piece, piece.count(b"\n"))
+            start = end
 
-    def _put(self, piece: bytes, lines: int) -> None:
-        if self._torn:
-            piece = b"\n" + piece  # what is left of a broken line must not spoil the next one
-        if len(piece) > select.PIPE_BUF:
-            with room_for(self._fd, len(piece), self._patience) as roomy:
-                if roomy:
-                    self._write_whole(piece, lines)
-                else:
-                    self._drop(lines, "blocked")
-        else:
-            self._write_whole(piece, lines)
+    def _write_long(self, line: bytes) -> None:
+        with room_for(self._fd, len(line), self._patience) as roomy:
+            if roomy:
+                self._write_whole(line, 1)
+            else:
+                self._drop(1, "blocked")
 
     def _write_whole(self, piece: bytes, lines: int) -> None:
-        left = memoryview(piece)
+        if self._torn:
+            piece = b"\n" + piece  # what is left of a broken line must not spoil the next one
+        written = 0
         deadline = 0.0
-        while left:
+        while True:
             try:
-                written = os.write(self._fd, left)
+                written += os.write(self._fd, piece[written:] if written else piece)
             except BlockingIOError:
                 deadline = deadline or time.monotonic() + (0 if self._blocked else self._patience)
                 if not self._wait_until(deadline):
                     self._blocked = True
-                    return self._give_up(lines, "blocked", begun=len(left) < len(piece))
+                    self._give_up(lines, "blocked", begun=written > 0)
+                    return
             except OSError as error:
-                reason = _REASONS.get(error.errno or 0, "error")
-                return self._give_up(lines, reason, begun=len(left) < len(piece))
+                self._give_up(lines, _REASONS.get(error.errno or 0, "error"), begun=written > 0)
+                return
             else:
-                left = left[written:]
-        self._torn = self._blocked = False
-        return None
+                if written == len(piece):
+                    self._torn = self._blocked = False
+                    if self._unsaid:
+                        self._recover()
+                    return
 
     def _wait_until(self, deadline: float) -> bool:
         poll = select.poll()
@@ -161,10 +175,17 @@ class Sink:
 
     def _drop(self, lines: int, reason: str) -> None:
         self.dropped += lines
+        self._unsaid += lines
         if self.on_drop is not None:
             # Whatever counts the drops must not stop the service.
             with contextlib.suppress(Exception):
                 self.on_drop(lines, reason)
+
+    def _recover(self) -> None:
+        lines, self._unsaid = self._unsaid, 0
+        if self.on_recover is not None:
+            with contextlib.suppress(Exception):
+                self.on_recover(lines)
 
 
 _sinks: weakref.WeakSet[Sink] = weakref.WeakSet()

@@ -61,8 +61,9 @@ class Handler(logging.Handler):
         fields.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if exc is not None:
             fields["error"] = exc
-        if record.stack_info:
-            fields["stack"] = record.stack_info
+        stack = record.stack_info or (record.exc_text if exc is None else None)
+        if stack:
+            fields["stack"] = stack
         self._write(label_of(record.levelno), fields)
 
 
@@ -77,7 +78,7 @@ class Takeover:
     """Puts one handler where the console handlers of the root, of the servers and of libraries were.
 
     Handlers that write elsewhere (a file, a test's capture) stay. The servers' access logs are silenced: the
-    request line is theirs.
+    request line takes their place.
 
     Args:
         handler: What is to write every record.
@@ -85,14 +86,16 @@ class Takeover:
 
     def __init__(self, handler: logging.Handler) -> None:
         self._handler = handler
-        self._before: dict[logging.Logger, tuple[list[logging.Handler], bool]] = {}
-        self._root_level = logging.WARNING
+        self._silence = logging.NullHandler()
+        self._removed: list[tuple[logging.Logger, logging.Handler]] = []
+        self._propagated: dict[logging.Logger, bool] = {}
+        self._root_level: int | None = None
         self._captured_warnings = False
 
     def begin(self, level: str) -> None:
         """Take over; called again, also what was configured since."""
         root = logging.getLogger()
-        if not self._before:
+        if self._root_level is None:
             self._root_level = root.level
             # logging keeps what it replaced in this name; it is None as long as warnings go their own way.
             self._captured_warnings = getattr(logging, "_warnings_showwarning", None) is None
@@ -107,18 +110,22 @@ class Takeover:
         self.set_level(level)
 
     def _take(self, logger: logging.Logger) -> None:
-        known = logger.name in _SERVERS or logger.name in _ACCESS
-        console = [handler for handler in logger.handlers if known or _is_console(handler)]
-        if logger not in self._before and (known or console or logger is logging.getLogger()):
-            self._before[logger] = (list(logger.handlers), logger.propagate)
-        for handler in console:
-            if handler is not self._handler:
-                logger.removeHandler(handler)
-        if logger.name in _ACCESS:
-            logger.propagate = False
-            logger.addHandler(logging.NullHandler())
-        elif known or console:
-            logger.propagate = True
+        access = logger.name in _ACCESS
+        known = access or logger.name in _SERVERS
+        consoles = [handler for handler in logger.handlers if self._is_ours_to_take(handler, known=known)]
+        for handler in consoles:
+            self._removed.append((logger, handler))
+            logger.removeHandler(handler)
+        if access and self._silence not in logger.handlers:
+            logger.addHandler(self._silence)  # without any handler logging's last resort would print it
+        if known or consoles:
+            self._propagated.setdefault(logger, logger.propagate)
+            logger.propagate = not access
+
+    def _is_ours_to_take(self, handler: logging.Handler, *, known: bool) -> bool:
+        if handler is self._handler or handler is self._silence:
+            return False
+        return _is_console(handler) or (known and not isinstance(handler, logging.FileHandler))
 
     def set_level(self, level: str) -> None:
         """Let through what is at least of this level."""
@@ -126,16 +133,23 @@ class Takeover:
         logging.getLogger().setLevel(LEVELS[level])
 
     def end(self) -> None:
-        """Put everything back."""
-        for logger, (handlers, propagate) in self._before.items():
-            logger.handlers[:] = handlers
+        """Put everything back, and leave what was added since."""
+        for name in _ACCESS:
+            logging.getLogger(name).removeHandler(self._silence)
+        for logger, handler in self._removed:
+            logger.addHandler(handler)
+        for logger, propagate in self._propagated.items():
             logger.propagate = propagate
-        self._before.clear()
+        self._removed.clear()
+        self._propagated.clear()
         root = logging.getLogger()
         root.removeHandler(self._handler)
-        root.setLevel(self._root_level)
+        if self._root_level is not None:
+            root.setLevel(self._root_level)
+            self._root_level = None
         if self._captured_warnings:
             logging.captureWarnings(False)
+            self._captured_warnings = False
 
 
 def _existing_loggers() -> Iterator[logging.Logger]:

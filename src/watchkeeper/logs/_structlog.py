@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 class _Output:
     """What structlog calls a logger: takes the rendered line; the name is that of `get_logger(name)`."""
 
+    __slots__ = ("_write", "name")
+
     def __init__(self, write: Callable[[bytes], None], name: str | None = None) -> None:
+        self._write = write
         self.name = name
-        for level in ALIASES:
-            setattr(self, level, write)
+
+    def info(self, line: bytes) -> None:
+        self._write(line)
+
+    trace = debug = warn = error = fatal = info
 
 
 def make_logger(owner: Logging) -> Any:
@@ -38,12 +44,13 @@ def make_logger(owner: Logging) -> Any:
 
 def configure(owner: Logging) -> Callable[[], None]:
     """Make structlog write through `owner`; return what puts its configuration back."""
+    logger_class = type("Logger", (_Logger,), {"_owner": owner})
     was_configured = structlog.is_configured()
     before = dict(structlog.get_config())
     write = owner.sink.write
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, _Render(owner)],
-        wrapper_class=type("Logger", (_Logger,), {"_owner": owner}),
+        wrapper_class=logger_class,
         context_class=dict,
         logger_factory=lambda *names: _Output(write, *names[:1]),
         # Loggers look the configuration up each time: uninstall() and a second keeper reach them too.

@@ -20,7 +20,7 @@ _submit: Callable[..., Future[Any]] = ThreadPoolExecutor.submit
 def carry_context_into_threads() -> None:
     """Let every `Thread` and every job of a `ThreadPoolExecutor` run in a copy of its caller's context.
 
-    `loop.run_in_executor` is a job of such an executor. Nests: the last `stop_carrying_context_into_threads` undoes it.
+    `loop.run_in_executor` is a job of such an executor. Nests: what undoes the first call undoes it.
     """
     global _users, _start, _submit  # noqa: PLW0603 - what is patched is global too
     with _lock:
