@@ -38,13 +38,13 @@ import fcntl
 import tomllib
 
 USAGE = """\
-python3 dev.py serve [ARGS]      run the backend on 127.0.0.1:3001, with a PostgreSQL of its own
+python3 dev.py serve             run the backend on 127.0.0.1:3001 (HOST, PORT), with a PostgreSQL of its own
 python3 dev.py test [ARGS]       run all tests with coverage; with ARGS: pytest ARGS, without coverage
 python3 dev.py check             ruff, ruff format --check, mypy --strict
-python3 dev.py traffic [ARGS]    play a client against the running backend
-python3 dev.py keep ARGS         the keeper's own commands: keep retention plan, run or status
+python3 dev.py traffic [ARGS]    play a client against the running backend; traffic --help
+python3 dev.py keep ARGS         the keeper's own commands, such as: keep retention plan
 
-serve, traffic and keep take --help. The first start sets up .venv or .venv-test and needs the network once.
+The first start sets up .venv, for test and check .venv-test, and needs the network once.
 """
 ROOT = pathlib.Path(__file__).resolve().parent
 PROJECTS = (ROOT, ROOT / "apps" / "backend")
