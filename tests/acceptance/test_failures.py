@@ -1,0 +1,188 @@
+"""What is around the service fails, for real: database, gateway, stdout; and the service is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from support.backend import AUTHORIZED, environment, running_program, sign, unique
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.backend import Program
+    from support.postgres import PostgresServer
+
+
+def _within(seconds: float, look: Callable[[], bool]) -> float:
+    """Return after how many seconds `look` held."""
+    began = time.monotonic()
+    while not look():
+        assert time.monotonic() - began < seconds, f"not within {seconds} s"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def on_private_server(postgres_private: PostgresServer, tmp_path: Path) -> Iterator[Program]:
+    """The program on a database server that the test may stop."""
+    urls = postgres_private.create_database("wk_template")
+    with running_program(environment(urls, tmp_path), urls) as program:
+        yield program.wait_until_ready()
+
+
+def test_a_database_that_goes_and_comes_back(
+    on_private_server: Program, postgres_private: PostgresServer
+) -> None:
+    """`/health` turns within two seconds, requests get 503 and not 500, and nobody restarts anything."""
+    program = on_private_server
+    assert program.get("/health").json() == {"status": "ok", "db": "connected"}
+    postgres_private.stop(signal.SIGQUIT)
+    _within(2, lambda: program.get("/health").status_code == 503)
+    assert program.get("/health").json() == {"status": "error", "db": "disconnected"}
+    assert program.get("/readyz").status_code == 503
+    assert program.get("/livez").status_code == 200
+    answers = [program.get("/api/listings/search") for _ in range(5)]
+    answers.append(program.deliver({"id": unique()}))
+    assert [answer.status_code for answer in answers] == [503] * 6
+    assert {answer.json()["error"]["requestId"] for answer in answers} == {
+        answer.headers["X-Request-ID"] for answer in answers
+    }
+    samples = program.scrape()
+    assert samples.get("db_up") == 0
+    assert samples.get("active_sessions") is None
+    postgres_private.start()
+    _within(5, lambda: program.get("/health").status_code == 200)
+    _within(5, lambda: program.get("/api/listings/search").status_code == 200)
+    assert program.deliver({"id": unique()}).status_code == 200
+    assert program.scrape().get("db_up") == 1
+
+
+def test_a_database_that_hangs_hangs_nobody(
+    on_private_server: Program, postgres_private: PostgresServer
+) -> None:
+    """A server that accepts and never answers makes 503s within the time-outs, probes within two seconds."""
+    program = on_private_server
+    postgres_private.freeze()
+    try:
+        _within(2.5, lambda: program.get("/health").status_code == 503)
+        began = time.monotonic()
+        assert program.get("/api/listings/search").status_code == 503
+        assert time.monotonic() - began < 15
+        assert program.get("/metrics").status_code == 200
+    finally:
+        postgres_private.thaw()
+    _within(10, lambda: program.get("/health").status_code == 200)
+    _within(10, lambda: program.get("/api/listings/search").status_code == 200)
+
+
+@contextlib.contextmanager
+def _hanging_gateway() -> Iterator[str]:
+    """Listen, accept, and never say a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_gateway_that_hangs(postgres: PostgresServer, tmp_path: Path) -> None:
+    """The detailed health answers within its time-out, and readiness does not depend on a gateway."""
+    urls = postgres.create_database("wk_template")
+    with (
+        _hanging_gateway() as gateway,
+        running_program(environment(urls, tmp_path, MOLTBOT_GATEWAY_URL=gateway), urls) as program,
+    ):
+        program.wait_until_ready()
+        began = time.monotonic()
+        answer = program.get("/health/detailed")
+        assert time.monotonic() - began < 2
+        assert answer.status_code == 503
+        assert answer.json() == {"status": "degraded", "checks": {"db": True, "moltbot": False}}
+        assert program.get("/readyz").status_code == 200
+
+
+def test_a_closed_stdout_is_survived_and_counted(postgres: PostgresServer, tmp_path: Path) -> None:
+    """Whoever reads the lines may die; the service goes on and says how many lines nobody got."""
+    urls = postgres.create_database("wk_template")
+    with subprocess.Popen(
+        [sys.executable, "-m", "realestate", "serve"],
+        env={**os.environ, **environment(urls, tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        url = ""
+        for line in process.stdout:
+            found = json.loads(line)
+            if found.get("status") == "listening":
+                url = found["url"]
+                break
+        process.stdout.close()
+        for _ in range(20):
+            assert httpx.get(f"{url}/api/listings/search").status_code == 200
+        text = httpx.get(f"{url}/metrics").text
+        dropped = [
+            float(value)
+            for value in re.findall(r"^log_records_dropped_total\{.*\} (\S+)$", text, re.MULTILINE)
+        ]
+        assert sum(dropped) >= 20
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_sigterm_finishes_what_is_in_flight(program: Program) -> None:
+    """A request whose body still arrives at SIGTERM gets its answer and its line, and the exit code is 0."""
+    body = json.dumps({"id": unique()}).encode()
+    host, port = program.url.removeprefix("http://").split(":")
+    head = [f"POST /api/webhooks/moltbot HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"]
+    head += [f"{name}: {value}\r\n" for name, value in sign(body).items()]
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall("".join([*head, "\r\n"]).encode() + body[:3])
+        time.sleep(0.3)
+        program.process.send_signal(signal.SIGTERM)
+        program.wait_for(type="server", status="stopping")
+        client.sendall(body[3:])
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    assert program.stop() == 0
+    assert program.lines[-1]["status"] == "stopped"
+    assert [
+        line["statusCode"] for line in program.lines if line.get("route") == "/api/webhooks/{source}"
+    ] == [200]
+
+
+def test_sigterm_under_load_loses_no_line(program: Program) -> None:
+    """Whatever was answered before the end has its line."""
+    answered: list[str] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with (
+            httpx.Client(base_url=program.url, headers=AUTHORIZED) as client,
+            contextlib.suppress(httpx.HTTPError),
+        ):
+            while not stop.is_set():
+                answered.append(client.get("/api/listings/search").headers["X-Request-ID"])
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    time.sleep(1)
+    assert program.stop() == 0
+    stop.set()
+    for client in clients:
+        client.join(20)
+    logged = {line["requestId"] for line in program.lines if line.get("type") == "request"}
+    assert len(answered) > 20
+    assert set(answered) - logged == set()

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from support.backend import SECRET, SOURCE, TOKEN
+
+if TYPE_CHECKING:
+    from support.backend import Program
+
+
+def _play(program: Program, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {
+        **os.environ,
+        "SERVICE_TOKEN": TOKEN,
+        "WEBHOOK_SECRETS": f"{SOURCE}={SECRET}",
+        "COLUMNS": "120",
+    }
+    command = [sys.executable, "-m", "realestate", "traffic", "--url", program.url, *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=110, check=False)
+
+
+def test_the_metrics_agree_exactly_with_what_a_client_counted(program: Program) -> None:
+    """After real traffic, half of it bad, every metric has moved and no series is off by one."""
+    done = _play(program, "--seconds", "12", "--rate", "40", "--faults", "0.5", "--seed", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " no " not in done.stdout
+    assert "requests" in done.stdout
+    lines = [line for line in program.lines if line.get("type") == "request"]
+    # Nothing that a client can do is the service's fault, and every request is one line.
+    assert [line for line in lines if line["statusCode"] >= 500] == []
+    assert len({line["requestId"] for line in lines}) == len(lines)
+    assert len(lines) > 300
+
+
+def test_a_play_without_faults_says_which_metrics_did_not_move(program: Program) -> None:
+    """A metric that nothing happened to is not taken for one that works."""
+    done = _play(program, "--seconds", "2", "--rate", "10", "--faults", "0")
+    assert done.returncode == 1
+    assert any("pairing_failures_total" in line and " no " in line for line in done.stdout.splitlines())
