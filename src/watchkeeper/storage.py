@@ -163,9 +163,7 @@ class Storage:
             DatabaseUnavailableError: The database cannot be reached.
             MigrationError: The database may not be used with this code.
         """
-        from watchkeeper.database import LIBRARY_MIGRATIONS  # noqa: PLC0415 - as above
-
-        applied = await self.database.migrate(LIBRARY_MIGRATIONS, *self._migrations)
+        applied = await self.database.migrate(*self._sources())
         for warning in self.database.warnings:
             self._report("warn", type="database", status="weak", msg=warning)
         if applied:
@@ -173,6 +171,19 @@ class Storage:
         self._report("info", type="database", status="opened", embedded=self._server is not None)
         self._migrated.set()
         return applied
+
+    async def pending(self) -> bool:
+        """Say whether the database lacks a migration.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        return await self.database.pending(*self._sources())
+
+    def _sources(self) -> list[MigrationSource]:
+        from watchkeeper.database import LIBRARY_MIGRATIONS  # noqa: PLC0415 - as above
+
+        return [LIBRARY_MIGRATIONS, *self._migrations]
 
     async def _migrate_when_reachable(self) -> None:
         wait = _FIRST_WAIT_S

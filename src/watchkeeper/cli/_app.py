@@ -1,0 +1,64 @@
+"""Finds the service's keeper by the name that the operator gives."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.keeper import Watchkeeper
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+VARIABLE: Final = "WATCHKEEPER_APP"
+
+
+def find_keeper(name: str | None) -> Watchkeeper:
+    """Import the module and return its keeper.
+
+    Args:
+        name: `module:attribute`; default: what `WATCHKEEPER_APP` says. The attribute is a keeper, or a
+            function without arguments that makes one.
+
+    Raises:
+        ConfigurationError: There is no such thing; the message says what is near.
+    """
+    name = name or os.environ.get(VARIABLE)
+    if not name:
+        raise ConfigurationError(
+            f"Which service? Name its keeper by --app module:attribute, or by {VARIABLE} in the environment."
+        )
+    path, _, attribute = name.partition(":")
+    if not path or not attribute:
+        raise ConfigurationError(
+            f"{name!r} does not name a keeper: it looks like realestate.monitoring:keeper."
+        )
+    found = getattr(_import(path), attribute, None)
+    if found is None:
+        raise ConfigurationError(f"The module {path} has no {attribute}.{_near(path, attribute)}")
+    made = found() if callable(found) else found
+    if not isinstance(made, Watchkeeper):
+        raise ConfigurationError(f"{name} is a {type(made).__name__}, not a Watchkeeper.")
+    return made
+
+
+def _import(path: str) -> ModuleType:
+    here = str(Path.cwd())
+    if not {"", here} & set(sys.path):
+        sys.path.insert(0, here)  # as `python -m` would: the service's folder is where one stands
+    try:
+        return import_module(path)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"There is no module {error.name}: start from the service's folder, or install the service."
+        ) from error
+
+
+def _near(path: str, attribute: str) -> str:
+    near = difflib.get_close_matches(attribute, vars(sys.modules[path]), n=1)
+    return f" Did you mean {path}:{near[0]}?" if near else ""

@@ -1,0 +1,80 @@
+"""`db restore`: bring a backup back, in place of what the database holds."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from watchkeeper.audit import append
+from watchkeeper.cli._pg_tools import database_name, find_program, run_program, storage_of
+from watchkeeper.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from watchkeeper.cli._screen import Screen
+    from watchkeeper.keeper import Watchkeeper
+
+
+def add(actions: argparse._SubParsersAction[Any]) -> None:
+    """Describe the command."""
+    parser = actions.add_parser("restore", help="bring a backup back, in place of what the database holds")
+    parser.add_argument("file", metavar="FILE", type=Path, help="what db dump wrote")
+    parser.add_argument("--yes", action="store_true", help="do not ask; needed where there is no terminal")
+    parser.set_defaults(execute=execute, migrate=False)
+
+
+async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+    """Restore in one transaction, then migrate; stop the service first."""
+    file = _existing(arguments.file)
+    if not arguments.yes and not screen.terminal:
+        raise ConfigurationError("Without a terminal nobody can be asked: say --yes to replace the database.")
+    storage = storage_of(keeper)
+    name = database_name(storage.owner_url)
+    program = await find_program(keeper, "pg_restore")
+    await run_program(program, "--list", str(file))  # is it a backup at all?
+    question = f"Replace everything in the database {name} by {file}?"
+    if not arguments.yes and not await asyncio.to_thread(screen.ask, question):
+        screen.say("Nothing was changed.")
+        return 0
+    await run_program(
+        program,
+        "--clean",
+        "--if-exists",
+        "--no-owner",
+        "--no-privileges",
+        "--single-transaction",
+        "--exit-on-error",
+        f"--dbname={name}",
+        str(file),
+        url=storage.owner_url,
+    )
+    applied = await storage.migrate()
+    async with storage.database.transaction() as conn:
+        await append(
+            conn,
+            actor_type="user",
+            actor_id=_user(),
+            action="database.restore",
+            entity=name,
+            payload={"file": file.name, "applied": applied},
+        )
+    screen.say(f"{name}: restored from {file}")
+    for migration in applied:
+        screen.say(f"applied {migration}")
+    return 0
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise ConfigurationError(f"There is no file {file}.")
+    return file
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

@@ -1,0 +1,106 @@
+"""The server's own programs for backup and restore: found, checked against the server, and run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from psycopg.pq import Conninfo
+
+from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
+
+if TYPE_CHECKING:
+    from watchkeeper.keeper import Watchkeeper
+    from watchkeeper.settings import Secret
+    from watchkeeper.storage import Storage
+
+_VERSION: Final = re.compile(r"\(PostgreSQL\) (\d+)")
+
+
+def storage_of(keeper: Watchkeeper) -> Storage:
+    """Return where the service's data lives.
+
+    Raises:
+        ConfigurationError: The service was declared without a database.
+    """
+    if keeper.storage is None:
+        raise ConfigurationError("This service has no database.")
+    return keeper.storage
+
+
+async def find_program(keeper: Watchkeeper, name: str) -> Path:
+    """Return the program of the server's version: the embedded server's own, else the one on the PATH.
+
+    Args:
+        keeper: A running one.
+        name: Such as pg_dump.
+
+    Raises:
+        WatchkeeperError: There is none, or it is older than the server.
+    """
+    storage = storage_of(keeper)
+    async with storage.database.connection() as conn:
+        server = conn.info.server_version // 10_000
+    found = shutil.which(name, path=storage.server.bin_dir if storage.server else None)
+    package = f"install PostgreSQL's client programs of version {server} (Debian: postgresql-client-{server})"
+    if found is None:
+        raise WatchkeeperError(f"There is no {name} on the PATH: {package}.")
+    version = _VERSION.search(await run_program(Path(found), "--version"))
+    if version is None or int(version[1]) < server:
+        which = f"of version {version[1]}" if version else "of an unknown version"
+        raise WatchkeeperError(f"{found} is {which} and the server of version {server}: {package}.")
+    return Path(found)
+
+
+async def run_program(program: Path, *arguments: str, url: Secret | None = None) -> str:
+    """Run a program to its end and return what it wrote.
+
+    Args:
+        program: Which one.
+        arguments: Its arguments; nothing secret, since everybody on the machine sees them.
+        url: The database that it connects to, handed over by the environment.
+
+    Raises:
+        WatchkeeperError: It failed; the message has its last words.
+    """
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(url),
+    )
+    try:
+        output, errors = await process.communicate()
+    except asyncio.CancelledError:
+        process.terminate()
+        await process.wait()
+        raise
+    if process.returncode:
+        words = " ".join(errors.decode(errors="replace").split()[-60:])
+        raise WatchkeeperError(f"{program.name} failed (exit code {process.returncode}): {words}")
+    return output.decode(errors="replace")
+
+
+def database_name(url: Secret) -> str:
+    """Return the name of the database that a connection string means."""
+    return _parameters(url).get("PGDATABASE") or _parameters(url).get("PGUSER", "")
+
+
+def _environment(url: Secret | None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return {**kept, "LC_ALL": "C.UTF-8", **(_parameters(url) if url is not None else {})}
+
+
+def _parameters(url: Secret) -> dict[str, str]:
+    """Return a connection string as libpq's environment variables; what has none (keepalives) is left out."""
+    return {
+        option.envvar.decode(): option.val.decode()
+        for option in Conninfo.parse(url.reveal().encode())
+        if option.envvar is not None and option.val is not None
+    }

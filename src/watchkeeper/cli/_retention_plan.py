@@ -1,0 +1,94 @@
+"""`retention plan`: what a run would delete now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from watchkeeper.cli._screen import Screen, days
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from watchkeeper.keeper import Watchkeeper
+    from watchkeeper.retention import Plan
+
+
+def add(actions: argparse._SubParsersAction[Any]) -> None:
+    """Describe the command."""
+    parser = actions.add_parser("plan", help="what a run would delete now; nothing is changed")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these policies; default all")
+    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
+    parser.set_defaults(execute=execute)
+
+
+async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+    """Show the plan; 1 if a policy cannot be carried out."""
+    plans = await keeper.retention.plan(arguments.tables or None)
+    show_plans(plans, screen)
+    return int(any(plan.problem for plan in plans))
+
+
+def show_plans(plans: Sequence[Plan], screen: Screen) -> None:
+    """Show what runs would delete.
+
+    Args:
+        plans: One for each policy.
+        screen: Where.
+    """
+    if screen.json:
+        screen.document([_document(plan) for plan in plans])
+        return
+    if screen.terminal:
+        screen.table(
+            "What a run would delete now",
+            ("Table", "Kept", "Older than", "#Rows", "#Of all", "Oldest"),
+            [_cells(plan, screen) for plan in plans],
+        )
+    for plan in plans:
+        if plan.problem:
+            screen.say(f"{plan.policy.name}: cannot be pruned: {plan.problem}")
+        elif not screen.terminal:
+            screen.say(_sentence(plan, screen))
+
+
+def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
+    return (
+        plan.policy.name,
+        days(plan.policy.keep),
+        screen.time(plan.horizon),
+        "-" if plan.problem else _rows(plan),
+        _share(plan),
+        screen.time(plan.oldest),
+    )
+
+
+def _sentence(plan: Plan, screen: Screen) -> str:
+    oldest = f", the oldest of {screen.time(plan.oldest)}" if plan.oldest else ""
+    return (
+        f"{plan.policy.name}: {_rows(plan)} rows would go ({_share(plan)} of the table), older than"
+        f" {screen.time(plan.horizon)} ({days(plan.policy.keep)}){oldest}"
+    )
+
+
+def _rows(plan: Plan) -> str:
+    return f"{plan.rows:,}" if plan.exact else f"about {plan.rows:,}"
+
+
+def _share(plan: Plan) -> str:
+    return f"{plan.rows / plan.table_rows:.1%}" if plan.table_rows else "-"
+
+
+def _document(plan: Plan) -> dict[str, object]:
+    return {
+        "table": plan.policy.name,
+        "age_column": plan.policy.age_column,
+        "keep_seconds": plan.policy.keep,
+        "horizon": plan.horizon,
+        "rows": plan.rows,
+        "exact": plan.exact,
+        "table_rows": plan.table_rows,
+        "oldest": plan.oldest,
+        "strategy": plan.strategy,
+        "problem": plan.problem,
+    }

@@ -1,0 +1,93 @@
+"""`retention run`: delete what is older than its policy keeps it, now."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from watchkeeper.cli._retention_plan import show_plans
+from watchkeeper.cli._screen import Screen, duration
+from watchkeeper.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from watchkeeper.keeper import Watchkeeper
+    from watchkeeper.retention import Retention, RunResult
+
+
+def add(actions: argparse._SubParsersAction[Any]) -> None:
+    """Describe the command."""
+    parser = actions.add_parser("run", help="delete what is older than its policy keeps it, now")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these policies; default all")
+    parser.add_argument("--yes", action="store_true", help="do not ask; needed where there is no terminal")
+    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
+    parser.set_defaults(execute=execute)
+
+
+async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run the policies; 1 if one of them did not complete."""
+    if not arguments.yes and not screen.terminal:
+        raise ConfigurationError("Without a terminal nobody can be asked: say --yes to delete rows.")
+    retention = keeper.retention
+    tables = arguments.tables or None
+    totals: dict[str, int] = {}
+    if screen.terminal:
+        plans = await retention.plan(tables)
+        show_plans(plans, screen)
+        totals = {plan.policy.name: plan.rows for plan in plans}
+        rows = sum(totals.values())
+        if not arguments.yes and not await asyncio.to_thread(screen.ask, f"Delete {rows:,} rows now?"):
+            screen.say("Nothing was deleted.")
+            return 0
+    with _stoppable(retention), screen.progress(totals) as advance:
+        results = await retention.run_now(tables, advance)
+    _show(results, screen)
+    return int(any(result.status != "completed" for result in results))
+
+
+@contextmanager
+def _stoppable(retention: Retention) -> Iterator[None]:
+    """Have Ctrl-C end the run between two transactions, closed and audited."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, retention.interrupt)
+    loop.add_signal_handler(signal.SIGTERM, retention.interrupt)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _show(results: list[RunResult], screen: Screen) -> None:
+    if screen.json:
+        screen.document([_document(result) for result in results])
+        return
+    for result in results:
+        screen.say(_sentence(result))
+
+
+def _sentence(result: RunResult) -> str:
+    run = f" (run {result.run})" if result.run is not None else ""
+    text = f"{result.table}: {result.status}, {result.deleted:,} rows deleted"
+    if result.error is not None:
+        return f"{text}{run}: {_one_line(result.error)}"
+    return f"{text} in {duration(result.duration)}{run}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _document(result: RunResult) -> dict[str, object]:
+    return {
+        "table": result.table,
+        "status": result.status,
+        "deleted": result.deleted,
+        "duration_seconds": result.duration,
+        "run": result.run,
+        "error": None if result.error is None else _one_line(result.error),
+    }

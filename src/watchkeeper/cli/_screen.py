@@ -1,0 +1,176 @@
+"""What a command shows: tables and bars on a terminal, plain lines in a pipe, JSON where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TextIO
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+
+class Screen:
+    """Where a command's answer goes.
+
+    Args:
+        out: The file of the answer.
+        zone: Name of the time zone that times are shown in.
+        json: Whether the answer is one JSON document.
+        console: rich's console on `out`, where that is a terminal and rich is installed.
+    """
+
+    def __init__(self, out: TextIO, *, zone: str, json: bool, console: Console | None) -> None:
+        self._out = out
+        self._zone = ZoneInfo(zone)
+        self._console = console
+        self.json = json
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a human reads along, and may be asked."""
+        return self._console is not None
+
+    def say(self, sentence: str) -> None:
+        """Write one line."""
+        try:
+            self._out.write(f"{sentence}\n")
+            self._out.flush()
+        except BrokenPipeError:
+            # The reader has seen enough (`| head -1`); the command still goes on to its end.
+            self._out = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open until the end
+
+    def document(self, value: object) -> None:
+        """Write the answer as one JSON document."""
+        self.say(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table on a terminal; the caller writes plain lines elsewhere.
+
+        Args:
+            title: What it shows.
+            columns: Heads; one that starts with `#` is a number and stands to the right.
+            rows: Cells as text.
+        """
+        if self._console is None:
+            raise AssertionError("a table is for a terminal")
+        from rich import box  # noqa: PLC0415 - an extra, and slow to load
+        from rich.markup import escape  # noqa: PLC0415 - the same
+        from rich.table import Table  # noqa: PLC0415 - the same
+
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+        for column in columns:
+            table.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        self._console.print(table)
+
+    def ask(self, question: str) -> bool:
+        """Ask the human in front of the terminal; nothing but y and yes is a yes."""
+        self._out.write(f"{question} [y/N] ")
+        self._out.flush()
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+    def progress(self, totals: Mapping[str, int]) -> AbstractContextManager[Callable[[str, int], None]]:
+        """Show a bar for each of several things that are counted; nothing where nobody watches.
+
+        Args:
+            totals: How many there are of each, as far as it is known.
+        """
+        if self._console is None:
+            return nullcontext(_ignore)
+        return _bars(self._console, totals)
+
+    def time(self, moment: datetime | None) -> str:
+        """Return a time in the service's zone, a dash for none."""
+        return f"{moment.astimezone(self._zone):%Y-%m-%d %H:%M:%S %Z}" if moment else "-"
+
+
+@contextmanager
+def open_screen(*, zone: str, json: bool) -> Iterator[Screen]:
+    """Keep stdout for the command's answer: what anybody else writes to it meanwhile goes to stderr.
+
+    Args:
+        zone: Name of the time zone that times are shown in.
+        json: Whether the answer is one JSON document.
+    """
+    sys.stdout.flush()
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(answer, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as out:
+            yield Screen(out, zone=zone, json=json, console=_console(out, json=json))
+    finally:
+        os.dup2(answer, 1)
+        os.close(answer)
+
+
+def duration(span: timedelta) -> str:
+    """Return a duration as somebody would say it."""
+    seconds = span.total_seconds()
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def days(span: timedelta) -> str:
+    """Return how long rows are kept."""
+    count = span / timedelta(days=1)
+    return f"{count:g} day{'' if count == 1 else 's'}"
+
+
+def _console(out: TextIO, *, json: bool) -> Console | None:
+    if json or not out.isatty() or not sys.stdin.isatty():
+        return None
+    try:
+        from rich.console import Console  # noqa: PLC0415 - an extra; without it the terminal gets plain lines
+    except ImportError:
+        return None
+    return Console(file=out, highlight=False)
+
+
+@contextmanager
+def _bars(console: Console, totals: Mapping[str, int]) -> Iterator[Callable[[str, int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - an extra
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        tasks = {
+            name: progress.add_task(name, total=total, rate="", start=False) for name, total in totals.items()
+        }
+
+        def advance(name: str, count: int) -> None:
+            task = progress.tasks[tasks[name]]
+            if not task.started:
+                progress.start_task(task.id)
+            rate = (task.completed + count) / max(task.elapsed or 0.0, 0.05)
+            progress.update(task.id, advance=count, rate=f"{rate:,.0f} rows/s")
+
+        yield advance
+
+
+def _ignore(_name: str, _count: int) -> None:
+    """Count for nobody."""
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)
