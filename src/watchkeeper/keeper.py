@@ -13,6 +13,7 @@ from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.health import CheckRunner
 from watchkeeper.http import Endpoints, Lifespan, Middleware, is_loopback
 from watchkeeper.logs import (
+    DROP_REASONS,
     Logging,
     Redactor,
     Sink,
@@ -86,7 +87,10 @@ class Watchkeeper:
             raise ConfigurationError("Retention and migrations need a database: leave out database=False.")
         self.registry = Registry()
         self._dropped = self.registry.counter(
-            "log_records_dropped_total", "Log lines that could not be written, by reason.", ("reason",)
+            "log_records_dropped_total",
+            "Log lines that could not be written, by reason.",
+            ("reason",),
+            known=[{"reason": reason} for reason in DROP_REASONS],
         )
         self.logging = Logging(
             service=self.settings.service,
