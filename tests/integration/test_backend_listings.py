@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HOUSE: dict[str, Any] = {"title": "House in Kigali", "type": "house", "price_amount": 85_000_000}
 
 
-async def hand_in(backend: InProcess, *, key: str | None = None, **changes: Any) -> httpx.Response:
+async def hand_in(backend: InProcess, key: str | None = None, **changes: Any) -> httpx.Response:
     """Hand a listing in."""
     headers = {**AUTHORIZED, **({} if key is None else {"Idempotency-Key": key})}
     return await backend.client.post("/api/listings", json={**HOUSE, **changes}, headers=headers)
@@ -38,7 +38,7 @@ async def find(backend: InProcess, **filters: Any) -> list[str]:
 
 async def test_listing_is_stored_and_audited(backend: InProcess) -> None:
     """What was handed in comes back with an id, and the audit log knows who did it."""
-    given = {"description": "two\nlines", "bedrooms": 3, "lat": -1.94, "lng": 30.06, "price_currency": "USD"}
+    given: dict[str, Any] = {"description": "two\nlines", "bedrooms": 3, "lat": -1.94, "lng": 30.06, "price_currency": "USD"}
     answer = await hand_in(backend, **given)
     assert answer.status_code == 201
     listing = answer.json()
@@ -177,7 +177,7 @@ async def test_pages_follow_each_other(backend: InProcess) -> None:
     seen: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
-        params = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        params: dict[str, Any] = {"limit": 2, **({"cursor": cursor} if cursor else {})}
         page = (await backend.client.get("/api/listings/search", params=params)).json()
         seen += [one["title"] for one in page["listings"]]
         cursor = page["next_cursor"]

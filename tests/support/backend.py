@@ -28,9 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.rows import dict_row
 
 from realestate.app import create_app
-from realestate.monitoring import Backend, watch
-from realestate.settings import SERVICE, BackendSettings
-from watchkeeper.settings import Settings
+from realestate.monitoring import Backend, build
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -167,7 +165,7 @@ def environment(urls: DatabaseUrls, folder: Path, **changes: str) -> dict[str, s
 @contextlib.asynccontextmanager
 async def in_process(environ: Mapping[str, str], urls: DatabaseUrls) -> AsyncIterator[InProcess]:
     """Run the backend in this process, without scheduled retention."""
-    service = watch(BackendSettings.from_env(environ), Settings.from_env(SERVICE, environ))
+    service = build(environ)
     app = create_app(service)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")

@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve() -> int:
-    from realestate.app import build, create_app  # noqa: PLC0415 - `--help` needs no web framework
+    from realestate.app import create_app  # noqa: PLC0415 - `--help` needs no web framework
     from realestate.made_secrets import complete_secrets  # noqa: PLC0415 - the same
+    from realestate.monitoring import build  # noqa: PLC0415 - the same
     from watchkeeper.server import serve  # noqa: PLC0415 - the same
 
     environ, told = complete_secrets(os.environ, Settings.from_env(SERVICE).service_dir)
@@ -58,10 +59,10 @@ def _serve() -> int:
 
 
 def _keep(arguments: list[str]) -> int:
-    from realestate.app import build  # noqa: PLC0415 - as above
+    from realestate.monitoring import build  # noqa: PLC0415 - as above
     from watchkeeper.cli import main as keep  # noqa: PLC0415 - as above
 
-    return keep(arguments, keeper=build(dict(os.environ)).keeper)
+    return keep(arguments, keeper=build(os.environ).keeper)
 
 
 def _traffic(arguments: list[str]) -> int:

@@ -19,10 +19,8 @@ import realestate
 from realestate import listings, pairing, tools, webhooks
 from realestate.errors import answer_error, is_expected
 from realestate.limits import BodyLimits
-from realestate.monitoring import Backend, watch
+from realestate.monitoring import Backend, build
 from realestate.requests import StrictRequest
-from realestate.settings import SERVICE, BackendSettings
-from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
     from litestar import Response
@@ -47,26 +45,14 @@ def create() -> ASGIApp:
     Raises:
         ConfigurationError: A setting is not usable.
     """
-    return create_app(build(dict(os.environ)))
-
-
-def build(environ: dict[str, str]) -> Backend:
-    """Return the service that `environ` describes, not yet running.
-
-    Args:
-        environ: Environment variables.
-
-    Raises:
-        ConfigurationError: A setting is not usable.
-    """
-    return watch(BackendSettings.from_env(environ), Settings.from_env(SERVICE, environ))
+    return create_app(build(os.environ))
 
 
 def create_app(backend: Backend) -> ASGIApp:
     """Return the watched ASGI app of `backend`.
 
     Args:
-        backend: What `build` or `watch` returned.
+        backend: What `build` returned.
     """
     settings = backend.settings
     inner: Any = _create_litestar(backend)
@@ -127,17 +113,12 @@ class HeadAsGet:
             return
 
         async def send_head(message: Message) -> None:
+            # Back before the answer starts: servers look at it to know what length to expect.
+            scope["method"] = "HEAD"
             if message["type"] == "http.response.body":
-                message = {
-                    "type": "http.response.body",
-                    "body": b"",
-                    "more_body": message.get("more_body", False),
-                }
+                message = {**message, "body": b""}
             await send(message)
 
         # In place: a copy would keep the route that is found from the keeper's eyes.
         scope["method"] = "GET"
-        try:
-            await self._app(scope, receive, send_head)
-        finally:
-            scope["method"] = "HEAD"
+        await self._app(scope, receive, send_head)

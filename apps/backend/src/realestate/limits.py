@@ -1,15 +1,16 @@
 """How large a request body may be and how long it may take to arrive, for every route.
 
-Pure ASGI around the app: an announced length above the limit is refused before the first byte, a longer
-body as soon as it is, a slow one at the deadline. The refusal is raised where the app reads, so that it
-becomes the app's own error answer, with its route in the metrics. A body that no handler reads is not read
-here either: the server closes the connection.
+Pure ASGI around the app: a body above the limit is refused, a slow one at the deadline. The refusal is raised
+where the app reads, so that it becomes the app's own error answer, with its route in the metrics. What is a
+little too large is read to its end first and thrown away, because a server that closes on a sender in the
+middle of its body resets the connection, and the sender never sees why; what is far too large is not. A body
+that no handler reads is not read here either: the server closes the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from realestate.errors import ApiError, ClientLeftError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from realestate.asgi import ASGIApp, Message, Receive, Scope, Send
 
+# Up to so many times the limit a refused body is read to its end.
+_DRAINED: Final = 4
 # What is left of the body must not be taken for the next request of the connection.
 _CLOSE: Final = {"Connection": "close"}
 
@@ -69,17 +72,27 @@ class _BoundedBody:
         if self._complete:
             return await self._receive()
         if self._announced > self._limit:
-            raise _too_large(self._limit)
+            await self._refuse()
         message = await self._next()
+        if self._arrived > self._limit:
+            await self._refuse()
+        return message
+
+    async def _refuse(self) -> NoReturn:
+        drained = self._limit * _DRAINED
+        while not self._complete and max(self._announced, self._arrived) <= drained:
+            await self._next()
+        raise _too_large(self._limit)
+
+    async def _next(self) -> Message:
+        message = await self._receive_in_time()
         if message["type"] == "http.disconnect":
             raise ClientLeftError
         self._arrived += len(message.get("body", b""))
-        if self._arrived > self._limit:
-            raise _too_large(self._limit)
         self._complete = not message.get("more_body", False)
         return message
 
-    async def _next(self) -> Message:
+    async def _receive_in_time(self) -> Message:
         loop = asyncio.get_running_loop()
         if self._deadline is None:
             self._deadline = loop.time() + self._timeout

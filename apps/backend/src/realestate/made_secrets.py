@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from realestate.requests import DEFAULT_AGENT
+from realestate.settings import DEFAULT_AGENT
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ contract with the dashboards and alert rules in infra/monitoring.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files
@@ -18,13 +19,13 @@ from watchkeeper.database import MigrationSource, Queries
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.health import HttpCheck
 from watchkeeper.retention import Policy
+from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from watchkeeper.database import Database
     from watchkeeper.metrics import Counter, Gauge, Histogram
-    from watchkeeper.settings import Settings
 
 CHANNELS: Final = ("webchat", "telegram", "whatsapp")
 TOOLS: Final = (
@@ -97,16 +98,19 @@ class Backend:
         return self.keeper.database
 
 
-def watch(settings: BackendSettings, base: Settings) -> Backend:
-    """Put the service under watch.
+def build(environ: Mapping[str, str]) -> Backend:
+    """Return the service that the environment describes, under watch and not yet running.
 
     Args:
-        settings: The backend's own settings.
-        base: What every watched service can set.
+        environ: Environment variables.
+
+    Raises:
+        ConfigurationError: A setting is not usable.
     """
+    settings = BackendSettings.from_env(environ)
     keeper = Watchkeeper(
         SERVICE,
-        settings=base,
+        settings=Settings.from_env(SERVICE, environ),
         migrations=[MIGRATIONS],
         checks=[HttpCheck("moltbot", f"{settings.gateway_url.rstrip('/')}/health", timeout=GATEWAY_TIMEOUT)],
         retention=POLICIES,
@@ -118,6 +122,11 @@ def watch(settings: BackendSettings, base: Settings) -> Backend:
     backend = Backend(settings=settings, keeper=keeper, metrics=metrics)
     keeper.on_scrape(_ActiveSessions(backend).refresh)
     return backend
+
+
+def keeper() -> Watchkeeper:
+    """Return the service's keeper for `watchkeeper --app realestate.monitoring:keeper`."""
+    return build(os.environ).keeper
 
 
 def _declare(keeper: Watchkeeper, sources: Iterable[str]) -> Metrics:

@@ -11,6 +11,7 @@ from litestar.datastructures import State
 from msgspec import Meta
 
 from realestate.errors import ApiError, Problem, to_problem
+from realestate.settings import DEFAULT_AGENT
 
 if TYPE_CHECKING:
     from realestate.monitoring import Backend
@@ -26,7 +27,6 @@ Identifier = Annotated[
     str, Meta(min_length=1, max_length=128, pattern=rf"^[A-Za-z0-9][A-Za-z0-9._:-]*{_END}")
 ]
 
-DEFAULT_AGENT: Final = "moltbot"
 DEEPEST: Final = 64  # levels of nesting in JSON that is kept
 
 _ACTOR: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 SERVICE: Final = "realestate-backend"
+DEFAULT_AGENT: Final = "moltbot"
 DEFAULT_GATEWAY_URL: Final = "http://127.0.0.1:18789"
 
 _SOURCE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")

@@ -17,7 +17,8 @@ from litestar.params import FromPath
 from realestate.auth import require_service_token
 from realestate.errors import ApiError, documented, to_api_error
 from realestate.openapi import takes_json
-from realestate.requests import DEFAULT_AGENT, StrictRequest, decode
+from realestate.requests import StrictRequest, decode
+from realestate.settings import DEFAULT_AGENT
 from realestate.tools import _admin, _listing
 from watchkeeper import audit
 from watchkeeper.exceptions import DatabaseUnavailableError
