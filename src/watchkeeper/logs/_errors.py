@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import linecache
+from collections import deque
 from itertools import islice
-from traceback import walk_tb
+from traceback import format_exception_only, walk_tb
 from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.logs._context import current_request
@@ -20,6 +21,7 @@ _NOTES: Final = 8
 _CODE: Final = 400
 _MARK: Final = "__watchkeeper_logged__"
 _MARKS: Final = 16
+_recent: Final[deque[str]] = deque(maxlen=32)  # how the exceptions claimed last would end a traceback
 
 
 def describe_exception(exc: BaseException) -> dict[str, Any]:
@@ -110,4 +112,23 @@ def claim_exception(exc: BaseException) -> bool:
         return False
     logged.append(here)
     del logged[:-_MARKS]
+    _recent.append(_last_line(exc))
     return True
+
+
+def was_just_claimed(traceback: str) -> bool:
+    """Say whether an exception that another program printed as text was claimed lately; asked once each.
+
+    granian reports an exception of the app from Rust, as text only.
+    """
+    last = traceback.rstrip().rpartition("\n")[2].strip()
+    try:
+        _recent.remove(last)
+    except ValueError:
+        return False
+    return True
+
+
+def _last_line(exc: BaseException) -> str:
+    text = "".join(format_exception_only(exc))
+    return text.rstrip().rpartition("\n")[2].strip()

@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from watchkeeper.logs._errors import claim_exception
+from watchkeeper.logs._errors import claim_exception, was_just_claimed
 from watchkeeper.logs._levels import LEVELS, label_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _SERVERS: Final = (
 _ACCESS: Final = ("uvicorn.access", "granian.access", "hypercorn.access", "gunicorn.access")
 # Who reports an exception only because nobody caught it: no second line for one that has been logged.
 _REPORTERS: Final = frozenset((*_SERVERS, "asyncio"))
+_TRACEBACK: Final = "Traceback (most recent call last)"
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -57,7 +58,10 @@ class Handler(logging.Handler):
             first = claim_exception(exc)
             if not first and record.name in _REPORTERS:
                 return
-        fields: dict[str, Any] = {"msg": _message(record), "logger": record.name}
+        message = _message(record)
+        if record.name.startswith("_granian") and _TRACEBACK in message and was_just_claimed(message):
+            return
+        fields: dict[str, Any] = {"msg": message, "logger": record.name}
         fields.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if exc is not None:
             fields["error"] = exc
