@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -206,7 +207,9 @@ def watch(app: App, folder: Path, *, settings: Settings | None = None, **options
     )
     metrics = HttpMetrics(registry) if settings.metrics else None
     edge = Middleware(app, logging=logging, metrics=metrics, endpoints=endpoints, **of_edge)
-    return Watched(edge, registry, logging, file)
+    watched = Watched(edge, registry, logging, file)
+    weakref.finalize(watched, os.close, file)
+    return watched
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,466 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.asgi import LOCAL_HOST, ask, watch
+from watchkeeper.exceptions import DatabaseUnavailableError
+from watchkeeper.health import CheckRunner
+from watchkeeper.http import Endpoints
+from watchkeeper.settings import Secret, Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.asgi import Watched
+
+TOKEN = "t0ken-of-the-test"
+BEARER = (b"authorization", b"Bearer " + TOKEN.encode())
+
+
+class _Check:
+    """A check that can be switched."""
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self.name = name
+        self.error = error
+
+    async def __call__(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+async def _app(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 299, "headers": []})
+    await send({"type": "http.response.body", "body": b"the app"})
+
+
+def _watch(folder: Path, *checks: _Check, token: str | None = None, **more: Any) -> Watched:
+    of_settings = {name: more.pop(name) for name in ("metrics", "health", "host") if name in more}
+    secret = None if token is None else Secret(token)
+    settings = Settings(service="watched", state_dir=folder, metrics_token=secret, **of_settings)
+    runner = CheckRunner(checks, ttl=timedelta(0))
+    return watch(_app, folder, settings=settings, runner=runner, **more)
+
+
+async def test_health_says_connected_while_the_database_answers(tmp_path: Path) -> None:
+    """Exactly the contract's bytes, and nothing that a cache could keep."""
+    reply = await ask(_watch(tmp_path, _Check("db")).app, "/health")
+    assert (reply.status, reply.body) == (200, b'{"status":"ok","db":"connected"}')
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.headers["cache-control"] == "no-store"
+    assert reply.headers["content-length"] == str(len(reply.body))
+
+
+async def test_health_says_disconnected_without_a_reason(tmp_path: Path) -> None:
+    """503, exactly the same keys, and no word about why: an error text may hold hosts and passwords."""
+    down = DatabaseUnavailableError("postgresql://user:pw@db.internal/x refused")
+    watched = _watch(tmp_path, _Check("db", down), _Check("moltbot"), token=TOKEN)
+    reply = await ask(watched.app, "/health", headers=[LOCAL_HOST, BEARER])
+    assert (reply.status, reply.body) == (503, b'{"status":"error","db":"disconnected"}')
+
+
+async def test_health_of_a_service_without_a_database_asks_nobody(tmp_path: Path) -> None:
+    """There is nothing to say about a database that was never declared."""
+    reply = await ask(_watch(tmp_path, _Check("moltbot", OSError())).app, "/health")
+    assert (reply.status, reply.body) == (200, b'{"status":"ok"}')
+    bare = await ask(watch(_app, tmp_path).app, "/health/detailed")
+    assert (bare.status, bare.body) == (200, b'{"status":"ok","checks":{}}')
+
+
+async def test_detailed_health_names_every_check(tmp_path: Path) -> None:
+    """One boolean each; one that fails makes it degraded."""
+    gateway = _Check("moltbot")
+    watched = _watch(tmp_path, _Check("db"), gateway)
+    reply = await ask(watched.app, "/health/detailed")
+    assert (reply.status, reply.body) == (200, b'{"status":"ok","checks":{"db":true,"moltbot":true}}')
+    gateway.error = OSError("http://gateway.internal:18789 refused")
+    reply = await ask(watched.app, "/health/detailed")
+    assert (reply.status, reply.body) == (503, b'{"status":"degraded","checks":{"db":true,"moltbot":false}}')
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"authorization", b"Bearer wrong")],
+        [(b"authorization", b"Basic " + TOKEN.encode())],
+        [BEARER, BEARER],
+        [(b"authorization", TOKEN.encode())],
+    ],
+)
+async def test_details_need_the_token(tmp_path: Path, headers: list[tuple[bytes, bytes]]) -> None:
+    """Whoever has none, or not certainly the right one, sees what the public sees."""
+    watched = _watch(tmp_path, _Check("db", OSError("db.internal")), token=TOKEN)
+    reply = await ask(watched.app, "/health/detailed", headers=[LOCAL_HOST, *headers])
+    assert (reply.status, reply.body) == (503, b'{"status":"degraded","checks":{"db":false}}')
+
+
+async def test_details_are_not_open_where_no_token_is_set(tmp_path: Path) -> None:
+    """An unset token is not an empty one."""
+    watched = _watch(tmp_path, _Check("db"))
+    for value in (b"Bearer ", b"Bearer", b"", b"Bearer None"):
+        reply = await ask(watched.app, "/health/detailed", headers=[LOCAL_HOST, (b"authorization", value)])
+        assert set(reply.json) == {"status", "checks"}
+
+
+async def test_details_say_why_without_secrets(tmp_path: Path) -> None:
+    """With the token: when, how long, why, what the keeper adds; registered secrets stay masked."""
+
+    async def details() -> dict[str, Any]:
+        return {"uptime": 12.5}
+
+    down = OSError("refused by db.internal with s3cret-value")
+    watched = _watch(tmp_path, _Check("db", down), _Check("moltbot"), token=TOKEN, details=details)
+    reply = await ask(watched.app, "/health/detailed", headers=[LOCAL_HOST, BEARER])
+    told = reply.json["details"]
+    assert reply.status == 503
+    assert told["uptime"] == 12.5
+    assert told["checks"]["moltbot"]["ok"] is True
+    assert told["checks"]["moltbot"]["error"] is None
+    assert told["checks"]["db"]["error"].startswith("OSError: refused by db.internal with ")
+    assert "s3cret-value" not in reply.body.decode()
+    assert abs(told["checks"]["db"]["checkedAt"] - time.time()) < 30
+    assert 0 <= told["checks"]["db"]["latencyMs"] < 1000
+
+
+async def test_livez_asks_nobody(tmp_path: Path) -> None:
+    """A process that can answer is alive, whatever has become of its database."""
+    watched = _watch(tmp_path, _Check("db", OSError()), ready=lambda: asyncio.sleep(3600, {"db": False}))
+    reply = await ask(watched.app, "/livez")
+    assert (reply.status, reply.body) == (200, b'{"status":"ok"}')
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "body"),
+    [
+        ({"accepting": True, "db": True}, 200, b'{"status":"ok","checks":{"accepting":true,"db":true}}'),
+        ({"accepting": False, "db": True}, 503, b'{"status":"error","checks":{"accepting":false,"db":true}}'),
+        ({}, 200, b'{"status":"ok","checks":{}}'),
+    ],
+)
+async def test_readyz_wants_all_of_it(
+    tmp_path: Path, state: dict[str, bool], status: int, body: bytes
+) -> None:
+    """One thing that is not ready makes the whole not ready; booleans and nothing else."""
+    reply = await ask(_watch(tmp_path, ready=lambda: asyncio.sleep(0, state)).app, "/readyz")
+    assert (reply.status, reply.body) == (status, body)
+
+
+async def test_readyz_of_a_service_with_no_conditions_is_ready(tmp_path: Path) -> None:
+    """Nothing declared, nothing to wait for."""
+    assert (await ask(_watch(tmp_path).app, "/readyz")).status == 200
+
+
+async def test_metrics_are_open_to_this_machine(tmp_path: Path) -> None:
+    """Without a token a direct local scrape gets the text, or OpenMetrics when it asks for it."""
+    watched = _watch(tmp_path)
+    reply = await ask(watched.app, "/metrics")
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"# TYPE http_requests_total counter" in reply.body
+    headers = [
+        LOCAL_HOST,
+        (b"accept", b"application/openmetrics-text;version=1.0.0"),
+        (b"accept", b"*/*;q=0.1"),
+    ]
+    reply = await ask(watched.app, "/metrics", headers=headers)
+    assert reply.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert reply.body.endswith(b"# EOF\n")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"client": ("10.0.0.7", 1)},
+        {"client": None},
+        {"http_version": "1.0"},
+        {"headers": [(b"host", b"metrics.example")]},
+        {"headers": [LOCAL_HOST, (b"x-forwarded-for", b"127.0.0.1")]},
+        {"headers": [(b"host", b"metrics.example"), (b"authorization", b"Bearer ")]},
+    ],
+)
+async def test_metrics_are_closed_to_everybody_else(tmp_path: Path, more: dict[str, Any]) -> None:
+    """403 with a sentence that says what would open them, and no figure."""
+    reply = await ask(_watch(tmp_path).app, "/metrics", **more)
+    assert reply.status == 403
+    assert reply.json["error"]["code"] == "forbidden"
+    assert "set METRICS_TOKEN" in reply.json["error"]["message"]
+    assert reply.json["error"]["requestId"] == reply.headers["x-request-id"]
+    assert set(reply.json) == {"error"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"host": "0.0.0.0"},  # noqa: S104 - what an operator may set
+        {"host": "::"},
+        {"host": "backend"},
+        {"bound_to_loopback": False},
+    ],
+)
+async def test_metrics_bound_off_loopback_are_closed_without_a_token(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """Who opens the service to the network sets a token first, even for a scrape of this machine."""
+    assert (await ask(_watch(tmp_path, **more).app, "/metrics")).status == 403
+
+
+async def test_a_token_is_required_once_it_is_set(tmp_path: Path) -> None:
+    """Also of this machine: 401 says how to ask, and the right token is enough from anywhere."""
+    watched = _watch(tmp_path, token=TOKEN, host="0.0.0.0")  # noqa: S104 - what an operator may set
+    reply = await ask(watched.app, "/metrics")
+    assert reply.status == 401
+    assert reply.headers["www-authenticate"] == 'Bearer realm="metrics"'
+    assert reply.json["error"]["code"] == "unauthorized"
+    assert TOKEN not in reply.body.decode()
+    outside: dict[str, Any] = {"client": ("10.0.0.7", 1), "http_version": "1.0"}
+    headers = [(b"host", b"x"), (b"x-forwarded-for", b"10.0.0.9"), BEARER]
+    assert (await ask(watched.app, "/metrics", headers=headers, **outside)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (b"Bearer " + TOKEN.encode(), 200),
+        (b"bearer " + TOKEN.encode(), 200),
+        (b"BEARER   " + TOKEN.encode() + b" ", 200),
+        (b"Bearer " + TOKEN.encode()[:-1], 401),
+        (b"Bearer " + TOKEN.encode() + b"x", 401),
+        (b"Bearer " + TOKEN.upper().encode(), 401),
+        (b"Bearer", 401),
+        (b"Bearer ", 401),
+        (b"Bearer \xff\xfe\x00", 401),
+        (b"Bearer a b", 401),
+        (b"Bearer " + TOKEN.encode() + b", Bearer x", 401),
+        (b"Basic " + TOKEN.encode(), 401),
+        (b"", 401),
+        (TOKEN.encode(), 401),
+        (b"Bearer " + b"x" * 100_000, 401),
+    ],
+)
+async def test_the_token_is_read_strictly(tmp_path: Path, value: bytes, status: int) -> None:
+    """The scheme in any case, one token, nothing else (RFC 6750, 2.1)."""
+    watched = _watch(tmp_path, token=TOKEN)
+    assert (
+        await ask(watched.app, "/metrics", headers=[LOCAL_HOST, (b"authorization", value)])
+    ).status == status
+
+
+async def test_two_authorizations_are_none(tmp_path: Path) -> None:
+    """Even if one of them is right: some proxy may have judged by the other."""
+    watched = _watch(tmp_path, token=TOKEN)
+    headers = [LOCAL_HOST, BEARER, (b"authorization", b"Bearer other")]
+    assert (await ask(watched.app, "/metrics", headers=headers)).status == 401
+    assert (await ask(watched.app, "/metrics", headers=headers[::-1])).status == 401
+
+
+PATHS = ("/health", "/health/detailed", "/livez", "/readyz", "/metrics")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_head_has_the_headers_of_get_and_no_body(tmp_path: Path, path: str) -> None:
+    """Some balancers probe by HEAD."""
+    watched = _watch(tmp_path, _Check("db"))
+    got = await ask(watched.app, path)
+    head = await ask(watched.app, path, "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert int(head.headers["content-length"]) > 10
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", "FOO"])
+async def test_other_methods_are_refused_with_those_that_do(tmp_path: Path, path: str, method: str) -> None:
+    """405, Allow, and the one error body; counted under the path, which is no secret."""
+    watched = _watch(tmp_path, _Check("db"))
+    reply = await ask(watched.app, path, method)
+    assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
+    assert reply.json == {
+        "error": {
+            "code": "method_not_allowed",
+            "message": "Only GET and HEAD are known here.",
+            "requestId": reply.headers["x-request-id"],
+        }
+    }
+    counted = method if method in {"POST", "PUT", "DELETE", "OPTIONS", "PATCH"} else "_OTHER"
+    assert watched.count(path, 405, counted) == 1.0
+    assert [line["route"] for line in watched.requests()] == [path]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/health/", "//health", "/Health", "/health/detailed/x", "/metrics/", "/metrics.json", "/healthz", ""],
+)
+async def test_only_the_exact_path_is_ours(tmp_path: Path, path: str) -> None:
+    """Everything else is the app's."""
+    assert (await ask(_watch(tmp_path).app, path)).status == 299
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "status"),
+    [
+        ("/api/livez", "/api", 200),
+        ("/livez", "/api", 200),
+        ("/apilivez", "/api", 299),
+        ("/api/api/livez", "/api", 299),
+        ("/api/livez", "", 299),
+        ("/livez", "/", 200),
+    ],
+)
+async def test_endpoints_stand_below_the_root_path(tmp_path: Path, path: str, root: str, status: int) -> None:
+    """Servers put the root path before the path (uvicorn) or leave it out (granian): both are understood."""
+    watched = _watch(tmp_path)
+    assert (await ask(watched.app, path, root_path=root)).status == status
+    if status == 200:
+        assert watched.count("/livez", 200) == 1.0
+
+
+async def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
+    """404 for everybody, not the app's own answer, and nothing is counted for HTTP."""
+    watched = _watch(tmp_path, metrics=False, token=TOKEN)
+    reply = await ask(watched.app, "/metrics", headers=[LOCAL_HOST, BEARER])
+    assert (reply.status, reply.json["error"]["code"]) == (404, "not_found")
+    assert watched.registry.sample("http_requests_total") is None
+    assert (await ask(watched.app, "/livez")).status == 200
+
+
+async def test_health_can_be_switched_off_but_for_livez(tmp_path: Path) -> None:
+    """What an orchestrator needs to keep the process alive stays."""
+    watched = _watch(tmp_path, _Check("db"), health=False)
+    statuses = {path: (await ask(watched.app, path)).status for path in PATHS}
+    assert statuses == {
+        "/health": 404,
+        "/health/detailed": 404,
+        "/readyz": 404,
+        "/livez": 200,
+        "/metrics": 200,
+    }
+
+
+async def test_gauges_are_refreshed_before_a_scrape(tmp_path: Path) -> None:
+    """What something else knows is asked for, all at the same time."""
+    running: list[str] = []
+    peak = 0
+    together = asyncio.Event()
+
+    async def one() -> None:
+        nonlocal peak
+        running.append("x")
+        peak = max(peak, len(running))
+        if peak == 2:
+            together.set()
+        await together.wait()
+        running.pop()
+
+    async def other() -> None:
+        await one()
+
+    watched = _watch(tmp_path, before_scrape=(one, other))
+    assert (await ask(watched.app, "/metrics")).status == 200
+    assert (peak, running) == (2, [])
+
+
+async def test_scrapes_that_overlap_share_one_refresh(tmp_path: Path) -> None:
+    """Ten scrapers do not make ten queries."""
+    calls = 0
+
+    async def refresh() -> None:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0.02)
+
+    watched = _watch(tmp_path, before_scrape=(refresh,))
+    replies = await asyncio.gather(*(ask(watched.app, "/metrics") for _ in range(10)))
+    assert [reply.status for reply in replies] == [200] * 10
+    assert calls == 1
+
+
+async def test_a_refresh_that_fails_or_hangs_leaves_the_scrape_alone(tmp_path: Path) -> None:
+    """The scrape goes on after a second at most, with a line that says what failed."""
+
+    async def broken() -> None:
+        raise DatabaseUnavailableError("no database")
+
+    async def stuck() -> None:
+        await asyncio.Event().wait()
+
+    watched = _watch(tmp_path, before_scrape=(broken, stuck))
+    start = time.monotonic()
+    reply = await ask(watched.app, "/metrics")
+    assert reply.status == 200
+    assert 0.9 < time.monotonic() - start < 5
+    told = [line["error"]["type"].split(".")[-1] for line in watched.lines() if line["level"] == "error"]
+    assert sorted(told) == ["DatabaseUnavailableError", "TimeoutError"]
+
+
+async def test_successful_probes_and_scrapes_are_counted_and_not_logged(tmp_path: Path) -> None:
+    """They would be most of the log and say nothing."""
+    watched = _watch(tmp_path, _Check("db"))
+    for path in PATHS:
+        await ask(watched.app, path)
+        assert watched.count(path, 200) == 1.0
+    assert watched.requests() == []
+
+
+async def test_probes_and_scrapes_that_fail_are_logged(tmp_path: Path) -> None:
+    """A 503 of the health endpoint is what one looks for in the log."""
+    watched = _watch(tmp_path, _Check("db", OSError()))
+    for path in ("/health", "/health/detailed"):
+        await ask(watched.app, path)
+    await ask(watched.app, "/metrics", client=None)
+    told = [(line["route"], line["statusCode"], line["outcome"]) for line in watched.requests()]
+    assert told == [
+        ("/health", 503, "completed"),
+        ("/health/detailed", 503, "completed"),
+        ("/metrics", 403, "completed"),
+    ]
+
+
+async def test_probe_lines_are_a_setting(tmp_path: Path) -> None:
+    """Who wants to see every probe can."""
+    watched = _watch(tmp_path, probe_lines=True)
+    await ask(watched.app, "/livez")
+    assert [line["url"] for line in watched.requests()] == ["/livez"]
+
+
+async def test_a_probe_that_breaks_gets_the_error_body(tmp_path: Path) -> None:
+    """An exception behind an endpoint is a 500 with a line, like any other."""
+
+    async def ready() -> dict[str, bool]:
+        raise RuntimeError("bug")
+
+    watched = _watch(tmp_path, ready=ready)
+    reply = await ask(watched.app, "/readyz")
+    assert (reply.status, reply.json["error"]["code"]) == (500, "internal_error")
+    assert watched.count("/readyz", 500) == 1.0
+    assert [line["level"] for line in watched.lines()] == ["error", "info"]
+
+
+async def test_endpoints_work_without_anything_to_log_to(tmp_path: Path) -> None:
+    """A refresh that fails is then nobody's business."""
+
+    async def broken() -> None:
+        raise OSError("gone")
+
+    watched = _watch(
+        tmp_path, _Check("db", OSError("gone")), token=TOKEN, before_scrape=(broken,), logging=None
+    )
+    assert (await ask(watched.app, "/metrics", headers=[LOCAL_HOST, BEARER])).status == 200
+    reply = await ask(watched.app, "/health/detailed", headers=[LOCAL_HOST, BEARER])
+    assert reply.json["details"]["checks"]["db"]["error"] == "OSError: gone"
+
+
+async def test_without_a_registry_there_are_no_metrics(tmp_path: Path) -> None:
+    """Endpoints can be used for health alone."""
+    endpoints = Endpoints(
+        settings=Settings(service="watched", state_dir=tmp_path), registry=None, runner=None
+    )
+    answer = await endpoints.answer("/metrics", {"method": "GET", "headers": []}, "id")
+    assert answer.status == 404
+    assert json.loads(answer.body)["error"]["requestId"] == "id"

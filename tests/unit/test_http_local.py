@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.asgi import LOCAL_HOST, scope_of
+from watchkeeper.http import is_local, is_loopback
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.255.255.254", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("0.0.0.0", False),  # noqa: S104 - an address that is asked about
+        ("::", False),
+        ("128.0.0.1", False),
+        ("10.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::127.0.0.1", False),
+        ("127.1", False),
+        ("0177.0.0.1", False),
+        ("localhost.evil.example", False),
+        ("evil.localhost", False),
+        ("", False),
+        ("unix", False),
+    ],
+)
+def test_an_address_is_loopback_or_not(address: str, expected: bool) -> None:  # noqa: FBT001 - a table
+    """Only what is certainly this machine counts."""
+    assert is_loopback(address) is expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"client": ("127.9.9.9", 1)},
+        {"client": ("::1", 1)},
+        {"client": ["::ffff:127.0.0.1", "41662"]},
+        {"http_version": "2"},
+        {"http_version": "3"},
+        {"headers": [(b"host", b"localhost")]},
+        {"headers": [(b"host", b"LocalHost:3001")]},
+        {"headers": [(b"host", b"127.0.0.53:80")]},
+        {"headers": [(b"host", b"[::1]:3001")]},
+        {"headers": [(b"host", b"[::1]")]},
+        {"headers": [LOCAL_HOST, (b"user-agent", b"curl"), (b"x-request-id", b"a")]},
+    ],
+)
+def test_a_direct_request_of_this_machine_is_local(more: dict[str, Any]) -> None:
+    """A loopback peer that asks for a loopback host over HTTP/1.1 or later."""
+    assert is_local(scope_of("/metrics", **more))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"client": None},
+        {"client": ("10.0.0.7", 1)},
+        {"client": ("testclient", 1)},
+        {"client": ("", 0)},
+        {"http_version": "1.0"},
+        {"http_version": "0.9"},
+        {"headers": []},
+        {"headers": [LOCAL_HOST, LOCAL_HOST]},
+        {"headers": [(b"host", b"")]},
+        {"headers": [(b"host", b"backend:3001")]},
+        {"headers": [(b"host", b"evil.localhost")]},
+        {"headers": [(b"host", b"localhost.evil.example")]},
+        {"headers": [(b"host", b"127.0.0.1.evil.example")]},
+        {"headers": [(b"host", b"127.0.0.1@evil.example")]},
+        {"headers": [(b"host", b"localhost:port")]},
+        {"headers": [(b"host", b"localhost ")]},
+        {"headers": [(b"host", b"local\xc4\xa7ost")]},
+        {"headers": [(b"host", b"[::1")]},
+        {"headers": [(b"host", b"192.168.1.5:3001")]},
+    ],
+)
+def test_anything_else_about_peer_version_or_host_is_not_local(more: dict[str, Any]) -> None:
+    """A unix socket's unknown peer, nginx's bare HTTP/1.0, a rebound name: none is certainly this machine."""
+    assert not is_local(scope_of("/metrics", **more))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-forwarded",
+        "x-forwarded-prefix",
+        "X-Forwarded-For",
+        "x_forwarded_for",
+        "x-real-ip",
+        "via",
+        "cf-connecting-ip",
+        "cf-ray",
+        "true-client-ip",
+        "x-client-ip",
+        "x-envoy-external-address",
+        "x-original-forwarded-for",
+        "x-amzn-trace-id",
+        "cdn-loop",
+        "fly-client-ip",
+    ],
+)
+def test_a_header_of_any_proxy_makes_a_request_not_local(name: str) -> None:
+    """Who sends one of these stands between the client and us, whatever its value."""
+    assert not is_local(scope_of("/metrics", headers=[LOCAL_HOST, (name.encode(), b"")]))
