@@ -41,12 +41,13 @@ async def read(
         await asyncio.sleep(pause)
         return queue.pop(0)
 
-    async def send(_message: Message) -> None:
-        raise AssertionError("nothing is sent here")
-
     scope: dict[str, Any] = {"type": "http", "headers": list(headers)}
-    await BodyLimits(reader, limit=10, timeout=timedelta(seconds=0.2))(scope, receive, send)
+    await BodyLimits(reader, limit=10, timeout=timedelta(seconds=0.2))(scope, receive, _no_send)
     return reader
+
+
+async def _no_send(_message: Message) -> None:
+    raise AssertionError("nothing is sent here")
 
 
 def part(body: bytes, *, more: bool = False) -> Message:
@@ -64,11 +65,37 @@ async def test_body_up_to_the_limit_passes() -> None:
     assert reader.after == LEFT
 
 
-async def test_announced_length_is_refused_before_a_byte_is_read() -> None:
-    """What says that it is too large is refused as soon as the app asks for it."""
+async def test_far_too_large_is_refused_before_a_byte_is_read() -> None:
+    """What announces more than four times the limit is refused as soon as the app asks for it."""
     with pytest.raises(ApiError, match="larger than 10 bytes") as caught:
-        await read([], headers=[(b"host", b"x"), (b"content-length", b"11")])
+        await read([], headers=[(b"host", b"x"), (b"content-length", b"41")])
     assert (caught.value.status, caught.value.headers) == (413, {"Connection": "close"})
+
+
+@pytest.mark.parametrize("announced", [b"12", b""])
+async def test_a_little_too_large_is_read_to_its_end_first(announced: bytes) -> None:
+    """A sender who is not reset in the middle of its body sees why it was refused."""
+    messages = [part(b"123456", more=True), part(b"78901", more=True), part(b"2")]
+    left = list(messages)
+
+    async def receive() -> Message:
+        return left.pop(0)
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while True:
+            await receive()
+
+    with pytest.raises(ApiError, match="larger than 10 bytes"):
+        await BodyLimits(app, limit=10, timeout=timedelta(seconds=1))(
+            {"type": "http", "headers": [(b"content-length", announced)]}, receive, _no_send
+        )
+    assert left == []
+
+
+async def test_a_body_without_end_is_not_read_to_its_end() -> None:
+    """Throwing away stops at four times the limit."""
+    with pytest.raises(ApiError, match="larger than 10 bytes"):
+        await read([part(b"1234567890", more=True)] * 5)
 
 
 @pytest.mark.parametrize("announced", [b"", b"many", b"-1", b"5"])
