@@ -83,6 +83,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._identity = _unprivileged(self.folder)
         self._numbers = itertools.count(1)
+        self._databases: set[str] = set()
         self._run("initdb", "-D", str(self.data), "-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync")
 
     @property
@@ -101,7 +102,10 @@ class PostgresServer:
         return f"postgresql://{role}@/{database}?host={self.folder}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers.
+
+        Call it from the main thread: the server ends with the thread that started it.
+        """
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -142,6 +146,27 @@ class PostgresServer:
         for pid in self._family():
             os.kill(pid, signal.SIGCONT)
 
+    def terminate_clients(self, role: str = SERVICE) -> None:
+        """End every connection of a role, and wait until they are gone."""
+        with psycopg.connect(self.url(), autocommit=True) as conn:
+            # With a time-out it returns when the process has ended, not when it was told to.
+            conn.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", [role]
+            )
+
+    def repair(self) -> None:
+        """Thaw it, start it, and take back what a test did to the roles; a test's databases go."""
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+        else:
+            self._process = None
+            self.start()
+        for role in (OWNER, SERVICE):
+            self.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT -1 LOGIN").format(sql.Identifier(role)))
+            self.execute(sql.SQL("ALTER ROLE {} RESET ALL").format(sql.Identifier(role)))
+        while self._databases:
+            self.drop_database(self._databases.pop())
+
     def create_database(self, template: str | None = None) -> DatabaseUrls:
         """Make a database of the owner's, empty or as a copy of another."""
         name = f"wk_{next(self._numbers)}"
@@ -150,6 +175,7 @@ class PostgresServer:
                 sql.Identifier(name), sql.Identifier(OWNER), sql.Identifier(template or "template0")
             )
         )
+        self._databases.add(name)
         return self.urls(name)
 
     def drop_database(self, name: str) -> None:
@@ -259,10 +285,16 @@ def postgres_15() -> Iterator[PostgresServer]:
     yield from _running(PostgresServer(require_postgres(15)))
 
 
-@pytest.fixture
-def postgres_private() -> Iterator[PostgresServer]:
-    """A server of the test's own, which it may stop, kill and freeze."""
+@pytest.fixture(scope="session")
+def _whipping_server() -> Iterator[PostgresServer]:
     yield from _running(PostgresServer())
+
+
+@pytest.fixture
+def postgres_private(_whipping_server: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that a test has to itself, to stop, kill and freeze; it is repaired after the test."""
+    yield _whipping_server
+    _whipping_server.repair()
 
 
 @pytest.fixture(params=["postgres", "postgres_15"])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # end, is what a cancelled request would hang on a stopped server.
 _CANCEL_PATIENCE: Final = 0.5
 _PING_PATIENCE: Final = 1.0
+_POLL: Final = 0.1  # psycopg's own: how often a wait looks whether the socket is still there
 
 # The connection string's own values win over these. There is no `options`: PgBouncer refuses it.
 _DEFAULT_PARAMETERS: Final = {
@@ -87,13 +88,12 @@ class Connection(AsyncConnection[TupleRow]):
         conn.patience = patience
         return conn
 
-    async def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+    async def wait(self, gen: PQGen[RV], interval: float = _POLL, **kwargs: Any) -> RV:
         """Run one exchange with the server, within the connection's patience (psycopg calls it for each)."""
-        limit = asyncio.timeout(self.patience)
         try:
-            async with limit:
+            async with asyncio.timeout(self.patience):
                 # Not psycopg's own `wait`: that one would hang up to 10 s when it is cancelled.
-                return await waiting.wait_async(gen, self.pgconn.socket, 0.1, *args[1:], **kwargs)
+                return await waiting.wait_async(gen, self.pgconn.socket, interval, **kwargs)
         except asyncio.CancelledError:
             await self._abandon()
             raise
@@ -106,8 +106,9 @@ class Connection(AsyncConnection[TupleRow]):
         if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
             return
         try:
-            with contextlib.suppress(psycopg.Error):
-                await self.cancel_safe(timeout=_CANCEL_PATIENCE)
+            with contextlib.suppress(psycopg.Error, TimeoutError):
+                async with asyncio.timeout(_CANCEL_PATIENCE):
+                    await self.cancel_safe()
         finally:
             self.pgconn.finish()
 

@@ -6,7 +6,7 @@ import logging
 import time
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from watchkeeper.database._connection import Connection, as_unavailable, connection_string, one_line
 from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, MigrationSource
-from watchkeeper.database._migrator import Migrator, Patience
+from watchkeeper.database._migrator import Migrator, Patience, has_table
 from watchkeeper.database._queries import Queries
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
 from watchkeeper.settings import Secret
@@ -35,7 +35,8 @@ class Database:
     """One PostgreSQL database, as the service's role, and as the owner where migrations run.
 
     Opening succeeds with the server down; what then asks for a connection gets `DatabaseUnavailableError`
-    until the server is back, and a connection from then on, without a restart.
+    until the server is back, and a connection from then on, without a restart. As `async with Database(…)`
+    it is open inside the block.
 
     Args:
         url: Connection string of the service's role.
@@ -95,6 +96,7 @@ class Database:
                 "patience": self._patience,
                 "report": self._note,
             },
+            name="database",
             min_size=self._pool_size[0],
             max_size=self._pool_size[1],
             open=False,
@@ -109,6 +111,13 @@ class Database:
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=_CLOSING)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
@@ -200,11 +209,10 @@ class Database:
             DatabaseUnavailableError: The server cannot be reached.
         """
         async with self.connection() as conn:
-            row = await (await conn.execute(_QUERIES["has_table"])).fetchone()
-            if not row or not row[0]:
+            if not await has_table(conn):
                 return True
             newest = dict(await (await conn.execute(_QUERIES["newest"])).fetchall())
-        return any(newest.get(source.name, 0) < len(source.read()) for source in sources or self._sources)
+        return any(newest.get(source.name, 0) < source.count() for source in sources or self._sources)
 
     async def inspect(self) -> list[str]:
         """Look at how the service's role stands to the tables, and keep the findings in `warnings`.
@@ -213,15 +221,14 @@ class Database:
             A sentence for each thing that makes the protection of the tables weaker.
         """
         async with self._direct(self._conninfo, self._patience) as conn:
-            row = await (await conn.execute(_QUERIES["role"])).fetchone()
-        assert row is not None  # noqa: S101  # a SELECT without FROM has one row
-        role, superuser, visible, owner = row
+            cursor = await conn.execute(_QUERIES["role"])
+            role, superuser, visible, owner = (await cursor.fetchall())[0]
         self.warnings = []
         if superuser or owner:
             what = "is a superuser" if superuser else "owns the tables"
             self.warnings.append(
-                f"The service connects as {role}, which {what}: it could switch off the protection of audit_log. Give DATABASE_URL a role of its own, and"
-                " DATABASE_OWNER_URL the role that owns the tables."
+                f"The service connects as {role}, which {what}: it could switch off the protection of"
+                " audit_log. Give DATABASE_URL a role of its own, and DATABASE_OWNER_URL the owner."
             )
         if not visible:
             self.warnings.append(
@@ -286,8 +293,8 @@ async def _try_again(pool: AsyncConnectionPool[Connection]) -> None:
 
 
 async def _current_role(conn: Connection) -> str:
-    row = await (await conn.execute("SELECT current_user")).fetchone()
-    return str(row[0]) if row else ""
+    cursor = await conn.execute("SELECT current_user")
+    return str((await cursor.fetchall())[0][0])
 
 
 def _plain(url: str | Secret) -> str:

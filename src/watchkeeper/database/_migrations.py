@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from watchkeeper.exceptions import MigrationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from importlib.resources.abc import Traversable
 
 _FILE: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -72,15 +72,7 @@ class MigrationSource:
         Raises:
             MigrationError: A file's name does not fit, or the numbers have a gap or a duplicate.
         """
-        found = sorted(
-            (
-                entry
-                for entry in self.folder.iterdir()
-                if entry.name.endswith(".sql") and entry.name != _GRANTS
-            ),
-            key=lambda entry: entry.name,
-        )
-        migrations = [self._migration(entry) for entry in found]
+        migrations = [self._migration(entry) for entry in sorted(self._files(), key=lambda entry: entry.name)]
         for expected, migration in enumerate(migrations, start=1):
             if migration.number != expected:
                 raise MigrationError(
@@ -89,10 +81,19 @@ class MigrationSource:
                 )
         return migrations
 
+    def count(self) -> int:
+        """Return how many migrations there are, which is the number of the last."""
+        return sum(1 for _ in self._files())
+
     def grants(self) -> str | None:
         """Return the text of `grants.sql`, None without one."""
         entry = self.folder / _GRANTS
         return entry.read_text(encoding="utf-8") if entry.is_file() else None
+
+    def _files(self) -> Iterator[Traversable]:
+        return (
+            entry for entry in self.folder.iterdir() if entry.name.endswith(".sql") and entry.name != _GRANTS
+        )
 
     def _migration(self, entry: Traversable) -> Migration:
         match = _FILE.fullmatch(entry.name)

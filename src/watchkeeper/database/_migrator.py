@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import LiteralString
 
+    from psycopg import AsyncConnection
+
     from watchkeeper.database._connection import Connection
 
 _QUERIES: Final = Queries.load("migrations")
@@ -79,17 +81,18 @@ class Migrator:
         return done
 
     async def _retried(self, source: MigrationSource, migrations: list[Migration]) -> Migration | None:
-        for attempt in range(1, self._patience.attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return await self._apply_next(source, migrations)
             except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-                if attempt == self._patience.attempts:
+                if attempt >= self._patience.attempts:
                     raise MigrationError(
                         f"Migrating {source.name} got no lock in {attempt} attempts: {one_line(error)}."
                         " Another session holds it: see pg_stat_activity and pg_locks, end it, start again."
                     ) from error
             await asyncio.sleep(self._patience.pause.total_seconds())
-        raise AssertionError
 
     async def _apply_next(self, source: MigrationSource, migrations: list[Migration]) -> Migration | None:
         async with self._conn.transaction():
@@ -111,6 +114,8 @@ class Migrator:
                 " pg_stat_activity for what it waits for."
             ) from error
         await self._set_lock_timeout(self._patience.lock)
+        if await has_table(self._conn):
+            return
         try:
             await self._conn.execute(_QUERIES["create_table"])
         except errors.InsufficientPrivilege as error:
@@ -164,13 +169,18 @@ class Migrator:
 
     async def _transaction(self) -> str:
         cursor = await self._conn.execute(_QUERIES["transaction"])
-        row = await cursor.fetchone()
-        return str(row)
+        return str((await cursor.fetchall())[0][0])
 
     async def _set_lock_timeout(self, limit: timedelta) -> None:
         await self._conn.execute(
             "SELECT set_config('lock_timeout', %s, true)", [f"{int(limit.total_seconds() * 1000)}ms"]
         )
+
+
+async def has_table(conn: AsyncConnection) -> bool:
+    """Say whether the connection's role sees the record of migrations."""
+    cursor = await conn.execute(_QUERIES["has_table"])
+    return bool((await cursor.fetchall())[0][0])
 
 
 def _line_of(text: str, error: psycopg.Error) -> str:

@@ -6,7 +6,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('watchkeeper_migrations', 0));
 
 -- name: create_table
 -- The record of what was applied, one row a migration.
-CREATE TABLE IF NOT EXISTS watchkeeper_migrations (
+CREATE TABLE watchkeeper_migrations (
     source text NOT NULL,
     number integer NOT NULL,
     name text NOT NULL,

@@ -1,0 +1,233 @@
+"""The pool while its server stops, comes back, crashes, freezes and hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from watchkeeper.database import Database
+from watchkeeper.exceptions import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from support.postgres import DatabaseUrls, PostgresServer
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def urls(postgres_private: PostgresServer) -> DatabaseUrls:
+    """A database on a server that the test may maltreat."""
+    return postgres_private.create_database()
+
+
+@pytest.fixture
+async def fragile(urls: DatabaseUrls) -> AsyncIterator[Database]:
+    """That database, opened, with one connection in the pool."""
+    async with Database(
+        urls.url, pool_max=1, acquire_timeout=SECOND / 2, statement_timeout=SECOND / 2
+    ) as database:
+        await database.ping()
+        yield database
+
+
+async def _back_after(database: Database, limit: float) -> float:
+    started = time.monotonic()
+    while True:
+        try:
+            await database.ping()
+        except DatabaseUnavailableError:
+            assert time.monotonic() - started < limit
+        else:
+            return time.monotonic() - started
+
+
+async def test_the_pool_comes_back_with_its_server(
+    fragile: Database, postgres_private: PostgresServer
+) -> None:
+    """Requests fail while the server is stopped, and 2 s after its start at the latest they work again."""
+    postgres_private.stop()
+    outage_ends = time.monotonic() + 3
+    while time.monotonic() < outage_ends:
+        with pytest.raises(DatabaseUnavailableError, match="could be made within"):
+            await fragile.ping()
+    postgres_private.start()
+    assert await _back_after(fragile, limit=2) < 2
+
+
+async def test_who_waits_is_served_when_the_server_is_back(
+    urls: DatabaseUrls, postgres_private: PostgresServer
+) -> None:
+    """A request that came during the outage gets its connection, without another one coming after it."""
+    async with Database(urls.url, acquire_timeout=20 * SECOND) as database:
+        await database.ping()
+        postgres_private.stop()
+        waiting = asyncio.create_task(database.ping())
+        await asyncio.sleep(2.5)
+        started = time.monotonic()
+        postgres_private.start()
+        await waiting
+        assert time.monotonic() - started < 3
+
+
+async def test_a_restart_between_two_requests_is_not_noticed(
+    fragile: Database, postgres_private: PostgresServer
+) -> None:
+    """The dead connections of the pool are found out and replaced before they are lent."""
+    for sign in (signal.SIGINT, signal.SIGKILL):
+        postgres_private.stop(sign)
+        postgres_private.start()
+        await fragile.ping()
+
+
+async def test_losing_the_server_in_a_transaction_is_unavailability(
+    fragile: Database, postgres_private: PostgresServer
+) -> None:
+    """The next statement tells it, whether the server stopped in order or crashed."""
+
+    async def work(sign: signal.Signals) -> None:
+        async with fragile.transaction() as conn:
+            await conn.execute("SELECT 1")
+            postgres_private.stop(sign)
+            await conn.execute("SELECT 2")
+
+    for sign in (signal.SIGINT, signal.SIGKILL):
+        with pytest.raises(DatabaseUnavailableError, match="was lost"):
+            await work(sign)
+        postgres_private.start()
+        assert await _back_after(fragile, limit=2) < 2
+
+
+async def test_a_lost_transaction_is_never_taken_for_a_commit(
+    fragile: Database, postgres_private: PostgresServer
+) -> None:
+    """Neither when the server goes before the commit, nor when the block swallows the error."""
+
+    async def go_on() -> None:
+        async with fragile.transaction() as conn:
+            await conn.execute("SELECT 1")
+            postgres_private.stop()
+
+    async def swallow() -> None:
+        async with fragile.transaction() as conn:
+            await conn.execute("SELECT 1")
+            postgres_private.stop()
+            with contextlib.suppress(psycopg.OperationalError):
+                await conn.execute("SELECT 2")
+
+    with pytest.raises(DatabaseUnavailableError, match="was lost"):
+        await go_on()
+    postgres_private.start()
+    await _back_after(fragile, limit=2)
+    with pytest.raises(DatabaseUnavailableError, match="nothing was committed"):
+        await swallow()
+
+
+async def test_killed_connections_are_replaced(urls: DatabaseUrls, postgres_private: PostgresServer) -> None:
+    """After `pg_terminate_backend` of each, as many as before are there, and nobody sees an error."""
+
+    async def use(everybody: asyncio.Barrier) -> None:
+        async with database.connection() as conn:
+            await everybody.wait()
+            await conn.execute("SELECT 1")
+
+    async with Database(urls.url, pool_max=5) as database:
+        for _ in range(3):
+            everybody = asyncio.Barrier(5)
+            await asyncio.gather(*(use(everybody) for _ in range(5)))
+            postgres_private.terminate_clients()
+
+
+async def test_being_terminated_in_mid_statement_is_unavailability(
+    fragile: Database, postgres_private: PostgresServer
+) -> None:
+    """A statement that the administrator ends fails as unavailable; the next one gets a new connection."""
+
+    async def work() -> None:
+        async with fragile.connection() as conn:
+            await conn.execute("SELECT pg_sleep(60)")
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.1)
+    postgres_private.terminate_clients()
+    with pytest.raises(DatabaseUnavailableError, match="terminating connection due to administrator command"):
+        await task
+    await fragile.ping()
+
+
+async def test_nothing_hangs_on_a_frozen_server(fragile: Database, postgres_private: PostgresServer) -> None:
+    """Each request ends within its limits, a cancelled one at once, and after the thaw all is well."""
+    postgres_private.freeze()
+    started = time.monotonic()
+    with pytest.raises(DatabaseUnavailableError, match="gave no answer within"):
+        async with fragile.transaction() as conn:
+            await conn.execute("SELECT 1")
+    assert time.monotonic() - started < 2
+    with pytest.raises(DatabaseUnavailableError, match="No connection to the database"):
+        await fragile.ping()
+    assert time.monotonic() - started < 4
+    postgres_private.thaw()
+    assert await _back_after(fragile, limit=3) < 3
+
+
+async def test_a_cancelled_request_does_not_wait_for_a_frozen_server(
+    urls: DatabaseUrls, postgres_private: PostgresServer
+) -> None:
+    """By itself psycopg would hang for up to ten seconds here."""
+    async with Database(urls.url) as database:
+        await database.ping()
+        postgres_private.freeze()
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(database.ping(), 0.2)
+        assert time.monotonic() - started < 1
+        postgres_private.thaw()
+
+
+async def test_too_many_connections_are_unavailability(
+    urls: DatabaseUrls, postgres_private: PostgresServer
+) -> None:
+    """A role at its limit gets the server's reason."""
+    postgres_private.execute(sql.SQL("ALTER ROLE keeper CONNECTION LIMIT 1"))
+    async with (
+        await psycopg.AsyncConnection.connect(urls.url),
+        Database(urls.url, acquire_timeout=SECOND / 5) as database,
+    ):
+        with pytest.raises(DatabaseUnavailableError, match="too many connections"):
+            await database.ping()
+
+
+async def test_a_crowd_survives_a_restart(urls: DatabaseUrls, postgres_private: PostgresServer) -> None:
+    """Fifty users of five connections see unavailability or success, nothing else, and all succeed after."""
+    async with Database(urls.url, pool_max=5, acquire_timeout=SECOND / 2) as database:
+        outcomes: set[str] = set()
+        ends = time.monotonic() + 4
+
+        async def use() -> str:
+            outcome = "never"
+            while time.monotonic() < ends:
+                try:
+                    async with database.transaction() as conn:
+                        await conn.execute("SELECT pg_sleep(0.001)")
+                    outcome = "success"
+                except DatabaseUnavailableError:
+                    outcome = "unavailable"
+                outcomes.add(outcome)
+            return outcome
+
+        users = [asyncio.create_task(use()) for _ in range(50)]
+        await asyncio.sleep(0.5)
+        postgres_private.stop(signal.SIGKILL)
+        await asyncio.sleep(1)
+        postgres_private.start()
+        assert set(await asyncio.gather(*users)) == {"success"}
+        assert outcomes == {"success", "unavailable"}

@@ -1,0 +1,255 @@
+"""The pool on a server that works: what it lends, what it passes on, what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from watchkeeper.database import Database
+from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
+from watchkeeper.settings import Secret
+
+if TYPE_CHECKING:
+    from support.postgres import DatabaseUrls
+
+SECOND = timedelta(seconds=1)
+
+
+async def _scratch(urls: DatabaseUrls) -> None:
+    async with await psycopg.AsyncConnection.connect(urls.owner_url, autocommit=True) as conn:
+        await conn.execute("CREATE TABLE scratch (id integer PRIMARY KEY)")
+        await conn.execute("GRANT ALL ON scratch TO keeper")
+
+
+async def _numbers(database: Database) -> list[int]:
+    async with database.connection() as conn:
+        cursor = await conn.execute("SELECT id FROM scratch ORDER BY id")
+        return [row[0] for row in await cursor.fetchall()]
+
+
+async def _sleepers(database: Database) -> int:
+    async with database.connection() as conn:
+        cursor = await conn.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND query LIKE '%pg_sleep(60)' AND state = 'active'"
+        )
+        return int((await cursor.fetchall())[0][0])
+
+
+async def test_a_connection_commits_each_statement(database_urls: DatabaseUrls, database: Database) -> None:
+    """What a lent connection did before an exception stays."""
+    await _scratch(database_urls)
+
+    async def work() -> None:
+        async with database.connection() as conn:
+            await conn.execute("INSERT INTO scratch VALUES (1)")
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await work()
+    assert await _numbers(database) == [1]
+
+
+async def test_a_transaction_is_all_or_nothing(database_urls: DatabaseUrls, database: Database) -> None:
+    """It commits at its end, and an exception takes all of it back."""
+    await _scratch(database_urls)
+
+    async def work(error: Exception | None) -> None:
+        async with database.transaction() as conn:
+            await conn.execute("INSERT INTO scratch SELECT count(*) FROM scratch")
+            await conn.execute("INSERT INTO scratch SELECT count(*) FROM scratch")
+            if error:
+                raise error
+
+    await work(None)
+    with pytest.raises(ValueError, match="mine"):
+        await work(ValueError("mine"))
+    assert await _numbers(database) == [0, 1]
+
+
+async def test_an_error_of_the_statement_passes_unchanged(
+    database_urls: DatabaseUrls, database: Database
+) -> None:
+    """A constraint's violation stays psycopg's own error, and the connection goes on working."""
+    await _scratch(database_urls)
+    for _ in range(2):
+        with pytest.raises(errors.UniqueViolation, match="scratch_pkey"):
+            async with database.transaction() as conn:
+                await conn.execute("INSERT INTO scratch VALUES (1), (1)")
+    assert await _numbers(database) == []
+
+
+async def test_a_swallowed_error_is_not_a_commit(database_urls: DatabaseUrls, database: Database) -> None:
+    """A transaction that a swallowed error has doomed says so, where PostgreSQL would roll back silently."""
+    await _scratch(database_urls)
+
+    async def swallow() -> None:
+        async with database.transaction() as conn:
+            await conn.execute("INSERT INTO scratch VALUES (1)")
+            with contextlib.suppress(errors.UndefinedTable):
+                await conn.execute("SELECT FROM nowhere")
+
+    with pytest.raises(errors.InFailedSqlTransaction, match="its error was swallowed"):
+        await swallow()
+    assert await _numbers(database) == []
+
+
+async def test_a_savepoint_saves_the_rest(database_urls: DatabaseUrls, database: Database) -> None:
+    """What fails inside `conn.transaction()` leaves the outer transaction usable."""
+    await _scratch(database_urls)
+    async with database.transaction() as conn:
+        await conn.execute("INSERT INTO scratch VALUES (1)")
+        with pytest.raises(errors.UniqueViolation, match="scratch_pkey"):
+            async with conn.transaction():
+                await conn.execute("INSERT INTO scratch VALUES (1)")
+        await conn.execute("INSERT INTO scratch VALUES (2)")
+    assert await _numbers(database) == [1, 2]
+
+
+async def test_nobody_waits_for_ever_in_a_full_pool(database_urls: DatabaseUrls) -> None:
+    """Who gets no connection in time is told that all are in use."""
+    async with Database(database_urls.url, pool_max=1, acquire_timeout=SECOND / 10) as database:
+        async with database.connection():
+            with pytest.raises(DatabaseUnavailableError, match=r"came free within 0\.1 s: all 1 are in use"):
+                await database.ping()
+        await database.ping()
+
+
+async def test_a_slow_statement_is_given_up_and_cancelled(database_urls: DatabaseUrls) -> None:
+    """Over its limit a statement ends, for the caller and on the server, and the pool goes on."""
+
+    async def work() -> None:
+        async with database.connection() as conn:
+            await conn.execute("SELECT pg_sleep(60)")
+
+    async with Database(database_urls.url, pool_max=1, statement_timeout=SECOND / 5) as database:
+        with pytest.raises(DatabaseUnavailableError, match=r"gave no answer within 0\.2 s"):
+            await work()
+        assert await _sleepers(database) == 0
+
+
+async def test_a_cancelled_task_leaves_nothing_running(database_urls: DatabaseUrls) -> None:
+    """Its statement ends on the server, its transaction is rolled back, its place in the pool is free."""
+    await _scratch(database_urls)
+
+    async def work() -> None:
+        async with database.transaction() as conn:
+            await conn.execute("INSERT INTO scratch VALUES (1)")
+            await conn.execute("SELECT pg_sleep(60)")
+
+    async with Database(database_urls.url, pool_max=1) as database:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(work(), 0.3)
+        assert await _numbers(database) == []
+        assert await _sleepers(database) == 0
+
+
+async def test_cancelling_at_random_loses_no_connection(database_urls: DatabaseUrls) -> None:
+    """After a storm of cancelled tasks the pool still lends all that it has."""
+    chance = random.Random(7)
+    everybody = asyncio.Barrier(4)
+
+    async def work() -> None:
+        async with database.transaction() as conn:
+            await conn.execute("SELECT pg_sleep(0.001)")
+
+    async def hold() -> None:
+        async with database.connection() as conn:
+            await everybody.wait()
+            await conn.execute("SELECT 1")
+
+    async with Database(database_urls.url, pool_max=4, acquire_timeout=5 * SECOND) as database:
+        for _ in range(20):
+            tasks = [asyncio.create_task(work()) for _ in range(20)]
+            await asyncio.sleep(chance.random() * 0.01)
+            for task in chance.sample(tasks, 15):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(hold() for _ in range(4)))
+
+
+async def test_opening_succeeds_without_a_server() -> None:
+    """The first to want a connection gets the reason instead, without the password."""
+    url = Secret("postgresql://keeper:hush-hush@127.0.0.1:1/x")
+    async with Database(url, acquire_timeout=SECOND / 2) as database:
+        with pytest.raises(DatabaseUnavailableError, match="Connection refused") as caught:
+            await database.ping()
+    assert "hush-hush" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+
+
+async def test_migrating_without_a_server_says_why() -> None:
+    """It is unavailable, as for everybody else."""
+    database = Database("postgresql://keeper@127.0.0.1:1/x")
+    with pytest.raises(DatabaseUnavailableError, match=r"cannot be reached: .*Connection refused"):
+        await database.migrate()
+
+
+async def test_a_closed_database_says_so_and_opens_again(database: Database) -> None:
+    """Before open and after close nothing is lent; opening again mends it, and opening twice is no harm."""
+    await database.close()
+    await database.close()
+    with pytest.raises(DatabaseUnavailableError, match="not open"):
+        await database.ping()
+    await database.open()
+    await database.open()
+    await database.ping()
+
+
+async def test_closing_ends_the_wait_for_a_connection(database_urls: DatabaseUrls) -> None:
+    """Who waits in the pool while it is closed is told so at once."""
+    async with (
+        Database(database_urls.url, pool_max=1, acquire_timeout=30 * SECOND) as database,
+        database.connection(),
+    ):
+        waiting = asyncio.create_task(database.ping())
+        await asyncio.sleep(0.05)
+        await database.close()
+        with pytest.raises(DatabaseUnavailableError, match="closed meanwhile"):
+            await waiting
+
+
+async def test_the_pool_is_quiet_unless_asked(database_urls: DatabaseUrls) -> None:
+    """Its three `info` lines for each use are off, and an operator's own level for it is kept."""
+    logger = logging.getLogger("psycopg.pool")
+    before = logger.level
+    try:
+        for given, expected in ((logging.NOTSET, logging.WARNING), (logging.DEBUG, logging.DEBUG)):
+            logger.setLevel(given)
+            async with Database(database_urls.url):
+                assert logger.level == expected
+    finally:
+        logger.setLevel(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pool_min": 3, "pool_max": 2}, "pool_min between 0 and pool_max"),
+        ({"pool_min": 0, "pool_max": 0}, "pool_max must be at least 1"),
+        ({"acquire_timeout": timedelta(0)}, "must be longer than 0"),
+        ({"statement_timeout": -SECOND}, "must be longer than 0"),
+    ],
+)
+def test_settings_of_the_pool_are_checked(arguments: dict[str, object], message: str) -> None:
+    """A pool that could not work is refused when it is made."""
+    with pytest.raises(ConfigurationError, match=message):
+        Database("postgresql://keeper@/x", **arguments)  # type: ignore[arg-type]  # that is the point
+
+
+def test_a_bad_connection_string_is_not_repeated() -> None:
+    """The error says what one looks like, and keeps the password to itself."""
+    with pytest.raises(
+        ConfigurationError, match="DATABASE_OWNER_URL is no PostgreSQL connection string"
+    ) as caught:
+        Database("postgresql://keeper@/x", owner_url="mysql://keeper:hush-hush@/x")
+    assert "hush-hush" not in str(caught.value)
+    assert caught.value.__cause__ is None
