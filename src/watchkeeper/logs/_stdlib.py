@@ -53,15 +53,22 @@ class Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write `record` as one line."""
+        try:
+            self._emit(record)
+        except Exception:  # noqa: BLE001 - what logging asks of a handler; the caller must never notice
+            self.handleError(record)
+
+    def _emit(self, record: logging.LogRecord) -> None:
         exc = record.exc_info[1] if record.exc_info else None
+        name = str(record.name)
         if exc is not None and record.levelno >= logging.ERROR:
             first = claim_exception(exc)
-            if not first and record.name in _REPORTERS:
+            if not first and name in _REPORTERS:
                 return
         message = _message(record)
-        if record.name.startswith("_granian") and _TRACEBACK in message and was_just_claimed(message):
+        if name.startswith("_granian") and _TRACEBACK in message and was_just_claimed(message):
             return
-        fields: dict[str, Any] = {"msg": message, "logger": record.name}
+        fields: dict[str, Any] = {"msg": message, "logger": name}
         fields.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if exc is not None:
             fields["error"] = exc
