@@ -1,0 +1,31 @@
+"""Which metrics a PromQL expression reads, for the tests that compare names with what is really exposed."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_NAME_MATCHER: Final = re.compile(r'__name__=~"([^"]*)"')
+# What stands in quotes, braces or brackets, comments, and the label lists of aggregations and joins.
+_NO_METRICS: Final = re.compile(
+    r"""
+    "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*'
+    | \#[^\n]* | \{[^}]*\} | \[[^]]*\]
+    | \b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)
+    """,
+    re.VERBOSE,
+)
+_WORD: Final = re.compile(r"(?<![\w.:])[a-zA-Z_:][\w:]*(?!\w*\s*\()")
+_KEYWORDS: Final = frozenset(("and", "or", "unless", "offset", "bool", "by", "without", "on", "ignoring"))
+
+
+def metric_names(expression: str) -> set[str]:
+    """Return the metrics that an expression reads.
+
+    Args:
+        expression: One that Prometheus has found valid.
+    """
+    named = {name for group in _NAME_MATCHER.findall(expression) for name in group.split("|")}
+    # Quotes first: a brace within a label's value closes nothing.
+    unquoted = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
+    return named | (set(_WORD.findall(_NO_METRICS.sub(" ", unquoted))) - _KEYWORDS)

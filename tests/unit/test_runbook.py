@@ -1,0 +1,220 @@
+"""The runbook says what is true: names, anchors, paths, settings, and the line that it shows."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import MISSING, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from realestate.monitoring import POLICIES
+from realestate.settings import BackendSettings
+from watchkeeper.cli._main import _GROUPS
+from watchkeeper.logs import Logging, Sink
+from watchkeeper.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "infra/monitoring"
+RUNBOOK = (MONITORING / "README.md").read_text(encoding="utf-8")
+GROUPS = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+ALERTS: list[dict[str, Any]] = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
+ALERT_NAMES = sorted({rule["alert"] for rule in ALERTS})
+PARTS = ("Meaning", "Impact", "Diagnosis", "Mitigation")
+# What is no setting: words in capitals, and variables of the tools around us.
+NO_SETTINGS = {"RUNBOOK_BASE", "DATADOG_API_KEY", "ELASTIC_PASSWORD", "XDG_STATE_HOME"}
+
+
+def section(heading: str) -> str:
+    """The text below a heading, up to the next one that is not deeper."""
+    found = re.search(rf"^(#+) {re.escape(heading)}$", RUNBOOK, re.MULTILINE)
+    assert found, f"no heading {heading}"
+    following = re.compile(rf"^#{{1,{len(found[1])}}} ", re.MULTILINE).search(RUNBOOK, found.end())
+    return RUNBOOK[found.end() : following.start() if following else len(RUNBOOK)]
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of the first table, without its head."""
+    found = re.search(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE)
+    assert found
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines()[2:]]
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub, GitLab and Forgejo give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def names(cell: str) -> list[str]:
+    """What stands in code in a cell."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.mark.parametrize("name", ALERT_NAMES)
+def test_each_alert_has_its_section(name: str) -> None:
+    """Meaning, Impact, Diagnosis and Mitigation, in that order, under the anchor of its runbook_url."""
+    text = section(name)
+    assert tuple(re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE)) == PARTS
+    [url] = {rule["annotations"]["runbook_url"] for rule in ALERTS if rule["alert"] == name}
+    assert url.endswith(f"#{anchor(name)}")
+
+
+def test_the_table_of_alerts_is_that_of_the_rules() -> None:
+    """Names, severities and order are those of alerts.yml."""
+    told = {}
+    for row in table(section("Alerts")):
+        found = re.fullmatch(r"\[(\w+)\]\(#(\w+)\)", row[0])
+        assert found
+        assert found[2] == anchor(found[1])
+        told[found[1]] = set(row[1].split(", "))
+    written: dict[str, set[str]] = {}
+    for rule in ALERTS:
+        written.setdefault(rule["alert"], set()).add(rule["labels"]["severity"])
+    assert told == written
+
+
+def test_links_within_the_page_lead_somewhere() -> None:
+    """Every anchor is a heading's, and no two headings share one."""
+    anchors = [anchor(heading) for heading in re.findall(r"^#+ (.+)$", RUNBOOK, re.MULTILINE)]
+    assert sorted(anchors) == sorted(set(anchors))
+    assert set(re.findall(r"\]\(#([^)]+)\)", RUNBOOK)) <= set(anchors)
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    """Every linked file is there."""
+    linked = re.findall(r"\]\(([^)#:]+)\)", RUNBOOK)
+    assert "alerts.yml" in linked
+    assert [link for link in linked if not (MONITORING / link).exists()] == []
+
+
+def test_the_sections_of_the_original_are_there() -> None:
+    """Nobody who knows the original's page misses a section."""
+    for heading in ("Metrics Endpoint", "Scrape Config", "Key Metrics", "Alerts", "Logs", "Retention"):
+        assert section(heading)
+    for place in ("CloudWatch Logs", "Datadog", "Loki", "ELK Stack"):
+        assert f"**{place}**" in section("Shipping logs")
+
+
+def test_paths_of_the_rollback_exist() -> None:
+    """`git checkout HEAD~1 -- PATH` names what is really there."""
+    paths = re.findall(r"^git checkout HEAD~1 -- (.+?)(?:\s+#.*)?$", section("Rollback"), re.MULTILINE)
+    assert len(paths) == 5
+    assert [path for line in paths for path in line.split() if not (ROOT / path).exists()] == []
+
+
+def test_the_scrape_config_is_that_of_the_file() -> None:
+    """The page shows what prometheus.yml holds, with the job and the target of the original."""
+    [block] = re.findall(r"```yaml\n(scrape_configs:.*?)```", RUNBOOK, re.DOTALL)
+    shown = yaml.safe_load(block)["scrape_configs"]
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
+    assert shown == config["scrape_configs"]
+    assert shown[0]["job_name"] == "realestate-backend"
+    assert shown[0]["static_configs"] == [{"targets": ["backend:3001"]}]
+
+
+def backend_variables() -> set[str]:
+    """The variables that the backend's own settings name."""
+    assert BackendSettings.__doc__
+    return set(re.findall(r"`([A-Z][A-Z_]+)`", BackendSettings.__doc__))
+
+
+def test_every_setting_is_in_the_table_and_nothing_else() -> None:
+    """The table of settings is complete, for the library and for the backend."""
+    told = [names(row[0])[0] for row in table(section("Settings"))]
+    library = {field.metadata["variable"] for field in fields(Settings) if "variable" in field.metadata}
+    assert sorted(told) == sorted(library | backend_variables())
+
+
+def test_the_defaults_of_the_table_are_those_of_the_code() -> None:
+    """What the page calls the default is what the service takes."""
+    told = {names(row[0])[0]: names(row[1]) for row in table(section("Settings"))}
+    for field in fields(Settings):
+        variable = field.metadata.get("variable")
+        if variable in {None, "WATCHKEEPER_STATE_DIR", "DATABASE_OWNER_URL"}:
+            continue  # they depend on other variables, and the table says on which
+        assert field.default is not MISSING
+        assert told[variable] == shown(field.default), variable
+
+
+def shown(default: object) -> list[str]:
+    """A default as an operator would write it."""
+    if default is None:
+        return []
+    if isinstance(default, bool):
+        return ["on" if default else "off"]
+    if isinstance(default, timedelta):
+        return [f"{default.total_seconds():g}"]
+    return [str(default)]
+
+
+def test_every_variable_on_the_page_is_a_setting() -> None:
+    """No command and no sentence names a variable that nobody reads."""
+    known = {names(row[0])[0] for row in table(section("Settings"))} | {"NODE_ENV"} | NO_SETTINGS
+    used = set(re.findall(r"`\$?\{?([A-Z]+(?:_[A-Z]+)+)\}?(?:=[^`]*)?`", RUNBOOK))
+    used |= set(re.findall(r"\b([A-Z]+(?:_[A-Z]+)+)=", RUNBOOK))
+    assert {"METRICS_TOKEN", "WATCHKEEPER_RETENTION"} <= used
+    assert used - known == set()
+
+
+def test_the_retention_table_is_that_of_the_policies() -> None:
+    """The page, the declared policies and the rule for what is not reported name the same tables."""
+    told = [(names(row[0])[0], names(row[1])[0], row[2]) for row in table(section("Retention"))]
+    declared = [(one.table, one.age_column, f"{one.keep.days} days") for one in POLICIES]
+    assert told == declared
+    [rule] = [rule for rule in ALERTS if rule["labels"].get("scope") == "unreported"]
+    assert re.findall(r'table="(\w+)"', rule["expr"]) == [one.table for one in POLICIES]
+
+
+def test_the_example_log_entry_is_true(tmp_path: Path) -> None:
+    """The line on the page is, but for its time, byte by byte what the service writes for such a request."""
+    [line] = re.findall(r"```json\n(\{.*?\})\n```", section("Example log entry"), re.DOTALL)
+    told = json.loads(line)
+    with (tmp_path / "lines").open("wb") as file:
+        logging = Logging(service=told["service"], env=told["env"], sink=Sink(file.fileno()))
+        logging.request(
+            method=told["method"],
+            url=told["url"],
+            status=told["statusCode"],
+            duration_ms=told["duration"],
+            request_id=told["requestId"],
+            route=told["route"],
+            outcome=told["outcome"],
+            trace_id=told["trace_id"],
+            span_id=told["span_id"],
+            bytes_sent=told["bytes"],
+        )
+        logging.flush()
+    written = (tmp_path / "lines").read_text(encoding="utf-8").rstrip("\n")
+    assert re.sub(r'"time":"[^"]+"', f'"time":"{told["time"]}"', written) == line
+
+
+def test_the_shipping_configurations_are_whole() -> None:
+    """Each output is YAML that fits below the pipeline, and takes what the input tags."""
+    blocks = re.findall(r"```yaml\n(.*?)```", section("Shipping logs"), re.DOTALL)
+    common, *outputs = blocks
+    stores = []
+    for output in outputs:
+        config = yaml.safe_load(common + output)
+        [parser] = config["parsers"]
+        [tail] = config["pipeline"]["inputs"]
+        [store] = config["pipeline"]["outputs"]
+        assert tail["parser"] == parser["name"]
+        assert store["match"] == tail["tag"]
+        stores.append(store["name"])
+    assert stores == ["cloudwatch_logs", "datadog", "loki", "es"]
+
+
+def test_commands_of_the_keeper_are_known() -> None:
+    """Every `keep` command on the page is one of the program's, by its own help."""
+    known = {
+        f"{group} {module.__name__.rpartition('_')[2]}"
+        for group, (_, modules) in _GROUPS.items()
+        for module in modules
+    }
+    used = set(re.findall(r"dev\.py keep (\w+ \w+)", RUNBOOK))
+    assert {"retention plan", "db dump", "db restore"} <= used
+    assert used - known == set()

@@ -1,0 +1,103 @@
+"""What holds for the alert rules as they are written; what they do is tested with promtool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.promql import metric_names
+
+MONITORING = Path(__file__).parents[2] / "infra/monitoring"
+GROUPS = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+RULES: list[dict[str, Any]] = [rule for group in GROUPS for rule in group["rules"]]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+UNIT_TESTS = sorted((MONITORING / "tests").glob("*_test.yml"))
+# The contract's own: name, severity, and how long the condition must hold.
+CONTRACT = {
+    "HighWebhookFailures": ("warning", {"2m"}),
+    "HighToolLatency": ("warning", {"5m"}),
+    "RepeatedPairingFailures": ("warning", {"1m"}),  # "5m or sooner"
+    "HighErrorRate": ("critical", {"5m"}),
+}
+
+
+def title(rule: dict[str, Any]) -> str:
+    """The name of a rule, with what tells it from others of that name."""
+    labels = rule.get("labels", {})
+    return " ".join(filter(None, (rule["alert"], labels.get("scope"), labels.get("window"))))
+
+
+@pytest.mark.parametrize(
+    ("expression", "names"),
+    [
+        ('sum by (job) (rate(a_total{b="c{d}", e=~"f|g"}[5m])) / 2 > bool 0.5', {"a_total"}),
+        ('{__name__=~"a_seconds|b_seconds", job="j"} offset 5m', {"a_seconds", "b_seconds"}),
+        ("x:y:z unless on (job, instance) up == 1e3 # not_this", {"x:y:z", "up"}),
+        ("sum_over_time(a:b[1h:5m]) or vector(1)", {"a:b"}),
+    ],
+)
+def test_the_metrics_of_an_expression_are_found(expression: str, names: set[str]) -> None:
+    """Neither labels nor functions, keywords or durations count as metrics."""
+    assert metric_names(expression) == names
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_contracts_alerts_are_there(name: str) -> None:
+    """The four names keep their severity and their `for`."""
+    severity, durations = CONTRACT[name]
+    rules = [rule for rule in ALERTS if rule["alert"] == name]
+    assert {rule["labels"]["severity"] for rule in rules} == {severity}
+    assert {rule["for"] for rule in rules} == durations
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=title)
+def test_an_alert_says_what_somebody_needs(rule: dict[str, Any]) -> None:
+    """Severity, summary, description, and the runbook's section; the base of its address is set elsewhere."""
+    assert rule["labels"]["severity"] in {"critical", "warning", "none"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    anchor = rule["alert"].lower()
+    assert rule["annotations"]["runbook_url"] == "{{ $externalLabels.runbook_base }}#" + anchor
+
+
+def test_the_runbooks_address_is_one_setting() -> None:
+    """It is an external label, which is taken off the alerts again."""
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
+    assert config["global"]["external_labels"]["runbook_base"].startswith("https://")
+    assert {"action": "labeldrop", "regex": "runbook_base"} in config["alerting"]["alert_relabel_configs"]
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=title)
+def test_an_alert_is_seen_firing_and_seen_silent(rule: dict[str, Any]) -> None:
+    """The unit tests hold, for each rule of a name, a case with it and a case of that name without it."""
+    told_apart = {"severity", "scope", "window"}
+    firing, silent = 0, 0
+    for path in UNIT_TESTS:
+        for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
+            for case in test.get("alert_rule_test", ()):
+                if case["alertname"] == rule["alert"]:
+                    matches = [
+                        alert
+                        for alert in case["exp_alerts"]
+                        if {k: v for k, v in alert["exp_labels"].items() if k in told_apart} == rule["labels"]
+                    ]
+                    firing += bool(matches)
+                    silent += not matches
+    assert firing > 0
+    assert silent > 0 or rule["alert"] == "Watchdog"
+
+
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.name)
+def test_groups_are_evaluated_in_the_files_order(path: Path) -> None:
+    """Without the order promtool takes a random one, and alerts see what was recorded a step before."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert document["group_eval_order"] == [group["name"] for group in GROUPS]
+
+
+def test_each_recorded_series_is_read() -> None:
+    """Nothing is recorded that no rule reads."""
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    used = set().union(*(metric_names(rule["expr"]) for rule in RULES))
+    assert recorded - used == set()
