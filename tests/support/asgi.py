@@ -49,7 +49,7 @@ def scope_of(path: str = "/", method: str = "GET", **more: Any) -> dict[str, Any
         "method": method,
         "scheme": "http",
         "path": path,
-        "raw_path": path.encode(),
+        "raw_path": path.encode("utf-8", "surrogatepass"),
         "query_string": b"",
         "root_path": "",
         "headers": [LOCAL_HOST],

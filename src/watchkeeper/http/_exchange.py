@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._ids import read_ids
-from watchkeeper.http._routes import route_label
+from watchkeeper.http._routes import UNMATCHED, route_label
 
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Message, Receive, Scope, Send
@@ -186,6 +186,13 @@ class Exchange:
             self._tell(error)  # after the answer: a traceback takes milliseconds
             self._end("failed")
 
+    def _resolve(self, status: int) -> str:
+        try:
+            return route_label(self._edge.resolve_route, self._scope, status)
+        except Exception as error:  # noqa: BLE001 - the service's own resolver must not cost the response
+            self._tell(error)
+            return UNMATCHED
+
     def _record(self, outcome: str) -> None:
         self._recorded = True
         if self._duration < 0.0:
@@ -194,7 +201,7 @@ class Exchange:
         if self._unheard:
             status, outcome = CLIENT_LEFT, "aborted"
         edge = self._edge
-        route = self.route or route_label(edge.resolve_route, self._scope, status)
+        route = self.route or self._resolve(status)
         if edge.metrics is not None:
             edge.metrics.record(self._method, route, status, self._duration)
         if edge.wants_line(route, status, outcome):

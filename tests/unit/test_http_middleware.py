@@ -1,0 +1,712 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from support.asgi import LOCAL_HOST, ask, scope_of, watch
+from watchkeeper.http import Middleware, error_body, name_route, note_exception
+from watchkeeper.logs import current_request, trace_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from support.asgi import Message
+
+    Send = Callable[[Message], Awaitable[None]]
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def _start(status: int = 200, *headers: tuple[bytes, bytes], **more: Any) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": list(headers), **more}
+
+
+def _body(body: bytes = b"", *, more: bool = False) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+async def _hello(_scope: Any, _receive: Any, send: Send) -> None:
+    await send(_start(201, (b"content-type", b"text/plain")))
+    await send(_body(b"hello"))
+
+
+async def test_a_request_is_one_count_one_duration_and_one_line(tmp_path: Path) -> None:
+    """The line has the contract's keys in the contract's order."""
+    watched = watch(_hello, tmp_path, resolve_route=lambda _scope: "/things/{id}")
+    reply = await ask(watched.app, "/things/7", "POST", query_string=b"a=1&b=%20")
+    assert (reply.status, reply.body) == (201, b"hello")
+    (line,) = watched.lines()
+    assert list(line) == [
+        "level", "time", "service", "env", "type", "method", "url", "statusCode", "duration", "requestId",
+        "route", "outcome", "trace_id", "span_id", "bytes",
+    ]  # fmt: skip
+    assert {key: line[key] for key in ("level", "type", "method", "url", "statusCode", "route", "bytes")} == {
+        "level": "info",
+        "type": "request",
+        "method": "POST",
+        "url": "/things/7?a=1&b=%20",
+        "statusCode": 201,
+        "route": "/things/{id}",
+        "bytes": 5,
+    }
+    assert line["outcome"] == "completed"
+    assert line["requestId"] == reply.headers["x-request-id"]
+    assert watched.count("/things/{id}", 201, "POST") == 1.0
+    assert (
+        watched.registry.sample("http_request_duration_seconds_count", method="POST", route="/things/{id}")
+        == 1.0
+    )
+
+
+async def test_the_ids_are_known_everywhere_in_the_request(tmp_path: Path) -> None:
+    """The app, its tasks and its outgoing calls see the ids that the client sent; afterwards nobody does."""
+    seen: list[Any] = []
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        async def task() -> None:
+            seen.append(trace_headers())
+
+        await asyncio.create_task(task())
+        seen.append(current_request())
+        await _hello(_scope, _receive, send)
+
+    headers = [
+        LOCAL_HOST,
+        (b"x-request-id", b"order-7"),
+        (b"traceparent", f"00-{TRACE}-00f067aa0ba902b7-01".encode()),
+    ]
+    watched = watch(app, tmp_path)
+    reply = await ask(watched.app, headers=headers)
+    (line,) = watched.lines()
+    assert reply.headers["x-request-id"] == "order-7"
+    assert seen[0] == {"X-Request-ID": "order-7", "traceparent": f"00-{TRACE}-{line['span_id']}-01"}
+    assert (seen[1].request_id, seen[1].trace_id) == ("order-7", TRACE)
+    assert (line["requestId"], line["trace_id"]) == ("order-7", TRACE)
+    assert current_request() is None
+
+
+async def test_the_apps_own_request_id_does_not_stand_beside_ours(tmp_path: Path) -> None:
+    """One id in the response: the one in the line."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start(200, (b"x-request-id", b"other"), (b"a", b"b")))
+        await send(_body())
+
+    watched = watch(app, tmp_path)
+    reply = await ask(watched.app, headers=[LOCAL_HOST, (b"x-request-id", b"mine")])
+    assert reply.headers == {"a": "b", "x-request-id": "mine"}
+
+
+async def test_a_message_that_the_app_sends_to_everybody_is_left_as_it_is(tmp_path: Path) -> None:
+    """Constant messages must not collect ids."""
+    start = _start()
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(start)
+        await send({"type": "http.response.body"})
+
+    watched = watch(app, tmp_path)
+    for _ in range(2):
+        assert len((await ask(watched.app)).headers) == 1
+    assert start == _start()
+
+
+async def test_a_start_without_headers_gets_the_id(tmp_path: Path) -> None:
+    """The protocol lets an app leave them out."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    reply = await ask(watch(app, tmp_path).app)
+    assert set(reply.headers) == {"x-request-id"}
+
+
+async def test_streaming_is_measured_to_the_last_byte(tmp_path: Path) -> None:
+    """Nothing is counted or said before the end; all bytes are."""
+    watched: Any = None
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start())
+        for _ in range(3):
+            await asyncio.sleep(0.02)
+            await send(_body(b"part", more=True))
+        assert watched.lines() == []
+        assert watched.count("unmatched", 200) == 0.0
+        await send(_body())
+
+    watched = watch(app, tmp_path)
+    assert (await ask(watched.app)).body == b"part" * 3
+    (line,) = watched.lines()
+    assert (line["bytes"], line["outcome"]) == (12, "completed")
+    assert line["duration"] >= 60
+    assert watched.durations("unmatched") >= 0.06
+
+
+async def test_a_slow_client_is_part_of_the_duration(tmp_path: Path) -> None:
+    """The server's back pressure on the last byte counts."""
+
+    async def slow(message: Message) -> None:
+        await asyncio.sleep(0.05 if message["type"] == "http.response.body" else 0)
+
+    watched = watch(_hello, tmp_path)
+    await ask(watched.app, on_send=slow)
+    assert watched.lines()[0]["duration"] >= 50
+
+
+async def test_what_runs_after_the_last_byte_is_not_part_of_the_duration(tmp_path: Path) -> None:
+    """Background tasks are the service's business, the client has its answer; a later message is ignored."""
+    watched: Any = None
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await _hello(_scope, _receive, send)
+        assert len(watched.lines()) == 1
+        await asyncio.sleep(0.05)
+        await send(_body(b"too late"))
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app)
+    assert watched.count("unmatched", 201) == 1.0
+    assert watched.durations("unmatched") < 0.05
+    assert len(watched.requests()) == 1
+
+
+async def test_trailers_come_after_the_last_byte(tmp_path: Path) -> None:
+    """A response that announces trailers ends with them."""
+    watched: Any = None
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start(trailers=True))
+        await send(_body(b"x"))
+        await send({"type": "http.response.trailers", "headers": [], "more_trailers": True})
+        assert watched.lines() == []
+        await send({"type": "http.response.trailers", "headers": []})
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app)
+    assert [line["outcome"] for line in watched.requests()] == ["completed"]
+
+
+async def test_files_that_the_server_sends_are_counted(tmp_path: Path) -> None:
+    """Servers that send files by themselves say nothing of bytes: the file does."""
+    (tmp_path / "file").write_bytes(b"x" * 1234)
+
+    async def app(scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start())
+        if scope["path"] == "/copy":
+            await send({"type": "http.response.zerocopysend", "file": 3, "count": 100, "more_body": True})
+            await send({"type": "http.response.zerocopysend", "file": 3})
+        else:
+            await send({"type": "http.response.pathsend", "path": str(tmp_path) + scope["path"]})
+
+    watched = watch(app, tmp_path)
+    for path in ("/file", "/gone", "/copy"):
+        await ask(watched.app, path)
+    assert [line["bytes"] for line in watched.requests()] == [1234, 0, 100]
+    assert [line["outcome"] for line in watched.requests()] == ["completed"] * 3
+
+
+async def test_head_sends_no_bytes(tmp_path: Path) -> None:
+    """An app that answers HEAD like GET has its body dropped by the server."""
+    watched = watch(_hello, tmp_path)
+    await ask(watched.app, method="HEAD")
+    assert watched.lines()[0]["bytes"] == 0
+    assert watched.count("unmatched", 201, "HEAD") == 1.0
+
+
+async def test_unknown_methods_are_one_value_in_labels_and_themselves_in_lines(tmp_path: Path) -> None:
+    """A scanner's inventions reach the log, escaped, and no label."""
+    watched = watch(_hello, tmp_path)
+    for method in ("BREW", "get", "X" * 200):
+        await ask(watched.app, method=method)
+    assert watched.count("unmatched", 201, "_OTHER") == 3.0
+    assert [line["method"] for line in watched.requests()] == ["BREW", "get", "X" * 200]
+
+
+async def test_random_paths_make_one_series(tmp_path: Path) -> None:
+    """Ten thousand paths of a scanner are `unmatched`, once."""
+    watched = watch(_hello, tmp_path, request_lines=False)
+    for number in range(10_000):
+        await watched.app(scope_of(f"/{number}.php"), _never, _drop)
+    assert watched.routes() == {"unmatched"}
+    assert watched.count("unmatched", 201) == 10_000
+    assert watched.lines() == []
+
+
+async def _never() -> Message:
+    return await asyncio.Event().wait() and {}
+
+
+async def _drop(_message: Message) -> None:
+    return
+
+
+@pytest.mark.parametrize(
+    ("more", "url"),
+    [
+        ({"raw_path": b"/caf%C3%A9", "query_string": b"q=%E2%82%AC"}, "/caf%C3%A9?q=%E2%82%AC"),
+        ({"raw_path": "/café".encode(), "query_string": b""}, "/café"),
+        ({"raw_path": b"/\xff\xfe", "query_string": b"\xff"}, "/\\xff\\xfe?\\xff"),
+        ({"raw_path": b"/a%0d%0ab", "query_string": b"x=%00"}, "/a%0d%0ab?x=%00"),
+        ({"raw_path": None, "path": "/café"}, "/café"),
+        ({"raw_path": b"", "path": "/a\ud800"}, "/a\\xed\\xa0\\x80"),
+    ],
+)
+async def test_the_url_is_path_and_query_as_received(tmp_path: Path, more: dict[str, Any], url: str) -> None:
+    """Percent signs stay, bytes that are no text are shown as such, and the line stays one line."""
+    watched = watch(_hello, tmp_path)
+    await ask(watched.app, **more)
+    assert watched.lines()[0]["url"] == url
+
+
+async def test_the_url_is_that_before_the_app_rewrote_it(tmp_path: Path) -> None:
+    """Some frameworks change the scope for what they mount."""
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        scope.update(path="/inner", raw_path=b"/inner", query_string=b"")
+        await _hello(scope, receive, send)
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app, "/outer/inner", query_string=b"a=1")
+    assert watched.lines()[0]["url"] == "/outer/inner?a=1"
+
+
+async def test_secrets_in_the_url_are_masked(tmp_path: Path) -> None:
+    """A token in a query is in no line."""
+    watched = watch(_hello, tmp_path)
+    await ask(watched.app, query_string=b"token=abc123&key=s3cret-value")
+    assert not re.search("abc123|s3cret-value", json.dumps(watched.lines()))
+
+
+async def test_an_exception_before_the_response_is_answered_and_said_once(tmp_path: Path) -> None:
+    """500 with the error body and the id; the exception's line, then the request's; nothing of the inside."""
+
+    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
+        raise ValueError("secret inside")
+
+    watched = watch(app, tmp_path)
+    reply = await ask(watched.app, "/x")
+    assert (reply.status, reply.error, reply.complete) == (500, None, True)
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.headers["content-length"] == str(len(reply.body))
+    assert reply.json == {
+        "error": {
+            "code": "internal_error",
+            "message": "Something went wrong here; the request id finds it in the log.",
+            "requestId": reply.headers["x-request-id"],
+        }
+    }
+    exception, request = watched.lines()
+    assert (exception["level"], exception["error"]["type"]) == ("error", "ValueError")
+    assert exception["error"]["message"] == "secret inside"
+    assert exception["requestId"] == request["requestId"] == reply.headers["x-request-id"]
+    assert (request["statusCode"], request["outcome"]) == (500, "failed")
+    assert watched.count("unmatched", 500) == 1.0
+
+
+async def test_head_of_a_failure_has_no_body(tmp_path: Path) -> None:
+    """The headers are those of the body that GET would have."""
+
+    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
+        raise ValueError("x")
+
+    reply = await ask(watch(app, tmp_path).app, method="HEAD")
+    assert (reply.status, reply.body) == (500, b"")
+    assert int(reply.headers["content-length"]) > 50
+
+
+@pytest.mark.parametrize("pieces", [0, 1])
+async def test_an_exception_in_the_middle_is_raised_so_that_the_server_closes(
+    tmp_path: Path, pieces: int
+) -> None:
+    """The client must not take half a body for a whole one; the line says the status that was sent."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start())
+        for _ in range(pieces):
+            await send(_body(b"half", more=True))
+        raise ValueError("in the middle")
+
+    watched = watch(app, tmp_path)
+    reply = await ask(watched.app)
+    assert isinstance(reply.error, ValueError)
+    assert not reply.complete
+    exception, request = watched.lines()
+    assert exception["error"]["message"] == "in the middle"
+    assert (request["statusCode"], request["outcome"], request["bytes"]) == (200, "failed", 4 * pieces)
+    assert watched.count("unmatched", 200) == 1.0
+
+
+async def test_an_exception_after_the_response_is_said_and_leaves_the_connection_alone(
+    tmp_path: Path,
+) -> None:
+    """A background task that fails is a line; the request was completed."""
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        await _hello(scope, receive, send)
+        raise ValueError("in the background")
+
+    watched = watch(app, tmp_path)
+    reply = await ask(watched.app)
+    assert reply.error is None
+    request, exception = watched.lines()
+    assert (request["statusCode"], request["outcome"]) == (201, "completed")
+    assert exception["error"]["message"] == "in the background"
+
+
+async def test_a_framework_that_answers_500_and_raises_then_has_failed(tmp_path: Path) -> None:
+    """Starlette does so: the exception's line comes first, and the request's says failed."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start(500))
+        await send(_body(b"Internal Server Error"))
+        raise ValueError("inside")
+
+    watched = watch(app, tmp_path)
+    reply = await ask(watched.app)
+    assert (reply.status, reply.body, reply.error) == (500, b"Internal Server Error", None)
+    assert [line.get("outcome") for line in watched.lines()] == [None, "failed"]
+    assert watched.count("unmatched", 500) == 1.0
+
+
+async def test_a_5xx_that_the_app_means_is_completed(tmp_path: Path) -> None:
+    """A 503 with a body is an answer; its duration ends with its last byte, whatever runs after it."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start(503))
+        await send(_body(b"later"))
+        await asyncio.sleep(0.05)
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app)
+    (line,) = watched.lines()
+    assert (line["statusCode"], line["outcome"]) == (503, "completed")
+    assert line["duration"] < 50
+
+
+async def test_an_app_that_answers_nothing_has_failed(tmp_path: Path) -> None:
+    """The client gets a 500, the log a reason."""
+
+    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
+        return
+
+    watched = watch(app, tmp_path)
+    reply = await ask(watched.app)
+    assert (reply.status, reply.json["error"]["code"]) == (500, "internal_error")
+    exception, request = watched.lines()
+    assert exception["error"]["message"] == "The app returned without a response."
+    assert request["outcome"] == "failed"
+
+
+async def test_an_app_that_stops_in_the_middle_has_failed(tmp_path: Path) -> None:
+    """The last byte never came."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start())
+        await send(_body(b"half", more=True))
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app)
+    assert [line["outcome"] for line in watched.lines()] == ["failed"]
+
+
+async def test_a_server_that_cannot_send_the_500_hears_of_it(tmp_path: Path) -> None:
+    """What the server raises is raised on; both exceptions have a line and the request has one."""
+
+    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
+        raise ValueError("inside")
+
+    async def broken(_message: Message) -> None:
+        raise OSError("connection lost")
+
+    watched = watch(app, tmp_path)
+    reply = await ask(watched.app, on_send=broken)
+    assert isinstance(reply.error, OSError)
+    assert [line["error"]["type"] for line in watched.lines() if "error" in line] == ["ValueError"]
+    assert [line["outcome"] for line in watched.requests()] == ["failed"]
+
+
+class ClientDisconnect(Exception):  # noqa: N818 - Starlette's name for it
+    """What Starlette raises."""
+
+
+async def test_a_client_that_leaves_during_its_upload_is_no_failure(tmp_path: Path) -> None:
+    """499 and aborted, whatever the framework makes of it: raised, returned or answered to nobody."""
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if scope["path"] == "/raises":
+            raise ClientDisconnect
+        if scope["path"] == "/answers":
+            await send(_start(500))
+            await send(_body(b"client disconnected prematurely"))
+
+    watched = watch(app, tmp_path)
+    for path in ("/raises", "/returns", "/answers"):
+        reply = await ask(watched.app, path, "POST", body=[b"half"], leaves=True)
+        assert reply.error is None
+    told = [(line.get("statusCode"), line.get("outcome")) for line in watched.lines()]
+    assert told == [(499, "aborted")] * 3
+    assert watched.count("unmatched", 499, "POST") == 3.0
+
+
+async def test_a_bug_that_a_leaving_client_brings_up_is_said(tmp_path: Path) -> None:
+    """The client is no failure of ours; the exception that its leaving found is."""
+
+    async def app(_scope: Any, receive: Any, _send: Send) -> None:
+        await receive()
+        message = await receive()
+        _ = message["body"]
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app, method="POST", body=[b"half"], leaves=True)
+    exception, request = watched.lines()
+    assert exception["error"]["type"] == "KeyError"
+    assert (request["statusCode"], request["outcome"]) == (499, "aborted")
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_stream_is_no_failure(tmp_path: Path) -> None:
+    """An app that notices and stops has done right; the status is the one that was sent."""
+
+    async def app(_scope: Any, receive: Any, send: Send) -> None:
+        await send(_start())
+        await send(_body(b"half", more=True))
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app, leaves=True)
+    (line,) = watched.lines()
+    assert (line["statusCode"], line["outcome"]) == (200, "aborted")
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_cancelled_request_says_so_and_stays_cancelled(tmp_path: Path, started: bool) -> None:  # noqa: FBT001
+    """The server's cancellation goes through; the line and the count are there all the same."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        if started:
+            await send(_start())
+        await asyncio.Event().wait()
+
+    watched = watch(app, tmp_path)
+    task = asyncio.create_task(ask(watched.app))
+    await asyncio.sleep(0.01)
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError, match="enough"):
+        await task
+    (line,) = watched.lines()
+    assert (line["statusCode"], line["outcome"]) == (200 if started else 499, "cancelled")
+    assert current_request() is None
+
+
+async def test_a_request_cancelled_after_its_last_byte_was_completed(tmp_path: Path) -> None:
+    """What was cancelled is the background task."""
+
+    async def app(scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start(503 if scope["path"] == "/late" else 200))
+        await send(_body(b"all"))
+        await asyncio.Event().wait()
+
+    watched = watch(app, tmp_path)
+    for path in ("/", "/late"):
+        task = asyncio.create_task(ask(watched.app, path))
+        await asyncio.sleep(0.01)
+        task.cancel("enough")
+        with pytest.raises(asyncio.CancelledError, match="enough"):
+            await task
+    assert [line["outcome"] for line in watched.lines()] == ["completed", "completed"]
+
+
+async def test_an_exception_that_a_framework_hides_can_be_noted(tmp_path: Path) -> None:
+    """Litestar and Quart answer by themselves: their hook tells, once, and the request has failed."""
+
+    async def app(scope: Any, _receive: Any, send: Send) -> None:
+        error = ValueError("hidden")
+        await note_exception(error, dict(scope))
+        await send(_start(500))
+        await send(_body(b"sorry"))
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app)
+    exception, request = watched.lines()
+    assert exception["error"]["message"] == "hidden"
+    assert request["outcome"] == "failed"
+
+
+async def test_an_exception_that_is_an_answer_is_not_noted(tmp_path: Path) -> None:
+    """A framework's own 404 is no failure; outside a watched request there is nothing to note."""
+
+    class NotFoundException(Exception):  # noqa: N818 - Litestar's name for it
+        status_code = 404
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        await note_exception(NotFoundException(), scope)
+        await _hello(scope, receive, send)
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app)
+    assert [line["outcome"] for line in watched.lines()] == ["completed"]
+    await note_exception(ValueError("x"), {})
+    name_route({}, "/x")
+    assert len(watched.lines()) == 1
+
+
+async def test_an_app_can_name_its_route(tmp_path: Path) -> None:
+    """For frameworks that nobody here knows; a copy of the scope will do."""
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        name_route(dict(scope), "/named/{id}")
+        await _hello(scope, receive, send)
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app, "/named/7")
+    assert watched.lines()[0]["route"] == "/named/{id}"
+    assert watched.routes() == {"/named/{id}"}
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_what_matched_nothing_is_unmatched(tmp_path: Path, status: int) -> None:
+    """A 405 of any route, and a 404 of one that takes every path; any other 404 is its route's own."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start(status))
+        await send(_body())
+
+    watched = watch(app, tmp_path, resolve_route=lambda scope: str(scope["path"]))
+    await ask(watched.app, "/files/{path}")
+    await ask(watched.app, "/items/{id}")
+    assert [line["route"] for line in watched.lines()] == [
+        "unmatched",
+        "unmatched" if status == 405 else "/items/{id}",
+    ]
+
+
+async def test_a_resolver_that_breaks_does_not_break_the_request(tmp_path: Path) -> None:
+    """The route is then unmatched, and the log says why."""
+
+    def resolve(_scope: Any) -> str:
+        raise KeyError("route")
+
+    watched = watch(_hello, tmp_path, resolve_route=resolve)
+    reply = await ask(watched.app)
+    assert (reply.status, reply.complete, reply.error) == (201, True, None)
+    assert watched.count("unmatched", 201) == 1.0
+    assert [line.get("outcome") for line in watched.lines()] == [None, "completed"]
+
+
+async def test_request_lines_can_be_switched_off(tmp_path: Path) -> None:
+    """The metrics go on, and so do the lines of exceptions."""
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        if scope["path"] == "/boom":
+            raise ValueError("x")
+        await _hello(scope, receive, send)
+
+    watched = watch(app, tmp_path, request_lines=False)
+    await ask(watched.app)
+    await ask(watched.app, "/boom")
+    assert watched.count("unmatched", 201) == 1.0
+    assert [line["level"] for line in watched.lines()] == ["error"]
+
+
+async def test_websockets_pass_with_their_ids(tmp_path: Path) -> None:
+    """Their lines carry the ids; nothing is counted, nothing stays bound."""
+    seen: list[Any] = []
+
+    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
+        seen.append(current_request())
+
+    watched = watch(app, tmp_path)
+    headers = [LOCAL_HOST, (b"x-request-id", b"socket-1")]
+    await watched.app({"type": "websocket", "path": "/metrics", "headers": headers}, _never, _drop)
+    assert seen[0].request_id == "socket-1"
+    assert current_request() is None
+    assert watched.lines() == []
+
+
+async def test_other_scopes_pass_untouched(tmp_path: Path) -> None:
+    """The lifespan belongs to the keeper."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope, receive, send))
+
+    scope = {"type": "lifespan"}
+    await watch(app, tmp_path).app(scope, _never, _drop)
+    assert seen == [(scope, _never, _drop)]
+
+
+async def test_the_edge_works_without_endpoints_and_metrics(tmp_path: Path) -> None:
+    """Ids and lines alone are a use too."""
+    watched = watch(_hello, tmp_path)
+    bare = Middleware(_hello, logging=watched.logging, metrics=None, endpoints=None)
+    assert (await ask(bare, "/health")).status == 201
+    assert [line["url"] for line in watched.lines()] == ["/health"]
+    assert (
+        watched.registry.sample("http_requests_total", method="GET", route="unmatched", status="201") is None
+    )
+
+
+async def test_requests_that_overlap_keep_their_ids_apart(tmp_path: Path) -> None:
+    """A hundred at once: each line has the id of its own response."""
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        await asyncio.sleep(0.001 * (int(scope["path"][1:]) % 7))
+        context = current_request()
+        assert context is not None
+        assert context.request_id == f"id-{scope['path'][1:]}"
+        await _hello(scope, receive, send)
+
+    watched = watch(app, tmp_path)
+    replies = await asyncio.gather(
+        *(ask(watched.app, f"/{n}", headers=[(b"x-request-id", f"id-{n}".encode())]) for n in range(100))
+    )
+    assert all(reply.status == 201 for reply in replies)
+    assert {(line["url"], line["requestId"]) for line in watched.lines()} == {
+        (f"/{n}", f"id-{n}") for n in range(100)
+    }
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.text(max_size=30),
+    raw=st.binary(max_size=30),
+    query=st.binary(max_size=30),
+    method=st.text(max_size=10),
+    name=st.sampled_from([b"x-request-id", b"traceparent", b"authorization", b"accept", b"host", b"x"]),
+    value=st.binary(max_size=60),
+)
+def test_whatever_comes_in_one_line_comes_out(  # noqa: PLR0917 - each is one thing that a client chooses
+    tmp_path: Path, path: str, raw: bytes, query: bytes, method: str, name: bytes, value: bytes
+) -> None:
+    """No bytes of a client break the edge, a line or a header."""
+    watched = watch(_hello, tmp_path, probe_lines=True)
+    before = len(watched.lines())
+    more: dict[str, Any] = {"raw_path": raw, "query_string": query, "headers": [(name, value)]}
+    reply = asyncio.run(ask(watched.app, path, method, **more))
+    assert reply.error is None
+    assert reply.complete
+    assert re.fullmatch("[A-Za-z0-9._-]+", reply.headers["x-request-id"])
+    assert len(watched.lines()) == before + 1
+
+
+def test_the_error_body_is_the_same_everywhere() -> None:
+    """Code and message by default from the status; details only when there are any."""
+    assert json.loads(error_body(404, request_id="r")) == {
+        "error": {"code": "not_found", "message": "Not Found.", "requestId": "r"}
+    }
+    assert json.loads(error_body(422, "refused", "Too small.", "r", [{"field": "a"}])) == {
+        "error": {"code": "refused", "message": "Too small.", "requestId": "r", "details": [{"field": "a"}]}
+    }
+    assert json.loads(error_body(499))["error"]["code"] == "status_499"
+    assert json.loads(error_body(203))["error"]["code"] == "non_authoritative_information"
