@@ -50,7 +50,7 @@ ROOT = pathlib.Path(__file__).resolve().parent
 PROJECTS = (ROOT, ROOT / "apps" / "backend")
 OLDEST_PIP = (22, 3)  # the first with --python: it installs into an environment that has no pip of its own
 
-NO_PIP = "{python} has no pip: apt install python3-pip (Fedora: dnf), or {python} -m ensurepip"
+NO_PIP = "{python} has no pip: apt install python3-pip; if this Python is not Debian's: {python} -m ensurepip"
 OLD_PIP = "pip {found} is too old, 22.3 or newer is needed: {python} -m pip install --user --upgrade pip"
 DISK_FULL = "the disk is full: free some space under {root} and in {temp}, then start again"
 WRONG_HASH = (
@@ -164,11 +164,11 @@ def build(environment: Environment, descriptor: int) -> None:
     """Make the environment from nothing: what an interrupted set-up left is cleared, the stamp comes last."""
     started = time.monotonic()
     name = environment.folder.name
+    python = choose_python()
+    check_pip(python)
     say(f"dev.py: setting up {name} for Python {platform.python_version()} (once, it takes a minute) ...")
     fingerprint = environment.fingerprint()
     step = functools.partial(run_step, environment, descriptor)
-    python = choose_python()
-    check_pip(python)
     clear(environment)
     step(python, "-m", "venv", "--without-pip", str(environment.folder))
     pip = [python, "-m", "pip", "--python", str(environment.python), "--disable-pip-version-check"]
