@@ -2,6 +2,7 @@
 
 from watchkeeper.database._database import Database
 from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, MigrationSource
+from watchkeeper.database._migrator import Patience
 from watchkeeper.database._queries import Queries
 
-__all__ = ["LIBRARY_MIGRATIONS", "Database", "MigrationSource", "Queries"]
+__all__ = ["LIBRARY_MIGRATIONS", "Database", "MigrationSource", "Patience", "Queries"]

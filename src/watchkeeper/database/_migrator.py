@@ -72,13 +72,26 @@ class Migrator:
                 f"The server is PostgreSQL {self._conn.info.server_version // 10000}: take 15 or newer."
             )
         known = [(source, source.read()) for source in sources]
+        await self._create_record()
         done: list[str] = []
         for source, migrations in known:
             while applied := await self._retried(source, migrations):
                 done.append(str(applied))
-        for source in sources:
-            await self._grant(source)
+        if self._service is not None:
+            await self._grant(sources, sql.Identifier(self._service))
         return done
+
+    async def _create_record(self) -> None:
+        try:
+            async with self._conn.transaction():
+                await self._take_turn()
+                if not await has_table(self._conn):
+                    await self._conn.execute(_QUERIES["create_table"])
+        except errors.InsufficientPrivilege as error:
+            raise MigrationError(
+                f"The role {self._conn.info.user} may not create tables here ({one_line(error)}): grant it"
+                " CREATE on the schema, or set DATABASE_OWNER_URL to a role that may."
+            ) from error
 
     async def _retried(self, source: MigrationSource, migrations: list[Migration]) -> Migration | None:
         attempt = 0
@@ -114,15 +127,6 @@ class Migrator:
                 " pg_stat_activity for what it waits for."
             ) from error
         await self._set_lock_timeout(self._patience.lock)
-        if await has_table(self._conn):
-            return
-        try:
-            await self._conn.execute(_QUERIES["create_table"])
-        except errors.InsufficientPrivilege as error:
-            raise MigrationError(
-                f"The role {self._conn.info.user} may not create tables here ({one_line(error)}): grant it"
-                " CREATE on the schema, or set DATABASE_OWNER_URL to a role that may."
-            ) from error
 
     async def _apply(self, migration: Migration) -> None:
         try:
@@ -153,19 +157,20 @@ class Migrator:
             },
         )
 
-    async def _grant(self, source: MigrationSource) -> None:
-        text = source.grants()
-        if text is None or self._service is None:
-            return
-        statement = sql.SQL(cast("LiteralString", text)).format(service=sql.Identifier(self._service))
-        try:
-            async with self._conn.transaction():
-                await self._take_turn()
-                await self._conn.execute(statement)
-        except psycopg.Error as error:
-            if self._conn.closed:
-                raise
-            raise MigrationError(f"{source.name}/grants.sql failed: {one_line(error)}.") from error
+    async def _grant(self, sources: Sequence[MigrationSource], service: sql.Identifier) -> None:
+        async with self._conn.transaction():
+            await self._take_turn()
+            await self._conn.execute(sql.SQL(_QUERIES["let_read"]).format(service=service))
+            for source in sources:
+                text = source.grants()
+                if text is None:
+                    continue
+                try:
+                    await self._conn.execute(sql.SQL(cast("LiteralString", text)).format(service=service))
+                except psycopg.Error as error:
+                    if self._conn.closed:
+                        raise
+                    raise MigrationError(f"{source.name}/grants.sql failed: {one_line(error)}.") from error
 
     async def _transaction(self) -> str:
         cursor = await self._conn.execute(_QUERIES["transaction"])

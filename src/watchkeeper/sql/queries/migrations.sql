@@ -15,6 +15,10 @@ CREATE TABLE watchkeeper_migrations (
     PRIMARY KEY (source, number)
 );
 
+-- name: let_read
+-- The service's role asks it whether it is ready.
+GRANT SELECT ON watchkeeper_migrations TO {service};
+
 -- name: has_table
 -- Whether this role sees the record at all.
 SELECT to_regclass('watchkeeper_migrations') IS NOT NULL;

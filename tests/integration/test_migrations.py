@@ -1,0 +1,304 @@
+"""Migrations on a real server: all or nothing, one at a time, whoever else is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource, Patience
+from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls, PostgresServer
+
+QUICK = Patience(
+    turn=timedelta(milliseconds=300), lock=timedelta(milliseconds=100), attempts=3, pause=timedelta(0)
+)
+
+
+def _database(urls: DatabaseUrls) -> Database:
+    return Database(urls.url, owner_url=urls.owner_url)
+
+
+def _source(folder: Path, *texts: str, grants: str | None = None) -> MigrationSource:
+    folder.mkdir(exist_ok=True)
+    for number, text in enumerate(texts, start=1):
+        (folder / f"{number:04}_step.sql").write_text(text)
+    if grants is not None:
+        (folder / "grants.sql").write_text(grants)
+    return MigrationSource(name="app", folder=folder)
+
+
+def _rows(url: str, query: str) -> list[Any]:
+    with psycopg.connect(url, autocommit=True) as conn:
+        return conn.execute(query.encode()).fetchall()
+
+
+async def test_migrating_makes_the_schema_that_the_code_expects(empty_urls: DatabaseUrls) -> None:
+    """From nothing, on each supported server; a second time there is nothing left to do."""
+    database = _database(empty_urls)
+    applied = await database.migrate(LIBRARY_MIGRATIONS)
+    assert applied == [str(migration) for migration in LIBRARY_MIGRATIONS.read()]
+    assert await database.migrate(LIBRARY_MIGRATIONS) == []
+    columns = _rows(
+        empty_urls.url,
+        "SELECT column_name, data_type, is_nullable FROM information_schema.columns"
+        " WHERE table_name = 'audit_log' ORDER BY ordinal_position",
+    )
+    assert columns == [
+        ("id", "bigint", "NO"),
+        ("actor_type", "text", "NO"),
+        ("actor_id", "text", "NO"),
+        ("action", "text", "NO"),
+        ("entity", "text", "NO"),
+        ("entity_id", "text", "YES"),
+        ("payload", "jsonb", "NO"),
+        ("created_at", "timestamp with time zone", "NO"),
+    ]
+
+
+async def test_the_record_says_what_was_applied(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """One row a migration, of each source, with its checksum."""
+    source = _source(tmp_path, "CREATE TABLE a (id integer)", "CREATE TABLE b (id integer)")
+    await _database(empty_urls).migrate(LIBRARY_MIGRATIONS, source)
+    recorded = _rows(
+        empty_urls.url, "SELECT source, number, name, checksum FROM watchkeeper_migrations ORDER BY 1, 2"
+    )
+    expected = [*source.read(), *LIBRARY_MIGRATIONS.read()]
+    assert recorded == [(m.source, m.number, m.name, m.checksum) for m in expected]
+
+
+async def test_a_failing_migration_leaves_nothing_half_done(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """What came before it stays, of itself nothing does, and the error names file, line and reason."""
+    source = _source(
+        tmp_path,
+        "CREATE TABLE a (id integer);",
+        "CREATE TABLE b (id integer);\nINSERT INTO a VALUES (1);\n\nSELECT nonsense;",
+    )
+    database = _database(empty_urls)
+    with pytest.raises(
+        MigrationError, match=r'app/0002_step\.sql failed in line 4: .*"nonsense" does not exist'
+    ):
+        await database.migrate(source)
+    assert _rows(empty_urls.owner_url, "SELECT count(*), to_regclass('b') FROM a") == [(0, None)]
+    (tmp_path / "0002_step.sql").write_text("CREATE TABLE b (id integer)")
+    assert await database.migrate(source) == ["app/0002_step.sql"]
+
+
+async def test_a_script_of_many_statements_is_run_as_it_is(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """Dollar quotes, percent signs and semicolons in strings need no care."""
+    text = """
+        CREATE TABLE a (t text);
+        DO $$ BEGIN INSERT INTO a VALUES ('50 %; {x} %s'); END $$;
+        CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT t FROM a;';
+    """
+    await _database(empty_urls).migrate(_source(tmp_path, text))
+    assert _rows(empty_urls.owner_url, "SELECT f()") == [("50 %; {x} %s",)]
+
+
+@pytest.mark.parametrize("end", ["COMMIT;", "COMMIT; BEGIN;", "ROLLBACK; BEGIN;"])
+async def test_a_migration_may_not_end_its_transaction(
+    empty_urls: DatabaseUrls, tmp_path: Path, end: str
+) -> None:
+    """It would be half done if it failed later, so it is refused and not recorded."""
+    source = _source(tmp_path, f"CREATE TABLE a (id integer); {end} SELECT 1;")
+    with pytest.raises(MigrationError, match="ends its transaction by itself"):
+        await _database(empty_urls).migrate(source)
+    assert _rows(empty_urls.owner_url, "SELECT count(*) FROM watchkeeper_migrations") == [(0,)]
+
+
+async def test_a_changed_migration_is_refused(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """Nobody would know what a database has otherwise."""
+    source = _source(tmp_path, "CREATE TABLE a (id integer)")
+    database = _database(empty_urls)
+    await database.migrate(source)
+    (tmp_path / "0001_step.sql").write_text("CREATE TABLE a (id bigint)")
+    with pytest.raises(MigrationError, match="put the file back as it was"):
+        await database.migrate(source)
+
+
+async def test_a_newer_database_is_refused_by_older_code(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """The older release does not start; one that already runs stays ready."""
+    newer = _source(tmp_path / "newer", "CREATE TABLE a (id integer)", "CREATE TABLE b (id integer)")
+    older = _source(tmp_path / "older", "CREATE TABLE a (id integer)")
+    database = _database(empty_urls)
+    await database.migrate(newer)
+    with pytest.raises(
+        MigrationError, match="newer than this code: it has migration 0002 of app, the code knows 1"
+    ):
+        await database.migrate(older)
+    async with database:
+        assert not await database.pending(older)
+        assert await database.pending(newer, LIBRARY_MIGRATIONS)
+
+
+async def test_pending_is_what_readiness_asks(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """As the service's role: true before migrating and when the code is newer, false in between."""
+    source = _source(tmp_path, "CREATE TABLE a (id integer)")
+    async with _database(empty_urls) as database:
+        assert await database.pending(source)
+        await database.migrate(LIBRARY_MIGRATIONS, source)
+        assert not await database.pending()
+        (tmp_path / "0002_more.sql").write_text("CREATE TABLE b (id integer)")
+        assert await database.pending()
+        assert not await database.pending(LIBRARY_MIGRATIONS)
+
+
+async def test_grants_name_the_service_role(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """They are given again at each migrating, so that what was taken away comes back."""
+    source = _source(
+        tmp_path,
+        "CREATE TABLE a (id integer)",
+        grants="REVOKE ALL ON a FROM {service}; GRANT SELECT ON a TO {service}",
+    )
+    database = _database(empty_urls)
+    await database.migrate(source)
+    may = "SELECT has_table_privilege('keeper', 'a', 'SELECT'), has_table_privilege('keeper', 'a', 'DELETE')"
+    assert _rows(empty_urls.owner_url, may) == [(True, False)]
+    with psycopg.connect(empty_urls.owner_url, autocommit=True) as conn:
+        conn.execute("REVOKE ALL ON a FROM keeper")
+        conn.execute("GRANT DELETE ON a TO keeper")
+    await database.migrate(source)
+    assert _rows(empty_urls.owner_url, may) == [(True, False)]
+
+
+async def test_failing_grants_are_an_error_that_names_them(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """A typing error in grants.sql does not pass silently."""
+    source = _source(tmp_path, "CREATE TABLE a (id integer)", grants="GRANT SELECT ON b TO {service}")
+    with pytest.raises(MigrationError, match=r'app/grants\.sql failed: relation "b" does not exist'):
+        await _database(empty_urls).migrate(source)
+
+
+async def test_one_role_for_all_works_and_is_warned_of(empty_urls: DatabaseUrls) -> None:
+    """Without an owner of its own the service migrates too, and a sentence says what is weaker."""
+    async with Database(empty_urls.owner_url) as database:
+        await database.migrate()
+        assert not await database.pending()
+    (warning,) = database.warnings
+    assert "keeper_owner, which owns the tables: it could switch off the protection" in warning
+
+
+async def test_a_superuser_is_warned_of(any_urls: DatabaseUrls) -> None:
+    """It works, but nothing in the database stops it."""
+    database = Database(any_urls.superuser_url, owner_url=any_urls.owner_url)
+    await database.migrate()
+    (warning,) = database.warnings
+    assert "postgres, which is a superuser" in warning
+
+
+async def test_separate_roles_give_no_warning(any_urls: DatabaseUrls) -> None:
+    """The recommended way is silent."""
+    assert await _database(any_urls).inspect() == []
+
+
+async def test_a_service_that_does_not_see_the_tables_is_warned_of(any_urls: DatabaseUrls) -> None:
+    """Another search_path would otherwise show as 'never ready' only."""
+    with psycopg.connect(any_urls.superuser_url, autocommit=True) as conn:
+        conn.execute("CREATE SCHEMA elsewhere AUTHORIZATION keeper")
+        conn.execute(
+            sql.SQL("ALTER ROLE keeper IN DATABASE {} SET search_path = elsewhere").format(
+                sql.Identifier(any_urls.name)
+            )
+        )
+    database = _database(any_urls)
+    (warning,) = await database.inspect()
+    assert "keeper does not see the migrated tables" in warning
+    async with database:
+        assert await database.pending()
+
+
+async def test_a_role_that_may_not_create_is_told_what_it_needs(empty_urls: DatabaseUrls) -> None:
+    """The service's role alone cannot migrate; the sentence names the setting."""
+    with pytest.raises(MigrationError, match=r"keeper may not create tables here .* set DATABASE_OWNER_URL"):
+        await Database(empty_urls.url).migrate()
+
+
+def test_ten_replicas_may_start_at_once(postgres: PostgresServer, tmp_path: Path) -> None:
+    """Of ten processes each finds the database migrated, and each migration ran once."""
+    source = _source(
+        tmp_path,
+        "CREATE TABLE a (id integer)",
+        "INSERT INTO a VALUES (1)",
+        grants="GRANT SELECT ON a TO {service}",
+    )
+    urls = postgres.create_database()
+    program = """
+import asyncio, json, pathlib, sys
+from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource
+url, owner_url, folder = sys.argv[1:]
+source = MigrationSource(name="app", folder=pathlib.Path(folder))
+print("ready", flush=True)
+sys.stdin.readline()
+print(json.dumps(asyncio.run(Database(url, owner_url=owner_url).migrate(LIBRARY_MIGRATIONS, source))))
+"""
+    replicas = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, urls.url, urls.owner_url, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(10)
+    ]
+    for replica in replicas:
+        assert replica.stdout is not None
+        assert replica.stdout.readline() == "ready\n"
+    for replica in replicas:
+        assert replica.stdin is not None
+        replica.stdin.write("\n")
+        replica.stdin.flush()
+    outputs = [replica.communicate() for replica in replicas]
+    assert [replica.returncode for replica in replicas] == [0] * 10
+    applied = sorted(name for output, _ in outputs for name in json.loads(output))
+    assert applied == sorted(str(m) for m in [*LIBRARY_MIGRATIONS.read(), *source.read()])
+    assert _rows(urls.url, "SELECT * FROM a") == [(1,)]
+    postgres.drop_database(urls.name)
+
+
+async def test_a_migration_tries_again_for_its_lock(any_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """Somebody's long transaction delays it, and is named when it does not end."""
+    source = _source(tmp_path, "ALTER TABLE audit_log ADD COLUMN more text")
+    database = _database(any_urls)
+    async with await psycopg.AsyncConnection.connect(any_urls.owner_url) as holder:
+        await holder.execute("SELECT FROM audit_log")
+        with pytest.raises(MigrationError, match=r"app got no lock in 3 attempts: .*lock timeout.*end it"):
+            await database.migrate(source, patience=QUICK)
+        waiting = asyncio.create_task(database.migrate(source))
+        await asyncio.sleep(0.2)
+        await holder.rollback()
+        assert await waiting == ["app/0001_step.sql"]
+
+
+async def test_waiting_for_another_migrator_ends_with_a_sentence(any_urls: DatabaseUrls) -> None:
+    """A process that is stuck in its migration does not hold up the others for ever."""
+    async with await psycopg.AsyncConnection.connect(any_urls.owner_url) as other:
+        await other.execute("SELECT pg_advisory_xact_lock(hashtextextended('watchkeeper_migrations', 0))")
+        with pytest.raises(
+            MigrationError, match=r"Another process has been migrating this database for 0:00:00\.3"
+        ):
+            await _database(any_urls).migrate(patience=QUICK)
+
+
+@pytest.mark.parametrize("text", ["CREATE TABLE b (id integer)", None])
+async def test_losing_the_server_while_migrating_is_unavailability(
+    postgres_private: PostgresServer, tmp_path: Path, text: str | None
+) -> None:
+    """It can be started again afterwards, and goes on where it was; grants are no exception."""
+    urls = postgres_private.create_database()
+    end_it = "SELECT pg_terminate_backend(pg_backend_pid())"
+    source = _source(tmp_path, "CREATE TABLE a (id integer)", text or end_it, grants=end_it if text else None)
+    with pytest.raises(DatabaseUnavailableError, match="terminating connection"):
+        await _database(urls).migrate(source)
+    (tmp_path / "grants.sql").unlink(missing_ok=True)
+    (tmp_path / "0002_step.sql").write_text("CREATE TABLE b (id integer)")
+    assert await _database(urls).migrate(source) == ([] if text else ["app/0002_step.sql"])

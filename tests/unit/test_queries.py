@@ -1,0 +1,77 @@
+"""Named queries: what a file must look like."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import pytest
+
+from watchkeeper.database import Queries
+from watchkeeper.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = """
+-- What this file is about.
+
+-- name: first
+-- Says one.
+SELECT 1;
+
+-- name: second_one
+-- Says two,
+-- on two lines.
+SELECT '--', -- with a remark
+    2
+"""
+
+
+def test_a_query_is_found_by_its_name() -> None:
+    """Comments of a line's own and the closing semicolon are left behind, the rest is as it was written."""
+    queries = Queries(GOOD, source="good.sql")
+    assert queries["first"] == "SELECT 1"
+    assert queries["second_one"] == "SELECT '--', -- with a remark\n    2"
+
+
+def test_an_unknown_name_gets_the_near_miss() -> None:
+    """A misspelled name is an error that says which one may be meant."""
+    queries = Queries(GOOD, source="good.sql")
+    with pytest.raises(ConfigurationError, match=r"good\.sql has no query 'frist'\. Did you mean 'first'\?"):
+        queries["frist"]
+    with pytest.raises(ConfigurationError, match=r"has no query 'x'\.$"):
+        queries["x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("-- name: a\n-- A.\nSELECT 1\n-- name: a\n-- A.\nSELECT 2", "the query 'a' is there twice"),
+        ("-- name: a\nSELECT 1", "the query 'a' has no description"),
+        ("-- name: a\n--\nSELECT 1", "the query 'a' has no description"),
+        ("-- name: a\n-- A.\n", "the query 'a' has no SQL"),
+        ("-- name: A b\n-- A.\nSELECT 1", "the query 'A b' needs a name"),
+        ("-- name:\n-- A.\nSELECT 1", "the query '' needs a name"),
+        ("SELECT 1;\n-- name: a\n-- A.\nSELECT 1", "SQL before the first"),
+    ],
+)
+def test_a_malformed_file_is_refused(text: str, message: str) -> None:
+    """What would be lost or unexplained is an error that names the file and the query."""
+    with pytest.raises(ConfigurationError, match=rf"bad\.sql: .*{message}"):
+        Queries(text, source="bad.sql")
+
+
+def test_a_folder_of_ones_own_works(tmp_path: Path) -> None:
+    """A service loads its queries the same way."""
+    (tmp_path / "mine.sql").write_text(GOOD)
+    assert Queries.load("mine", tmp_path)["first"] == "SELECT 1"
+
+
+def test_every_query_file_of_the_library_loads() -> None:
+    """Each is well formed, also those that nothing has loaded yet."""
+    folder = files("watchkeeper") / "sql" / "queries"
+    names = [entry.name.removesuffix(".sql") for entry in folder.iterdir()]
+    assert "audit" in names
+    for name in names:
+        Queries.load(name)
