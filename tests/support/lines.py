@@ -45,6 +45,18 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         return caught
 
 
+class LineList(Sink):
+    """A sink that keeps its lines, for tests in which a file would be too slow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        """Keep a line."""
+        self.lines.append(line)
+
+
 class LineFile:
     """A sink into a file, and the lines that have arrived there."""
 
