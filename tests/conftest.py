@@ -6,6 +6,6 @@ from importlib.util import find_spec
 
 pytest_plugins = [
     name
-    for name in ("support.postgres", "support.backend", "support.prometheus")
+    for name in ("support.postgres", "support.embedded", "support.backend", "support.prometheus")
     if find_spec(name) is not None
 ]

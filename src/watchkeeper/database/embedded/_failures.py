@@ -17,7 +17,7 @@ _PORTENT: Final = re.compile(r"FATAL|PANIC|[Ee]rror|could not")
 _STAGES: Final = {
     "initdb": "could not make its data",
     "provision": "could not make the service's roles and database",
-    "supervisor": "lost its supervisor, which is a mistake in Watchkeeper",
+    "supervisor": "lost the process that runs it",
 }
 
 # The first that matches wins, so causes stand before what follows from them.

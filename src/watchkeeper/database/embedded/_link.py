@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import weakref
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 if TYPE_CHECKING:
     from watchkeeper.database.embedded._orders import Orders
 
-# Loads the package under its full name, without the packages above it: importing those costs 100 ms and more.
+# Loads the package under its full name, without the packages above it, which cost 100 ms and more. So its
+# modules import each other only as `from full.name import something`: any other form imports those after all.
 _BOOT: Final = """
 import importlib.util, sys
 name, path = sys.argv[1:3]
@@ -30,6 +32,7 @@ _PACKAGE: Final = f"{__package__}._supervisor"
 _PROGRAM: Final = Path(__file__).parent / "_supervisor" / "__init__.py"
 _LONGEST_EVENT_BYTES: Final = 1 << 20
 _REAP_POLL_S: Final = 0.005
+_COMPLAINTS: Final = 20
 
 
 def try_lock(path: Path) -> int | None:
@@ -69,6 +72,7 @@ class Link:
         self._lifeline = lifeline
         self._events = events
         self._hearing = hearing
+        self.complaints: deque[str] = deque(maxlen=_COMPLAINTS)
         _LINKS.add(self)
 
     @classmethod
@@ -95,7 +99,7 @@ class Link:
                     [sys.executable, "-I", "-c", _BOOT, _PACKAGE, str(_PROGRAM), orders.state],
                     stdin=orders_fd,
                     stdout=tell_fd,
-                    stderr=subprocess.DEVNULL,
+                    stderr=tell_fd,
                     cwd="/",
                     start_new_session=True,  # Ctrl-C is for the parent
                     pass_fds=(lock_fd,),
@@ -120,11 +124,12 @@ class Link:
 
     async def next_event(self) -> dict[str, Any] | None:
         """Return the next event, or None when the supervisor is gone."""
-        line = await self._events.readline()
-        if not line.endswith(b"\n"):
-            return None
-        event: dict[str, Any] = json.loads(line)
-        return event
+        while line := await self._events.readline():
+            if line.startswith(b"{"):
+                event: dict[str, Any] = json.loads(line)
+                return event
+            self.complaints.append(line.decode("utf-8", "replace"))
+        return None
 
     def let_go(self) -> None:
         """Have the supervisor stop the server, without waiting for it."""

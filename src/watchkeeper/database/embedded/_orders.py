@@ -72,7 +72,7 @@ def make_orders(
         places: Its folders.
         account: Who runs it.
         binaries: What is run.
-        parameters: Server settings that win over every other; `fsync=off` also makes initdb quicker.
+        parameters: Server settings that win over every other; `fsync=off` also makes smaller data, quicker.
     """
     return Orders(
         state=str(places.state),
@@ -105,7 +105,7 @@ def _initdb(binaries: Binaries, *, durable: bool) -> list[str]:
     else:
         argv += ["--locale=C.UTF-8"]
     if not durable:
-        argv.append("--no-sync")
+        argv += ["--no-sync", "--wal-segsize=1"]
     return argv
 
 

@@ -226,16 +226,19 @@ class EmbeddedServer:
             if event["event"] == "failed":
                 await self._drop_link()
                 raise EmbeddedServerError(explain(event, self._places))
+        complaints = list(self._link.complaints)
         await self._drop_link()
+        if complaints:
+            raise EmbeddedServerError(explain({"stage": "supervisor", "log": complaints}, self._places))
         raise EmbeddedServerError(
             f"The process that runs the embedded PostgreSQL in {self._places.state} was killed while it"
             " started: start again."
         )
 
     async def _drop_link(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+        if self._link is not None:
+            await self._link.close()  # cancelled here, the link stays, and stop() closes it
+            self._link = None
 
     async def _keep(self) -> None:
         """Report what happens to our server; when nobody has one, take over."""

@@ -42,5 +42,6 @@ def main() -> NoReturn:
 def _keep_lock(fd: int) -> None:
     """Hold the lock that came with its descriptor until this process ends, whatever PostgreSQL does."""
     os.set_inheritable(fd, False)
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)  # for people: who owns the server
+    number = b"%d\n" % os.getpid()  # for people: who owns the server
+    os.pwrite(fd, number, 0)
+    os.ftruncate(fd, len(number))

@@ -60,7 +60,7 @@ def stragglers(data: Path) -> list[int]:
     return found
 
 
-def send(pid: int, number: signal.Signals) -> None:
+def send_signal(pid: int, number: signal.Signals) -> None:
     """Send a signal to a process that may be gone, or not be ours any more."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)

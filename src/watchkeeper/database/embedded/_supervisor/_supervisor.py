@@ -11,9 +11,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from watchkeeper.database.embedded._supervisor import _predecessor as predecessor
 from watchkeeper.database.embedded._supervisor._journal import Journal
 from watchkeeper.database.embedded._supervisor._parent import FailedError, StoppedError, tell
+from watchkeeper.database.embedded._supervisor._predecessor import (
+    is_ready,
+    recorded_pid,
+    send_signal,
+    serves,
+    stragglers,
+)
 from watchkeeper.database.embedded._supervisor._program import Program
 
 if TYPE_CHECKING:
@@ -203,6 +209,8 @@ class Supervisor:
             started_at = time.monotonic()
             self._end_predecessor(stragglers_too=started_at - since > _STRAGGLER_PATIENCE_S)
             code, ready = self._run_once()
+            if self._stop_at < float("inf"):
+                raise StoppedError  # systemd told the server too, and it was quicker than the parent
             now, log = time.monotonic(), self._journal.tail
             passing = any(text in line for line in log for text in _PASSING)
             was_ready = was_ready or ready
@@ -211,8 +219,6 @@ class Supervisor:
             if ready:
                 since = now
                 tell({"event": "down", "code": code, "log": log})
-            if self._stop_at < float("inf"):
-                raise StoppedError  # systemd told the server too, and it was quicker than the parent
             if passing or now - started_at > _STABLE_S:
                 back_off = _FIRST_BACK_OFF_S
             self._wait(back_off)
@@ -220,7 +226,7 @@ class Supervisor:
 
     def _run_once(self) -> tuple[int, bool]:
         """Run the server until it ends by itself; return its exit status and whether it was ready."""
-        stale = predecessor.recorded_pid(self._data)
+        stale = recorded_pid(self._data)
         # That number belongs to nobody now, or to another program: in a restarted container that is the rule.
         # PostgreSQL then refuses to start for ever, except for this number, which pg_ctl hands over for the
         # shell that started it (CreateLockFile, src/backend/utils/init/miscinit.c). It still refuses while
@@ -228,7 +234,7 @@ class Supervisor:
         environ = {} if stale is None else {"PG_GRANDPARENT_PID": str(stale)}
         program = self._start(self._orders["postgres"], signal.SIGINT, **environ)
         while not self._wait(_READY_POLL_S, program.is_over):
-            if predecessor.is_ready(self._data, program.pid):
+            if is_ready(self._data, program.pid):
                 tell({"event": "ready", "pid": program.pid})
                 self._wait(float("inf"), program.is_over)
                 return self._take_leave(program), True
@@ -238,23 +244,23 @@ class Supervisor:
         """Stop a server that outlived its supervisor and, when told, backends that outlived their server."""
         if sys.platform != "linux":
             return
-        pid = predecessor.recorded_pid(self._data)
-        if pid is not None and predecessor.serves(pid, self._data):
+        pid = recorded_pid(self._data)
+        if pid is not None and serves(pid, self._data):
             # The parent-death signal has usually told it already.
             for number, patience in (
                 (signal.SIGINT, self._orders["stop_patience"]),
                 (signal.SIGQUIT, _KILL_PATIENCE_S),
             ):
-                predecessor.send(pid, number)
+                send_signal(pid, number)
                 if self._wait_gone(pid, patience):
                     break
         if stragglers_too:
-            for straggler in predecessor.stragglers(self._data):
-                predecessor.send(straggler, signal.SIGQUIT)
+            for straggler in stragglers(self._data):
+                send_signal(straggler, signal.SIGQUIT)
 
     def _wait_gone(self, pid: int, seconds: float) -> bool:
         end = time.monotonic() + seconds
-        while predecessor.serves(pid, self._data):
+        while serves(pid, self._data):
             if time.monotonic() > end:
                 return False
             self._wait(_READY_POLL_S)

