@@ -134,6 +134,10 @@ class Prometheus:
         """Return all rules that it has loaded, with their health."""
         return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
 
+    def firing(self) -> set[str]:
+        """Return the names of the alerts that fire."""
+        return {dict(labels)["alertname"] for labels in self.query('ALERTS{alertstate="firing"}')}
+
     def metric_names(self, job: str) -> set[str]:
         """Return the names of all series of a job."""
         return set(self.get("label/__name__/values", **{"match[]": f'{{job="{job}"}}'}))
