@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
+    from realestate.asgi import ASGIApp
     from support.postgres import DatabaseUrls, PostgresServer
 
 TOKEN: Final = "test-service-token"
@@ -100,13 +101,21 @@ class InProcess:
 
     Args:
         backend: The service.
+        app: It, as ASGI.
         client: Speaks to it, from loopback, without a token.
         urls: Its database.
     """
 
     backend: Backend
+    app: ASGIApp
     client: httpx.AsyncClient
     urls: DatabaseUrls
+
+    def lines(self, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+        """Return the lines since they were last asked for, parsed one by one."""
+        self.backend.keeper.logging.flush()
+        # splitlines also breaks at U+2028 and U+0085: a line that holds one raw is no JSON any more.
+        return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
 
     async def deliver(
         self, event: Mapping[str, Any] | bytes, *, source: str = SOURCE, **signing: Any
@@ -170,7 +179,7 @@ async def in_process(environ: Mapping[str, str], urls: DatabaseUrls) -> AsyncIte
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
     async with service.keeper.running(), client:
-        yield InProcess(backend=service, client=client, urls=urls)
+        yield InProcess(backend=service, app=app, client=client, urls=urls)
 
 
 @pytest.fixture

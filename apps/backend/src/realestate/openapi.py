@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
 
@@ -12,6 +14,7 @@ def takes_json(description: str) -> type[Operation]:
         description: What the object holds.
     """
 
+    @dataclass
     class TakesJson(Operation):
         def __post_init__(self) -> None:
             schema = Schema(type=OpenAPIType.OBJECT, description=description)

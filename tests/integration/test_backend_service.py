@@ -1,0 +1,238 @@
+"""The backend as a whole: its start, its secrets, its description, its commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+import realestate
+from realestate import app as app_module
+from realestate.__main__ import USAGE, main
+from realestate.made_secrets import FILE_NAME, read_secrets
+from realestate.monitoring import keeper
+from realestate.settings import SERVICE
+from support.backend import AUTHORIZED, environment, in_process, rows, running_program, sign
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.backend import InProcess, Program
+    from support.postgres import DatabaseUrls
+
+
+def test_first_start_makes_secrets_that_work(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """Without secrets in the environment `serve` makes them, says where on stderr, and shows none of them."""
+    environ = environment(database_urls, tmp_path, SERVICE_TOKEN="", WEBHOOK_SECRETS="")
+    path = tmp_path / SERVICE / FILE_NAME
+    with running_program(environ, database_urls) as program:
+        program.wait_until_ready()
+        made = read_secrets(path)
+        token, secret = made["SERVICE_TOKEN"], made["WEBHOOK_SECRETS"].removeprefix("moltbot=")
+        assert f"realestate: made SERVICE_TOKEN and WEBHOOK_SECRETS in {path}" in program.errors
+        assert program.deliver({"id": "1"}, secret=secret).status_code == 200
+        called = program.post(
+            "/api/tools/listing.search", content=b"{}", headers={"Authorization": f"Bearer {token}"}
+        )
+        assert called.status_code == 200
+        # Shown in an address, it is masked in the line.
+        program.get(f"/api/listings/search?text={token}")
+    everything = json.dumps(program.lines) + "".join(program.errors)
+    assert token not in everything
+    assert secret not in everything
+
+
+def test_unusable_setting_is_a_sentence(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """A start that cannot work ends at once with what to mend, without a traceback."""
+    environ = environment(database_urls, tmp_path, WEBHOOK_SECRETS="hidden")
+    done = subprocess.run(
+        [sys.executable, "-m", "realestate", "serve"],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("realestate: WEBHOOK_SECRETS, entry 1: write source=secret")
+    assert "Traceback" not in done.stderr
+    assert "hidden" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["serve", "faster"]])
+def test_command_that_does_not_exist_shows_the_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not understood is exit code 2 and the usage on stderr."""
+    assert main(arguments) == 2
+    assert capsys.readouterr() == ("", USAGE)
+
+
+def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who asks for help gets it on stdout."""
+    assert main(["--help"]) == 0
+    assert capsys.readouterr() == (USAGE, "")
+
+
+def test_other_servers_make_the_app_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, tmp_path: Path
+) -> None:
+    """`realestate.app:create` is a factory without side effects: no secrets are made, nothing is opened."""
+    for name, value in environment(database_urls, tmp_path, SERVICE_TOKEN="").items():
+        monkeypatch.setenv(name, value)
+    assert callable(app_module.create())
+    assert keeper().settings.service == SERVICE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keep_shows_the_plan_of_the_declared_policies(program: Program, tmp_path: Path) -> None:
+    """The library's commands work on the backend's keeper, beside the running service."""
+    assert program.urls is not None
+    done = subprocess.run(
+        [sys.executable, "-m", "realestate", "keep", "retention", "plan", "--json"],
+        env={**os.environ, **environment(program.urls, tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "inbound_events" in done.stdout
+    assert "chat_sessions" in done.stdout
+
+
+async def test_head_is_get_without_the_body(backend: InProcess) -> None:
+    """HEAD has the status and the headers of GET, in process as on the wire."""
+    get = await backend.client.get("/api/listings/search")
+    head = await backend.client.head("/api/listings/search")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == get.headers["Content-Length"]
+    assert (await backend.client.head("/api/listings/nope")).status_code == 404
+    assert (await backend.client.head("/api/tools/listing.search")).status_code == 405
+    samples = await backend.scrape()
+    labels = {"method": "HEAD", "route": "/api/listings/search", "status": "200"}
+    assert samples.get("http_requests_total", **labels) == 1
+
+
+def test_head_ends_well_on_the_server(program: Program) -> None:
+    """The server gets the answer that it expects for HEAD: the connection goes on, no line is an error."""
+    with httpx.Client(base_url=program.url) as client:
+        head = client.head("/api/listings/search")
+        assert client.get("/api/listings/search").status_code == 200
+    line = program.line_of(head.headers["X-Request-ID"])
+    assert (line["method"], line["outcome"], line["route"]) == ("HEAD", "completed", "/api/listings/search")
+    assert not [one for one in program.lines if one["level"] == "error"]
+
+
+async def test_openapi_describes_every_endpoint(backend: InProcess) -> None:
+    """The description names each path with its body and its errors, as the service really answers."""
+    answer = await backend.client.get("/schema/openapi.json")
+    assert answer.status_code == 200
+    schema: dict[str, Any] = answer.json()
+    assert schema["info"]["version"] == realestate.__version__
+    assert set(schema["paths"]) == {
+        "/api/webhooks/{source}",
+        "/api/tools/{tool}",
+        "/api/pairing/{channel}/request",
+        "/api/pairing/{channel}/confirm",
+        "/api/listings",
+        "/api/listings/{listing_id}",
+        "/api/listings/search",
+    }
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            assert (method == "post") == ("requestBody" in operation), path
+            refused = operation["responses"]["400"]["content"]["application/json"]["schema"]
+            assert refused == {"$ref": "#/components/schemas/ErrorBody"}, path
+    yaml = await backend.client.get("/schema/openapi.yaml")
+    assert yaml.text.startswith(("info:", "components:", "openapi:"))
+
+
+async def test_unexpected_error_is_one_line_with_its_traceback(
+    backend: InProcess, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of ours is a bare 500 for the caller, and one line with type, message and stack for us."""
+    await backend.rows("ALTER TABLE inbound_events RENAME TO elsewhere")
+    backend.lines(capfd)
+    answer = await backend.deliver({"id": "1"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert "elsewhere" not in answer.text
+    lines = backend.lines(capfd)
+    [fault] = [line for line in lines if line["level"] == "error"]
+    assert fault["error"]["type"] == "psycopg.errors.UndefinedTable"
+    assert "inbound_events" in fault["error"]["message"]
+    assert fault["error"]["stack"]
+    assert fault["requestId"] == answer.headers["X-Request-ID"]
+    assert [line["statusCode"] for line in lines if line.get("type") == "request"] == [500]
+
+
+async def test_refusals_write_no_error(backend: InProcess, capfd: pytest.CaptureFixture[str]) -> None:
+    """What callers do wrong is in the request lines, at info, and nowhere else."""
+    backend.lines(capfd)
+    await backend.deliver(b"not json")
+    await backend.call("admin.decision", {})
+    await backend.client.get("/nothing")
+    lines = backend.lines(capfd)
+    assert [(line["level"], line["type"]) for line in lines] == [("info", "request")] * 3
+
+
+async def test_active_sessions_is_what_the_database_says(backend: InProcess) -> None:
+    """Sessions touched within half an hour count, whoever touched them; older ones do not."""
+    assert (await backend.scrape()).get("active_sessions") == 0
+    for peer in ("1", "2", "3"):
+        await backend.deliver({"id": peer, "channel": "webchat", "peer_id": peer})
+    await backend.rows("UPDATE chat_sessions SET updated_at = now() - interval '29 min' WHERE peer_id = '2'")
+    await backend.rows("UPDATE chat_sessions SET updated_at = now() - interval '31 min' WHERE peer_id = '3'")
+    assert (await backend.scrape()).get("active_sessions") == 2
+
+
+async def test_without_sources_every_delivery_is_unknown(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """A service without webhook secrets accepts nothing, and strangers make no series of it."""
+    environ = environment(database_urls, tmp_path, WEBHOOK_SECRETS="")
+    async with in_process(environ, database_urls) as backend:
+        body = b'{"id":"1"}'
+        answer = await backend.client.post("/api/webhooks/moltbot", content=body, headers=sign(body))
+        assert answer.status_code == 404
+        samples = await backend.scrape()
+        assert not samples.series("webhook_failures_total")
+
+
+async def test_reading_shows_what_is_published_without_any_token(
+    database_urls: DatabaseUrls, tmp_path: Path
+) -> None:
+    """A service without a token is still read; whoever shows a credential is told that there is none."""
+    environ = environment(database_urls, tmp_path, SERVICE_TOKEN="")
+    async with in_process(environ, database_urls) as backend:
+        assert (await backend.client.get("/api/listings/search")).status_code == 200
+        assert (await backend.client.get("/api/listings/search", headers=AUTHORIZED)).status_code == 503
+
+
+def test_service_role_cannot_touch_what_it_should_not(database_urls: DatabaseUrls) -> None:
+    """The service's role owns no table, deletes no listing and no pairing, and empties nothing."""
+    granted = rows(
+        database_urls,
+        "SELECT table_name, string_agg(privilege_type, ' ' ORDER BY privilege_type) AS granted"
+        " FROM information_schema.table_privileges WHERE grantee = 'keeper' GROUP BY table_name",
+    )
+    ours = {row["table_name"]: row["granted"] for row in granted}
+    assert ours["listings"] == ours["pairing"] == "INSERT SELECT UPDATE"
+    assert ours["chat_sessions"] == ours["inbound_events"] == "DELETE INSERT SELECT UPDATE"
+    owners = rows(database_urls, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+    assert [row["tableowner"] for row in owners] == ["keeper_owner"]
+
+
+def test_ages_are_indexed(database_urls: DatabaseUrls) -> None:
+    """Retention finds what is old by an index on each policy's age column."""
+    indexes = rows(database_urls, "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'")
+    defined = {
+        row["indexdef"].split(" USING ")[0].split(" ON ")[1] + row["indexdef"].split("btree ")[1]
+        for row in indexes
+    }
+    assert "public.inbound_events(received_at)" in defined
+    assert "public.chat_sessions(updated_at)" in defined
