@@ -166,7 +166,9 @@ def as_unavailable(error: psycopg.Error, conn: AsyncConnection | None) -> Databa
         return DatabaseUnavailableError(f"The database gave {error}: the statement was given up.")
     if conn is None:
         return DatabaseUnavailableError(f"The database cannot be reached: {one_line(error)}")
-    if conn.closed or error.sqlstate in _UNAVAILABLE_STATES:
+    state = error.sqlstate or ""
+    # Class 08 is a broken connection: PgBouncer reports its own to the server like this.
+    if conn.closed or state in _UNAVAILABLE_STATES or state.startswith("08"):
         return DatabaseUnavailableError(f"The connection to the database was lost: {one_line(error)}")
     return None
 

@@ -1,0 +1,155 @@
+"""The pool, the migrations and the audit log behind a real PgBouncer in transaction mode."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from support.postgres import OWNER, SERVICE
+from support.tools import require_tool
+from watchkeeper import audit
+from watchkeeper.database import Database
+from watchkeeper.exceptions import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.postgres import DatabaseUrls, PostgresServer
+
+_CONFIG = """
+[databases]
+* = host={server}
+[pgbouncer]
+listen_addr =
+listen_port = 6432
+unix_socket_dir = {folder}
+auth_type = trust
+auth_file = {folder}/users
+pool_mode = transaction
+default_pool_size = 2
+"""
+
+
+def _start(folder: Path, server: PostgresServer) -> subprocess.Popen[bytes]:
+    config = folder / "pgbouncer.ini"
+    config.write_text(_CONFIG.format(server=server.folder, folder=folder))
+    (folder / "users").write_text("".join(f'"{role}" ""\n' for role in (OWNER, SERVICE)))
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")  # PgBouncer refuses to run as root
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            [require_tool("pgbouncer"), config], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **identity
+        )
+
+
+@pytest.fixture(scope="module")
+def bouncer(postgres: PostgresServer) -> Iterator[Path]:
+    """The socket folder of a PgBouncer with two server connections for each role and database."""
+    folder = Path(tempfile.mkdtemp(prefix="wk-pb-"))
+    process = _start(folder, postgres)
+    try:
+        deadline = time.monotonic() + 10
+        while not (folder / ".s.PGSQL.6432").exists():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield folder
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def urls(bouncer: Path, postgres: PostgresServer) -> Iterator[DatabaseUrls]:
+    """A fresh, empty database, through it."""
+    there = postgres.create_database()
+    tail = f"{there.name}?host={bouncer}&port=6432"
+    yield replace(there, url=f"postgresql://{SERVICE}@/{tail}", owner_url=f"postgresql://{OWNER}@/{tail}")
+    postgres.drop_database(there.name)
+
+
+async def test_everything_works_without_prepared_statements(urls: DatabaseUrls) -> None:
+    """Migrations, and more transactions at once than there are server connections, each often repeated."""
+
+    async def work(database: Database) -> None:
+        for _ in range(10):
+            async with database.transaction() as conn:
+                await conn.execute("SELECT set_config('lock_timeout', '1234ms', true)")
+                await audit.append(
+                    conn, actor_type="user", actor_id="u", action="test.run", entity="thing", payload={"a": 1}
+                )
+
+    async with Database(urls.url, owner_url=urls.owner_url, prepared_statements=False) as database:
+        await database.migrate()
+        assert database.warnings == []
+        await asyncio.gather(*(work(database) for _ in range(10)))
+        async with database.connection() as conn:
+            assert len(await audit.recent(conn, limit=1000)) == 100
+            # What a transaction set did not stay behind on the shared server connection.
+            assert await (await conn.execute("SHOW lock_timeout")).fetchall() == [("0",)]
+
+
+async def test_the_limit_of_a_statement_holds_there_too(urls: DatabaseUrls) -> None:
+    """It is the client's, and its cancel request finds the way through."""
+
+    async def work() -> None:
+        async with database.connection() as conn:
+            await conn.execute("SELECT pg_sleep(60)")
+
+    limit = timedelta(seconds=0.3)
+    async with Database(
+        urls.url, owner_url=urls.owner_url, prepared_statements=False, statement_timeout=limit
+    ) as database:
+        for _ in range(4):
+            with pytest.raises(DatabaseUnavailableError, match=r"gave no answer within 0\.3 s"):
+                await work()
+        async with database.connection() as conn:
+            cursor = await conn.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(60)'"
+            )
+            assert await cursor.fetchall() == [(0,)]
+
+
+async def test_a_database_that_is_not_there_is_unavailability(bouncer: Path) -> None:
+    """What PgBouncer says on behalf of its server counts as a refused connection."""
+    url = f"postgresql://{SERVICE}@/nowhere?host={bouncer}&port=6432"
+    async with Database(url, prepared_statements=False, acquire_timeout=timedelta(seconds=0.5)) as database:
+        with pytest.raises(DatabaseUnavailableError, match='"nowhere" does not exist'):
+            await database.ping()
+
+
+async def test_losing_a_server_connection_is_unavailability(
+    urls: DatabaseUrls, postgres: PostgresServer
+) -> None:
+    """PgBouncer reports it in its own way; the next request works."""
+
+    async def work() -> None:
+        async with database.transaction() as conn:
+            await conn.execute("SELECT 1")
+            with psycopg.connect(postgres.url(urls.name), autocommit=True) as admin:
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND usename = 'keeper'"
+                )
+            await conn.execute("SELECT 1")
+
+    async with Database(urls.url, prepared_statements=False) as database:
+        with pytest.raises(DatabaseUnavailableError, match="was lost"):
+            await work()
+        await database.ping()
