@@ -40,7 +40,9 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
     """Return `error` as it is when it was raised: with a traceback."""
     try:
-        raise error from cause  # noqa: TRY301 - a traceback is all that is wanted
+        if cause is not None:
+            error.__cause__ = cause
+        raise error  # noqa: TRY301 - a traceback is all that is wanted
     except BaseException as caught:  # noqa: BLE001 - whatever was handed in
         return caught
 

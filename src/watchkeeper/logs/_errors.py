@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
+import time
 from collections import deque
 from itertools import islice
-from traceback import format_exception_only, walk_tb
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.logs._context import current_request
@@ -17,23 +19,40 @@ _FRAMES: Final = 40
 _OUTER: Final = 8  # of these frames, how many of the outermost are kept of a longer stack
 _CAUSES: Final = 8
 _GROUP: Final = 8
+_DEPTH: Final = 4
+_TOGETHER: Final = 32  # exceptions in one description
 _NOTES: Final = 8
 _CODE: Final = 400
 _MARK: Final = "__watchkeeper_logged__"
 _MARKS: Final = 16
-_recent: Final[deque[str]] = deque(maxlen=32)  # how the exceptions claimed last would end a traceback
+_JUST: Final = 2.0
+# When the exceptions claimed last were, and how a traceback of theirs ends.
+_recent: Final[deque[tuple[float, str]]] = deque(maxlen=32)
 
 
 def describe_exception(exc: BaseException) -> dict[str, Any]:
-    """Return `exc` as data: `type`, `message`, `stack` (outermost frame first), then what there is of
-    `notes`, `exceptions` (of a group) and `causes` (the direct cause first).
-    """  # noqa: D205 - one sentence
-    seen: set[int] = set()
-    described = _describe(exc, seen)
+    """Return `exc` as data, bounded.
+
+    Returns:
+        `type`, `message` and `stack` (outermost frame first), then what there is of `notes`, `exceptions` (of
+        a group) and `causes` (the direct cause first). Secrets are still in it: a line masks them when it is
+        written, anything else is to pass it through `Redactor.value`.
+    """
+    return _describe(exc, set(), 0)
+
+
+def _describe(exc: BaseException, seen: set[int], depth: int) -> dict[str, Any]:
+    described = _alone(exc, seen)
+    if isinstance(exc, BaseExceptionGroup) and depth < _DEPTH:
+        described["exceptions"] = [
+            _describe(member, seen, depth + 1)
+            for member in exc.exceptions[:_GROUP]
+            if id(member) not in seen and len(seen) < _TOGETHER
+        ]
     causes: list[dict[str, Any]] = []
     cause = _cause_of(exc)
-    while cause is not None and id(cause) not in seen and len(causes) < _CAUSES:
-        causes.append(_describe(cause, seen))
+    while cause is not None and id(cause) not in seen and len(causes) < _CAUSES and len(seen) < _TOGETHER:
+        causes.append(_alone(cause, seen))
         cause = _cause_of(cause)
     if causes:
         described["causes"] = causes
@@ -46,29 +65,21 @@ def _cause_of(exc: BaseException) -> BaseException | None:
     return None if exc.__suppress_context__ else exc.__context__
 
 
-def _describe(exc: BaseException, seen: set[int]) -> dict[str, Any]:
+def _alone(exc: BaseException, seen: set[int]) -> dict[str, Any]:
     seen.add(id(exc))
     described: dict[str, Any] = {
         "type": _type_name(type(exc)),
-        "message": _message(exc),
+        "message": _text(exc.message if isinstance(exc, BaseExceptionGroup) else exc),
         "stack": _stack(exc.__traceback__),
     }
     notes = getattr(exc, "__notes__", None)
     if isinstance(notes, list) and notes:
         described["notes"] = [_text(note) for note in notes[:_NOTES]]
-    if isinstance(exc, BaseExceptionGroup):
-        described["exceptions"] = [
-            _describe(member, seen) for member in exc.exceptions[:_GROUP] if id(member) not in seen
-        ]
     return described
 
 
 def _type_name(kind: type[BaseException]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _message(exc: BaseException) -> str:
-    return _text(exc.message if isinstance(exc, BaseExceptionGroup) else exc)
 
 
 def _text(value: object) -> str:
@@ -112,23 +123,25 @@ def claim_exception(exc: BaseException) -> bool:
         return False
     logged.append(here)
     del logged[:-_MARKS]
-    _recent.append(_last_line(exc))
+    _recent.append((time.monotonic(), _last_line(exc)))
     return True
 
 
 def was_just_claimed(traceback: str) -> bool:
-    """Say whether an exception that another program printed as text was claimed lately; asked once each.
+    """Say whether an exception that somebody printed as text was claimed just before; asked once each.
 
     granian reports an exception of the app from Rust, as text only.
     """
     last = traceback.rstrip().rpartition("\n")[2].strip()
-    try:
-        _recent.remove(last)
-    except ValueError:
-        return False
-    return True
+    now = time.monotonic()
+    for claim in list(_recent):
+        if last.startswith(claim[1]) and now - claim[0] < _JUST:
+            with contextlib.suppress(ValueError):
+                _recent.remove(claim)
+            return True
+    return False
 
 
 def _last_line(exc: BaseException) -> str:
-    text = "".join(format_exception_only(exc))
-    return text.rstrip().rpartition("\n")[2].strip()
+    # Not traceback.format_exception_only(): it may search whole namespaces for "Did you mean".
+    return f"{_type_name(type(exc))}: {_text(exc)}".rstrip(": \n").rpartition("\n")[2].strip()

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Never
+
+import pytest
+
+from support.lines import LineFile, raised
+from watchkeeper.logs import (
+    Logging,
+    RequestContext,
+    bind_request,
+    claim_exception,
+    describe_exception,
+    unbind_request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Iterator[LineFile]:
+    """Lines that are written to a file."""
+    file = LineFile(tmp_path / "lines")
+    yield file
+    file.close()
+
+
+@pytest.fixture
+def owner(lines: LineFile) -> Iterator[Logging]:
+    """An installed owner of the lines."""
+    logs = Logging(service="shop", env="test", sink=lines.sink)
+    logs.install()
+    yield logs
+    logs.uninstall()
+
+
+class ShopError(Exception):
+    """An error of the service's own."""
+
+
+class Wordless(Exception):  # noqa: N818 - a test's own
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Frozen(Exception):  # noqa: N818 - a test's own
+    """Nothing can be noted in it."""
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        raise RuntimeError("no attributes")
+
+
+def deeper(depth: int) -> Never:
+    """Raise from below so many frames."""
+    if depth:
+        deeper(depth - 1)
+    raise ShopError("deep down")
+
+
+def test_an_exception_has_type_message_and_frames() -> None:
+    """The outermost frame comes first; each has file, line, function and the line of code."""
+    with pytest.raises(ShopError, match="deep down") as caught:
+        deeper(2)
+    error = describe_exception(caught.value)
+    assert list(error) == ["type", "message", "stack"]
+    assert (error["type"], error["message"]) == (f"{__name__}.ShopError", "deep down")
+    assert [frame["function"] for frame in error["stack"][1:]] == ["deeper"] * 3
+    assert error["stack"][-1]["code"] == 'raise ShopError("deep down")'
+    assert error["stack"][-1]["file"] == __file__
+    assert error["stack"][-1]["line"] == deeper.__code__.co_firstlineno + 4
+
+
+def test_a_builtin_exception_goes_by_its_plain_name() -> None:
+    """As Python prints it; without a traceback the stack is empty."""
+    assert describe_exception(ValueError("x")) == {"type": "ValueError", "message": "x", "stack": []}
+
+
+def test_a_long_stack_keeps_both_its_ends() -> None:
+    """Recursion without end says how many frames are missing in the middle."""
+    with pytest.raises(ShopError, match="deep down") as caught:
+        deeper(300)
+    stack = describe_exception(caught.value)["stack"]
+    assert len(stack) == 41
+    assert stack[0]["function"] == "test_a_long_stack_keeps_both_its_ends"
+    assert stack[8] == {"omitted": 262}
+    assert stack[-1]["function"] == "deeper"
+
+
+def test_a_line_of_code_too_long_to_show_is_left_out() -> None:
+    """Never a part of it, which could be half a secret."""
+    source = f"x = 1 / 0  # {'long ' * 200}"
+    try:
+        exec(compile(source, __file__, "exec"))  # noqa: S102 - the test's own source
+    except ZeroDivisionError as error:
+        frame = describe_exception(error)["stack"][-1]
+    assert "long" not in frame.get("code", "")
+
+
+def test_causes_are_told_nearest_first() -> None:
+    """An explicit cause, then its context; `from None` hides what it is meant to hide."""
+    root = raised(KeyError("root"))
+    middle = raised(ValueError("middle"))
+    middle.__context__ = root
+    top = raised(ShopError("top"), cause=middle)
+    assert [cause["message"] for cause in describe_exception(top)["causes"]] == ["middle", "'root'"]
+    middle.__suppress_context__ = True
+    assert [cause["message"] for cause in describe_exception(top)["causes"]] == ["middle"]
+
+
+def test_a_chain_that_closes_on_itself_ends() -> None:
+    """A cycle of causes, and one that is longer than anybody reads."""
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert [cause["message"] for cause in describe_exception(one)["causes"]] == ["two"]
+    chain = ValueError("0")
+    for number in range(1, 50):
+        longer = ValueError(str(number))
+        longer.__cause__ = chain
+        chain = longer
+    assert len(describe_exception(chain)["causes"]) == 8
+
+
+def test_a_group_tells_of_its_members() -> None:
+    """Members are exceptions of their own, bounded in number; notes belong to whom they were added."""
+    member = ValueError("inner")
+    member.add_note("while fetching 7")
+    group = ExceptionGroup("several", [member, ExceptionGroup("deeper", [KeyError("k")])])
+    error = describe_exception(group)
+    assert (error["type"], error["message"]) == ("ExceptionGroup", "several")
+    assert error["exceptions"][0]["notes"] == ["while fetching 7"]
+    assert error["exceptions"][1]["exceptions"][0]["type"] == "KeyError"
+    many = ExceptionGroup("many", [ValueError(str(number)) for number in range(100)])
+    assert len(describe_exception(many)["exceptions"]) == 8
+
+
+def test_groups_within_groups_end() -> None:
+    """A hundred groups in each other are told to a bounded depth."""
+    group: ExceptionGroup[Exception] = ExceptionGroup("0", [ValueError("innermost")])
+    for number in range(1, 100):
+        group = ExceptionGroup(str(number), [group])
+    assert str(describe_exception(group)).count("ExceptionGroup") < 10
+
+
+def test_an_exception_without_words_is_still_told() -> None:
+    """Its message names its type."""
+    assert describe_exception(raised(Wordless()))["message"] == "<unprintable Wordless>"
+
+
+def test_an_exception_is_logged_once_on_its_way_up(owner: Logging, lines: LineFile) -> None:
+    """What the service logged itself and raised again is not logged again by the edge or by the server."""
+    error = raised(ShopError("boom"))
+    logging.getLogger("shop").error("failed to sell", exc_info=error)
+    owner.exception(error, message="unhandled")
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=error)
+    (line,) = lines.read()
+    assert (line["msg"], line["error"]["message"]) == ("failed to sell", "boom")
+
+
+@pytest.mark.usefixtures("owner")
+def test_a_services_own_lines_are_never_swallowed(lines: LineFile) -> None:
+    """Two lines of its own about one exception are two lines: only reporters are silenced."""
+    error = raised(ShopError("boom"))
+    logging.getLogger("shop").error("first", exc_info=error)
+    logging.getLogger("shop").error("second", exc_info=error)
+    assert [line["msg"] for line in lines.read()] == ["first", "second"]
+
+
+def test_a_warning_about_an_exception_does_not_claim_it(owner: Logging, lines: LineFile) -> None:
+    """A retry that is logged as a warning does not hide the error that follows."""
+    error = raised(ShopError("boom"))
+    owner.logger.warning("trying again", exc_info=error)
+    logging.getLogger("shop").warning("trying again", exc_info=error)
+    owner.exception(error, message="gave up")
+    assert [line["level"] for line in lines.read()] == ["warn", "warn", "error"]
+
+
+def test_structlogs_errors_claim_their_exception(owner: Logging, lines: LineFile) -> None:
+    """The service's own logger is an owner like any other."""
+    error = raised(ShopError("boom"))
+    owner.logger.error("mine", exc_info=error)
+    owner.exception(error, message="unhandled")
+    assert [line["msg"] for line in lines.read()] == ["mine"]
+
+
+def test_one_instance_in_several_requests_is_logged_in_each() -> None:
+    """A future that failed raises the same instance wherever it is awaited."""
+    error = ShopError("shared")
+    claims = []
+    for request in ("a", "b", "a", "b"):
+        token = bind_request(RequestContext(request_id=request))
+        claims.append(claim_exception(error))
+        unbind_request(token)
+    assert claims == [True, True, False, False]
+    assert not claim_exception(error)
+
+
+def test_claims_do_not_pile_up() -> None:
+    """An exception that lives for ever keeps a bounded number of notes."""
+    error = ShopError("for ever")
+    for number in range(1000):
+        token = bind_request(RequestContext(request_id=str(number)))
+        claim_exception(error)
+        unbind_request(token)
+    assert len(str(vars(error))) < 400
+
+
+def test_an_exception_that_takes_no_note_is_logged() -> None:
+    """Twice is better than not at all."""
+    error = Frozen()
+    assert claim_exception(error)
+    assert claim_exception(error)
+
+
+def test_granians_text_of_a_claimed_exception_is_dropped(owner: Logging, lines: LineFile) -> None:
+    """It prints an exception of the app from Rust; one that nobody logged yet, or only long ago, is kept."""
+    server = logging.getLogger("_granian.workers")
+    text = "Application callable raised an exception\nTraceback (most recent call last):\n  File x\n{}: {}"
+    report = text.format(f"{__name__}.ShopError", "under granian")
+    server.error(report)
+    owner.exception(raised(ShopError("under granian")), message="unhandled")
+    server.error(report)
+    server.error(report)
+    assert [line["msg"] for line in lines.read()] == [report, "unhandled", report]
+
+
+def test_a_member_tells_of_its_cause() -> None:
+    """What a task of a group failed for is in the line, and the whole has a bound."""
+    member = raised(ValueError("inner"), cause=KeyError("root"))
+    error = describe_exception(ExceptionGroup("several", [member]))  # type: ignore[type-var]
+    assert error["exceptions"][0]["causes"][0]["type"] == "KeyError"
+    wide = ExceptionGroup("0", [ExceptionGroup("1", [ValueError("2")] * 50)] * 50)
+    assert str(describe_exception(wide)).count("'stack'") <= 32
+
+
+def test_a_level_below_the_threshold_claims_nothing(owner: Logging, lines: LineFile) -> None:
+    """What is not written cannot be the one line about an exception."""
+    error = raised(ShopError("boom"))
+    owner.set_level("fatal")
+    owner.exception(error, message="hidden")
+    owner.set_level("info")
+    owner.exception(error, message="told", level="critical", table="listings")
+    (line,) = lines.read()
+    assert (line["level"], line["msg"], line["table"]) == ("fatal", "told", "listings")
+    assert list(line)[-1] == "error"
+
+
+@pytest.mark.usefixtures("owner")
+def test_an_uncaught_exception_is_one_line(lines: LineFile, capfd: pytest.CaptureFixture[str]) -> None:
+    """The main thread's last resort writes a fatal line and no traceback over many lines."""
+    error = raised(ShopError("boom"))
+    sys.excepthook(type(error), error, error.__traceback__)
+    (line,) = lines.read()
+    assert (line["level"], line["msg"], line["error"]["message"]) == ("fatal", "Uncaught exception", "boom")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupt_is_left_to_python(lines: LineFile) -> None:
+    """Ctrl-C is no error of the service: what was there before handles it."""
+    seen: list[type[BaseException]] = []
+    before, sys.excepthook = sys.excepthook, lambda kind, *_: seen.append(kind)
+    logs = Logging(service="shop", env="test", sink=lines.sink)
+    logs.install()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    logs.uninstall()
+    sys.excepthook = before
+    assert seen == [KeyboardInterrupt]
+    assert lines.read() == []
+
+
+@pytest.mark.usefixtures("owner")
+def test_an_exception_in_a_thread_is_one_line(lines: LineFile) -> None:
+    """It says which thread; SystemExit only ends its thread."""
+    for target in (lambda: deeper(1), sys.exit):
+        thread = threading.Thread(target=target, name="seller")
+        thread.start()
+        thread.join()
+    (line,) = lines.read()
+    assert (line["level"], line["thread"], line["error"]["message"]) == ("error", "seller", "deep down")
+
+
+@pytest.mark.usefixtures("owner")
+def test_an_exception_that_cannot_be_raised_is_one_line(lines: LineFile) -> None:
+    """One in a finaliser, with the object it happened in, and one that is only a message."""
+
+    class Falling:
+        def __del__(self) -> None:
+            raise ShopError("in a finaliser")
+
+    Falling()
+    gc.collect()
+    args = type("Args", (), {"exc_value": None, "err_msg": "Exception ignored", "object": 7})
+    sys.unraisablehook(args)  # type: ignore[arg-type]
+    first, second = lines.read()
+    assert (first["level"], first["error"]["message"]) == ("error", "in a finaliser")
+    assert "__del__" in first["object"]
+    assert (second["msg"], second["object"]) == ("Exception ignored", 7)
+
+
+@pytest.mark.usefixtures("owner")
+async def test_a_tasks_exception_that_nobody_takes_is_one_line(lines: LineFile) -> None:
+    """Asyncio reports it through its own logger; so it does what a callback raises."""
+
+    async def fail() -> None:
+        raise ShopError("in a task")
+
+    task = asyncio.create_task(fail())
+    await asyncio.sleep(0)
+    del task
+    asyncio.get_running_loop().call_soon(deeper, 0)
+    await asyncio.sleep(0.01)
+    gc.collect()
+    await asyncio.sleep(0)
+    messages = {line["error"]["message"]: line for line in lines.read()}
+    assert set(messages) == {"in a task", "deep down"}
+    assert messages["in a task"]["logger"] == "asyncio"
+
+
+def test_hooks_that_others_put_on_top_stay(lines: LineFile) -> None:
+    """uninstall() only takes away what is still its own."""
+    before = (sys.excepthook, threading.excepthook, sys.unraisablehook)
+    logs = Logging(service="shop", env="test", sink=lines.sink)
+    logs.install()
+
+    def others(*_: object) -> None:
+        """Belong to somebody else."""
+
+    sys.excepthook = threading.excepthook = sys.unraisablehook = others
+    logs.uninstall()
+    after = (sys.excepthook, threading.excepthook, sys.unraisablehook)
+    sys.excepthook, threading.excepthook, sys.unraisablehook = before
+    assert after == (others,) * 3
+
+
+def test_warnings_captured_by_somebody_else_stay_captured(lines: LineFile) -> None:
+    """A service that called logging.captureWarnings(True) itself finds it so afterwards."""
+    with warnings.catch_warnings():
+        logging.captureWarnings(True)
+        logs = Logging(service="shop", env="test", sink=lines.sink)
+        logs.install()
+        logs.uninstall()
+        still = getattr(logging, "_warnings_showwarning", None)
+        logging.captureWarnings(False)
+    assert still is not None
