@@ -1,7 +1,7 @@
 """Small checkouts around the real dev.py, which set themselves up in seconds and without a network.
 
-Everything in them is real but small: our two packages are a few lines, and the lock pins flit_core alone, whose
-wheel is put together from the one that the tests run with.
+Everything in them is real but small: our two packages are a few lines, and the lock pins flit_core alone,
+whose wheel is put together from the one that the tests run with.
 """
 
 from __future__ import annotations
