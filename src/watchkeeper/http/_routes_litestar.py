@@ -29,5 +29,5 @@ def _mount_path(scope: Scope, handler: Any) -> str | None:
     if len(mounts) == 1:
         return str(mounts[0])
     # The path in the scope is what is left below the mount; this is the whole one.
-    path = scope.get("raw_path", b"").decode("latin-1").removeprefix(scope.get("root_path", "")) + "/"
+    path = (scope.get("raw_path") or b"").decode("latin-1").removeprefix(scope.get("root_path", "")) + "/"
     return next((mount for mount in sorted(mounts, reverse=True) if path.startswith(mount + "/")), None)
