@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
 
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.health import CheckRunner
+from watchkeeper.house import House
 from watchkeeper.http import Endpoints, Lifespan, Middleware, is_loopback
 from watchkeeper.logs import (
     DROP_REASONS,
@@ -21,8 +19,8 @@ from watchkeeper.logs import (
     stop_carrying_context_into_threads,
 )
 from watchkeeper.metrics import HttpMetrics, Registry
-from watchkeeper.settings import Secret, Settings
-from watchkeeper.storage import Storage
+from watchkeeper.settings import Settings
+from watchkeeper.storage import DATABASE_CHECK
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -39,7 +37,9 @@ if TYPE_CHECKING:
     from watchkeeper.database import Database, MigrationSource
     from watchkeeper.health import Check, CheckResult
     from watchkeeper.metrics import Counter, Gauge, Histogram
-    from watchkeeper.retention import Policy, Retention, RetentionMetrics
+    from watchkeeper.retention import Policy, Retention
+    from watchkeeper.settings import Secret
+    from watchkeeper.storage import Storage
 
     Scope = MutableMapping[str, Any]
     ASGIApp = Callable[
@@ -97,26 +97,24 @@ class Watchkeeper:
             env=self.settings.env,
             level=self.settings.log_level,
             sink=Sink(lines_to, on_drop=self._count_dropped),
-            redactor=Redactor(_values(self.settings, secrets)),
+            redactor=Redactor(one.reveal() for one in (*self.settings.secrets(), *secrets)),
         )
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
-        self._policies = tuple(retention)
-        self._retention_metrics: RetentionMetrics | None = None
-        if self._policies:
-            from watchkeeper.retention import RetentionMetrics, check_policies  # noqa: PLC0415 - needs psycopg
-
-            self._policies = check_policies(self._policies)
-            self._retention_metrics = RetentionMetrics(self.registry, self._policies)
-        self._storage: Storage | None = None
+        self._house: House | None = None
         if database or retention or migrations:
-            self._storage = Storage(self.settings, migrations, self.logging.event)
+            self._house = House(
+                self.settings,
+                migrations=migrations,
+                policies=retention,
+                registry=self.registry,
+                logging=self.logging,
+            )
             self._db_up = self.registry.gauge(
                 "db_up", "Whether the database answered its last check (1) or not (0)."
             )
-        self._checks = CheckRunner([*self._own_checks(), *checks], on_result=self._note_result)
+        own = [] if self._house is None else [self._house.storage.check]
+        self._checks = CheckRunner([*own, *checks], on_result=self._note_result)
         self._refreshes: list[Callable[[], Awaitable[None]]] = []
-        self._retention: Retention | None = None
-        self._house: asyncio.Task[None] | None = None
         self.failure: BaseException | None = None
         self._started_at = 0.0
         self._stopping = False
@@ -135,9 +133,7 @@ class Watchkeeper:
             ConfigurationError: The service was declared without one.
             DatabaseUnavailableError: The keeper is not running.
         """
-        if self._storage is None:
-            raise ConfigurationError("This service has no database: pass database=True to Watchkeeper.")
-        return self._storage.database
+        return self._owned_house().storage.database
 
     @property
     def retention(self) -> Retention:
@@ -146,16 +142,12 @@ class Watchkeeper:
         Raises:
             ConfigurationError: No policy is declared, or the keeper is not running.
         """
-        if self._retention is None:
-            raise ConfigurationError(
-                "There is no retention: declare policies, and use it while the keeper runs."
-            )
-        return self._retention
+        return self._owned_house().retention
 
     @property
     def storage(self) -> Storage | None:
         """Where the data lives, for the operator's commands."""
-        return self._storage
+        return None if self._house is None else self._house.storage
 
     def counter(
         self,
@@ -253,26 +245,22 @@ class Watchkeeper:
         self._started_at = time.monotonic()
         self._stopping = False
         self._warn_of_closed_metrics()
+        if self._house is None:
+            return
         try:
-            await self._open()
+            await self._house.open()
         except BaseException as error:
             self.failure = error
             await self.stop()
             raise
-        if self._retention is not None and self.settings.retention:
-            self._house = asyncio.create_task(self._keep_house(), name="watchkeeper-house")
+        self._house.keep()
 
     async def stop(self) -> None:
         """End the background work, close everything and write out the last line."""
         self._stopping = True
-        if self._house is not None:
-            self._house.cancel()
-            await asyncio.wait({self._house})
-            self._house = None
-        self._retention = None
         await self._checks.close()
-        if self._storage is not None:
-            await self._storage.close()
+        if self._house is not None:
+            await self._house.close()
         stop_carrying_context_into_threads()
         self.logging.flush()
 
@@ -288,33 +276,16 @@ class Watchkeeper:
             migrate: False leaves the tables as they are, for commands that bring a backup back.
         """
         try:
-            await self._open(migrate=migrate)
+            if self._house is not None:
+                await self._house.open(migrate=migrate)
             yield
         finally:
             await self.stop()
 
-    async def _open(self, *, migrate: bool = True) -> None:
-        if self._storage is None:
-            return
-        await self._storage.open(migrate=migrate)
-        if self._retention_metrics is not None:
-            from watchkeeper.retention import Retention  # noqa: PLC0415 - a service without it needs no cronsim
-            from watchkeeper.schedule import Schedule  # noqa: PLC0415 - the same
-
-            self._retention = Retention(
-                database=self._storage.database,
-                policies=self._policies,
-                schedule=Schedule(timezone=self.settings.retention_timezone),
-                metrics=self._retention_metrics,
-                logging=self.logging,
-            )
-
-    async def _keep_house(self) -> None:
-        from watchkeeper.schedule import Scheduler  # noqa: PLC0415 - a service without retention needs no cronsim
-
-        if self._storage is not None:
-            await self._storage.wait_until_migrated()
-        await Scheduler(self.retention).run()
+    def _owned_house(self) -> House:
+        if self._house is None:
+            raise ConfigurationError("This service has no database: pass database=True to Watchkeeper.")
+        return self._house
 
     def _warn_of_closed_metrics(self) -> None:
         settings = self.settings
@@ -322,12 +293,8 @@ class Watchkeeper:
             text = "/metrics is closed: the service is bound off loopback without METRICS_TOKEN. Set it."
             self.logging.event("warn", type="metrics", status="closed", msg=text)
 
-    def _own_checks(self) -> Iterable[Check]:
-        if self._storage is not None:
-            yield DatabaseCheck(self._storage.ping)
-
     def _note_result(self, name: str, result: CheckResult) -> None:
-        if name == DatabaseCheck.name:
+        if name == DATABASE_CHECK:
             self._db_up.set(float(result.ok))
 
     def _count_dropped(self, count: int, reason: str) -> None:
@@ -335,61 +302,29 @@ class Watchkeeper:
 
     async def _ready(self) -> dict[str, bool]:
         state = {"running": not self._stopping}
-        if self._storage is not None:
-            results = await self._checks.run(DatabaseCheck.name)
-            state["database"] = results[DatabaseCheck.name].ok
-            state["migrations"] = self._storage.migrated
+        if self._house is not None:
+            results = await self._checks.run(DATABASE_CHECK)
+            state["database"] = results[DATABASE_CHECK].ok
+            state["migrations"] = self._house.storage.migrated
         return state
 
     def _all_refreshes(self) -> list[Callable[[], Awaitable[None]]]:
-        own = [self._refresh_db_up] if self._storage is not None else []
-        return [*self._refreshes, *own, self._refresh_retention]
+        if self._house is None:
+            return self._refreshes
+        return [*self._refreshes, self._refresh_db_up, self._house.refresh_metrics]
 
     async def _refresh_db_up(self) -> None:
-        await self._checks.run(DatabaseCheck.name)
-
-    async def _refresh_retention(self) -> None:
-        if self._retention is not None:
-            await self._retention.refresh_metrics()
+        await self._checks.run(DATABASE_CHECK)
 
     async def _details(self) -> dict[str, Any]:
         details: dict[str, Any] = {
             "service": self.settings.service,
             "env": self.settings.env,
             "uptime": round(time.monotonic() - self._started_at, 3),
-            "retention": self._retention is not None and self.settings.retention,
         }
-        if self._storage is not None:
-            details["database"] = "external" if self._storage.server is None else "embedded"
-            details["migrated"] = self._storage.migrated
+        if self._house is not None:
+            storage = self._house.storage
+            details["database"] = "external" if storage.server is None else "embedded"
+            details["migrated"] = storage.migrated
+            details["retention"] = self._house.is_kept
         return details
-
-
-class DatabaseCheck:
-    """Asks the database for a sign of life."""
-
-    name: Final = "db"
-    timeout: Final = timedelta(seconds=1)
-    # With the time-out, well within the two seconds in which an outage must show.
-    ttl: Final = timedelta(milliseconds=500)
-
-    def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
-        self._ping = ping
-
-    async def __call__(self) -> None:
-        """Raise when there is none."""
-        await self._ping()
-
-
-def _values(settings: Settings, secrets: Iterable[Secret]) -> list[str]:
-    """Return every value that no line may show: the secrets, and the passwords inside the database URLs."""
-    values = [secret.reveal() for secret in secrets]
-    if settings.metrics_token is not None:
-        values.append(settings.metrics_token.reveal())
-    for url in (settings.database_url, settings.database_owner_url):
-        if url is not None:
-            values.append(url.reveal())
-            password = urlsplit(url.reveal()).password
-            if password:
-                values += [password, unquote(password)]
-    return values

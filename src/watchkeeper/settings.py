@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hmac
 import os
@@ -10,12 +11,13 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _SERVICE_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _SWITCHES: Final = {
@@ -200,6 +202,19 @@ class Settings:
             if variable and env.get(variable):
                 given[setting.name] = setting.metadata["read"](variable, env[variable])
         return cls(service=service, **given)
+
+    def secrets(self) -> Iterator[Secret]:
+        """Yield every secret in here, for those who have to keep them out of sight."""
+        if self.metrics_token is not None:
+            yield self.metrics_token
+        for url in (self.database_url, self.database_owner_url):
+            if url is not None:
+                yield url
+                password = ""
+                with contextlib.suppress(ValueError):  # what is no URL is refused where it is used
+                    password = urlsplit(url.reveal()).password or ""
+                if password:
+                    yield from (Secret(password), Secret(unquote(password)))
 
     @property
     def service_dir(self) -> Path:

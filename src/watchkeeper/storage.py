@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
 from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from watchkeeper.database import Database, MigrationSource
     from watchkeeper.database.embedded import EmbeddedServer
     from watchkeeper.settings import Settings
+
+DATABASE_CHECK: Final = "db"
 
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 2.0
@@ -62,6 +65,11 @@ class Storage:
         if self._database is None:
             raise DatabaseUnavailableError("The database is not open: the keeper has not been started.")
         return self._database
+
+    @property
+    def check(self) -> DatabaseCheck:
+        """The health check of the database."""
+        return DatabaseCheck(self.ping)
 
     @property
     def server(self) -> EmbeddedServer | None:
@@ -194,3 +202,23 @@ class Storage:
         except MigrationError as error:
             # The service already runs: it stays not ready, and the line says what the operator has to do.
             self._report("fatal", type="database", status="refused", msg=str(error))
+
+
+class DatabaseCheck:
+    """Asks the database for a sign of life.
+
+    Args:
+        ping: Asks it.
+    """
+
+    name: Final = DATABASE_CHECK
+    timeout: Final = timedelta(seconds=1)
+    # With the time-out, well within the two seconds in which an outage must show.
+    ttl: Final = timedelta(milliseconds=500)
+
+    def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
+        self._ping = ping
+
+    async def __call__(self) -> None:
+        """Raise when there is none."""
+        await self._ping()

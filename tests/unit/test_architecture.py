@@ -17,7 +17,8 @@ ARROWS = {
     "retention": {"audit", "database", "logs", "metrics"},
     "schedule": {"retention", "audit", "database", "logs", "metrics"},
     "storage": {"database"},
-    "keeper": {"storage", "schedule", "retention", "audit", "database", "http", "health", "logs", "metrics"},
+    "house": {"storage", "schedule", "retention", "database", "logs", "metrics"},
+    "keeper": {"house", "storage", "retention", "database", "http", "health", "logs", "metrics"},
     "server": {"keeper"},
     "cli": {"keeper", "storage", "schedule", "retention", "audit", "database", "logs"},
 }

@@ -147,3 +147,20 @@ def test_an_empty_secret_is_refused() -> None:
     """An empty token would let everybody in."""
     with pytest.raises(ConfigurationError, match="A secret is empty"):
         Secret("")
+
+
+def test_every_secret_is_named_for_those_who_mask() -> None:
+    """Tokens, whole URLs and the passwords inside them, as written and as meant, are all to be masked."""
+    settings = Settings(
+        service="shop",
+        metrics_token=Secret("hush"),
+        database_url=Secret("postgresql://shop:p%40ss@db/shop"),
+        database_owner_url=Secret("postgresql://[broken"),
+    )
+    assert [secret.reveal() for secret in settings.secrets()] == [
+        "hush",
+        "postgresql://shop:p%40ss@db/shop",
+        "p%40ss",
+        "p@ss",
+        "postgresql://[broken",
+    ]
