@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import sys
+import threading
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from watchkeeper.logs import (
+    RequestContext,
+    bind_request,
+    carry_context_into_threads,
+    current_request,
+    stop_carrying_context_into_threads,
+    trace_headers,
+    unbind_request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.fixture
+def carried() -> Iterator[None]:
+    """Contexts are carried into threads."""
+    carry_context_into_threads()
+    yield
+    stop_carrying_context_into_threads()
+
+
+@pytest.fixture
+def pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    """One worker thread, so that jobs follow each other in it."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as executor:
+        yield executor
+
+
+def request_id() -> str | None:
+    """Return the id of the request that this code runs for."""
+    request = current_request()
+    return None if request is None else request.request_id
+
+
+def run_in_request(name: str, call: Any) -> Any:
+    """Return what `call` returns within a request of this name."""
+
+    def within() -> Any:
+        bind_request(RequestContext(request_id=name))
+        return call()
+
+    return contextvars.Context().run(within)
+
+
+def test_a_request_is_bound_and_unbound() -> None:
+    """Outside a request there is none; within one its ids are there; bindings nest."""
+    outer = bind_request(RequestContext(request_id="a"))
+    inner = bind_request(RequestContext(request_id="b"))
+    assert request_id() == "b"
+    unbind_request(inner)
+    assert request_id() == "a"
+    unbind_request(outer)
+    assert request_id() is None
+
+
+def test_unbinding_in_another_context_leaves_no_request_behind() -> None:
+    """A body generator that another task closes must not raise, nor leave its request to the next one."""
+    token = bind_request(RequestContext(request_id="a"))
+
+    def elsewhere() -> str | None:
+        unbind_request(token)
+        return request_id()
+
+    assert contextvars.copy_context().run(elsewhere) is None
+    unbind_request(token)
+
+
+def test_outgoing_calls_carry_the_ids_on() -> None:
+    """X-Request-ID and W3C traceparent and tracestate, as far as there are any."""
+    assert trace_headers() == {}
+    token = bind_request(RequestContext(request_id="r-1"))
+    assert trace_headers() == {"X-Request-ID": "r-1"}
+    unbind_request(token)
+    token = bind_request(RequestContext(request_id="r-1", trace_id=TRACE, span_id=SPAN, trace_flags="00"))
+    assert trace_headers() == {"X-Request-ID": "r-1", "traceparent": f"00-{TRACE}-{SPAN}-00"}
+    unbind_request(token)
+    token = bind_request(RequestContext(request_id="r", trace_id=TRACE, span_id=SPAN, trace_state="a=1"))
+    assert trace_headers()["tracestate"] == "a=1"
+    unbind_request(token)
+
+
+@pytest.mark.usefixtures("carried")
+def test_a_thread_belongs_to_the_request_that_started_it() -> None:
+    """Also a subclass with a run of its own, and a timer."""
+    seen: dict[str, str | None] = {}
+
+    class Own(threading.Thread):
+        def run(self) -> None:
+            seen["subclass"] = request_id()
+
+    def start() -> None:
+        threads = [
+            threading.Thread(target=lambda: seen.update(thread=request_id())),
+            Own(),
+            threading.Timer(0, lambda: seen.update(timer=request_id())),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    run_in_request("a", start)
+    assert seen == {"thread": "a", "subclass": "a", "timer": "a"}
+
+
+@pytest.mark.usefixtures("carried")
+def test_a_thread_keeps_a_run_that_was_put_on_it() -> None:
+    """Some libraries replace run on the instance; it runs once, and is still there afterwards."""
+    seen: list[str | None] = []
+    thread = threading.Thread()
+    own = lambda: seen.append(request_id())  # noqa: E731 - replaced as such libraries do
+    thread.run = own  # type: ignore[method-assign]
+    run_in_request("a", thread.start)
+    thread.join()
+    assert seen == ["a"]
+    assert thread.run is own
+
+
+@pytest.mark.usefixtures("carried")
+def test_a_finished_thread_does_not_keep_the_context() -> None:
+    """The thread object may live on; what was bound in the request is let go."""
+    thread = threading.Thread()
+    run_in_request("a", thread.start)
+    thread.join()
+    assert "run" not in vars(thread)
+
+
+@pytest.mark.usefixtures("carried")
+def test_what_a_thread_changes_stays_in_it() -> None:
+    """It runs in a copy: its bindings do not reach the request that started it."""
+
+    def start() -> str | None:
+        thread = threading.Thread(target=bind_request, args=(RequestContext(request_id="b"),))
+        thread.start()
+        thread.join()
+        return request_id()
+
+    assert run_in_request("a", start) == "a"
+
+
+@pytest.mark.usefixtures("carried")
+def test_a_pools_thread_belongs_to_whoever_submits(pool: concurrent.futures.ThreadPoolExecutor) -> None:
+    """The worker that one request's job started logs the next request's id for the next request's job."""
+    seen = [run_in_request(name, lambda: pool.submit(request_id).result()) for name in ("a", "b")]
+    assert seen == ["a", "b"]
+    assert pool.submit(request_id).result() is None
+    assert run_in_request("c", lambda: list(pool.map(lambda _: request_id(), range(2)))) == ["c", "c"]
+
+
+@pytest.mark.usefixtures("carried")
+def test_a_pools_thread_keeps_nothing_of_the_request_that_started_it(
+    pool: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    """Its own context is empty: a job that was not submitted within a request has no request."""
+    seen: list[str | None] = []
+    run_in_request("a", lambda: pool.submit(request_id).result())
+    stop_carrying_context_into_threads()
+    seen.append(pool.submit(request_id).result())
+    carry_context_into_threads()
+    assert seen == [None]
+
+
+@pytest.mark.usefixtures("carried")
+def test_a_job_is_submitted_as_it_was_given(pool: concurrent.futures.ThreadPoolExecutor) -> None:
+    """Arguments, results and exceptions are the pool's own."""
+    assert pool.submit(int, "12", base=8).result() == 10
+    with pytest.raises(ValueError, match="invalid literal"):
+        pool.submit(int, "x").result()
+
+
+@pytest.mark.usefixtures("carried")
+async def test_tasks_threads_and_executors_of_asyncio_belong_to_the_request() -> None:
+    """create_task, to_thread, run_in_executor with the loop's own pool and with another."""
+    token = bind_request(RequestContext(request_id="a"))
+    loop = asyncio.get_running_loop()
+
+    async def task() -> str | None:
+        return request_id()
+
+    with concurrent.futures.ThreadPoolExecutor() as other:
+        seen = [
+            await asyncio.create_task(task()),
+            await asyncio.to_thread(request_id),
+            await loop.run_in_executor(None, request_id),
+            await loop.run_in_executor(other, request_id),
+        ]
+    unbind_request(token)
+    assert seen == ["a"] * 4
+
+
+@pytest.mark.usefixtures("carried")
+async def test_requests_side_by_side_do_not_mix() -> None:
+    """A hundred requests in one pool each see their own id, every time."""
+
+    async def serve(name: str) -> set[str | None]:
+        bind_request(RequestContext(request_id=name))
+        loop = asyncio.get_running_loop()
+        return {await loop.run_in_executor(None, request_id) for _ in range(5)}
+
+    seen = await asyncio.gather(*(asyncio.create_task(serve(str(number))) for number in range(100)))
+    assert seen == [{str(number)} for number in range(100)]
+
+
+def test_carrying_is_undone_with_the_last_who_asked_for_it() -> None:
+    """Two keepers in one process; once more than needed does no harm."""
+    before = (threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit)
+    carry_context_into_threads()
+    carry_context_into_threads()
+    stop_carrying_context_into_threads()
+    assert threading.Thread.start is not before[0]
+    stop_carrying_context_into_threads()
+    stop_carrying_context_into_threads()
+    assert (threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit) == before
+
+
+def test_a_patch_on_top_of_ours_stays_and_works(
+    pool: concurrent.futures.ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another library's patch calls ours below it, which passes calls on until somebody carries again."""
+    start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", submit)
+    carry_context_into_threads()
+    for owner, name in ((threading.Thread, "start"), (concurrent.futures.ThreadPoolExecutor, "submit")):
+        monkeypatch.setattr(owner, name, functools.partialmethod(getattr(owner, name)))
+    stop_carrying_context_into_threads()
+    seen: list[str | None] = []
+
+    def look() -> None:
+        thread = threading.Thread(target=lambda: seen.append(request_id()))
+        run_in_request("a", thread.start)
+        thread.join()
+        seen.append(run_in_request("a", lambda: pool.submit(request_id).result()))
+
+    look()
+    carry_context_into_threads()
+    look()
+    stop_carrying_context_into_threads()
+    assert seen == [None, None, "a", "a"]
+
+
+@pytest.mark.usefixtures("carried")
+def test_a_thread_that_has_a_context_keeps_it() -> None:
+    """From 3.14 a thread may be given one; there it is not put into another."""
+    seen: list[str | None] = []
+    thread = threading.Thread(target=lambda: seen.append(request_id()))
+    thread._context = contextvars.Context()  # type: ignore[attr-defined]
+    run_in_request("a", thread.start)
+    thread.join()
+    assert seen == [None]
+
+
+@pytest.mark.usefixtures("carried")
+def test_jobs_for_other_interpreters_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3.14's InterpreterPoolExecutor pickles its jobs, and a context cannot be pickled."""
+
+    class InterpreterPoolExecutor(concurrent.futures.ThreadPoolExecutor):
+        """Stands where 3.14 has its own."""
+
+    module = types.ModuleType("concurrent.futures.interpreter")
+    module.InterpreterPoolExecutor = InterpreterPoolExecutor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "concurrent.futures.interpreter", module)
+    with InterpreterPoolExecutor(max_workers=1) as interpreters:
+        interpreters.submit(request_id).result()
+        assert run_in_request("a", lambda: interpreters.submit(request_id).result()) is None
