@@ -1,7 +1,7 @@
 """A real PostgreSQL for the tests: one server a session, one fresh database a test.
 
 The session's server holds a template database with all migrations applied; `database_urls` clones it, which
-takes some 20 ms. `postgres_private` is a server of the test's own, to stop, kill and freeze.
+takes some 30 ms. `postgres_private` is a server of the test's own, to stop, kill and freeze.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ class PostgresServer:
         """Make a database of the owner's, empty or as a copy of another."""
         name = f"wk_{next(self._numbers)}"
         self.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(
+            # Copying files is three times as quick as writing them through the log, without fsync.
+            sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY file_copy").format(
                 sql.Identifier(name), sql.Identifier(OWNER), sql.Identifier(template or "template0")
             )
         )
