@@ -170,7 +170,7 @@ def _quart(**options: Any) -> Quart:
         ("GET", "/items/seven", 404, "unmatched"),
         ("GET", "/things/x/", 200, "/things/<name>/"),
         ("GET", "/things/x", 308, "unmatched"),
-        ("GET", "/feed", 404, "unmatched"),
+        ("GET", "/feed", 400, "unmatched"),
         ("GET", "/nothing", 404, "unmatched"),
     ],
 )
