@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from watchkeeper.exceptions import EmbeddedServerError
 from watchkeeper.http import Lifespan
 
-Message = dict[str, Any]
+Message = MutableMapping[str, Any]
 
 
 class _Host:

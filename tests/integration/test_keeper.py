@@ -1,0 +1,208 @@
+"""The keeper as a whole, in this process, on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+import watchkeeper
+from watchkeeper import Policy, Secret, Settings, Watchkeeper
+from watchkeeper.exceptions import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    MigrationError,
+    PolicyRefusedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """Say hello, without a lifespan."""
+    if scope["type"] == "lifespan":
+        raise RuntimeError("no lifespan here")
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def _settings(urls: DatabaseUrls, folder: Path, **more: Any) -> Settings:
+    return Settings(
+        service="shop",
+        state_dir=folder,
+        database_url=Secret(urls.url),
+        database_owner_url=Secret(urls.owner_url),
+        **more,
+    )
+
+
+@asynccontextmanager
+async def _served(keeper: Watchkeeper) -> AsyncIterator[httpx.AsyncClient]:
+    """Start the keeper as a server's lifespan would, and speak to its app."""
+    app = keeper.wrap(hello)
+    await keeper.start()
+    try:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            yield client
+    finally:
+        await keeper.stop()
+
+
+@pytest.fixture
+def lines_to() -> Any:
+    """Return the writing end of a pipe that nobody needs to read."""
+    reader, writer = os.pipe()
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+async def test_a_service_with_a_database_is_ready_when_it_is(
+    database_urls: DatabaseUrls, tmp_path: Path, lines_to: int
+) -> None:
+    """Ready needs the database, its migrations, and that nobody has told the service to stop."""
+    keeper = Watchkeeper(
+        "shop", settings=_settings(database_urls, tmp_path), database=True, lines_to=lines_to
+    )
+    async with _served(keeper) as client:
+        answer = await client.get("/readyz")
+        assert answer.json()["checks"] == {"running": True, "database": True, "migrations": True}
+        assert answer.status_code == 200
+        keeper.begin_shutdown()
+        answer = await client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["checks"]["running"] is False
+
+
+async def test_details_need_the_token(database_urls: DatabaseUrls, tmp_path: Path, lines_to: int) -> None:
+    """What runs here, and where its data is, is for the operator only."""
+    settings = _settings(database_urls, tmp_path, metrics_token=Secret("hush"), retention=False)
+    policy = Policy(table="events", age_column="at", keep=timedelta(days=1))
+    keeper = Watchkeeper("shop", settings=settings, retention=[policy], lines_to=lines_to)
+    async with _served(keeper) as client:
+        assert (await client.get("/health/detailed")).json() == {"status": "ok", "checks": {"db": True}}
+        answer = await client.get("/health/detailed", headers={"Authorization": "Bearer hush"})
+        details = answer.json()["details"]
+        assert (details["service"], details["database"], details["migrated"]) == ("shop", "external", True)
+        assert details["retention"] is False
+
+
+async def test_gauges_are_refreshed_before_a_scrape(
+    database_urls: DatabaseUrls, tmp_path: Path, lines_to: int
+) -> None:
+    """A scrape shows what the service knows now, and one refresh that fails or hangs stops no other."""
+    keeper = Watchkeeper(
+        "shop", settings=_settings(database_urls, tmp_path), database=True, lines_to=lines_to
+    )
+    guests = keeper.gauge("guests", "How many are here.")
+
+    @keeper.on_scrape
+    async def count() -> None:
+        guests.set(7)
+
+    @keeper.on_scrape
+    async def fail() -> None:
+        raise ValueError("miscounted")
+
+    @keeper.on_scrape
+    async def hang() -> None:
+        await asyncio.sleep(60)
+
+    async with _served(keeper) as client:
+        text = (await client.get("/metrics")).text
+        assert "guests 7.0" in text
+        assert "db_up 1.0" in text
+        with pytest.raises(ConfigurationError, match="before the app is wrapped"):
+            keeper.on_scrape(count)
+
+
+async def test_a_failed_start_is_remembered_and_undone(
+    database_urls: DatabaseUrls, tmp_path: Path, lines_to: int
+) -> None:
+    """What stopped the start is there for whoever has to say it, and nothing stays open."""
+    bad = tmp_path / "migrations"
+    bad.mkdir()
+    (bad / "0001_broken.sql").write_text("CREATE NONSENSE;")
+    source = watchkeeper.MigrationSource(name="shop", folder=bad)
+    keeper = Watchkeeper(
+        "shop", settings=_settings(database_urls, tmp_path), migrations=[source], lines_to=lines_to
+    )
+    with pytest.raises(MigrationError, match=r"0001_broken\.sql"):
+        await keeper.start()
+    assert isinstance(keeper.failure, MigrationError)
+    with pytest.raises(DatabaseUnavailableError, match="not open"):
+        _ = keeper.database
+
+
+async def test_commands_get_the_house_without_its_schedule(
+    database_urls: DatabaseUrls, tmp_path: Path, lines_to: int
+) -> None:
+    """`running` opens database and retention, prunes nothing by itself, and closes both."""
+    policy = Policy(table="events", age_column="at", keep=timedelta(days=1))
+    keeper = Watchkeeper(
+        "shop", settings=_settings(database_urls, tmp_path), retention=[policy], lines_to=lines_to
+    )
+    async with keeper.running():
+        assert [one.policy for one in await keeper.retention.status()] == [policy]
+        async with keeper.database.connection() as conn:
+            cursor = await conn.execute("SELECT count(*) FROM retention_runs")
+            assert await cursor.fetchone() == (0,)
+    with pytest.raises(ConfigurationError, match="There is no retention"):
+        _ = keeper.retention
+
+
+async def test_off_loopback_without_a_token_the_metrics_are_closed_and_the_log_says_so() -> None:
+    """The operator who binds to the world reads why nobody can scrape."""
+    reader, writer = os.pipe()
+    keeper = Watchkeeper("shop", settings=Settings(service="shop", host="0.0.0.0"), lines_to=writer)  # noqa: S104
+    async with _served(keeper) as client:
+        assert (await client.get("/metrics")).status_code == 403
+    os.close(writer)
+    with os.fdopen(reader) as written:
+        lines = [json.loads(line) for line in written]
+    assert {"level": "warn", "type": "metrics", "status": "closed"}.items() <= lines[0].items()
+
+
+def test_what_cannot_be_is_refused_when_it_is_declared() -> None:
+    """Contradictions and forbidden policies are errors before anything runs."""
+    policy = Policy(table="events", age_column="at", keep=timedelta(days=1))
+    with pytest.raises(ConfigurationError, match="need a database"):
+        Watchkeeper("shop", settings=Settings(service="shop"), database=False, retention=[policy])
+    with pytest.raises(PolicyRefusedError, match="audit_log"):
+        Policy(table="audit_log", age_column="created_at", keep=timedelta(days=1))
+    with pytest.raises(PolicyRefusedError, match="events"):
+        Watchkeeper("shop", settings=Settings(service="shop"), retention=[policy, policy])
+    alone = Watchkeeper("shop", settings=Settings(service="shop"))
+    with pytest.raises(ConfigurationError, match="has no database"):
+        _ = alone.database
+    assert alone.storage is None
+
+
+async def test_switched_off_parts_are_gone(tmp_path: Path, lines_to: int) -> None:
+    """Without metrics and health there are their paths no more, and the service still answers."""
+    settings = Settings(service="shop", state_dir=tmp_path, metrics=False, health=False, request_lines=False)
+    async with _served(Watchkeeper("shop", settings=settings, lines_to=lines_to)) as client:
+        assert (await client.get("/hello")).text == "hello"
+        found = {path: (await client.get(path)).status_code for path in ("/metrics", "/health", "/livez")}
+        assert found == {"/metrics": 404, "/health": 404, "/livez": 200}
+
+
+def test_public_names_are_there_and_others_are_not() -> None:
+    """Every name of `__all__` can be had, and a wrong one is an AttributeError."""
+    assert {name: getattr(watchkeeper, name) is not None for name in watchkeeper.__all__} == dict.fromkeys(
+        watchkeeper.__all__, True
+    )
+    with pytest.raises(AttributeError, match="no attribute 'watch'"):
+        _ = watchkeeper.watch
