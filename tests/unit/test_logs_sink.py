@@ -1,0 +1,448 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.lines import LineFile
+from watchkeeper.logs import DROP_REASONS, Logging, Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SHORT = timedelta(milliseconds=30)
+
+
+class Pipe:
+    """A pipe, and what has come out of it."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self._open = {self.reader, self.writer}
+
+    def read(self) -> bytes:
+        """Return everything that is in the pipe now."""
+        out = b""
+        while select.select([self.reader], [], [], 0)[0]:
+            piece = os.read(self.reader, 1 << 20)
+            if not piece:
+                break
+            out += piece
+        return out
+
+    def fill(self) -> int:
+        """Fill the pipe to the brim; return how many bytes that took."""
+        os.set_blocking(self.writer, False)
+        filled = 0
+        for size in (4096, 1):
+            try:
+                while True:
+                    filled += os.write(self.writer, b"." * size)
+            except BlockingIOError:
+                pass
+        os.set_blocking(self.writer, True)
+        return filled
+
+    def close(self, *ends: int) -> None:
+        """Close these ends; all that are still open by default."""
+        for end in ends or tuple(self._open):
+            if end in self._open:
+                os.close(end)
+                self._open.discard(end)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """A pipe that is closed afterwards."""
+    made = Pipe()
+    yield made
+    made.close()
+
+
+def line(number: int, size: int = 0) -> bytes:
+    """Return a numbered line, padded to `size`."""
+    start = b"%d " % number
+    return start + b"x" * (size - len(start) - 1) + b"\n"
+
+
+def test_outside_a_loop_a_line_is_written_at_once(pipe: Pipe) -> None:
+    """A command-line program or a thread without a loop does not wait for anything."""
+    Sink(pipe.writer).write(b"one\n")
+    assert pipe.read() == b"one\n"
+
+
+async def test_within_a_loop_lines_leave_at_the_end_of_the_turn(pipe: Pipe) -> None:
+    """All lines of a turn go together, and none is kept back longer."""
+    sink = Sink(pipe.writer)
+    sink.write(b"one\n")
+    sink.write(b"two\n")
+    assert pipe.read() == b""
+    await asyncio.sleep(0)
+    assert pipe.read() == b"one\ntwo\n"
+    sink.write(b"three\n")
+    await asyncio.sleep(0)
+    assert pipe.read() == b"three\n"
+
+
+async def test_flush_does_not_wait_for_the_turn(pipe: Pipe) -> None:
+    """At shutdown, what is gathered is written now."""
+    sink = Sink(pipe.writer)
+    sink.write(b"one\n")
+    sink.flush()
+    assert pipe.read() == b"one\n"
+
+
+def test_lines_of_a_loop_that_ended_are_not_lost(pipe: Pipe) -> None:
+    """A loop that stopped before its turn ended leaves its lines to the next write, in order."""
+    sink = Sink(pipe.writer)
+    loop = asyncio.new_event_loop()
+
+    def last() -> None:
+        sink.write(b"one\n")
+        loop.stop()
+
+    loop.call_soon(last)
+    loop.run_forever()
+    loop.close()
+    sink.write(b"two\n")
+    assert pipe.read() == b"one\ntwo\n"
+    other = asyncio.new_event_loop()
+    other.call_soon(sink.write, b"three\n")
+    other.call_soon(other.stop)
+    other.run_forever()
+    other.close()
+    sink.flush()
+    assert pipe.read() == b"three\n"
+
+
+def test_a_batch_goes_out_in_pieces_of_whole_lines(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No write is longer than PIPE_BUF or ends within a line: the kernel mixes nothing into such a write."""
+    fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    written: list[bytes] = []
+    write = os.write
+
+    def note(fd: int, data: bytes) -> int:
+        written.append(data)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", note)
+
+    async def turn() -> None:
+        sink = Sink(pipe.writer)
+        for number in range(500):
+            sink.write(line(number, 20 + number % 700))
+        await asyncio.sleep(0)
+
+    asyncio.run(turn())
+    assert all(len(piece) <= select.PIPE_BUF and piece.endswith(b"\n") for piece in written)
+    assert len(written) < 100
+    assert pipe.read() == b"".join(line(number, 20 + number % 700) for number in range(500))
+
+
+async def test_a_line_longer_than_a_piece_stays_whole(pipe: Pipe) -> None:
+    """It is a piece by itself, between its neighbours; one without a newline harms nobody either."""
+    sink = Sink(pipe.writer)
+    lines = [line(1, 50), line(2, 30_000), line(3, 4096), line(4, 4097), line(5, 50)]
+    for each in lines:
+        sink.write(each)
+    sink.write(b"y" * 5000)
+    sink.flush()
+    assert pipe.read() == b"".join(lines) + b"y" * 5000
+
+
+def test_a_long_line_makes_the_pipe_wider_rather_than_wait(pipe: Pipe) -> None:
+    """Room for all of it at once is what keeps other processes' lines out of it."""
+    sink = Sink(pipe.writer)
+    for number in range(12):
+        sink.write(line(number, 30_000))
+    assert sink.dropped == 0
+    assert fcntl.fcntl(pipe.writer, fcntl.F_GETPIPE_SZ) >= 1 << 20
+    assert pipe.read() == b"".join(line(number, 30_000) for number in range(12))
+
+
+def test_a_long_line_waits_for_the_reader_and_then_gives_up(pipe: Pipe) -> None:
+    """When the pipe cannot grow and nobody reads, it is dropped whole instead of written in parts."""
+    fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    pipe.fill()
+    drops: list[tuple[int, str]] = []
+    sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop), patience=SHORT)
+    sink.write(line(1, 10_000))
+    assert drops == [(1, "blocked")]
+    pipe.read()
+    sink.write(line(2, 10_000))
+    assert pipe.read() == line(2, 10_000)
+
+
+def test_threads_do_not_mix_their_lines_and_keep_their_order(tmp_path: Path) -> None:
+    """Eight threads and a loop write at once: every line is whole, and each writer's are in order."""
+    file = LineFile(tmp_path / "lines")
+    logs = Logging(service="shop", env="test", sink=file.sink)
+
+    def write(writer: int) -> None:
+        for number in range(300):
+            logs.event("info", writer=writer, number=number)
+
+    async def in_loop() -> None:
+        for number in range(300):
+            logs.event("info", writer=99, number=number)
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(8)]
+    for thread in threads:
+        thread.start()
+    asyncio.run(in_loop())
+    for thread in threads:
+        thread.join()
+    seen: dict[int, list[int]] = {}
+    for each in file.read():
+        seen.setdefault(each["writer"], []).append(each["number"])
+    file.close()
+    assert seen == {writer: list(range(300)) for writer in (*range(8), 99)}
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (errno.EPIPE, "closed"),
+        (errno.EBADF, "closed"),
+        (errno.ENOSPC, "full"),
+        (errno.EDQUOT, "full"),
+        (errno.EIO, "error"),
+    ],
+)
+def test_a_failed_write_is_counted_by_its_reason(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, failure: int, reason: str
+) -> None:
+    """Nothing is raised; the lines of the piece are counted; the next write is tried again."""
+
+    def fail(_fd: int, _data: bytes) -> int:
+        raise OSError(failure, os.strerror(failure))
+
+    drops: list[tuple[int, str]] = []
+    sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", fail)
+        sink.write(b"one\n")
+    sink.write(b"two\n")
+    assert drops == [(1, reason)]
+    assert reason in DROP_REASONS
+    assert sink.dropped == 1
+    assert pipe.read() == b"two\n"
+
+
+def test_a_reader_that_left_is_counted(pipe: Pipe) -> None:
+    """The real thing: the read end is closed, and no signal ends the service."""
+    sink = Sink(pipe.writer)
+    pipe.close(pipe.reader)
+    sink.write(b"one\n")
+    sink.write(line(2, 10_000))
+    assert sink.dropped == 2
+
+
+def test_a_full_disk_is_counted() -> None:
+    """/dev/full answers as a full disk does."""
+    fd = os.open("/dev/full", os.O_WRONLY)
+    drops: list[tuple[int, str]] = []
+    sink = Sink(fd, on_drop=lambda *drop: drops.append(drop))
+    sink.write(b"one\n")
+    os.close(fd)
+    sink.write(b"two\n")
+    assert drops == [(1, "full"), (1, "closed")]
+
+
+def test_a_process_without_stdout_writes_into_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python found descriptor 1 closed at its start: by now the number may be somebody's socket."""
+    monkeypatch.setattr(sys, "__stdout__", None)
+    sink = Sink()
+    sink.write(b"one\n")
+    assert sink.dropped == 1
+
+
+def test_a_reader_that_does_not_read_costs_its_patience_once(pipe: Pipe) -> None:
+    """With O_NONBLOCK set by somebody else: wait a while, then drop and count without waiting, never spin."""
+    filled = pipe.fill()
+    os.set_blocking(pipe.writer, False)
+    drops: list[tuple[int, str]] = []
+    sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop), patience=SHORT)
+    before, cpu = time.monotonic(), time.process_time()
+    sink.write(b"one\n")
+    waited = time.monotonic() - before
+    for _ in range(20):
+        sink.write(b"more\n")
+    assert SHORT.total_seconds() <= waited < 5
+    assert time.monotonic() - before < waited + 20 * SHORT.total_seconds()
+    assert time.process_time() - cpu < 1
+    assert drops == [(1, "blocked")] * 21
+    assert not os.get_blocking(pipe.writer)
+    assert len(pipe.read()) == filled
+    sink.write(b"again\n")
+    assert pipe.read() == b"again\n"
+
+
+def test_a_slow_reader_loses_nothing(pipe: Pipe) -> None:
+    """Within the patience a non-blocking descriptor is waited for."""
+    filled = pipe.fill()
+    os.set_blocking(pipe.writer, False)
+    out: list[bytes] = []
+    reader = threading.Timer(0.05, lambda: out.append(pipe.read()))
+    reader.start()
+    sink = Sink(pipe.writer, patience=timedelta(seconds=10))
+    sink.write(b"one\n")
+    reader.join()
+    out.append(pipe.read())
+    assert b"".join(out)[filled:] == b"one\n"
+    assert sink.dropped == 0
+
+
+def test_a_partial_write_is_completed() -> None:
+    """A socket takes a part; the rest follows as soon as there is room."""
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    out: list[bytes] = []
+
+    def read() -> None:
+        while data := right.recv(1000):
+            out.append(data)
+
+    reader = threading.Thread(target=read)
+    sink = Sink(left.fileno(), patience=timedelta(seconds=10))
+    reader.start()
+    for number in range(20):
+        sink.write(line(number, 30_000))
+    left.close()
+    reader.join()
+    right.close()
+    assert sink.dropped == 0
+    assert b"".join(out) == b"".join(line(number, 30_000) for number in range(20))
+
+
+def test_a_line_that_broke_off_does_not_spoil_the_next(monkeypatch: pytest.MonkeyPatch, pipe: Pipe) -> None:
+    """A disk that fills up within a line: the next one begins on a line of its own."""
+    write = os.write
+    plan: list[int | OSError] = [4, OSError(errno.ENOSPC, "full"), OSError(errno.ENOSPC, "full")]
+
+    def partly(fd: int, data: bytes) -> int:
+        step = plan.pop(0) if plan else len(data)
+        if isinstance(step, OSError):
+            raise step
+        return write(fd, data[:step])
+
+    monkeypatch.setattr(os, "write", partly)
+    sink = Sink(pipe.writer)
+    for text in (b"first\n", b"second\n", b"third\n", b"fourth\n"):
+        sink.write(text)
+    assert pipe.read() == b"firs\nthird\nfourth\n"
+    assert sink.dropped == 2
+
+
+def test_what_was_dropped_is_said_when_writing_works_again(pipe: Pipe) -> None:
+    """One line says how many are missing, in the place where they are missing."""
+    sink = Sink(pipe.writer, patience=SHORT)
+    logs = Logging(service="shop", env="test", sink=sink)
+    pipe.fill()
+    os.set_blocking(pipe.writer, False)
+    for _ in range(3):
+        logs.event("info", msg="lost")
+    pipe.read()
+    logs.event("info", msg="back")
+    logs.event("info", msg="and on")
+    out = pipe.read().decode().splitlines()
+    assert [text.partition('"env":"test",')[2] for text in out] == [
+        '"msg":"back"}',
+        '"type":"log","msg":"Log lines were dropped","dropped":3}',
+        '"msg":"and on"}',
+    ]
+
+
+def test_counting_drops_may_fail_or_log(pipe: Pipe) -> None:
+    """Whatever the callbacks do, the sink neither raises nor waits for itself."""
+    pipe.close(pipe.reader)
+    sink = Sink(pipe.writer)
+
+    def on_drop(_count: int, _reason: str) -> None:
+        if sink.dropped < 3:
+            sink.write(b"about the drop\n")
+            sink.flush()
+        raise RuntimeError("counter is broken")
+
+    sink.on_drop = on_drop
+    sink.write(b"one\n")
+    assert sink.dropped == 3
+
+
+def test_saying_what_was_dropped_may_fail(pipe: Pipe) -> None:
+    """The line that works again is out, whatever the callback does; without one nothing is missed."""
+
+    def fail(_count: int) -> None:
+        raise RuntimeError("no")
+
+    for on_recover in (fail, None):
+        sink = Sink(-1, on_recover=on_recover)
+        sink.write(b"lost\n")
+        sink._fd = pipe.writer
+        sink.write(b"one\n")
+        assert pipe.read() == b"one\n"
+
+
+def test_what_waits_for_a_writer_has_a_bound(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one thread hangs in a write, others gather up to a bound; what is beyond is counted."""
+    begun, go = threading.Event(), threading.Event()
+    write = os.write
+
+    def hang(fd: int, data: bytes) -> int:
+        begun.set()
+        go.wait(10)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", hang)
+    drops: list[tuple[int, str]] = []
+    sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop))
+    writer = threading.Thread(target=sink.write, args=(b"one\n",))
+    writer.start()
+    begun.wait(10)
+    big = line(2, 1 << 20)
+    for _ in range(20):
+        sink.write(big)
+    assert 0 < sum(count for count, _ in drops) < 20
+    assert {reason for _, reason in drops} == {"overflow"}
+    reading = threading.Thread(target=lambda: [os.read(pipe.reader, 1 << 20) for _ in range(3)], daemon=True)
+    sink._pending.clear()
+    sink._pending_bytes = 0
+    reading.start()
+    go.set()
+    writer.join()
+    pipe.close(pipe.writer)
+    reading.join()
+
+
+def test_flush_waits_for_a_thread_that_is_writing(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At exit the line that another thread has in hand gets out first."""
+    begun = threading.Event()
+    write = os.write
+
+    def slowly(fd: int, data: bytes) -> int:
+        begun.set()
+        time.sleep(0.05)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", slowly)
+    sink = Sink(pipe.writer, patience=timedelta(seconds=10))
+    writer = threading.Thread(target=sink.write, args=(b"one\n",))
+    writer.start()
+    begun.wait(10)
+    sink.flush()
+    assert pipe.read() == b"one\n"
+    writer.join()
