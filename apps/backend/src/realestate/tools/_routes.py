@@ -18,7 +18,6 @@ from realestate.auth import require_service_token
 from realestate.errors import ApiError, documented, to_api_error
 from realestate.openapi import takes_json
 from realestate.requests import StrictRequest, decode
-from realestate.settings import DEFAULT_AGENT
 from realestate.tools import _admin, _listing
 from watchkeeper import audit
 from watchkeeper.exceptions import DatabaseUnavailableError
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
 TOOLS: Final[Mapping[str, Tool]] = {tool.name: tool for tool in (*_listing.TOOLS, *_admin.TOOLS)}
 
 
-class Answer(msgspec.Struct):
+class Answer(msgspec.Struct, kw_only=True):
     """What a tool answered."""
 
     tool: str
-    result: Any
     status: str = "ok"
+    result: Any
 
 
 @post(
@@ -74,7 +73,7 @@ class _Call:
     def __init__(self, request: StrictRequest, tool: Tool) -> None:
         self._request = request
         self._tool = tool
-        self._agent = DEFAULT_AGENT
+        self._agent = "unknown"  # until the header says who it is
         self._entity_id: str | None = None
 
     async def run(self) -> Result:
@@ -91,7 +90,6 @@ class _Call:
         return result
 
     async def _read(self) -> Any:
-        self._agent = "unknown"  # until the header says who it is
         self._agent = self._request.agent
         arguments: Any = decode(await self._request.body() or b"{}", self._tool.arguments)
         subject = getattr(arguments, "listing_id", None)
@@ -99,15 +97,12 @@ class _Call:
         return arguments
 
     async def _note_failure(self, error: Exception) -> None:
+        if isinstance(error, DatabaseUnavailableError):
+            return  # there can be no entry now; nothing was written either
         told = to_api_error(error)
-        entry = {"status": "rejected" if told.status < 500 else "error", "code": told.code}
-        try:
-            async with self._request.backend.database.transaction() as conn:
-                await self._note(conn, entry)
-        except DatabaseUnavailableError:
-            # Of a call that failed because the database is away there can be no entry; nor did it write.
-            if told.status < 500:
-                raise
+        status = "rejected" if told.status < 500 else "error"
+        async with self._request.backend.database.transaction() as conn:
+            await self._note(conn, {"status": status, "code": told.code})
 
     async def _note(self, conn: AsyncConnection[Any], payload: Mapping[str, object]) -> None:
         await audit.append(
