@@ -128,14 +128,30 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def occupy(environment: Environment) -> None:
+    """Make the environment unless it is current, and keep it from being cleared while this process lives."""
+    while True:
+        if not environment.is_current():
+            ensure(environment)
+        try:
+            descriptor = lock(environment, fcntl.LOCK_SH)
+        except OSError:  # who may only read the checkout cannot be asked to lock it
+            return
+        os.set_inheritable(descriptor, True)  # it outlives the step from this script to the backend
+        if environment.is_current():
+            return
+        os.close(descriptor)
+
+
 def ensure(environment: Environment) -> None:
-    """Make the environment unless it is there and current. One process at a time does it."""
-    if environment.is_current():
-        return
+    """Make the environment, or wait for the process that does."""
     try:
-        with lock_out_others(environment) as descriptor:
-            if not environment.is_current():  # the process that we waited for may have made it
+        descriptor = lock(environment, fcntl.LOCK_EX)
+        try:
+            if not environment.is_current():
                 build(environment, descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SetupError(fill_in(DISK_FULL, environment)) from error
@@ -144,20 +160,20 @@ def ensure(environment: Environment) -> None:
         raise SetupError(f"the set-up of {environment.folder} failed: {error}") from error
 
 
-@contextlib.contextmanager
-def lock_out_others(environment: Environment) -> typing.Iterator[int]:
-    """Hold the set-up's file lock: opened for reading, so that another user's lock file serves as well."""
+def lock(environment: Environment, kind: int) -> int:
+    """Take the environment's file lock: alone to make it, together with others to run from it.
+
+    The file is opened for reading, so that another user's serves as well.
+    """
     path = environment.folder.with_suffix(".lock")
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"dev.py: another process is setting up {environment.folder.name}, waiting for it ...")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        name = environment.folder.name
+        say(f"dev.py: another process sets up {name} or runs from it, waiting for it ...")
+        fcntl.flock(descriptor, kind)
+    return descriptor
 
 
 def build(environment: Environment, descriptor: int) -> None:
@@ -290,14 +306,14 @@ def fill_in(sentence: str, environment: Environment, **more: str) -> str:
 
 def start_backend(command: str, arguments: list[str]) -> int:
     """Become a command of the backend: its signals and its exit code are then its own."""
-    ensure(SERVE)
+    occupy(SERVE)
     program = [str(SERVE.python), "-m", "realestate", command, *arguments]
     os.execv(SERVE.python, program)  # noqa: S606  # no shell is wanted
 
 
 def run_tests(arguments: list[str]) -> int:
     """Run pytest; without arguments with branch coverage, also of the processes that the tests start."""
-    ensure(TEST)
+    occupy(TEST)
     with tempfile.TemporaryDirectory(prefix="dev-test-") as scratch:
         tool = functools.partial(run_tool, scratch)
         if arguments:
@@ -311,7 +327,7 @@ def run_checks(arguments: list[str]) -> int:
     """Run every linter, also after one that finds something."""
     if arguments:
         raise SetupError("check takes no arguments, it always checks the whole checkout")
-    ensure(TEST)
+    occupy(TEST)
     with tempfile.TemporaryDirectory(prefix="dev-check-") as scratch:
         tools = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
         return max([run_tool(scratch, *tool) for tool in tools])

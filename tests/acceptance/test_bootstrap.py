@@ -116,7 +116,23 @@ def test_two_first_starts_at_once_set_up_once(checkout: Checkout) -> None:
     assert first.returncode == 0
     assert json.loads(stdout)["arguments"] == ["serve"]
     assert started(second)["arguments"] == ["traffic"]
-    assert second.stderr == "dev.py: another process is setting up .venv, waiting for it ...\n"
+    assert second.stderr == "dev.py: another process sets up .venv or runs from it, waiting for it ...\n"
+
+
+def test_nothing_is_cleared_under_a_running_backend(checkout: Checkout) -> None:
+    """Who has pulled another lock waits for the one who still serves from the old environment."""
+    with checkout.start("serve", "--stay") as serving:
+        assert serving.stdout is not None
+        assert json.loads(serving.stdout.readline())["arguments"] == ["serve", "--stay"]
+        with (checkout.root / "requirements.lock").open("a", encoding="utf-8") as lock:
+            lock.write("# another lock\n")
+        with checkout.start("keep") as keeping:
+            assert "setting up" not in wait_for(keeping, "or runs from it, waiting for it")
+            assert (checkout.root / ".venv/.stamp").exists()
+            serving.communicate(timeout=10)
+            stdout, stderr = keeping.communicate(timeout=60)
+    assert json.loads(stdout)["arguments"] == ["keep"]
+    assert "setting up .venv" in stderr
 
 
 def test_a_killed_set_up_is_waited_for_and_healed(checkout: Checkout, silent_index: str) -> None:

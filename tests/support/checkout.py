@@ -46,8 +46,10 @@ import sys
 
 
 def main() -> None:
-    """Print the arguments and the environment."""
-    print(json.dumps({"arguments": sys.argv[1:], "prefix": sys.prefix}))
+    """Print the arguments and the environment; with --stay, go on until stdin ends."""
+    print(json.dumps({"arguments": sys.argv[1:], "prefix": sys.prefix}), flush=True)
+    if "--stay" in sys.argv:
+        sys.stdin.read()
 
 
 if __name__ == "__main__":
@@ -89,7 +91,7 @@ class Checkout:
             [python, str(self.root / "dev.py"), *arguments],
             cwd=self.root,
             env=self.environ(**changes),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

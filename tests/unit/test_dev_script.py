@@ -187,7 +187,7 @@ def test_a_failed_file_operation_becomes_a_sentence(
     dev.SERVE.stamp.unlink()
     monkeypatch.setattr(dev, "build", fail)
     with pytest.raises(dev.SetupError, match=sentence):
-        dev.ensure(dev.SERVE)
+        dev.occupy(dev.SERVE)
 
 
 def test_a_mistyped_command_is_answered_with_the_near_one(
