@@ -1,5 +1,6 @@
 """The append-only record of who did what."""
 
-from watchkeeper.audit._log import Entry, append, recent
+from watchkeeper.audit._log import ActorType, Entry, append, recent
+from watchkeeper.audit._protection import protection
 
-__all__ = ["Entry", "append", "recent"]
+__all__ = ["ActorType", "Entry", "append", "protection", "recent"]

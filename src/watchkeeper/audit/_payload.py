@@ -10,7 +10,7 @@ import msgspec
 
 # Deeper than any entry that somebody reads, and far from the limits of msgspec and PostgreSQL.
 _DEPTH: Final = 32
-_SAFE_INTEGER: Final = 2**63
+_INTEGER_BITS: Final = 4096  # some 1200 digits; Python prints and reads 4300
 
 
 def encode_payload(payload: Mapping[str, object]) -> str:
@@ -33,7 +33,7 @@ def _plain(value: object, above: tuple[int, ...]) -> object:
     if isinstance(value, str):
         return _clean(value)
     if isinstance(value, int):
-        return value if abs(value) < _SAFE_INTEGER else _text_of(value)
+        return value if value.bit_length() <= _INTEGER_BITS else _text_of(value)
     if isinstance(value, (Mapping, list, tuple, AbstractSet)):
         return _plain_container(value, above)
     if value is None or isinstance(value, float):

@@ -20,3 +20,22 @@ FROM audit_log
 WHERE entity = %(entity)s
 ORDER BY id DESC
 LIMIT %(limit)s;
+
+-- name: table
+-- How the table itself stands: kept over a crash, nothing rewritten or hidden on the way to it.
+SELECT relpersistence <> 'p', relhasrules, relrowsecurity
+FROM pg_class
+WHERE oid = to_regclass('audit_log');
+
+-- name: triggers
+-- Every trigger on the table, with what its function does.
+SELECT
+    t.tgname,
+    t.tgtype::integer,
+    t.tgenabled = 'A',
+    t.tgqual IS NOT NULL OR t.tgattr <> ''::int2vector,
+    p.prosrc
+FROM pg_trigger AS t
+JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE t.tgrelid = to_regclass('audit_log') AND NOT t.tgisinternal
+ORDER BY t.tgname;
