@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     program = await find_program(keeper, "pg_restore")
     await run_program(program, "--list", str(file))  # is it a backup at all?
     question = f"Replace everything in the database {name} by {file}?"
-    if not arguments.yes and not await asyncio.to_thread(screen.ask, question):
+    if not arguments.yes and not await screen.ask(question):
         screen.say("Nothing was changed.")
         return 0
     await run_program(

@@ -38,9 +38,9 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     if screen.terminal:
         plans = await retention.plan(tables)
         show_plans(plans, screen)
-        totals = {plan.policy.name: plan.rows for plan in plans}
+        totals = {plan.policy.name: plan.rows for plan in plans if not plan.problem}
         rows = sum(totals.values())
-        if not arguments.yes and not await asyncio.to_thread(screen.ask, f"Delete {rows:,} rows now?"):
+        if not arguments.yes and not await screen.ask(f"Delete {rows:,} rows now?"):
             screen.say("Nothing was deleted.")
             return 0
     with _stoppable(retention), screen.progress(totals) as advance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -72,11 +73,18 @@ class Screen:
             table.add_row(*(escape(cell) for cell in row))
         self._console.print(table)
 
-    def ask(self, question: str) -> bool:
+    async def ask(self, question: str) -> bool:
         """Ask the human in front of the terminal; nothing but y and yes is a yes."""
         self._out.write(f"{question} [y/N] ")
         self._out.flush()
-        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str] = loop.create_future()
+        # Not in a thread, which Ctrl-C would not get out of its read.
+        loop.add_reader(sys.stdin, lambda: answer.set_result(sys.stdin.readline()))
+        try:
+            return (await answer).strip().lower() in {"y", "yes"}
+        finally:
+            loop.remove_reader(sys.stdin)
 
     def progress(self, totals: Mapping[str, int]) -> AbstractContextManager[Callable[[str, int], None]]:
         """Show a bar for each of several things that are counted; nothing where nobody watches.
@@ -155,6 +163,8 @@ def _bars(console: Console, totals: Mapping[str, int]) -> Iterator[Callable[[str
         }
 
         def advance(name: str, count: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=None, rate="")
             task = progress.tasks[tasks[name]]
             if not task.started:
                 progress.start_task(task.id)

@@ -260,7 +260,9 @@ class Ledger:
     async def _close(
         self, claim: Claim, state: State, error: BaseException | None, *, lapsed: bool
     ) -> Closed | None:
-        described = None if error is None else {"type": type(error).__name__, "message": _one_line(error)}
+        described = None
+        if error is not None and state != "stopped":  # which says it all
+            described = {"type": type(error).__name__, "message": _one_line(error)}
         async with self._database.transaction() as conn:
             locked = await conn.execute(QUERIES["lock_to_close"], {**_key(claim), "lapsed": lapsed})
             row = await locked.fetchone()

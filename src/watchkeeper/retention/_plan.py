@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COUNT_TIMEOUT_MS: Final = 5000
 """Longest time to count; a table that takes longer is estimated."""
 
+_LOOKUP_TIMEOUT_MS: Final = 5000
 _LOCK_TIMEOUT_MS: Final = 2000
 
 
@@ -60,9 +61,7 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Pla
         PolicyRefusedError: The policy may not be carried out.
         RetentionError: The table or its age column does not exist.
     """
-    await conn.execute(
-        QUERIES["limits"], {"statement_ms": str(COUNT_TIMEOUT_MS), "lock_ms": str(_LOCK_TIMEOUT_MS)}
-    )
+    await _limit(conn, _LOOKUP_TIMEOUT_MS)
     target = await find_target(conn, policy)
     horizon = now - policy.keep
     counted = await _count(conn, target, horizon)
@@ -80,11 +79,17 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Pla
     )
 
 
+async def _limit(conn: AsyncConnection[Any], statement_ms: int) -> None:
+    limits = {"statement_ms": str(statement_ms), "lock_ms": str(_LOCK_TIMEOUT_MS)}
+    await conn.execute(QUERIES["limits"], limits)
+
+
 async def _count(
     conn: AsyncConnection[Any], target: Target, horizon: datetime
 ) -> tuple[int, datetime | None] | None:
     try:
         async with conn.transaction():
+            await _limit(conn, COUNT_TIMEOUT_MS)
             rows, oldest = await fetch_row(conn, target.fill(QUERIES["count_eligible"]), {"horizon": horizon})
     except errors.QueryCanceled:
         return None

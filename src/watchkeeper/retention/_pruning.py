@@ -90,6 +90,8 @@ class Pruning:
         self._on_rows = on_rows
         self._size = _FIRST_SIZE
         self._vain = 0
+        self._locked = 0  # in this pass: rows that somebody else has locked
+        self._kept = 0  # in this pass: rows that were ours to delete, and stayed
         self._renewed_at = time.monotonic()
         self.deleted = 0
 
@@ -104,16 +106,17 @@ class Pruning:
         """
         target = await self._patiently(self._find)
         spans = [await self._patiently(self._whole, target)]
-        left = 0
         for wait in PASS_WAITS:
             await self._pause(wait)
-            spans, left = await self._pass(target, spans)
+            spans = await self._pass(target, spans)
             if not spans:
                 return
-        if left:
+        if self._kept:
+            raise _kept_by_trigger(target)
+        if self._locked:
             raise RetentionError(
-                f"{left} rows of {target.name} that are due are locked by other transactions: end these (see"
-                " pg_stat_activity); the next run takes the rows."
+                f"{self._locked} rows of {target.name} that are due are locked by other transactions: end"
+                " these (see pg_stat_activity); the next run takes the rows."
             )
 
     async def _find(self) -> Target:
@@ -124,23 +127,24 @@ class Pruning:
         async with self._transaction() as conn:
             return await whole(conn, target)
 
-    async def _pass(self, target: Target, spans: list[Span]) -> tuple[list[Span], int]:
-        """Go over the spans once; return what the next pass has to go over, and how many rows were left."""
+    async def _pass(self, target: Target, spans: list[Span]) -> list[Span]:
+        """Go over the spans once, and return what the next pass has to go over."""
         again: list[Span] = []
-        seen = left = 0
+        seen = self._locked = self._kept = 0
         for span in spans:
             rest: Span | None = span
             while rest is not None:
                 swept = await self._patiently(self._sweep, target, rest)
                 seen += swept.seen
+                self._locked += swept.seen - swept.held
+                self._kept += swept.held - swept.deleted
                 if swept.seen > swept.deleted:
-                    left += swept.seen - swept.deleted
                     again.append(swept.covered)
                 rest = swept.rest
         if seen and isinstance(spans[0], BlockSpan):
             # An old row that was updated meanwhile has moved, perhaps to where the pass had been already.
             again = [await self._patiently(self._whole, target)]
-        return again, left
+        return again
 
     async def _sweep(self, target: Target, span: Span) -> Swept:
         began = time.monotonic()
@@ -195,12 +199,19 @@ class Pruning:
         self._size = min(max(int(self._size * factor), _SMALLEST_SIZE), _LARGEST_SIZE)
 
     def _watch_for_triggers(self, target: Target, swept: Swept) -> None:
-        self._vain = self._vain + 1 if swept.held and not swept.deleted else 0
+        if swept.deleted:
+            self._vain = 0
+        elif swept.held:
+            self._vain += 1
         if self._vain >= _VAIN_SWEEPS:
-            raise RetentionError(
-                f"Rows of {target.name} that are due stay although nobody has locked them: a BEFORE DELETE"
-                " trigger keeps them. Change the trigger, or the policy."
-            )
+            raise _kept_by_trigger(target)
+
+
+def _kept_by_trigger(target: Target) -> RetentionError:
+    return RetentionError(
+        f"Rows of {target.name} that are due stay although nobody has locked them: a BEFORE DELETE trigger"
+        " keeps them. Change the trigger, or the policy."
+    )
 
 
 def _milliseconds(duration: timedelta) -> str:

@@ -199,7 +199,8 @@ WHERE {eligible};
 EXPLAIN (FORMAT JSON) SELECT FROM {table} AS t WHERE {eligible};
 
 -- name: sweep_by_age
--- Delete the next rows of a span of ages, oldest first, but for those that others have locked.
+-- Delete the next rows of a span of ages, oldest first, but for those that others have locked. IS TRUE keeps the
+-- planner from joining, so that rows are fetched by the array of their places: anything else is quadratic.
 WITH seen AS MATERIALIZED (
     SELECT t.tableoid AS part, t.ctid AS place, t.{age} AS age
     FROM {table} AS t
@@ -210,13 +211,13 @@ WITH seen AS MATERIALIZED (
     SELECT t.tableoid AS part, t.ctid AS place
     FROM {table} AS t
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM seen))
-        AND (t.tableoid, t.ctid) IN (SELECT part, place FROM seen)
+        AND ((t.tableoid, t.ctid) IN (SELECT part, place FROM seen)) IS TRUE
         AND {eligible}
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {table} AS t
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM held))
-        AND (t.tableoid, t.ctid) IN (SELECT part, place FROM held)
+        AND ((t.tableoid, t.ctid) IN (SELECT part, place FROM held)) IS TRUE
         AND {eligible}
     RETURNING 1
 )
@@ -233,13 +234,13 @@ WITH seen AS MATERIALIZED (
     SELECT t.tableoid AS part, t.ctid AS place
     FROM {table} AS t
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM seen))
-        AND (t.tableoid, t.ctid) IN (SELECT part, place FROM seen)
+        AND ((t.tableoid, t.ctid) IN (SELECT part, place FROM seen)) IS TRUE
         AND {eligible}
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM {table} AS t
     WHERE t.ctid = ANY (ARRAY(SELECT place FROM held))
-        AND (t.tableoid, t.ctid) IN (SELECT part, place FROM held)
+        AND ((t.tableoid, t.ctid) IN (SELECT part, place FROM held)) IS TRUE
         AND {eligible}
     RETURNING 1
 )

@@ -1,0 +1,129 @@
+"""No row is gone without its record, whatever dies when: replicas are killed with -9 in the middle."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.house import EVENTS, House, open_house
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from support.postgres import DatabaseUrls
+
+KILLS = 15
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep."""
+    async with open_house(database_urls, tmp_path) as opened:
+        yield opened
+
+
+class Replicas:
+    """Starts processes that prune what is due."""
+
+    def __init__(self, house: House, log: Path) -> None:
+        self._house = house
+        with log.open("wb") as lines:
+            self._parent = subprocess.Popen(
+                [sys.executable, "-m", "support.replica", house.urls.url],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=lines,
+                cwd=ROOT / "tests",
+                env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"},
+                text=True,
+            )
+
+    def start(self) -> int:
+        """Start one, and return its process id."""
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(f"{self._house.calendar.due.isoformat()}\n")
+        self._parent.stdin.flush()
+        return int(self._parent.stdout.readline())
+
+    def close(self) -> None:
+        """End them all."""
+        self._parent.kill()
+        self._parent.communicate()
+
+
+@pytest.fixture
+def replicas(house: House, tmp_path: Path) -> Iterator[Replicas]:
+    """Processes to kill."""
+    started = Replicas(house, tmp_path / "replicas")
+    yield started
+    started.close()
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """Wait until something has happened, for ten seconds at most."""
+    until = time.monotonic() + 10
+    while not happened() and time.monotonic() < until:
+        time.sleep(0.002)
+
+
+def gone(pid: int) -> bool:
+    """Say whether a process has ended."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def kill_in_a_run(house: House, replicas: Replicas, pause: float) -> int:
+    """Start a replica, kill it a moment after it has claimed its run; return how many runs that left open."""
+    pid = replicas.start()
+    wait_for(lambda: bool(house.count("retention_runs WHERE state = 'running'")))
+    time.sleep(pause)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: gone(pid))
+    return house.count("retention_runs WHERE state = 'running'")
+
+
+async def test_rows_gone_are_rows_audited_after_kills_at_random_instants(
+    house: House, replicas: Replicas
+) -> None:
+    """After fifteen kills and a restart: gone is audited is counted, nothing young went, all is closed."""
+    house.make_table()
+    house.fill("inbound_events", 29, 200)
+    retention = await house.due(EVENTS)
+    rows, interrupted, chance = 0, 0, random.Random(20)
+    for kill in range(KILLS):
+        house.fill("inbound_events", 40 + kill, 4000)
+        rows += 4000
+        house.calendar.due += timedelta(milliseconds=1)
+        interrupted += kill_in_a_run(house, replicas, chance.uniform(0.0, 0.15))
+        house.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s' WHERE state = 'running'")
+        if kill % 3:
+            await retention.tick()
+    house.calendar.due += timedelta(milliseconds=1)
+    await retention.tick()
+    assert interrupted > KILLS / 3  # otherwise they were killed before or after, and this shows nothing
+    assert house.count("inbound_events") == house.count("inbound_events WHERE id LIKE '29-%'") == 200
+    assert sum(entry["deleted"] for entry in house.audited()) == rows
+    assert house.sql("SELECT sum(rows_deleted) FROM retention_runs") == [(rows,)]
+    assert house.count("retention_runs WHERE state = 'running' OR audit_id IS NULL") == 0
+    assert len(house.audited()) == house.count("retention_runs")
+
+
+async def test_five_processes_are_one_run(house: House, replicas: Replicas) -> None:
+    """Replicas that start at the same moment: one of them prunes."""
+    house.make_table()
+    house.fill("inbound_events", 40, 4000)
+    await house.due(EVENTS)
+    for pid in [replicas.start() for _ in range(5)]:
+        wait_for(lambda pid=pid: gone(pid))  # type: ignore[misc]
+    assert house.runs() == [(1, "completed", 4000)]
+    assert [entry["deleted"] for entry in house.audited()] == [4000]

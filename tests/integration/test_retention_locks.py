@@ -1,0 +1,170 @@
+"""Retention beside others who use the table: locks are waited for, and transactions are short."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from support.house import EVENTS, House, open_house
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep, with 3000 old rows."""
+    async with open_house(database_urls, tmp_path) as opened:
+        yield opened
+
+
+@contextmanager
+def transaction(house: House, statement: str) -> Iterator[psycopg.Connection]:
+    """Run a statement in somebody else's transaction, which stays open."""
+    with psycopg.connect(house.urls.owner_url) as conn:
+        conn.execute(statement.encode())
+        yield conn
+        conn.rollback()
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_rows_that_are_locked_for_a_moment_are_come_back_for(house: House, *, indexed: bool) -> None:
+    """The others go first, the locked ones in a later pass of the same run."""
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 3000)
+    with transaction(house, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE") as other:
+        asyncio.get_running_loop().call_later(0.4, other.rollback)
+        (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted) == ("completed", 3000)
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_rows_that_stay_locked_fail_the_run_with_their_number(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
+    """All the others are gone and counted, and the sentence says where to look."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 3)
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 3000)
+    with transaction(house, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE"):
+        ((locked,),) = house.sql("SELECT count(*) FROM inbound_events WHERE id LIKE '40-12%'")
+        (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted) == ("failed", 3000 - locked)
+    assert f"{locked} rows of inbound_events that are due are locked by other transactions" in str(
+        result.error
+    )
+    assert house.count("inbound_events") == locked
+
+
+async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More locked rows of one age than a sweep takes on end the pass."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 2)
+    house.make_table()
+    house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 3000) g")
+    with transaction(house, "SELECT FROM inbound_events FOR UPDATE"):
+        (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted) == ("failed", 0)
+
+
+async def test_a_row_that_was_touched_meanwhile_is_not_old_any_more(house: House) -> None:
+    """The update that a sweep found locked has made the row young: it stays."""
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+    with transaction(house, "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'") as other:
+        asyncio.get_running_loop().call_later(0.1, other.commit)
+        (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted) == ("completed", 9)
+    assert house.sql("SELECT id FROM inbound_events") == [("40-5",)]
+
+
+async def test_a_table_that_is_locked_as_a_whole_is_waited_for(house: House) -> None:
+    """A migration of a moment is sat out; the run gives its place in the queue back after each second."""
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+    with transaction(house, "LOCK TABLE inbound_events") as other:
+        asyncio.get_running_loop().call_later(1.2, other.rollback)
+        (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted) == ("completed", 10)
+    assert result.duration > timedelta(seconds=1)
+
+
+async def test_a_table_that_stays_locked_fails_the_run(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a bounded number of tries the run has failed, and is closed."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(0),))
+    monkeypatch.setattr("watchkeeper.retention._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+    with transaction(house, "LOCK TABLE inbound_events"):
+        (result,) = await house.retention(EVENTS).run_now()
+    assert result.status == "failed"
+    assert isinstance(result.error, psycopg.errors.LockNotAvailable)
+    assert house.runs() == [(1, "failed", 0)]
+
+
+async def test_the_lease_is_renewed_while_the_run_waits(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that waits for a lock for longer than its lease is not taken for dead."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(milliseconds=50),) * 40)
+    monkeypatch.setattr("watchkeeper.retention._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+    lease = timedelta(milliseconds=600)
+    runner, observer = house.retention(EVENTS, lease=lease), house.retention(EVENTS, lease=lease)
+    with transaction(house, "LOCK TABLE inbound_events") as other:
+        run = asyncio.create_task(runner.run_now())
+        began = time.monotonic()
+        while time.monotonic() - began < 1.5:
+            assert await observer.tick() == []
+            await asyncio.sleep(0.05)
+        other.rollback()
+        (result,) = await run
+    assert (result.status, result.deleted) == ("completed", 10)
+
+
+async def test_sweeps_shrink_when_they_take_too_long(house: House) -> None:
+    """Transactions of over 100 ms halve the number of rows, down to a hundred."""
+    house.make_table()
+    house.fill("inbound_events", 40, 2000)
+    slow_down(house, "PERFORM pg_sleep(0.11)")
+    batches: list[int] = []
+    (result,) = await house.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
+    assert result.deleted == 2000
+    assert batches == [1000, 500, 250, 125, 100, 25]
+
+
+async def test_a_sweep_that_times_out_is_made_smaller_and_tried_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time-out costs that one transaction and not the run."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.STATEMENT_TIMEOUT", timedelta(milliseconds=300))
+    house.make_table()
+    house.fill("inbound_events", 40, 1000)
+    house.sql("CREATE SEQUENCE deletes")  # which a rollback does not turn back
+    slow_down(house, "IF nextval('deletes') = 1 THEN PERFORM pg_sleep(5); END IF")
+    batches: list[int] = []
+    (result,) = await house.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
+    assert (result.status, result.deleted) == ("completed", 1000)
+    assert batches[0] == 250
+
+
+def slow_down(house: House, action: str) -> None:
+    """Have each DELETE do something first."""
+    house.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+        f" $$BEGIN {action}; RETURN NULL; END$$"
+    )
+    house.sql(
+        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
+    )

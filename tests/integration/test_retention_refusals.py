@@ -1,0 +1,263 @@
+"""What retention refuses to delete from, with a sentence, a count and an audit entry."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from support.house import EVENTS, SESSIONS, House, open_house
+from watchkeeper.exceptions import PolicyRefusedError
+from watchkeeper.retention import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep."""
+    async with open_house(database_urls, tmp_path) as opened:
+        yield opened
+
+
+def on(table: str, age: str = "created_at", schema: str | None = None) -> Policy:
+    """Make a policy of a month."""
+    return Policy(table=table, age_column=age, keep=timedelta(days=30), schema=schema)
+
+
+async def assert_refused(house: House, policy: Policy, sentence: str) -> None:
+    """Run a policy and see it refused in every place where that is told."""
+    (result,) = await house.retention(policy).run_now()
+    assert (result.status, result.deleted) == ("refused", 0)
+    assert isinstance(result.error, PolicyRefusedError)
+    assert sentence in str(result.error)
+    assert [state for _, state, _ in house.runs(policy.name)] == ["refused"]
+    (entry,) = house.audited(policy.name)
+    assert (entry["deleted"], entry["status"]) == (0, "refused")
+    assert sentence in entry["error"]["message"]
+    assert house.sample("retention_runs_total", table=policy.name, status="refused") == 1
+    (plan,) = await house.retention(policy).plan()
+    assert sentence in (plan.problem or "")
+    (line,) = house.lines("retention")
+    assert (line["level"], line["status"]) == ("error", "refused")
+    assert house.job()[-1] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("statements", "policy"),
+    [
+        pytest.param(
+            ["CREATE TABLE heir () INHERITS (audit_log)"],
+            on("heir"),
+            id="a table that inherits from the audit log",
+        ),
+        pytest.param(
+            [
+                "CREATE TABLE parent (created_at timestamptz NOT NULL)",
+                "ALTER TABLE audit_log INHERIT parent",
+            ],
+            on("parent"),
+            id="a table that the audit log inherits from",
+        ),
+        pytest.param(
+            [
+                "CREATE TABLE parent (created_at timestamptz NOT NULL) PARTITION BY RANGE (created_at)",
+                "CREATE SCHEMA old",
+                "CREATE TABLE old.audit_log PARTITION OF parent DEFAULT",
+            ],
+            on("parent"),
+            id="a table with an audit log of another schema as its partition",
+        ),
+        pytest.param(
+            [
+                "CREATE TABLE parent (started_at timestamptz NOT NULL)",
+                "ALTER TABLE retention_runs INHERIT parent",
+            ],
+            on("parent", "started_at"),
+            id="a table that the ledger inherits from",
+        ),
+    ],
+)
+async def test_nothing_that_is_part_of_the_audit_log_is_pruned(
+    house: House, statements: list[str], policy: Policy
+) -> None:
+    """What the declaration cannot know is found in the catalogue, before anything is deleted."""
+    for statement in statements:
+        house.sql(statement)
+    await assert_refused(house, policy, "which is never pruned (compliance)")
+
+
+async def test_a_view_of_the_audit_log_is_refused(house: House) -> None:
+    """A policy takes a table; a view could be of anything."""
+    house.sql("CREATE VIEW entries AS SELECT * FROM audit_log")
+    await assert_refused(house, on("entries"), "entries is a view: a policy takes a table")
+
+
+async def test_a_declaration_that_got_around_the_check_is_refused_when_it_is_carried_out(
+    house: House,
+) -> None:
+    """The audit log is protected a second time, and by the database a third time."""
+    policy = on("harmless")
+    object.__setattr__(policy, "table", "audit_log")
+    await assert_refused(house, policy, "audit_log belongs to audit_log, which is never pruned")
+
+
+async def test_the_audit_log_under_another_name_is_kept_by_the_database(house: House) -> None:
+    """Renamed, it still has its triggers: the run fails and no entry is gone."""
+    house.make_table()
+    await house.retention(EVENTS).run_now()
+    house.sql("ALTER TABLE audit_log RENAME TO journal")
+    house.sql("CREATE VIEW audit_log AS SELECT * FROM journal")
+    house.sql("GRANT SELECT, INSERT ON audit_log TO keeper")
+    house.sql("GRANT SELECT, UPDATE, DELETE ON journal TO keeper")
+    policy = Policy(table="journal", age_column="created_at", keep=timedelta(days=1))
+    house.sql(
+        "INSERT INTO journal (actor_type, actor_id, action, entity, created_at)"
+        " VALUES ('user', 'u', 'a', 'e', '2020-01-01')"
+    )
+    before = house.count("journal")
+    (result,) = await house.retention(policy).run_now()
+    assert (result.status, result.deleted) == ("failed", 0)
+    assert "audit_log is append-only" in str(result.error)
+    assert house.count("journal") == before + 1
+
+
+@pytest.mark.parametrize(
+    ("statements", "sentence"),
+    [
+        pytest.param(
+            [
+                "CREATE TABLE notes (event text REFERENCES inbound_events ON DELETE CASCADE)",
+                "CREATE INDEX ON notes (event)",
+            ],
+            "also deletes from notes (constraint notes_event_fkey), uncounted",
+            id="cascade",
+        ),
+        pytest.param(
+            [
+                "ALTER TABLE inbound_events ADD parent text REFERENCES inbound_events ON DELETE CASCADE",
+            ],
+            "also deletes from inbound_events (constraint inbound_events_parent_fkey), uncounted",
+            id="cascade into itself",
+        ),
+        pytest.param(
+            ["CREATE TABLE notes (event text REFERENCES inbound_events)"],
+            "would search all of notes (constraint notes_event_fkey): make an index",
+            id="unindexed child",
+        ),
+        pytest.param(
+            [
+                "CREATE TABLE notes (event text REFERENCES inbound_events ON DELETE SET NULL, gone boolean)",
+                "CREATE INDEX ON notes (event) WHERE gone",
+            ],
+            "would search all of notes",
+            id="child with an index of some rows only",
+        ),
+        pytest.param(
+            ["CREATE RULE keep AS ON DELETE TO inbound_events DO INSTEAD NOTHING"],
+            "the rule keep on inbound_events changes what a DELETE does",
+            id="rule",
+        ),
+        pytest.param(
+            ["REVOKE DELETE, UPDATE ON inbound_events FROM keeper"],
+            "the service lacks UPDATE, DELETE on inbound_events: grant it",
+            id="privileges",
+        ),
+        pytest.param(
+            [
+                "ALTER TABLE inbound_events ENABLE ROW LEVEL SECURITY",
+                "CREATE POLICY half ON inbound_events USING (id > 'm')",
+            ],
+            "row-level security on inbound_events hides rows from the service",
+            id="row-level security",
+        ),
+        pytest.param(
+            ["ALTER TABLE inbound_events ALTER received_at TYPE timestamp"],
+            "its column received_at is a timestamp without time zone",
+            id="no time zone",
+        ),
+    ],
+)
+async def test_a_delete_that_is_not_what_it_seems_is_refused(
+    house: House, statements: list[str], sentence: str
+) -> None:
+    """Rows that would go uncounted, be hidden, or take for ever: each has its sentence with what mends it."""
+    house.make_table()
+    house.fill("inbound_events", 40, 3)
+    for statement in statements:
+        house.sql(statement)
+    await assert_refused(house, EVENTS, sentence)
+    assert house.count("inbound_events") == 3
+
+
+async def test_a_schema_that_is_closed_to_the_service_is_refused(house: House) -> None:
+    """The sentence says what to grant."""
+    house.sql("CREATE SCHEMA crm")
+    house.make_table("crm.visits", "created_at")
+    await assert_refused(house, on("visits", schema="crm"), "GRANT USAGE ON SCHEMA crm")
+
+
+async def test_a_policy_that_is_refused_is_not_tried_again_for_its_due(house: House) -> None:
+    """Nothing mends it but a human; the next day asks again."""
+    house.make_table()
+    house.sql("REVOKE DELETE ON inbound_events FROM keeper")
+    retention = await house.due(EVENTS)
+    assert [result.status for result in await retention.tick()] == ["refused"]
+    house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
+    assert await retention.tick() == []
+
+
+async def test_children_that_restrict_and_are_indexed_let_the_others_go(house: House) -> None:
+    """A row that is still referred to fails the run; once its child is pruned, it goes."""
+    house.make_table()
+    house.fill("inbound_events", 40, 3)
+    house.make_table("notes", "created_at")
+    house.sql("ALTER TABLE notes ADD event text REFERENCES inbound_events")
+    house.sql("CREATE INDEX ON notes (event)")
+    house.sql("INSERT INTO notes VALUES ('n', now(), '40-1')")
+    (result,) = await house.retention(EVENTS).run_now()
+    assert result.status == "failed"
+    assert isinstance(result.error, psycopg.errors.ForeignKeyViolation)
+    house.sql("DELETE FROM notes")
+    (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted) == ("completed", 3)
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@pytest.mark.parametrize("kept", ["true", "id < '40-2'"], ids=["all rows", "some rows"])
+async def test_a_trigger_that_keeps_rows_fails_the_run(
+    house: House, monkeypatch: pytest.MonkeyPatch, kept: str, *, indexed: bool
+) -> None:
+    """The run ends, says why, and has counted what did go."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 4)
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 3000)
+    house.sql(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN RETURN CASE WHEN OLD.id < '40-2' OR NOT TG_ARGV[0]::bool THEN NULL ELSE OLD END; END$$"
+    )
+    house.sql(
+        "CREATE TRIGGER keep BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION"
+        f" keep({'false' if kept == 'true' else 'true'})"
+    )
+    (result,) = await house.retention(EVENTS).run_now()
+    assert result.status == "failed"
+    assert "a BEFORE DELETE trigger keeps them" in str(result.error)
+    left = house.count("inbound_events")
+    assert (left == 3000) == (kept == "true")
+    assert result.deleted == 3000 - left
+    assert [entry["deleted"] for entry in house.audited()] == [3000 - left]
+
+
+async def test_a_refused_table_does_not_stop_the_others(house: House) -> None:
+    """Each policy is on its own."""
+    house.make_both()
+    house.sql("REVOKE DELETE ON inbound_events FROM keeper")
+    results = await house.retention(EVENTS, SESSIONS).run_now()
+    assert [result.status for result in results] == ["refused", "completed"]
