@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         Awaitable,
         Callable,
         Iterable,
-        Mapping,
         MutableMapping,
         Sequence,
     )
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     from watchkeeper.database import Database, MigrationSource
     from watchkeeper.health import Check, CheckResult
-    from watchkeeper.metrics import Counter, Gauge, Histogram
     from watchkeeper.retention import Policy, Retention
     from watchkeeper.settings import Secret
     from watchkeeper.storage import Storage
@@ -86,6 +84,10 @@ class Watchkeeper:
         if database is False and (retention or migrations):
             raise ConfigurationError("Retention and migrations need a database: leave out database=False.")
         self.registry = Registry()
+        # Instruments are declared on the registry; a service says keeper.counter(...).
+        self.counter = self.registry.counter
+        self.gauge = self.registry.gauge
+        self.histogram = self.registry.histogram
         self._dropped = self.registry.counter(
             "log_records_dropped_total",
             "Log lines that could not be written, by reason.",
@@ -148,40 +150,6 @@ class Watchkeeper:
     def storage(self) -> Storage | None:
         """Where the data lives, for the operator's commands."""
         return None if self._house is None else self._house.storage
-
-    def counter(
-        self,
-        name: str,
-        help: str,  # noqa: A002 - Prometheus's own word
-        labels: Sequence[str] = (),
-        *,
-        known: Iterable[Mapping[str, str]] = (),
-    ) -> Counter:
-        """Declare a counter; see `Registry.counter`."""
-        return self.registry.counter(name, help, labels, known=known)
-
-    def gauge(
-        self,
-        name: str,
-        help: str,  # noqa: A002 - Prometheus's own word
-        labels: Sequence[str] = (),
-        *,
-        known: Iterable[Mapping[str, str]] = (),
-    ) -> Gauge:
-        """Declare a gauge; see `Registry.gauge`."""
-        return self.registry.gauge(name, help, labels, known=known)
-
-    def histogram(
-        self,
-        name: str,
-        help: str,  # noqa: A002 - Prometheus's own word
-        labels: Sequence[str] = (),
-        *,
-        buckets: Sequence[float],
-        known: Iterable[Mapping[str, str]] = (),
-    ) -> Histogram:
-        """Declare a histogram; see `Registry.histogram`."""
-        return self.registry.histogram(name, help, labels, buckets=buckets, known=known)
 
     def on_scrape(self, refresh: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """Have `refresh` awaited before each scrape, to set gauges that something else knows.

@@ -178,7 +178,7 @@ class Settings:
         for name in ("shutdown_delay", "shutdown_grace"):
             if getattr(self, name) < timedelta(0):
                 raise ConfigurationError(f"WATCHKEEPER_{name.upper()} may not be negative.")
-        _check_timezone(self.retention_timezone)
+        check_timezone(self.retention_timezone, "RETENTION_TIMEZONE")
         if self.state_dir == Path():
             object.__setattr__(self, "state_dir", default_state_dir(os.environ))
 
@@ -222,12 +222,21 @@ class Settings:
         return self.state_dir / self.service
 
 
-def _check_timezone(name: str) -> None:
+def check_timezone(name: str, what: str) -> None:
+    """See that there is a time zone of that name.
+
+    Args:
+        name: IANA name of a zone.
+        what: The setting or argument that holds it, for the message.
+
+    Raises:
+        ConfigurationError: There is none; the message says what is near.
+    """
     try:
         ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
+    except (KeyError, ValueError, OSError):
         near = difflib.get_close_matches(name, available_timezones(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ConfigurationError(
-            f"RETENTION_TIMEZONE takes an IANA time zone name such as Africa/Kigali or UTC.{hint}"
+            f"{what} {name!r} does not exist: take an IANA time zone name such as Africa/Kigali or UTC.{hint}"
         ) from None

@@ -10,11 +10,12 @@ import difflib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
 from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.settings import check_timezone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Schedule:
     timezone: str = "UTC"
 
     def __post_init__(self) -> None:
-        _check_timezone(self.timezone)
+        check_timezone(self.timezone, "timezone")
         _check_cron(self.cron)
 
     def due_after(self, now: datetime) -> datetime:
@@ -85,17 +86,6 @@ class Schedule:
     def _dues_from(self, start: datetime) -> Iterator[datetime]:
         local = start.astimezone(ZoneInfo(self.timezone))
         return (due.astimezone(UTC) for due in CronSim(self.cron, local))
-
-
-def _check_timezone(name: str) -> None:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
-        near = difflib.get_close_matches(name, available_timezones(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ConfigurationError(
-            f"The time zone {name!r} does not exist: take an IANA name such as Africa/Kigali or UTC.{hint}"
-        ) from None
 
 
 def _check_cron(expression: str) -> None:
