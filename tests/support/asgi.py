@@ -267,7 +267,9 @@ async def _granian(app: App, port: int) -> AsyncIterator[None]:
         await task
 
 
-async def speak(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 5.0) -> bytes:
+async def speak(
+    port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 5.0, until: bytes | None = None
+) -> bytes:
     """Send raw bytes to a server and return all that comes until it closes the connection.
 
     Args:
@@ -275,6 +277,7 @@ async def speak(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 
         pieces: Sent one after the other.
         pause: Seconds between them.
         seconds: After which what came is enough.
+        until: What ends the reading when it came, besides the end of the connection.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = bytearray()
@@ -286,6 +289,8 @@ async def speak(port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 
                 await asyncio.sleep(pause)
             while data := await reader.read(65536):
                 answer += data
+                if until is not None and until in answer:
+                    break
     except (TimeoutError, ConnectionError):
         pass
     finally:

@@ -67,6 +67,8 @@ def test_a_direct_request_of_this_machine_is_local(more: dict[str, Any]) -> None
         {"client": ("", 0)},
         {"http_version": "1.0"},
         {"http_version": "0.9"},
+        {"http_version": "1"},
+        {"http_version": ""},
         {"headers": []},
         {"headers": [LOCAL_HOST, LOCAL_HOST]},
         {"headers": [(b"host", b"")]},

@@ -43,8 +43,8 @@ _FORWARDING_PREFIXES: Final = (
     "cf-",
 )
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
-# nginx's bare proxy_pass speaks HTTP/1.0 and adds no header at all.
-_OLD_VERSIONS: Final = frozenset(("0.9", "1.0"))
+# nginx's bare proxy_pass speaks HTTP/1.0 and adds no header at all; granian calls that version "1".
+_VERSIONS: Final = frozenset(("1.1", "2", "2.0", "3", "3.0"))
 
 
 def is_local(scope: Scope) -> bool:
@@ -54,7 +54,7 @@ def is_local(scope: Scope) -> bool:
     header of a proxy. The unknown peer of a unix socket is not local.
     """
     client = scope.get("client")
-    if not client or not is_loopback(str(client[0])) or scope.get("http_version", "") in _OLD_VERSIONS:
+    if not client or not is_loopback(str(client[0])) or scope.get("http_version") not in _VERSIONS:
         return False
     hosts = []
     for name, value in scope["headers"]:
