@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
@@ -191,7 +191,7 @@ async def test_an_exception_in_quart_is_said_once_by_its_error_handler(tmp_path:
     async def answer(error: Exception) -> tuple[str, int]:
         from quart import request  # noqa: PLC0415 - beside its only use
 
-        await note_exception(error, cast("Any", request.scope))
+        await note_exception(error, request.scope)
         return "sorry", 500
 
     watched = watch(app, tmp_path)

@@ -10,7 +10,7 @@ from watchkeeper.http._routes import resolver_for
 from watchkeeper.logs import bind_request, unbind_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from watchkeeper.http._asgi import ASGIApp, Receive, Scope, Send
     from watchkeeper.http._endpoints import Endpoints
@@ -100,7 +100,7 @@ class Middleware:
         await exchange.send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def name_route(scope: Scope, template: str) -> None:
+def name_route(scope: Mapping[str, object], template: str) -> None:
     """Say which route serves a request, for a framework that the library does not know.
 
     Args:
@@ -108,11 +108,11 @@ def name_route(scope: Scope, template: str) -> None:
         template: Of the route, never a raw path: each one is a series.
     """
     exchange = scope.get(SCOPE_KEY)
-    if exchange is not None:
+    if isinstance(exchange, Exchange):
         exchange.route = template
 
 
-async def note_exception(error: BaseException, scope: Scope) -> None:
+async def note_exception(error: BaseException, scope: Mapping[str, object]) -> None:
     """Log an exception that a framework answers by itself and does not raise.
 
     It has the form of Litestar's `after_exception` hook. What the framework means as an answer below 500 (by
@@ -124,7 +124,7 @@ async def note_exception(error: BaseException, scope: Scope) -> None:
     """
     exchange = scope.get(SCOPE_KEY)
     status = getattr(error, "status_code", 500)
-    if exchange is not None and not (isinstance(status, int) and status < 500):
+    if isinstance(exchange, Exchange) and not (isinstance(status, int) and status < 500):
         exchange.note(error)
 
 
