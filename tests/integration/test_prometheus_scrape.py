@@ -151,6 +151,16 @@ def test_every_metric_of_the_dashboard_is_ingested(watched: Watched) -> None:
     assert used - RECORDED - OWN - watched.names == set()
 
 
+def test_every_query_of_the_runbook_answers(watched: Watched) -> None:
+    """Somebody in a hurry copies them: each is valid, and reads what is there."""
+    text = (MONITORING / "README.md").read_text(encoding="utf-8")
+    queries = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
+    assert len(queries) >= 5
+    for query in queries:
+        watched.prometheus.query(query)
+    assert set().union(*map(metric_names, queries)) - watched.names == set()
+
+
 def test_every_rule_evaluates_on_the_real_series(watched: Watched) -> None:
     """Joins that two series of one label set would break are found here, not at three in the morning."""
     broken = [(rule["name"], rule["lastError"]) for rule in watched.prometheus.rules() if "lastError" in rule]

@@ -50,7 +50,7 @@ def run_tool(program: str, *arguments: str | Path, folder: Path, stdin: str = ""
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=60,
+        timeout=110,
     )
     return done.returncode, done.stdout
 

@@ -14,7 +14,16 @@ MONITORING = Path(__file__).parents[2] / "infra/monitoring"
 GROUPS = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"]
 RULES: list[dict[str, Any]] = [rule for group in GROUPS for rule in group["rules"]]
 ALERTS = [rule for rule in RULES if "alert" in rule]
-UNIT_TESTS = sorted((MONITORING / "tests").glob("*_test.yml"))
+UNIT_TESTS = {
+    path.name: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in sorted((MONITORING / "tests").glob("*_test.yml"))
+}
+CASES = [
+    case
+    for document in UNIT_TESTS.values()
+    for test in document["tests"]
+    for case in test.get("alert_rule_test", ())
+]
 # The contract's own: name, severity, and how long the condition must hold.
 CONTRACT = {
     "HighWebhookFailures": ("warning", {"2m"}),
@@ -74,26 +83,20 @@ def test_an_alert_is_seen_firing_and_seen_silent(rule: dict[str, Any]) -> None:
     """The unit tests hold, for each rule of a name, a case with it and a case of that name without it."""
     told_apart = {"severity", "scope", "window"}
     firing, silent = 0, 0
-    for path in UNIT_TESTS:
-        for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
-            for case in test.get("alert_rule_test", ()):
-                if case["alertname"] == rule["alert"]:
-                    matches = [
-                        alert
-                        for alert in case["exp_alerts"]
-                        if {k: v for k, v in alert["exp_labels"].items() if k in told_apart} == rule["labels"]
-                    ]
-                    firing += bool(matches)
-                    silent += not matches
+    for case in CASES:
+        if case["alertname"] == rule["alert"]:
+            expected = [alert["exp_labels"].items() for alert in case["exp_alerts"]]
+            found = any({k: v for k, v in labels if k in told_apart} == rule["labels"] for labels in expected)
+            firing += found
+            silent += not found
     assert firing > 0
     assert silent > 0 or rule["alert"] == "Watchdog"
 
 
-@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.name)
-def test_groups_are_evaluated_in_the_files_order(path: Path) -> None:
+@pytest.mark.parametrize("name", UNIT_TESTS)
+def test_groups_are_evaluated_in_the_files_order(name: str) -> None:
     """Without the order promtool takes a random one, and alerts see what was recorded a step before."""
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert document["group_eval_order"] == [group["name"] for group in GROUPS]
+    assert UNIT_TESTS[name]["group_eval_order"] == [group["name"] for group in GROUPS]
 
 
 def test_each_recorded_series_is_read() -> None:
