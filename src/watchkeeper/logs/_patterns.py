@@ -32,6 +32,9 @@ KEYS: Final = (
     "sessionkey",
 )
 
+_WORD: Final = re.compile(r"[A-Z]*[a-z]+|[A-Z]+|[^\W_A-Za-z]+")
+_ALWAYS: Final = frozenset(("password", "passwd", "passphrase", "secret"))
+
 # Names of query parameters beyond those: too common a word elsewhere.
 _PARAMETERS: Final = frozenset(
     ("code", "key", "sig", "sid", "session", "pin", "state", "assertion", "hmac", "nonce")
@@ -54,22 +57,25 @@ _HINTS: Final = (
 )
 
 _USERINFO: Final = re.compile(r"://([^\s\"'<>\\]+)")
-_SCHEME: Final = re.compile(r"(?i)(?<![a-z])(bearer|basic|digest|negotiate)(\s{1,4})([^\s\"',;]+)")
+_SCHEME: Final = re.compile(r"(?i)(?<![a-z])(bearer|basic|negotiate)(\s{1,4})([^\s\"',;]+)")
 _NOT_A_CREDENTIAL: Final = frozenset(
     ("token", "tokens", "auth", "authentication", "authorization", "credentials")
 )
+# A value without quotes ends at white space only: a password may hold any other sign.
 _PAIR: Final = re.compile(
     r"""(?ix)
     ( pass(?:word|wd|phrase) | pwd | secret | token | (?:api|access|secret|private|session)[_-]?key
-      | authorization | cookie | credentials? | signature | jwt | otp | csrf | (?<![a-z])auth )
+      | authorization | cookie | credentials? | signature | jwt | otp | csrf | (?<![a-z])auth(?=[="']) )
     ( \d{0,3} (?:\\{0,4}["'])? \s{0,4} (?: [:=] | (?<=["']), ) \s{0,4} )
-    ( b?(?:\\{0,4}["']) [^"'\\\n]* | (?:(?:bearer|basic|digest|negotiate)\s{1,4})? [^\s"',;&)}\]]+ )
+    (?: (b?(?P<quote>\\{0,4}["'])) (?: (?!(?P=quote)) (?: \\. | [^\n\\] ) )*
+      | [(\[{] [^()\[\]{}\n]* [)\]}]?
+      | (?:(?:bearer|basic|negotiate)\s{1,4})? (?!\*\*\*) [^\s"']+ )
     """
 )
 _WHOLE_LINE: Final = re.compile(
-    r"(?im)((?:authorization|cookie)[ \t]{0,4}:[ \t]{0,4})([^\s\"'\\][^\n\"'\\]*)"
+    r"(?i)((?:authorization|cookie)[ \t]{0,4}:[ \t]{0,4})(?=[^\s\"'\\])(?:(?!\\[rn])[^\n])*"
 )
-_PARAMETER: Final = re.compile(r"([?&;])([^=&;?#\s\"'<>]{1,64})=([^&;#\s\"'<>]+)")
+_PARAMETER: Final = re.compile(r"([?&;])([^=&;?#\s\"'<>]{1,64})=([^&;#\s\"<>]+)")
 _PEM: Final = re.compile(r"(-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY-----).*?(-----END |\Z)", re.DOTALL)
 _JWT: Final = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){0,4}")
 _KNOWN: Final = re.compile(
@@ -84,7 +90,7 @@ def mask_credentials(text: str) -> str:
     lower = text.lower()
     if "://" in lower:
         text = _USERINFO.sub(_without_userinfo, text)
-    if "bearer" in lower or "basic" in lower or "digest" in lower or "negotiate" in lower:
+    if "bearer" in lower or "basic" in lower or "negotiate" in lower:
         text = _SCHEME.sub(_without_credential, text)
     if "=" in lower and ("?" in lower or "&" in lower or ";" in lower):
         text = _PARAMETER.sub(_without_parameter, text)
@@ -126,11 +132,12 @@ def _without_credential(found: re.Match[str]) -> str:
 
 
 def _is_credential(value: str) -> bool:
-    # "basic" and "digest" are words too: only what decodes to user:password, or has parameters, is one.
+    # "basic" is a word too: what decodes to user:password is one, and what is too long for a word.
     try:
-        return b":" in base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+        decoded = base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
     except (binascii.Error, ValueError):
-        return "=" in value or len(value) >= 32
+        return len(value) >= 24
+    return b":" in decoded or len(value) >= 24
 
 
 def _without_parameter(found: re.Match[str]) -> str:
@@ -139,14 +146,19 @@ def _without_parameter(found: re.Match[str]) -> str:
 
 
 def _without_value(found: re.Match[str]) -> str:
-    name, between, value = found.groups()
-    quote = re.match(r"b?\\{0,4}[\"']", value)
-    return f"{name}{between}{quote[0] if quote else ''}{MASK}"
+    return f"{found[1]}{found[2]}{found[3] or ''}{MASK}"
 
 
 def names_secret(name: str, keys: frozenset[str] = frozenset(KEYS)) -> bool:
-    """Say whether a key of this name holds a secret: its last word is one of `keys`, or it says password."""
-    flat = name.lower().replace("_", "").replace("-", "").replace(".", "").replace(" ", "")
-    if flat in keys or "password" in flat or "secret" in flat:
-        return True
-    return any(flat.endswith(key) for key in keys)
+    """Say whether what goes by this name is a secret.
+
+    Args:
+        name: A key, a parameter or a header, in any spelling.
+        keys: In lower case without separators. A long one may be the end of the name (`accesstoken`), a short
+            one is its last word (`X-Auth`, not `oauth`). A name with the word password or secret is one.
+    """
+    words = [word.lower() for word in _WORD.findall(name)]
+    flat = "".join(words)
+    if not words or flat in keys or words[-1] in keys or not _ALWAYS.isdisjoint(words):
+        return bool(words)
+    return any(len(key) > 4 and flat.endswith(key) for key in keys)
