@@ -190,7 +190,7 @@ WHERE c.relkind = 'r';
 
 -- name: count_eligible
 -- What a run would delete, and the age of the oldest (a year before 1 is shown as 1).
-SELECT count(*), greatest(min(t.{age}), '0001-01-02 00:00:00+00')
+SELECT count(*), CASE WHEN count(*) > 0 THEN greatest(min(t.{age}), '0001-01-02 00:00:00+00') END
 FROM {table} AS t
 WHERE {eligible};
 
