@@ -82,18 +82,18 @@ _MEANINGS: Final = (
             r"configuration file .* contains errors|requires a .* value"
         ),
         (
-            "PostgreSQL refuses a setting ({last}): correct it in {places.data}/postgresql.conf, in"
+            "PostgreSQL refuses a setting ({line}): correct it in {places.data}/postgresql.conf, in"
             " postgresql.auto.conf there, or in the `parameters` that were handed in."
         ),
     ),
     (
         r"error while loading shared libraries",
-        "A library that PostgreSQL needs is missing ({last}): install it, or take other binaries.",
+        "A library that PostgreSQL needs is missing ({line}): install it, or take other binaries.",
     ),
     (
         r"Permission denied|Operation not permitted",
         (
-            "PostgreSQL or its supervisor lacks a right ({last}): give {places.state} back to the account"
+            "PostgreSQL or its supervisor lacks a right ({line}): give {places.state} back to the account"
             " that ran it; in a container, let root have the capabilities SETUID, SETGID and CHOWN, or do"
             " not run as root."
         ),
@@ -114,15 +114,14 @@ def explain(event: Mapping[str, Any], places: Places) -> str:
             f"The folder {places.data} holds files that are no PostgreSQL data: move them away, or choose"
             " another state folder (WATCHKEEPER_STATE_DIR)."
         )
-    text = "\n".join(lines)
-    if found := _OTHER_VERSION.search(text):
+    if found := _OTHER_VERSION.search("\n".join(lines)):
         return _how_to_move(found[1], found[2], places)
-    last = _last_words(lines)
     for pattern, sentence in _MEANINGS:
-        if re.search(pattern, text):
-            return sentence.format(places=places, last=last)
+        for line in lines:
+            if re.search(pattern, line):
+                return sentence.format(places=places, line=_without_head(line))
     what = _STAGES.get(str(stage), f"ended by itself (exit status {event.get('code')})")
-    return f"The embedded PostgreSQL {what}: {last}. See {places.log}."
+    return f"The embedded PostgreSQL {what}: {_last_words(lines)}. See {places.log}."
 
 
 def _how_to_move(old: str, new: str, places: Places) -> str:
@@ -135,5 +134,9 @@ def _how_to_move(old: str, new: str, places: Places) -> str:
 
 def _last_words(lines: list[str]) -> str:
     telling = [line for line in lines if _PORTENT.search(line)]
-    last = (telling or lines or ["it said nothing"])[-1]
-    return re.sub(r"^.*?\b(?:FATAL|PANIC|ERROR|error): +", "", last).rstrip(".")
+    return _without_head((telling or lines or ["it said nothing"])[-1])
+
+
+def _without_head(line: str) -> str:
+    """Return a line of the log without time and severity."""
+    return re.sub(r"^.*?\b(?:FATAL|PANIC|ERROR|error): +", "", line).rstrip(".")

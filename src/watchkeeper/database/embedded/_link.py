@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
 # Loads the package under its full name, without the packages above it, which cost 100 ms and more. So its
 # modules import each other only as `from full.name import something`: any other form imports those after all.
-_BOOT: Final = """
-import importlib.util, sys
-name, path = sys.argv[1:3]
-spec = importlib.util.spec_from_file_location(name, path)
-sys.modules[name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules[name])
-sys.modules[name].main()
-"""
+_BOOT: Final = (
+    "import importlib.util, sys; name, path = sys.argv[1:3];"
+    " spec = importlib.util.spec_from_file_location(name, path);"
+    " sys.modules[name] = module = importlib.util.module_from_spec(spec);"
+    " spec.loader.exec_module(module); module.main()"
+)
 _PACKAGE: Final = f"{__package__}._supervisor"
 _PROGRAM: Final = Path(__file__).parent / "_supervisor" / "__init__.py"
 _LONGEST_EVENT_BYTES: Final = 1 << 20

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+import psycopg
 from psycopg import AsyncConnection, sql
 
 from watchkeeper.database._queries import Queries
@@ -14,8 +15,6 @@ from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import psycopg
 
 _QUERIES: Final = Queries.load("embedded")
 _LONGEST_NAME_BYTES: Final = 63  # NAMEDATALEN
@@ -101,6 +100,8 @@ async def _ensure_role(conn: AsyncConnection, role: str) -> None:
         await conn.execute(sql.SQL(_QUERIES[step]).format(role=sql.Identifier(role)))
 
 
-def is_not_now(error: psycopg.OperationalError) -> bool:
+def is_not_now(error: psycopg.Error) -> bool:
     """Say whether the same may work in a moment: the server starts, stops, or is between two owners."""
+    if not isinstance(error, psycopg.OperationalError):
+        return False
     return error.sqlstate is None or error.sqlstate.startswith(_NOT_NOW)

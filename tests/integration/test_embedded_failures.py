@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from support.embedded import (
+    ask,
+    copy_of,
+    postmaster_of,
+    processes_over,
+    server_over,
+    supervisor_of,
+    wait_until,
+)
+from watchkeeper.exceptions import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.embedded import Starter
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(["/bin/mount", *arguments], check=True)
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own, 8 MiB small; the test may remount it."""
+    disk = folder / "disk"
+    disk.mkdir()
+    try:
+        _mount("-t", "tmpfs", "-o", "size=8m,mode=0755", "tmpfs", str(disk))
+    except subprocess.CalledProcessError:
+        pytest.skip("mounting is not allowed here")
+    yield disk
+    wait_until(lambda: not processes_over(disk))
+    subprocess.run(["/bin/umount", disk], check=True)
+
+
+@only_root
+async def test_embedded_cold_start_on_a_full_disk(small_disk: Path) -> None:
+    """No room for the data is said in a sentence, leaves nothing, and is mended by room."""
+    with pytest.raises(
+        EmbeddedServerError, match=rf"The disk that holds {small_disk}/state is full: free some"
+    ):
+        await server_over(small_disk / "state").start()
+    assert not list((small_disk / "state").glob("data*"))
+    _mount("-o", "remount,size=200m", str(small_disk))
+    async with server_over(small_disk / "state") as server:
+        assert await ask(server.url, "SELECT 1") == 1
+
+
+@only_root
+async def test_embedded_disk_that_fills_up_while_it_runs(small_disk: Path, made_state: Path) -> None:
+    """A full disk fails statements, is reported, and the server goes on by itself when there is room."""
+    _mount("-o", "remount,size=70m", str(small_disk))
+    state = copy_of(made_state, small_disk / "state")
+    reports: list[tuple[str, str]] = []
+    async with server_over(state, report=lambda *line: reports.append(line)) as server:
+        await ask(server.url, "INSERT INTO kept VALUES (1)")
+        with pytest.raises(psycopg.OperationalError):
+            await ask(
+                server.url,
+                "INSERT INTO kept SELECT n FROM generate_series(1, 10000000) n",
+                patience=0,
+            )
+        await asyncio.to_thread(wait_until, lambda: reports)
+        assert reports[0][0] == "error"
+        assert re.match(rf"The disk that holds {state} is full: free some space there\.", reports[0][1])
+        _mount("-o", "remount,size=300m", str(small_disk))
+        assert await ask(server.url, "SELECT count(*) FROM kept") == 1
+        await ask(server.url, "INSERT INTO kept VALUES (2)")
+
+
+@only_root
+async def test_embedded_state_on_a_read_only_disk(small_disk: Path) -> None:
+    """A folder that cannot be written is named with the reason, also by root."""
+    _mount("-o", "remount,ro", str(small_disk))
+    with pytest.raises(EmbeddedServerError, match=rf"{small_disk}/state cannot be written \(.*Read-only"):
+        await server_over(small_disk / "state").start()
+
+
+@only_root
+async def test_embedded_shared_memory_too_small(state: Path, starter: Callable[..., Starter]) -> None:
+    """A container's tiny /dev/shm is told apart from a full disk."""
+    if str(state).startswith("/dev/shm"):  # noqa: S108 - where these tests' folders are
+        state = copy_of(state, Path("/var/tmp") / f"wk-shm-{os.getpid()}")  # noqa: S108 - outside of it
+    script = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$0" "$@"'
+    refused = starter(state, argv=["/usr/bin/unshare", "--mount", "/bin/sh", "-c", script, sys.executable])
+    try:
+        sentence = (await asyncio.to_thread(refused.wait_for, "refused"))["sentence"]
+    finally:
+        shutil.rmtree(state)
+    assert sentence.startswith("There is too little shared memory for PostgreSQL: enlarge /dev/shm")
+
+
+async def test_embedded_foreign_data_is_not_touched(folder: Path) -> None:
+    """A data folder with files that are no PostgreSQL data is left alone."""
+    kept = folder / "state" / "data" / "letter.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("dear")
+    if os.geteuid() == 0:
+        shutil.chown(kept.parent, "nobody")
+    with pytest.raises(EmbeddedServerError, match=r"holds files that are no PostgreSQL data: move them away"):
+        await server_over(folder / "state").start()
+    assert kept.read_text() == "dear"
+
+
+async def test_embedded_file_in_the_way_of_the_state_folder(folder: Path) -> None:
+    """A file where the folder should be is named."""
+    (folder / "file").write_text("")
+    with pytest.raises(EmbeddedServerError, match=rf"because a file is in the way \({folder}/file"):
+        await server_over(folder / "file" / "state").start()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"shared_buffers": "much"}, r'refuses a setting \(invalid value for parameter "shared_buffers"'),
+        ({"no_such_setting": "1"}, r'refuses a setting \(unrecognized configuration parameter "no_such_sett'),
+    ],
+)
+async def test_embedded_setting_that_postgresql_refuses(
+    state: Path, parameters: dict[str, str], sentence: str
+) -> None:
+    """A setting that PostgreSQL does not take is named, and where it may come from."""
+    with pytest.raises(EmbeddedServerError, match=sentence):
+        await server_over(state, parameters=parameters).start()
+
+
+async def test_embedded_damaged_data(state: Path) -> None:
+    """Data that cannot be read asks for the backup."""
+    with (state / "data" / "global" / "pg_control").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(EmbeddedServerError, match=r"is damaged: move it away and restore the last backup"):
+        await server_over(state).start()
+
+
+async def test_embedded_data_with_loose_permissions(state: Path) -> None:
+    """Data that others may read is refused, with the way back."""
+    (state / "data").chmod(0o755)
+    with pytest.raises(
+        EmbeddedServerError, match=r"closed to others: set it back with chown -R and chmod 0700"
+    ):
+        await server_over(state).start()
+
+
+async def test_embedded_owner_that_does_not_answer(state: Path, starter: Callable[..., Starter]) -> None:
+    """A start beside a server that hangs ends after its time, with a sentence."""
+    starter(state).wait_for("started")
+    numbers = supervisor_of(state), postmaster_of(state)
+    for number in numbers:
+        os.kill(number, signal.SIGSTOP)
+    try:
+        with pytest.raises(EmbeddedServerError, match=r"was not ready within 0\.5 s: .*postgres\.log says"):
+            await server_over(state, start_timeout=timedelta(seconds=0.5)).start()
+    finally:
+        for number in numbers:
+            os.kill(number, signal.SIGCONT)
+
+
+async def test_embedded_take_over_that_fails_is_reported_and_tried_again(
+    state: Path, starter: Callable[..., Starter]
+) -> None:
+    """Who cannot take over says why, once, and does so as soon as the cause is mended."""
+    owner = starter(state)
+    owner.wait_for("started")
+    reports: list[tuple[str, str]] = []
+    async with server_over(state, report=lambda *line: reports.append(line)) as server:
+        (state / "data").chmod(0o755)
+        await asyncio.to_thread(owner.stop)
+        await asyncio.to_thread(wait_until, lambda: reports)
+        await asyncio.sleep(1)
+        ((level, sentence),) = reports
+        assert level == "error"
+        assert sentence.startswith("The embedded PostgreSQL has no owner and cannot get one: The folder")
+        (state / "data").chmod(0o700)
+        assert await ask(server.url, "SELECT 1") == 1
+        await asyncio.to_thread(wait_until, lambda: len(reports) > 1)
+        assert reports[1] == ("info", "This process owns the embedded PostgreSQL now.")
+
+
+async def test_embedded_interpreter_that_does_not_run(
+    state: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """A supervisor that cannot be started, or says something and dies, is told with what is known."""
+    loud = folder / "loud"
+    loud.write_text("#!/bin/sh\necho 'library libpython is missing' >&2\nexit 1\n")
+    loud.chmod(0o755)
+    for program, sentence in (
+        ("/bin/false", r"was killed while it started: start again"),
+        (str(loud), r"lost the process that runs it: library libpython is missing"),
+        ("/nonexistent", r"cannot be started \(.*No such file or directory: '/nonexistent'\)"),
+    ):
+        monkeypatch.setattr(sys, "executable", program)
+        with pytest.raises(EmbeddedServerError, match=sentence):
+            await server_over(state).start()
+
+
+async def test_embedded_server_that_takes_no_roles(state: Path) -> None:
+    """What fails inside the server ends the start, with PostgreSQL's own words."""
+    server = server_over(state, parameters={"default_transaction_read_only": "on"})
+    with pytest.raises(EmbeddedServerError, match=r"roles and database: cannot execute .* in a read-only tr"):
+        await server.start()
+    assert not processes_over(state)

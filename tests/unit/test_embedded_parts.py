@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import pwd
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from watchkeeper.database.embedded import EmbeddedServer
+from watchkeeper.database.embedded._account import Account, choose_account, closed_folder
+from watchkeeper.database.embedded._binaries import Binaries
+from watchkeeper.database.embedded._failures import explain
+from watchkeeper.database.embedded._orders import make_orders
+from watchkeeper.database.embedded._places import Places, folder_error
+from watchkeeper.database.embedded._provision import Names
+from watchkeeper.database.embedded._server import _log
+from watchkeeper.database.embedded._supervisor._journal import Journal
+from watchkeeper.database.embedded._supervisor._parent import StoppedError, read_orders
+from watchkeeper.database.embedded._supervisor._predecessor import is_ready, recorded_pid, serves
+from watchkeeper.exceptions import ConfigurationError, EmbeddedServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLACES = Places(state=Path("/srv/state"))
+ME = Account(name="me", uid=os.geteuid(), gid=os.getegid(), foreign=False)
+NOBODY = Account(name="nobody", uid=65534, gid=65534, foreign=True)
+
+
+# -- the log
+
+
+def test_embedded_journal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log file moves aside when it is over its limit, and only one such file is kept."""
+    monkeypatch.setattr("watchkeeper.database.embedded._supervisor._journal._LIMIT_BYTES", 100)
+    journal = Journal(tmp_path / "log")
+    for number in range(100):
+        journal.write(f"line {number:03}\n".encode())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 100 + len("line 000\n")
+    assert (tmp_path / "log").read_text().endswith("line 099\n")
+
+
+def test_embedded_journal_goes_on_in_its_file(tmp_path: Path) -> None:
+    """A later supervisor appends to the log, which only its account may read."""
+    for text in (b"one\n", b"two\n"):
+        Journal(tmp_path / "log").write(text)
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
+
+
+def test_embedded_journal_keeps_the_last_lines_without_a_disk(tmp_path: Path) -> None:
+    """What cannot be written is still in memory: whole lines, the last 40, none of them endless."""
+    journal = Journal(tmp_path / "missing" / "log")
+    journal.write(b"from an earlier program\n")
+    journal.begin()
+    journal.write(b"".join(b"line %d\n" % number for number in range(50)) + b"hal")
+    journal.write(b"f\n" + b"\xff" + b"x" * 5000 + b"\nunfinished")
+    assert len(journal.tail) == 40
+    assert journal.tail[-2] == "half"
+    assert journal.tail[-1] == "\ufffd" + "x" * 1999
+
+
+# -- what went wrong
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "FATAL:  could not resize shared memory segment: No space left on device",
+            r"too little shared memory .*/dev/shm",
+        ),
+        ("FATAL:  could not map anonymous shared memory: Cannot allocate memory", r"too little memory"),
+        ("PANIC:  could not write to file: No space left on device", r"disk that holds /srv/state is full"),
+        ("[Errno 28] Kein Speicherplatz: '/srv/state/data'", r"disk that holds /srv/state is full"),
+        ("FATAL:  could not open file: Read-only file system", r"is read-only: mount it writable"),
+        ('FATAL:  lock file "postmaster.pid" already exists', r"Another PostgreSQL still runs over"),
+        (
+            "FATAL:  pre-existing shared memory block (key 1) is still in use",
+            r"Another PostgreSQL still runs",
+        ),
+        ('FATAL:  data directory "/x" has wrong ownership', r"has to belong to the account that runs"),
+        ('initdb: error: invalid locale name "C.UTF-8"', r"finds no locale C\.UTF-8"),
+        ("PANIC:  could not locate a valid checkpoint record", r"is damaged: move it away"),
+        ('FATAL:  unrecognized configuration parameter "x"', r'a setting \(unrecognized .* parameter "x"\)'),
+        (
+            "postgres: error while loading shared libraries: libx.so.1",
+            r"missing \(.* libx\.so\.1\): install it",
+        ),
+        ("[Errno 1] Operation not permitted: '/x/initdb'", r"lacks a right \(\[Errno 1\] .*SETUID, SETGID"),
+        (
+            "FATAL:  the stars are wrong.",
+            r"ended by itself \(exit status 1\): the stars are wrong\. See /srv",
+        ),
+    ],
+)
+def test_embedded_last_words_become_a_sentence(line: str, sentence: str) -> None:
+    """Each cause that an operator can mend is named with what mends it; others with PostgreSQL's words."""
+    event = {"event": "failed", "stage": "postgres", "code": 1, "log": ["LOG:  starting", line, "LOG:  end"]}
+    said = explain(event, PLACES)
+    assert re.search(sentence, said)
+    assert "\n" not in said
+
+
+def test_embedded_silent_end_is_still_told() -> None:
+    """A program that ended without a word gives its exit status and the log's place."""
+    event = {"event": "failed", "stage": "initdb", "code": 1, "log": []}
+    expected = (
+        "The embedded PostgreSQL could not make its data: it said nothing. See /srv/state/postgres.log."
+    )
+    assert explain(event, PLACES) == expected
+
+
+def test_embedded_data_of_another_version_says_how_to_move() -> None:
+    """Both versions are named, and the way with a dump."""
+    log = [
+        "FATAL:  database files are incompatible with server",
+        (
+            "DETAIL:  The data directory was initialized by PostgreSQL version 17, which is not compatible"
+            " with this version 18.6 (Debian 18.6-1)."
+        ),
+    ]
+    said = explain({"stage": "postgres", "log": log}, PLACES)
+    assert "made by PostgreSQL 17, which 18.6 cannot read" in said
+    assert "with the programs of 17, start it and save it with pg_dumpall" in said
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOSPC, "The disk that holds /srv/state is full"),
+        (errno.EDQUOT, "The disk that holds /srv/state is full"),
+        (errno.EROFS, r"cannot be written \(/srv: .*\): give this account the right"),
+        (errno.ENOTDIR, r"because a file is in the way \(/srv\): "),
+        (errno.ELOOP, r"cannot be used \(/srv: "),
+    ],
+)
+def test_embedded_folder_that_fails_is_named(number: int, sentence: str) -> None:
+    """Each error of the file system becomes a sentence with the folder."""
+    assert re.search(sentence, str(folder_error(PLACES.state, OSError(number, os.strerror(number), "/srv"))))
+
+
+# -- names
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ({"database": ""}, "The database '' is no name"),
+        ({"database": "é" * 32}, "take 1 to 63 bytes"),
+        ({"owner_role": "a\0b"}, "is no name for PostgreSQL"),
+        ({"owner_role": "postgres"}, "The owner_role 'postgres' is PostgreSQL's own"),
+        ({"service_role": "pg_mine"}, "The service_role 'pg_mine' is PostgreSQL's own"),
+        ({"service_role": "owner"}, "the service must not own its audit log"),
+    ],
+)
+def test_embedded_names_are_checked(names: dict[str, str], sentence: str) -> None:
+    """A name that PostgreSQL would refuse, or that makes the roles one, is refused at once."""
+    given = {"database": "app", "owner_role": "owner", "service_role": "svc", **names}
+    with pytest.raises(ConfigurationError, match=re.escape(sentence)):
+        EmbeddedServer(
+            Path(),
+            database=given["database"],
+            owner_role=given["owner_role"],
+            service_role=given["service_role"],
+        )
+
+
+def test_embedded_url_survives_odd_names() -> None:
+    """Folders and roles with separators in their names stay one piece of the URL."""
+    names = Names(database="a/b", owner_role="o@p", service_role="s")
+    expected = "postgresql://o%40p@/a%2Fb?host=%2Fx%2C%26y%2Frun&port=5432"
+    assert names.url(Path("/x,&y/run"), "o@p") == expected
+
+
+# -- accounts
+
+
+def test_embedded_closed_folder_is_found(tmp_path: Path) -> None:
+    """The first folder that an account may not pass is named, by the bits that are its own."""
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    stranger = Account(name="stranger", uid=54321, gid=54321, foreign=True)
+    tmp_path.chmod(0o755)
+    start = len(tmp_path.parents)
+    (tmp_path / "outer").chmod(0o755)
+    inner.chmod(0o700)
+    found = closed_folder(inner, stranger)
+    assert found is not None
+    assert found == inner or len(found.parents) < start
+    assert closed_folder(inner, ME) is None
+    inner.chmod(0o070)
+    mine = Account(name="group", uid=54321, gid=inner.stat().st_gid, foreign=True)
+    assert closed_folder(inner, mine) != inner
+
+
+@pytest.fixture
+def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the code believe that it runs as root."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+def _pretend_owner(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    real: Callable[..., os.stat_result] = Path.stat
+
+    def stat_of(path: Path, **kwargs: Any) -> os.stat_result:
+        values = list(real(path, **kwargs))
+        values[stat.ST_UID] = uid
+        return os.stat_result(values)
+
+    monkeypatch.setattr(Path, "stat", stat_of)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_embedded_root_runs_it_as_the_first_account_without_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody runs it, else the next account that exists and is not root; without one there is a sentence."""
+    known = {"daemon": 1, "postgres": 0}
+
+    def getpwnam(name: str) -> pwd.struct_passwd:
+        return pwd.struct_passwd((name, "x", known[name], 7, "", "/", "/bin/false"))
+
+    monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+    assert choose_account(tmp_path / "data") == Account(name="daemon", uid=1, gid=7, foreign=True)
+    del known["daemon"]
+    with pytest.raises(
+        EmbeddedServerError, match=r"none of the accounts nobody, daemon, postgres exists: make"
+    ):
+        choose_account(tmp_path / "data")
+
+
+@pytest.mark.usefixtures("as_root")
+def test_embedded_root_runs_it_as_the_owner_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data has its account; data of root, or of a number without an account, is refused."""
+    daemon = pwd.getpwuid(1)
+    _pretend_owner(monkeypatch, 1)
+    assert choose_account(tmp_path) == Account(name=daemon.pw_name, uid=1, gid=daemon.pw_gid, foreign=True)
+    _pretend_owner(monkeypatch, 0)
+    with pytest.raises(EmbeddedServerError, match=rf"belongs to root, .*chown -R \w+: {tmp_path}"):
+        choose_account(tmp_path)
+    _pretend_owner(monkeypatch, 54321)
+    with pytest.raises(
+        EmbeddedServerError, match=r"belongs to user number 54321, which this system does not"
+    ):
+        choose_account(tmp_path)
+
+
+def test_embedded_ordinary_user_runs_his_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary user is his own account, and data of another one is refused with both names."""
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    account = choose_account(tmp_path / "data")
+    assert (account.name, account.uid, account.foreign) == ("user number 54321", 54321, False)
+    _pretend_owner(monkeypatch, 1)
+    with pytest.raises(EmbeddedServerError, match=r"belongs to daemon, and this process runs as user number"):
+        choose_account(tmp_path)
+
+
+# -- orders
+
+
+def test_embedded_orders_listen_nowhere_but_in_the_private_folder() -> None:
+    """Sockets only, the locale that the version has, and the caller's settings last."""
+    binaries = Binaries(folder=Path("/bin"), version="18.6", major=18)
+    orders = make_orders(Places(state=Path('/x, "y"')), NOBODY, binaries, {"port": "1", "work_mem": "8MB"})
+    assert "listen_addresses=" in orders.postgres
+    assert 'unix_socket_directories="/x, ""y""/run"' in orders.postgres
+    assert "port=1" in orders.postgres
+    assert orders.postgres[-1] == "work_mem=8MB"
+    assert "--builtin-locale=C.UTF-8" in orders.initdb
+    assert (orders.uid, orders.gid) == (NOBODY.uid, NOBODY.gid)
+    assert make_orders(PLACES, ME, binaries, {}).uid == 0
+
+
+# -- what the supervisor reads
+
+
+def test_embedded_supervisor_without_orders_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parent that ended before it gave orders is no error; orders may come in pieces."""
+    pieces = [b'{"lock', b'_fd": 3}\n', b""]
+    monkeypatch.setattr(os, "read", lambda _fd, _size: pieces.pop(0))
+    assert read_orders() == {"lock_fd": 3}
+    with pytest.raises(StoppedError):
+        read_orders()
+
+
+def test_embedded_pid_file_is_read_as_pg_ctl_does(tmp_path: Path) -> None:
+    """Only the line `ready` of this very server counts."""
+    assert recorded_pid(tmp_path) is None
+    lines = ["12", "/data", "0", "5432", "/run", "", " 1 2", "starting"]
+    for pid, state, ready in ((12, "starting", False), (12, "ready   ", True), (13, "ready   ", False)):
+        (tmp_path / "postmaster.pid").write_text("\n".join([*lines[:-1], state]))
+        assert is_ready(tmp_path, pid) == ready
+    assert recorded_pid(tmp_path) == 12
+    (tmp_path / "postmaster.pid").write_text("")
+    assert recorded_pid(tmp_path) is None
+
+
+def test_embedded_process_that_is_no_server_is_known(tmp_path: Path) -> None:
+    """Neither this process nor one that does not exist serves a data folder."""
+    assert not serves(os.getpid(), tmp_path)
+    assert not serves(2**30, tmp_path)
+
+
+def test_embedded_reports_go_to_the_standard_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a callable of the caller's, what happens is logged at its level."""
+    with caplog.at_level(logging.INFO):
+        for level in ("info", "warn", "error"):
+            _log(level, f"said {level}")
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "said info"),
+        ("WARNING", "said warn"),
+        ("ERROR", "said error"),
+    ]
