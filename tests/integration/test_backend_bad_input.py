@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from support.backend import AUTHORIZED, environment, in_process, running_program, sign, unique
@@ -230,18 +229,17 @@ async def test_ten_thousand_random_paths_make_no_series(backend: InProcess) -> N
     assert after.get("http_requests_total", method="GET", route="unmatched", status="404") == 10_001
 
 
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "FOO", "get"])
-async def test_odd_methods_are_405_with_one_label(backend: InProcess, method: str) -> None:
+async def test_odd_methods_are_405_with_one_label(backend: InProcess) -> None:
     """A method that a route does not know is refused; one that nobody knows is `_OTHER` in the metrics."""
-    answer = await backend.client.send(httpx.Request(method, "http://127.0.0.1/api/listings"))
-    if method == "get":  # httpx writes it in capitals
-        assert answer.status_code == 405
-        return
-    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
-    assert "POST" in answer.headers["Allow"]
+    odd = ["PROPFIND", "FOO", "X" * 1000]
+    for method in ["PUT", "PATCH", "DELETE", "TRACE", *odd]:
+        answer = await backend.client.request(method, "/api/listings")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed"), method
+        assert "POST" in answer.headers["Allow"]
     samples = await backend.scrape()
-    label = method if method in {"PUT", "PATCH", "DELETE", "TRACE"} else "_OTHER"
-    assert samples.get("http_requests_total", method=label, route="unmatched", status="405") == 1
+    for method in ("PUT", "PATCH", "DELETE", "TRACE"):
+        assert samples.get("http_requests_total", method=method, route="unmatched", status="405") == 1
+    assert samples.get("http_requests_total", method="_OTHER", route="unmatched", status="405") == len(odd)
 
 
 async def test_control_characters_stay_within_their_line(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from support.backend import InProcess, Program
     from support.postgres import DatabaseUrls
+
+
+HOUSE = {"title": "House in Kigali", "type": "house", "price_amount": 85_000_000}
 
 
 def test_first_start_makes_secrets_that_work(database_urls: DatabaseUrls, tmp_path: Path) -> None:
@@ -180,6 +184,31 @@ async def test_refusals_write_no_error(backend: InProcess, capfd: pytest.Capture
     await backend.client.get("/nothing")
     lines = backend.lines(capfd)
     assert [(line["level"], line["type"]) for line in lines] == [("info", "request")] * 3
+
+
+async def test_database_that_is_away_is_503_for_everybody(backend: InProcess) -> None:
+    """Every endpoint that needs it says so, at once and with Retry-After; none calls it a fault."""
+    await backend.backend.database.close()
+    began = time.monotonic()
+    answers = [
+        await backend.deliver({"id": "1"}),
+        await backend.call("listing.search"),
+        await backend.call("listing.search", {"limit": 0}),
+        await backend.pair("telegram", "request", peer_id="42"),
+        await backend.pair("telegram", "confirm", peer_id="42", code="x"),
+        await backend.client.post("/api/listings", headers=AUTHORIZED, json=HOUSE),
+        await backend.client.get("/api/listings/search"),
+        await backend.client.get("/api/listings/00000000-0000-4000-8000-000000000000"),
+    ]
+    assert time.monotonic() - began < 5
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+    samples = await backend.scrape()
+    assert samples.get("webhook_failures_total", source="moltbot") == 1
+    assert samples.get("tool_calls_total", tool="listing.search", status="error") == 2
+    assert samples.get("pairing_failures_total", channel="telegram") == 0
+    assert samples.get("active_sessions") is None
 
 
 async def test_active_sessions_is_what_the_database_says(backend: InProcess) -> None:

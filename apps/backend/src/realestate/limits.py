@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from realestate.asgi import ASGIApp, Message, Receive, Scope, Send
 from realestate.errors import ApiError, ClientLeftError
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from realestate.asgi import ASGIApp, Message, Receive, Scope, Send
 
 # Up to so many times the limit a refused body is read to its end.
 _DRAINED: Final = 4
