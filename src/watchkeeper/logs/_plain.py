@@ -14,7 +14,7 @@ from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 from msgspec import Struct
@@ -22,10 +22,11 @@ from msgspec import Struct
 from watchkeeper.logs._errors import describe_exception
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 MASK: Final = "***"
 _KEY_LENGTH: Final = 128
+_HARMLESS: Final = 32  # what a harmless field takes of a line, by and large
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _AS_TEXT: Final = (UUID, datetime, date, time, Decimal, PurePath)
 
@@ -64,20 +65,31 @@ def _repr(value: object) -> str:
         _printing.busy = False
 
 
+class Mask(Protocol):
+    """What a shaper asks about texts and keys; `Redactor` answers."""
+
+    def bounded(self, value: str, limit: int, /) -> str:
+        """Return a text without secrets, and no longer than about the limit."""
+
+    def hides(self, key: str, /) -> bool:
+        """Say whether what stands under this key is masked."""
+
+    def is_harmless(self, key: str, value: object, /) -> bool:
+        """Say, quickly, that a field may stand as it is; False when in doubt."""
+
+
 class Shaper:
     """Turns one line's values into plain ones; it remembers what it met, so each line gets a new one.
 
     Args:
-        text: What to do with each string, such as redacting it.
-        hides: Whether what stands under a key of this name is masked.
+        mask: What to do with texts and keys.
         limits: How much to keep.
     """
 
-    __slots__ = ("_hides", "_left", "_limits", "_open", "_text")
+    __slots__ = ("_left", "_limits", "_mask", "_open")
 
-    def __init__(self, text: Callable[[str, int], str], hides: Callable[[str], bool], limits: Limits) -> None:
-        self._text = text
-        self._hides = hides
+    def __init__(self, mask: Mask, limits: Limits) -> None:
+        self._mask = mask
         self._limits = limits
         self._left = limits.total
         self._open: set[int] = set()
@@ -98,8 +110,11 @@ class Shaper:
 
     def pair(self, key: object, value: object, depth: int = 0) -> tuple[str, Any]:
         """Return a key as text and its value; what a telling key names is masked."""
+        if type(key) is str and self._mask.is_harmless(key, value):
+            self._left -= _HARMLESS
+            return key, value
         name = self._key(key)
-        if self._hides(name) and value is not None and not isinstance(value, bool):
+        if self._mask.hides(name) and value is not None and not isinstance(value, bool):
             return name, MASK
         return name, self.shape(value, depth)
 
@@ -117,7 +132,7 @@ class Shaper:
 
     def _string(self, value: str, limit: int | None = None) -> str:
         limit = min(limit or self._limits.text, max(self._left, 16))
-        text = self._text(value, limit)
+        text = self._mask.bounded(value, limit)
         if not text.isascii():
             text = _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
         self._left -= len(text)

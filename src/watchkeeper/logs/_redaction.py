@@ -96,7 +96,7 @@ class Redactor:
 
     def value(self, value: object) -> Any:
         """Return any value as plain data (what JSON can say) with its secrets masked, however deep."""
-        return Shaper(self.bounded, self.hides, Limits(total=1_000_000)).shape(value)
+        return Shaper(self, Limits(total=1_000_000)).shape(value)
 
     def is_harmless(self, key: str, value: object) -> bool:
         """Say whether a field may stand as it is: what most fields of most lines are, found out quickly."""

@@ -85,10 +85,9 @@ class Renderer:
             return None  # UnicodeEncodeError is a ValueError
 
     def _fill(self, record: dict[str, Any], fields: Mapping[str, object], limits: Limits) -> None:
-        shaper = Shaper(self._redactor.bounded, self._redactor.hides, limits)
-        harmless = self._redactor.is_harmless
+        shaper = Shaper(self._redactor, limits)
         for key, value in fields.items():
-            name, plain = (key, value) if harmless(key, value) else shaper.pair(key, value)
+            name, plain = shaper.pair(key, value)
             while name in record:
                 name += "_"
             record[name] = plain
