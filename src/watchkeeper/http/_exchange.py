@@ -32,26 +32,16 @@ class Exchange:
         send: The server's.
     """
 
-    __slots__ = (
-        "_bytes",
-        "_duration",
-        "_edge",
-        "_failed",
-        "_left",
-        "_method",
-        "_path",
-        "_query",
-        "_receive",
-        "_recorded",
-        "_scope",
-        "_send",
-        "_start",
-        "_trailers",
-        "_unheard",
-        "context",
-        "route",
-        "status",
-    )
+    # Defaults of the class: an attribute that a usual request never touches costs it nothing.
+    route = ""
+    status = 0
+    _bytes = 0
+    _duration = -1.0
+    _trailers = False
+    _recorded = False
+    _failed = False
+    _left = False
+    _unheard = False
 
     def __init__(self, edge: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._start = perf_counter()
@@ -64,15 +54,6 @@ class Exchange:
         self._path = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogatepass")
         self._query = scope["query_string"]
         self.context = read_ids(scope["headers"])
-        self.route = ""
-        self.status = 0
-        self._bytes = 0
-        self._duration = -1.0
-        self._trailers = False
-        self._recorded = False
-        self._failed = False
-        self._left = False
-        self._unheard = False
         scope[SCOPE_KEY] = self
 
     async def receive(self) -> Message:
@@ -94,7 +75,8 @@ class Exchange:
                 self._finish()
         elif kind == "http.response.start":
             self.status = message["status"]
-            self._trailers = message.get("trailers", False)
+            if message.get("trailers"):
+                self._trailers = True
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
             headers.append((b"x-request-id", self.context.request_id.encode("ascii")))
             # A copy: an app may send one and the same message to everybody.
@@ -135,6 +117,10 @@ class Exchange:
     def cancel(self) -> None:
         """Close the books on a request that the server cancelled."""
         self._end("cancelled" if self._duration < 0.0 else "completed")
+
+    def let_go(self) -> None:
+        """Come apart from the scope, so that both are freed at once and not by the garbage collector."""
+        self._scope.pop(SCOPE_KEY, None)
 
     def note(self, error: BaseException) -> None:
         """Log an exception that the framework answers by itself, and remember that the request failed."""

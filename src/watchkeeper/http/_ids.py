@@ -36,7 +36,7 @@ def read_ids(headers: Headers) -> RequestContext:
         headers: Of the ASGI scope, names in lower case.
     """
     given = [header for header in headers if header[0] in _WANTED]
-    made = f"{_random.getrandbits(192):048x}"
+    made = _random.randbytes(24).hex()
     if not given:
         return RequestContext(request_id=made[:32], trace_id=made[:32], span_id=made[32:])
     request_id = made[:32]

@@ -72,6 +72,7 @@ class Middleware:
             raise
         finally:
             unbind_request(token)
+            exchange.let_go()
 
     def wants_line(self, route: str, status: int, outcome: str) -> bool:
         """Say whether a request has a line: all have, but for successful ones of our own endpoints."""
