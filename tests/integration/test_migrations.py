@@ -217,6 +217,18 @@ async def test_a_service_that_does_not_see_the_tables_is_warned_of(any_urls: Dat
         assert await database.pending()
 
 
+async def test_a_server_that_only_reads_is_refused(empty_urls: DatabaseUrls) -> None:
+    """A standby, say: the error is one of migrating, with the server's reason."""
+    with psycopg.connect(empty_urls.superuser_url, autocommit=True) as conn:
+        conn.execute(
+            sql.SQL("ALTER ROLE keeper_owner IN DATABASE {} SET default_transaction_read_only = on").format(
+                sql.Identifier(empty_urls.name)
+            )
+        )
+    with pytest.raises(MigrationError, match="Migrating failed: cannot execute CREATE TABLE in a read-only"):
+        await _database(empty_urls).migrate()
+
+
 async def test_a_role_that_may_not_create_is_told_what_it_needs(empty_urls: DatabaseUrls) -> None:
     """The service's role alone cannot migrate; the sentence names the setting."""
     with pytest.raises(MigrationError, match=r"keeper may not create tables here .* set DATABASE_OWNER_URL"):

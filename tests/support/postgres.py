@@ -146,13 +146,11 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """Stop every process of the server where it stands; nothing is closed, nothing answers."""
-        for pid in self._family():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let the frozen processes go on."""
-        for pid in self._family():
-            os.kill(pid, signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
 
     def terminate_clients(self, role: str = SERVICE) -> None:
         """End every connection of a role, and wait until they are gone."""
@@ -219,15 +217,17 @@ class PostgresServer:
 
     def remove(self) -> None:
         """Stop it and delete its folder."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._process is not None:
-                self.thaw()
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _family(self) -> list[int]:
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return [self.pid, *map(int, children)]
+    def _signal_all(self, sign: signal.Signals) -> None:
+        # The postmaster first, so that no child is born meanwhile; one may end at any time.
+        os.kill(self.pid, sign)
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), sign)
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import psycopg
 from psycopg import AsyncConnection, waiting
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
@@ -103,8 +102,6 @@ class Connection(AsyncConnection[TupleRow]):
 
     async def _abandon(self) -> None:
         """Tell the server to stop, if it listens, and close."""
-        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
-            return
         try:
             with contextlib.suppress(psycopg.Error, TimeoutError):
                 async with asyncio.timeout(_CANCEL_PATIENCE):
@@ -118,15 +115,12 @@ class Connection(AsyncConnection[TupleRow]):
         A server that goes says so, or ends the stream: its socket turns readable, which an idle connection's
         socket otherwise is not. Looking costs a microsecond, where a question costs a round trip.
         """
-        if self.closed:
-            return False
-        poll = select.poll()
-        poll.register(self.pgconn.socket, select.POLLIN)
-        if not poll.poll(0):
-            return True
         try:
-            async with asyncio.timeout(_PING_PATIENCE):
-                await self.execute("")
+            poll = select.poll()
+            poll.register(self.pgconn.socket, select.POLLIN)
+            if poll.poll(0):
+                async with asyncio.timeout(_PING_PATIENCE):
+                    await self.execute("")
         except (psycopg.Error, TimeoutError):
             await self.close()
             return False

@@ -72,13 +72,21 @@ class Migrator:
                 f"The server is PostgreSQL {self._conn.info.server_version // 10000}: take 15 or newer."
             )
         known = [(source, source.read()) for source in sources]
+        try:
+            return await self._migrate(known)
+        except psycopg.Error as error:
+            if self._conn.closed:
+                raise
+            raise MigrationError(f"Migrating failed: {one_line(error)}.") from error
+
+    async def _migrate(self, known: Sequence[tuple[MigrationSource, list[Migration]]]) -> list[str]:
         await self._create_record()
         done: list[str] = []
         for source, migrations in known:
             while applied := await self._retried(source, migrations):
                 done.append(str(applied))
         if self._service is not None:
-            await self._grant(sources, sql.Identifier(self._service))
+            await self._grant([source for source, _ in known], sql.Identifier(self._service))
         return done
 
     async def _create_record(self) -> None:
