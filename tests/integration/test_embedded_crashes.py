@@ -5,6 +5,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from support.embedded import (
     supervisor_of,
     wait_until,
 )
+from watchkeeper.database.embedded import _link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +72,34 @@ async def test_embedded_killed_supervisor_is_replaced(state: Path) -> None:
     assert [level for level, _ in reports] == ["warn", "info"]
     assert said(reports, "was ended from outside")
     assert not processes_over(state)
+
+
+async def test_embedded_supervisor_killed_before_the_roles_are_made(state: Path) -> None:
+    """A start whose supervisor dies just after it was ready starts another one."""
+    async with server_over(state) as server:
+        assert server._keeping is not None
+        server._keeping.cancel()
+        os.kill(supervisor_of(state), signal.SIGKILL)
+        await server._own_or_attach()
+        assert server.owner
+        assert await ask(server.url, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("orders", "event"),
+    [
+        (b"", b""),
+        (b"{}\n", b'{"event": "failed", "stage": "supervisor", "code": null, "log": ["Traceback'),
+        (b'{"lock_fd": 99}\n', b'{"event": "failed", "stage": "system", "code": null, "log": ["[Errno 9]'),
+    ],
+)
+def test_embedded_supervisor_with_odd_orders(orders: bytes, event: bytes) -> None:
+    """Without orders it ends; whatever it did not expect, its parent hears of."""
+    command = [sys.executable, "-I", "-c", _link._BOOT, _link._PACKAGE, str(_link._PROGRAM)]
+    done = subprocess.run(command, input=orders, capture_output=True, check=False)
+    assert done.stdout.startswith(event)
+    assert bool(done.stdout) == bool(done.returncode) == bool(event)
+    assert not done.stderr
 
 
 async def test_embedded_killed_supervisor_and_parent_leave_no_orphan(

@@ -34,8 +34,10 @@ only_root = pytest.mark.skipif(not AS_ROOT, reason="only root can become another
 async def test_embedded_cold_start_gives_a_database_with_two_plain_roles(folder: Path) -> None:
     """The first start makes everything: the service's role owns nothing and may make no table."""
     state = folder / "state"
+    state.mkdir(mode=0o700)
     async with server_over(state) as server:
         assert server.owner
+        assert server.data_dir == state / "data"
         assert await ask(server.url, "SELECT current_user || '@' || current_database()") == "app@app"
         assert await ask(server.owner_url, "SELECT current_user") == "app_owner"
         assert await ask(server.superuser_url, "SELECT usesuper FROM pg_user WHERE usename = current_user")

@@ -137,6 +137,7 @@ def test_embedded_data_of_another_version_says_how_to_move() -> None:
         (errno.ENOSPC, "The disk that holds /srv/state is full"),
         (errno.EDQUOT, "The disk that holds /srv/state is full"),
         (errno.EROFS, r"cannot be written \(/srv: .*\): give this account the right"),
+        (errno.EPERM, r"lacks a right here \(/srv: |cannot be written \(/srv: "),
         (errno.ENOTDIR, r"because a file is in the way \(/srv\): "),
         (errno.ELOOP, r"cannot be used \(/srv: "),
     ],
@@ -177,6 +178,21 @@ def test_embedded_url_survives_odd_names() -> None:
     names = Names(database="a/b", owner_role="o@p", service_role="s")
     expected = "postgresql://o%40p@/a%2Fb?host=%2Fx%2C%26y%2Frun&port=5432"
     assert names.url(Path("/x,&y/run"), "o@p") == expected
+
+
+# -- folders
+
+
+def test_embedded_folders_of_an_ordinary_user_are_private(tmp_path: Path) -> None:
+    """State and sockets are closed to all others, and the folders above are made too."""
+    places = Places(state=tmp_path / "a" / "state")
+    for _ in range(2):
+        places.prepare(ME)
+    for folder in (places.state, places.sockets):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    places.sockets.chmod(0o750)
+    with pytest.raises(EmbeddedServerError, match=r"run, is not a private folder of me: remove it"):
+        places.prepare(ME)
 
 
 # -- accounts

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from watchkeeper.database.embedded._places import CAPABILITIES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -94,8 +96,8 @@ _MEANINGS: Final = (
         r"Permission denied|Operation not permitted",
         (
             "PostgreSQL or its supervisor lacks a right ({line}): give {places.state} back to the account"
-            " that ran it; in a container, let root have the capabilities SETUID, SETGID and CHOWN, or do"
-            " not run as root."
+            " that ran it; in a container, let root have the capabilities"
+            " {capabilities}, or do not run as root."
         ),
     ),
 )
@@ -119,7 +121,8 @@ def explain(event: Mapping[str, Any], places: Places) -> str:
     for pattern, sentence in _MEANINGS:
         for line in lines:
             if re.search(pattern, line):
-                return sentence.format(places=places, line=_without_head(line))
+                said = _without_head(line)
+                return sentence.format(places=places, line=said, capabilities=CAPABILITIES)
     what = _STAGES.get(str(stage), f"ended by itself (exit status {event.get('code')})")
     return f"The embedded PostgreSQL {what}: {_last_words(lines)}. See {places.log}."
 

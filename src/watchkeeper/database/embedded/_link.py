@@ -40,15 +40,13 @@ def try_lock(path: Path) -> int | None:
         OSError: The file cannot be made or locked.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    with contextlib.ExitStack() as unless_locked:
+        unless_locked.callback(os.close, fd)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unless_locked.pop_all()
+            return fd
+    return None
 
 
 class Link:
@@ -111,11 +109,6 @@ class Link:
             return cls(process, lifeline, events, hearing)
 
     @property
-    def pid(self) -> int:
-        """The supervisor's process number."""
-        return self._process.pid
-
-    @property
     def is_over(self) -> bool:
         """Whether the supervisor is gone."""
         return self._process.poll() is not None
@@ -156,18 +149,17 @@ async def _hear(events: asyncio.StreamReader) -> tuple[asyncio.ReadTransport, in
     """Make a pipe that ends in `events`; return its transport and the end for the supervisor."""
     reading, writing = os.pipe()
     file = os.fdopen(reading, "rb", 0)
-    try:
+    with contextlib.ExitStack() as unless_connected:
+        unless_connected.callback(os.close, writing)
+        unless_connected.callback(file.close)
         hearing, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(events), file
         )
-    except BaseException:
-        file.close()
-        os.close(writing)
-        raise
+        unless_connected.pop_all()
     return hearing, writing
 
 
-def _let_go_of_copies() -> None:
+def _let_go_of_copies() -> None:  # pragma: no cover - runs in forked children
     for link in list(_LINKS):
         link.let_go()
 

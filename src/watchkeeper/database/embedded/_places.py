@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PORT: Final = 5432  # only part of the socket's name
 SUPERUSER: Final = "postgres"
+# What root needs in a container to run the server as another account.
+CAPABILITIES: Final = "SETUID, SETGID, CHOWN and DAC_OVERRIDE"
 _SOCKET_PATH_LIMIT: Final = 107  # sun_path of unix(7), less the closing zero
 _SHORT_BASE: Final = Path("/tmp")  # noqa: S108 - the same for every starter; owner and mode are checked
 
@@ -111,7 +113,8 @@ def _make_private(folder: Path, account: Account) -> None:
     ):
         raise EmbeddedServerError(
             f"The folder of the database's sockets, {folder}, is not a private folder of {account.name}:"
-            " remove it, it is made anew at the next start."
+            " remove it, it is made anew at the next start; or choose a state folder on a file system that"
+            " keeps permissions."
         )
 
 
@@ -122,6 +125,11 @@ def folder_error(folder: Path, error: OSError) -> EmbeddedServerError:
         return EmbeddedServerError(
             f"The disk that holds {folder} is full: free some space, or choose another state folder"
             " (WATCHKEEPER_STATE_DIR)."
+        )
+    if error.errno == errno.EPERM and os.geteuid() == 0:
+        return EmbeddedServerError(
+            f"Root lacks a right here ({where}: {error.strerror}): let it have the capabilities {CAPABILITIES},"
+            " or do not run as root."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EmbeddedServerError(

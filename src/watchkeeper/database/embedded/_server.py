@@ -191,11 +191,6 @@ class EmbeddedServer:
             try:
                 await provision(self._places.sockets, self._names)
             except psycopg.Error as error:
-                if "Permission denied" in str(error):
-                    raise EmbeddedServerError(
-                        f"Another account owns the embedded PostgreSQL in {self._places.state}: run this as"
-                        " the same account."
-                    ) from error
                 if not is_not_now(error):
                     event = {"stage": "provision", "log": [str(error)]}
                     raise EmbeddedServerError(explain(event, self._places)) from error
@@ -209,16 +204,16 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: Nobody owns the server, and it cannot be started.
         """
-        if self._link is not None:
-            if not self._link.is_over:
-                return True
+        if self._link is not None and self._link.is_over:
             await self._drop_link()
+        if self._link is not None:
+            return True
         try:
             lock_fd = try_lock(self._places.lock)
-            if lock_fd is None:
-                return False
         except OSError as error:
             raise folder_error(self._places.state, error) from error
+        if lock_fd is None:
+            return False
         try:
             self._link = await Link.start(lock_fd, _started(self._orders))
         except OSError as error:

@@ -40,12 +40,13 @@ class Program:
     ) -> None:
         supervisor = os.getpid()
 
-        def die_with_supervisor() -> None:
+        def die_with_supervisor() -> None:  # pragma: no cover - runs between fork and exec
             if sys.platform == "linux":
                 _LIBC.prctl(_PR_SET_PDEATHSIG, death_signal)
                 if os.getppid() != supervisor:
                     os._exit(1)
 
+        self.is_silent = False  # nothing of it has the other end of the pipe any more
         self.output, writer = os.pipe()
         os.set_blocking(self.output, False)
         try:
@@ -83,6 +84,7 @@ class Program:
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self.output, 65536):
                 chunks.append(chunk)
+            self.is_silent = True
         return b"".join(chunks)
 
     def signal(self, number: signal.Signals) -> None:

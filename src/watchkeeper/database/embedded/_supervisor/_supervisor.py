@@ -95,7 +95,7 @@ class Supervisor:
         sources = [self._wake]
         if self._parent_lives:
             sources.append(0)
-        if self._program is not None:
+        if self._program is not None and not self._program.is_silent:
             sources.append(self._program.output)
         ready = select.select(sources, [], [], max(seconds, 0))[0]
         if self._wake in ready:
@@ -194,7 +194,9 @@ class Supervisor:
         self._wait(float("inf"), program.is_over)
         if code := self._take_leave(program):
             raise FailedError("initdb", code, self._journal.tail)
-        with (new / "postgresql.conf").open("a", encoding="utf-8") as file:
+        # The folder belongs to another account by now: root follows no link of its.
+        fd = os.open(new / "postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(self._orders["configuration"])
             file.flush()
             os.fsync(file.fileno())
