@@ -101,6 +101,9 @@ class Watchkeeper:
             sink=Sink(lines_to, on_drop=self._count_dropped),
             redactor=Redactor(one.reveal() for one in (*self.settings.secrets(), *secrets)),
         )
+        self.registry.on_error = lambda error: self.logging.exception(  # noqa: LOG004 - not stdlib's logger
+            error, message="A metric was left out of the scrape."
+        )
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
         self._house: House | None = None
         if database or retention or migrations:
@@ -168,11 +171,13 @@ class Watchkeeper:
         self._refreshes.append(refresh)
         return refresh
 
-    def wrap(self, app: ASGIApp) -> ASGIApp:
+    def wrap(self, app: ASGIApp, *, resolve_route: Callable[[Scope], str] | None = None) -> ASGIApp:
         """Return `app`, watched.
 
         Args:
             app: Any ASGI app; its lifespan starts and stops the keeper.
+            resolve_route: Returns the route template of a dispatched scope, for a framework that the library
+                does not know; see docs/http.md.
         """
         self._wrapped = True
         endpoints = Endpoints(
@@ -192,6 +197,7 @@ class Watchkeeper:
             endpoints=endpoints,
             request_lines=self.settings.request_lines,
             probe_lines=self.settings.probe_lines,
+            resolve_route=resolve_route,
         )
         lifespan = Lifespan(app, self.start, self.stop)
 

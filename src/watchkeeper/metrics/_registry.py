@@ -38,7 +38,7 @@ class Registry:
     ) -> None:
         self._store = Store()
         self._given_foreign = foreign
-        self._on_error = on_error
+        self.on_error = on_error
         self._reported: set[str] = set()
         self._instruments: dict[str, Counter | Gauge | Histogram] = {}
         self._names: dict[str, str] = {}
@@ -162,8 +162,8 @@ class Registry:
         return default_registry() if self._given_foreign is None else self._given_foreign
 
     def _report(self, error: MetricError) -> None:
-        if self._on_error is None:
+        if self.on_error is None:
             raise error
         if str(error) not in self._reported:
             self._reported.add(str(error))
-            self._on_error(error)
+            self.on_error(error)

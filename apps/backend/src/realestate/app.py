@@ -21,6 +21,7 @@ from realestate.errors import answer_error, is_expected
 from realestate.limits import BodyLimits
 from realestate.monitoring import Backend, build
 from realestate.requests import StrictRequest
+from watchkeeper.http import note_exception
 
 if TYPE_CHECKING:
     from litestar import Response
@@ -62,11 +63,9 @@ def create_app(backend: Backend) -> ASGIApp:
 
 
 def _create_litestar(backend: Backend) -> Litestar:
-    keeper = backend.keeper
-
-    async def log_fault(error: Exception, _scope: HTTPScope | WebSocketScope) -> None:
+    async def log_fault(error: Exception, scope: HTTPScope | WebSocketScope) -> None:
         if not is_expected(error):
-            keeper.logging.exception(error, message="The request failed.")  # noqa: LOG004 - not stdlib's logger
+            await note_exception(error, scope)
 
     return Litestar(
         ROUTES,
