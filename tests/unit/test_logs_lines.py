@@ -95,6 +95,13 @@ def test_an_odd_request_has_the_same_keys_as_any_other(owner: Logging, lines: Li
     assert lines.raw().isascii()
 
 
+@pytest.mark.parametrize("duration", [float("nan"), float("inf"), -1.0])
+def test_an_odd_duration_does_not_cost_the_line(owner: Logging, lines: LineFile, duration: float) -> None:
+    """A clock that jumped is no reason to fail a request."""
+    owner.request(**{**REQUEST, "duration_ms": duration})  # type: ignore[arg-type]
+    assert "duration" in lines.read()[0]
+
+
 @pytest.mark.parametrize("status", [200, 404, 500, 503])
 def test_a_request_line_is_info_whatever_its_status(owner: Logging, lines: LineFile, status: int) -> None:
     """The status is data; the level says how urgent the line is, and a request line is not."""
@@ -176,6 +183,14 @@ def test_structlog_logs_the_exception_that_is_being_handled(owner: Logging, line
     log.warning("e", exc_info=())
     described = [line.get("error") for line in lines.read()]
     assert [error["type"] if error else None for error in described] == ["KeyError"] * 4 + [None]
+
+
+@pytest.mark.usefixtures("owner")
+def test_a_logger_of_the_standard_library_can_be_wrapped(lines: LineFile) -> None:
+    """structlog.wrap_logger(logging.getLogger(...)) gives a line, not a line within a line."""
+    structlog.wrap_logger(logging.getLogger("wrapped")).warning("text", key=1)
+    (line,) = lines.read()
+    assert (line["level"], line["msg"], line["logger"], line["key"]) == ("warn", "text", "wrapped", 1)
 
 
 @pytest.mark.usefixtures("owner")
@@ -302,6 +317,25 @@ def test_each_record_comes_out_once(
     logging.getLogger("_granian").error("four")
     assert [line["msg"] for line in lines.read()] == ["one", "two", "four"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_last_owner_writes_each_record_once(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
+    """Two keepers in one process: the second takes over, and gives back in whatever order they end."""
+    other = LineFile(tmp_path / "other")
+    second = Logging(service="second", env="test", sink=other.sink)
+    second.install()
+    logging.getLogger("lib").warning("to the second")
+    second.uninstall()
+    logging.getLogger("lib").warning("to the first")
+    second.install()
+    owner.uninstall()
+    logging.getLogger("lib").warning("to the second again")
+    structlog.get_logger().warning("this too")
+    second.uninstall()
+    logging.getLogger("lib").warning("to nobody")
+    assert [line["msg"] for line in lines.read()] == ["to the first"]
+    assert [line["msg"] for line in other.read()] == ["to the second", "to the second again", "this too"]
+    other.close()
 
 
 def test_handlers_that_write_elsewhere_stay(owner: Logging, lines: LineFile, tmp_path: Path) -> None:

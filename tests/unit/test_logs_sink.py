@@ -212,6 +212,35 @@ def test_threads_do_not_mix_their_lines_and_keep_their_order(tmp_path: Path) -> 
     assert seen == {writer: list(range(300)) for writer in (*range(8), 99)}
 
 
+def test_loops_in_several_threads_share_a_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their turns end at the same time, again and again, and nothing is lost or raised."""
+    write_at_once = os.write
+
+    def slowly(fd: int, data: bytes) -> int:
+        time.sleep(0.001)
+        return write_at_once(fd, data)
+
+    monkeypatch.setattr(os, "write", slowly)
+    file = LineFile(tmp_path / "lines")
+    logs = Logging(service="shop", env="test", sink=file.sink)
+    reported: list[dict[str, object]] = []
+
+    async def write(writer: int) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, report: reported.append(report))
+        for number in range(50):
+            logs.event("info", writer=writer, number=number)
+            await asyncio.sleep(0)
+
+    threads = [threading.Thread(target=lambda n=n: asyncio.run(write(n))) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert reported == []
+    assert len(file.read()) == 200
+    file.close()
+
+
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [

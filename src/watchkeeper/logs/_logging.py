@@ -109,7 +109,6 @@ class Logging:
         """Write the line of a request, `info` whatever its status."""
         if self.threshold > _INFO:
             return
-        duration = int(duration_ms * 1000) / 1000
         if len(request_id) < self._shortest_secret or self._is_free(request_id):
             try:
                 line = self._request_line(
@@ -117,7 +116,7 @@ class Logging:
                         method,
                         self._url(url),
                         status,
-                        duration,
+                        int(duration_ms * 1000) / 1000,
                         request_id,
                         route,
                         outcome,
@@ -126,7 +125,7 @@ class Logging:
                         bytes_sent,
                     )
                 )
-            except UnicodeEncodeError:
+            except (ValueError, OverflowError):  # a lone surrogate, an endless duration
                 line = b"\xff"
             if line.isascii() and len(line) < _QUICK_LINE and "\x7f" not in url:
                 self._put(line)
@@ -138,7 +137,7 @@ class Logging:
             method=method,
             url=self.redactor.url(url),
             statusCode=status,
-            duration=duration,
+            duration=duration_ms,
             requestId=request_id,
             route=route,
             outcome=outcome,

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 PENDING_BYTES: Final = 8 * 1024 * 1024
 _PATIENCE: Final = timedelta(milliseconds=250)
-_NOTHING: Final = Context()  # a callback of ours must not keep a request's context alive
 _REASONS: Final = {
     errno.EPIPE: "closed",
     errno.EBADF: "closed",
@@ -91,7 +90,8 @@ class Sink:
             self._drain()
         elif loop is not self._scheduled:
             self._scheduled = loop
-            loop.call_soon(self._end_turn, context=_NOTHING)
+            # In a context of its own: it must not keep the request's alive, nor be entered by two loops.
+            loop.call_soon(self._end_turn, context=Context())
 
     def flush(self) -> None:
         """Write what is gathered, waiting for a thread that is just doing so (at most the patience)."""

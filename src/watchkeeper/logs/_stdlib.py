@@ -45,6 +45,7 @@ class Handler(logging.Handler):
 
     def __init__(self, write: Callable[[str, dict[str, Any]], None]) -> None:
         super().__init__()
+        self.in_use = True
         self._write = write
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
@@ -95,7 +96,7 @@ class Takeover:
         handler: What is to write every record.
     """
 
-    def __init__(self, handler: logging.Handler) -> None:
+    def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._silence = logging.NullHandler()
         self._removed: list[tuple[logging.Logger, logging.Handler]] = []
@@ -106,6 +107,7 @@ class Takeover:
     def begin(self, level: str) -> None:
         """Take over; called again, also what was configured since."""
         root = logging.getLogger()
+        self._handler.in_use = True
         if self._root_level is None:
             self._root_level = root.level
             # logging keeps what it replaced in this name; it is None as long as warnings go their own way.
@@ -136,6 +138,8 @@ class Takeover:
     def _is_ours_to_take(self, handler: logging.Handler, *, known: bool) -> bool:
         if handler is self._handler or handler is self._silence:
             return False
+        if isinstance(handler, Handler):
+            return True  # another owner's: whoever installs last writes the records, once
         return _is_console(handler) or (known and not isinstance(handler, logging.FileHandler))
 
     def set_level(self, level: str) -> None:
@@ -147,8 +151,10 @@ class Takeover:
         """Put everything back, and leave what was added since."""
         for name in _ACCESS:
             logging.getLogger(name).removeHandler(self._silence)
+        self._handler.in_use = False
         for logger, handler in self._removed:
-            logger.addHandler(handler)
+            if not isinstance(handler, Handler) or handler.in_use:
+                logger.addHandler(handler)
         for logger, propagate in self._propagated.items():
             logger.propagate = propagate
         self._removed.clear()

@@ -58,6 +58,8 @@ def configure(owner: Logging) -> Callable[[], None]:
     )
 
     def restore() -> None:
+        if structlog.get_config()["wrapper_class"] is not logger_class:
+            return  # somebody has configured it since
         structlog.reset_defaults()
         if was_configured:
             structlog.configure(**before)
@@ -86,7 +88,12 @@ class _Render:
             fields["error"] = exc
         if stack:
             fields["stack"] = _stack_here() if stack is True else stack
-        return self._owner.render(level, fields)
+        line = self._owner.render(level, fields)
+        if isinstance(logger, _Output):
+            return line
+        # A logger of the standard library, wrapped in structlog: through it the line would be in a line.
+        self._owner.sink.write(line)
+        raise structlog.DropEvent
 
 
 def _exception_of(exc_info: Any) -> BaseException | None:
