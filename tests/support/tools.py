@@ -72,7 +72,8 @@ def _find(name: str, more_paths: tuple[str | Path, ...]) -> Path | None:
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     for place in (*folders, *_SYSTEM_FOLDERS, *map(Path, more_paths)):
         for candidate in (place, *(place / other for other in names)):
-            if candidate.is_file() and os.access(candidate, os.X_OK):
+            # In this order: is_file() raises below a folder of PATH that is closed to this user.
+            if os.access(candidate, os.X_OK) and candidate.is_file():
                 return candidate
     return None
 
