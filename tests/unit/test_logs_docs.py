@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from support.lines import LineList, parse_line
+from watchkeeper.logs import DEFAULT_KEYS, DROP_REASONS, LEVELS, MAX_LINE, Logging
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/logs.md").read_text()
+EXAMPLE, CONFIGURATION = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+
+
+def types_in(source: str) -> set[str]:
+    """Return the `type` of every line that this code writes."""
+    return {
+        keyword.value.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "type" and isinstance(keyword.value, ast.Constant)
+        if any(isinstance(argument, ast.Constant | ast.Name | ast.IfExp) for argument in node.args)
+        if isinstance(keyword.value.value, str)
+    }
+
+
+def test_every_type_of_line_is_documented() -> None:
+    """A new one is entered in the table of docs/logs.md."""
+    sources = [*ROOT.glob("src/watchkeeper/**/*.py"), *ROOT.glob("apps/backend/src/**/*.py")]
+    written = set().union(*(types_in(path.read_text()) for path in sources))
+    assert {"job", "retention", "log", "request"} <= written
+    assert {name for name in written if f"\n| `{name}` |" not in PAGE} == set()
+
+
+def test_every_level_key_and_reason_is_documented() -> None:
+    """And the bounds are those of the code."""
+    for name in (*LEVELS, *DEFAULT_KEYS, *DROP_REASONS):
+        assert f"`{name}`" in PAGE
+    assert f"{MAX_LINE // 1024} KiB" in PAGE
+
+
+def test_the_example_is_a_line_as_it_is_written() -> None:
+    """Its keys and their order are those of a real request line."""
+    example: dict[str, Any] = parse_line(EXAMPLE)
+    sink = LineList()
+    Logging(service=example["service"], env=example["env"], sink=sink).request(
+        method=example["method"],
+        url=example["url"],
+        status=example["statusCode"],
+        duration_ms=example["duration"],
+        request_id=example["requestId"],
+        route=example["route"],
+        outcome=example["outcome"],
+        trace_id=example["trace_id"],
+        span_id=example["span_id"],
+        bytes_sent=example["bytes"],
+    )
+    written = parse_line(sink.lines[0])
+    assert list(written) == list(example)
+    assert {**written, "time": example["time"]} == example
+
+
+def test_the_configuration_for_a_servers_parent_is_one_that_logging_takes() -> None:
+    """It names the handler by its real path, for the loggers of the servers that it is tested with."""
+    configuration = json.loads(CONFIGURATION)
+    assert configuration["handlers"]["lines"]["()"] == "watchkeeper.logs.line_handler"
+    assert set(configuration["loggers"]) == {"uvicorn", "_granian"}
