@@ -219,6 +219,7 @@ class Watchkeeper:
         self._started_at = time.monotonic()
         self._stopping = False
         self._warn_of_closed_metrics()
+        await self._checks.open()
         if self._house is None:
             return
         try:

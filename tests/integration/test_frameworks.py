@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-SLOW: Final = 0.1
+SLOW: Final = 0.3
 
 
 async def _pieces() -> AsyncIterator[bytes]:

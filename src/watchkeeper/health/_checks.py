@@ -16,7 +16,11 @@ class UnhealthyError(WatchkeeperError):
 
 
 class Check(Protocol):
-    """One dependency's health; it may carry its own `timeout` and `ttl`, which then win over the runner's."""
+    """One dependency's health.
+
+    A check may carry its own `timeout` and `ttl`, which then win over the runner's, and `aopen()` and
+    `aclose()`, which are awaited when the service starts and stops.
+    """
 
     @property
     def name(self) -> str:

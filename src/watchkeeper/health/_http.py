@@ -53,6 +53,11 @@ class HttpCheck:
         self._tls = parts.scheme == "https"
         self._transport: httpx.AsyncHTTPTransport | None = None
 
+    async def aopen(self) -> None:
+        """Load httpx and, for TLS, the certificates; without it the first question does, in its own time."""
+        if self._transport is None:
+            self._transport = await asyncio.to_thread(_make_transport, tls=self._tls)
+
     async def __call__(self) -> None:
         """Ask once.
 
@@ -60,12 +65,10 @@ class HttpCheck:
             UnhealthyError: The answer is not that of a healthy service.
             TimeoutError: It did not come whole in time.
         """
-        import httpx  # noqa: PLC0415 - 50 ms that only those pay who have such a check
+        import httpx  # noqa: PLC0415 - only those load it who have such a check
 
         if self._transport is None:
-            # The transport, not a client: no redirects, proxies or cookies, and no log line for each request.
-            # Certificates are loaded, for some 50 ms, only where TLS is spoken.
-            self._transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
+            self._transport = _make_transport(tls=self._tls)
         seconds = self.timeout.total_seconds()
         request = httpx.Request(
             "GET",
@@ -90,6 +93,14 @@ class HttpCheck:
         if self._transport is not None:
             transport, self._transport = self._transport, None
             await transport.aclose()
+
+
+def _make_transport(*, tls: bool) -> httpx.AsyncHTTPTransport:
+    import httpx  # noqa: PLC0415 - only those load it who have such a check
+
+    # The transport, not a client: no redirects, proxies or cookies, and no log line for each request.
+    # Without TLS there is nothing to verify, and no certificates to load for some 50 ms.
+    return httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -67,6 +67,11 @@ class CheckRunner:
         results = await asyncio.gather(*(check.result() for check in wanted))
         return {check.name: result for check, result in zip(wanted, results, strict=True)}
 
+    async def open(self) -> None:
+        """Let the checks that want to (`aopen`) load what they need, so that no probe waits for it."""
+        for check in self._checks.values():
+            await check.open()
+
     async def close(self) -> None:
         """Give up what still runs and close the checks that hold something open (`aclose`)."""
         await asyncio.gather(*(check.close() for check in self._checks.values()))
@@ -104,6 +109,11 @@ class _Watched:
         if self._last is not None and time.monotonic() - self._asked_at < self._ttl:
             return self._last
         return await self._shared.join()
+
+    async def open(self) -> None:
+        prepare = getattr(self._check, "aopen", None)
+        if prepare is not None:
+            await prepare()
 
     async def close(self) -> None:
         await self._shared.close()
