@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,16 @@ async def test_embedded_server_ends_with_its_service_under_systemd(state: Path) 
             await conn.execute("INSERT INTO kept VALUES (1)")
         # The last client is gone, so the server is too, and with it the supervisor.
         await asyncio.to_thread(wait_until, lambda: not Path(f"/proc/{supervisor}/cwd").exists())
+
+
+async def test_embedded_server_that_does_not_stop_is_killed(state: Path) -> None:
+    """A server that hangs holds up its stop for a time only, and recovers at the next start."""
+    async with server_over(state, stop_timeout=timedelta(seconds=0.1)) as server:
+        await ask(server.url, "INSERT INTO kept VALUES (1)")
+        os.kill(postmaster_of(state), signal.SIGSTOP)
+    await asyncio.to_thread(wait_until, lambda: not processes_over(state))
+    async with server_over(state) as server:
+        assert await ask(server.url, "SELECT count(*) FROM kept") == 1
 
 
 async def test_embedded_ctrl_c_reaches_only_the_parent(state: Path, starter: Callable[..., Starter]) -> None:

@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import stat
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,15 @@ def test_embedded_folders_of_an_ordinary_user_are_private(tmp_path: Path) -> Non
         places.prepare(ME)
 
 
+def test_embedded_sockets_have_a_path_that_will_do() -> None:
+    """A path that is too long for a socket, or that libpq would split, gives way to a short one."""
+    assert Places(state=Path("/srv")).sockets == Path("/srv/run")
+    assert Places(state=Path("/") / ("s" * 88)).sockets.parent == Path("/") / ("s" * 88)
+    short = {Places(state=Path(state)).sockets for state in ("/" + "s" * 89, "/a,b", "/a,c")}
+    assert len(short) == 3
+    assert {len(str(folder)) for folder in short} == {len("/tmp/watchkeeper-") + 16}  # noqa: S108 - a length
+
+
 # -- accounts
 
 
@@ -286,14 +296,17 @@ def test_embedded_ordinary_user_runs_his_own_data(tmp_path: Path, monkeypatch: p
 def test_embedded_orders_listen_nowhere_but_in_the_private_folder() -> None:
     """Sockets only, the locale that the version has, and the caller's settings last."""
     binaries = Binaries(folder=Path("/bin"), version="18.6", major=18)
-    orders = make_orders(Places(state=Path('/x, "y"')), NOBODY, binaries, {"port": "1", "work_mem": "8MB"})
+    parameters = {"port": "1", "work_mem": "8MB"}
+    patience = timedelta(seconds=3)
+    orders = make_orders(Places(state=Path('/x "y"')), NOBODY, binaries, parameters, patience)
     assert "listen_addresses=" in orders.postgres
-    assert 'unix_socket_directories="/x, ""y""/run"' in orders.postgres
+    assert 'unix_socket_directories="/x ""y""/run"' in orders.postgres
     assert "port=1" in orders.postgres
     assert orders.postgres[-1] == "work_mem=8MB"
     assert "--builtin-locale=C.UTF-8" in orders.initdb
     assert (orders.uid, orders.gid) == (NOBODY.uid, NOBODY.gid)
-    assert make_orders(PLACES, ME, binaries, {}).uid == 0
+    assert orders.stop_patience == 3
+    assert make_orders(PLACES, ME, binaries, {}, patience).uid == 0
 
 
 # -- what the supervisor reads

@@ -155,7 +155,8 @@ def _ask_version(folder: Path) -> Binaries:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EmbeddedServerError(
-            f"PostgreSQL's programs in {folder} do not run here ({error}): they are for another platform."
+            f"PostgreSQL's programs in {folder} do not run here ({error}): they are for another platform, or"
+            " lie on a disk that allows no programs (noexec)."
         ) from error
     found = re.search(r"\(PostgreSQL\) (\d+)(\S*)", answer.stdout)
     if answer.returncode or not found:

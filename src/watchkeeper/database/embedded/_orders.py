@@ -9,6 +9,7 @@ from watchkeeper.database.embedded._places import PORT, SUPERUSER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import timedelta
 
     from watchkeeper.database.embedded._account import Account
     from watchkeeper.database.embedded._binaries import Binaries
@@ -18,7 +19,6 @@ _BUILTIN_LOCALE_SINCE: Final = 17
 _ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 # Longer than `serve` takes to drain by default.
 _TERM_GRACE_S: Final = 25.0
-_STOP_PATIENCE_S: Final = 20.0
 _CONFIGURATION: Final = """
 # Watchkeeper wrote this once, when the data was made: change it here, or with ALTER SYSTEM.
 max_connections = 100
@@ -64,7 +64,11 @@ class Orders:
 
 
 def make_orders(
-    places: Places, account: Account, binaries: Binaries, parameters: Mapping[str, str]
+    places: Places,
+    account: Account,
+    binaries: Binaries,
+    parameters: Mapping[str, str],
+    stop_timeout: timedelta,
 ) -> Orders:
     """Return the orders for a server over `places`.
 
@@ -73,6 +77,7 @@ def make_orders(
         account: Who runs it.
         binaries: What is run.
         parameters: Server settings that win over every other; `fsync=off` also makes smaller data, quicker.
+        stop_timeout: How long a clean stop may take.
     """
     return Orders(
         state=str(places.state),
@@ -85,7 +90,7 @@ def make_orders(
         uid=account.uid if account.foreign else 0,
         gid=account.gid if account.foreign else 0,
         term_grace=_TERM_GRACE_S,
-        stop_patience=_STOP_PATIENCE_S,
+        stop_patience=stop_timeout.total_seconds(),
     )
 
 

@@ -56,9 +56,10 @@ class Places:
 
     @property
     def sockets(self) -> Path:
-        """The private folder of the sockets: in the state folder, or elsewhere if its path is too long."""
+        """The private folder of the sockets: in the state folder, or elsewhere if its path will not do."""
         plain = self.state / "run"
-        if len(os.fsencode(plain / f".s.PGSQL.{PORT}")) <= _SOCKET_PATH_LIMIT:
+        path = os.fsencode(plain / f".s.PGSQL.{PORT}")
+        if len(path) <= _SOCKET_PATH_LIMIT and b"," not in path:  # which separates hosts for libpq
             return plain
         digest = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
         return _SHORT_BASE / f"watchkeeper-{digest}"
@@ -128,8 +129,8 @@ def folder_error(folder: Path, error: OSError) -> EmbeddedServerError:
         )
     if error.errno == errno.EPERM and os.geteuid() == 0:
         return EmbeddedServerError(
-            f"Root lacks a right here ({where}: {error.strerror}): let it have the capabilities {CAPABILITIES},"
-            " or do not run as root."
+            f"Root lacks a right here ({where}: {error.strerror}): let it have the capabilities"
+            f" {CAPABILITIES}, or do not run as root."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EmbeddedServerError(

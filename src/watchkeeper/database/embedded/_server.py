@@ -51,6 +51,7 @@ class EmbeddedServer:
         parameters: Server settings that win over postgresql.conf, such as `{"fsync": "off"}` for a server
             that is thrown away.
         start_timeout: How long a start may take, with recovery or another starter's initdb.
+        stop_timeout: How long a clean stop may take before the server is killed; the next start recovers it.
         take_over: Whether to run the server when its owner goes; off for a short command.
         report: Called with a level (info, warn, error) and a sentence for what happens after the start;
             default: the standard library's logger of this module.
@@ -69,6 +70,7 @@ class EmbeddedServer:
         bin_dir: Path | None = None,
         parameters: Mapping[str, str] | None = None,
         start_timeout: timedelta = timedelta(minutes=2),
+        stop_timeout: timedelta = timedelta(seconds=20),
         take_over: bool = True,
         report: Callable[[str, str], None] | None = None,
     ) -> None:
@@ -77,6 +79,7 @@ class EmbeddedServer:
         self._given_bin_dir = bin_dir
         self._parameters = dict(parameters or {})
         self._start_timeout = start_timeout.total_seconds()
+        self._stop_timeout = stop_timeout
         self._take_over = take_over
         self._report = _log if report is None else report
         self._account: Account | None = None
@@ -183,7 +186,9 @@ class EmbeddedServer:
         self._account = choose_account(self._places.data)
         self._places.prepare(self._account)
         self._binaries = find_binaries(self._given_bin_dir, self._places, self._account)
-        self._orders = make_orders(self._places, self._account, self._binaries, self._parameters)
+        self._orders = make_orders(
+            self._places, self._account, self._binaries, self._parameters, self._stop_timeout
+        )
 
     async def _own_or_attach(self) -> None:
         while True:

@@ -64,6 +64,7 @@ class Supervisor:
         self._wake, waker = os.pipe()
         for end in (self._wake, waker):
             os.set_blocking(end, False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's thread may have blocked some
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # it only ends the select
