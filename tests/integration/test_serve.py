@@ -199,3 +199,29 @@ def test_the_server_and_the_library_write_one_kind_of_line(start: Callable[..., 
     messages = [line.get("msg") for line in program.lines if line.get("logger", "").startswith("uvicorn")]
     assert messages
     assert len(set(messages)) == len(messages)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nBad\x7f Header: y\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_gets_the_one_error_body(start: Callable[..., Program], garbage: bytes) -> None:
+    """Odd methods, broken headers and other protocols get a structured 400, one count and one line."""
+    program = start()
+    host, port = program.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(garbage)
+        head, _, body = b"".join(iter(lambda: client.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    error = json.loads(body)["error"]
+    assert error["code"] == "bad_request"
+    assert f"x-request-id: {error['requestId']}".encode() in head
+    line = program.wait_for(type="request", requestId=error["requestId"])
+    assert (line["statusCode"], line["route"], line["outcome"]) == (400, "unmatched", "unreadable")
+    expected = 'http_requests_total{method="_OTHER",route="unmatched",status="400"} 1.0'
+    assert expected in httpx.get(f"{program.url}/metrics").text

@@ -19,7 +19,7 @@ ARROWS = {
     "storage": {"database"},
     "house": {"storage", "schedule", "retention", "database", "logs", "metrics"},
     "keeper": {"house", "storage", "retention", "database", "http", "health", "logs", "metrics"},
-    "server": {"keeper"},
+    "server": {"keeper", "http"},
     "cli": {"keeper", "storage", "schedule", "retention", "audit", "database", "logs"},
 }
 FRAMEWORKS = {"starlette", "fastapi", "litestar", "quart", "django", "flask"}

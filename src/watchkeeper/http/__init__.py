@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from watchkeeper.http._endpoints import Endpoints
 from watchkeeper.http._errors import error_body
+from watchkeeper.http._ids import read_ids
 from watchkeeper.http._lifespan import Lifespan
 from watchkeeper.http._local import is_local, is_loopback
 from watchkeeper.http._middleware import Middleware, name_route, note_exception
@@ -18,5 +19,6 @@ __all__ = [
     "is_loopback",
     "name_route",
     "note_exception",
+    "read_ids",
     "resolve_route",
 ]

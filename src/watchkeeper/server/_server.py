@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 
 from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.server._protocol import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,8 +100,9 @@ class _Server(uvicorn.Server):
 
     def __init__(self, keeper: Watchkeeper, app: ASGIApp) -> None:
         grace = keeper.settings.shutdown_grace.total_seconds()
-        config = uvicorn.Config(
+        config = Config(
             app,
+            keeper,
             lifespan="on",
             log_config=None,
             access_log=False,
