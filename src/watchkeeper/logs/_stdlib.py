@@ -36,6 +36,21 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 }
 
 
+class _NoLock:
+    """What logging from 3.13 on insists on having (there None is not enough)."""
+
+    def acquire(self) -> None:
+        pass
+
+    release = acquire
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class Handler(logging.Handler):
     """Hands each record to `write` as level and fields.
 
@@ -49,8 +64,8 @@ class Handler(logging.Handler):
         self._write = write
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Make no lock: the sink needs none, and one would dead-lock when a record's own repr logs."""
-        self.lock = None
+        """Make no lock: the sink needs none, and one could dead-lock (a signal handler that logs, a fork)."""
+        self.lock = _NoLock()  # type: ignore[assignment]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write `record` as one line."""
