@@ -136,6 +136,19 @@ async def test_a_slow_statement_is_given_up_and_cancelled(database_urls: Databas
         assert await _sleepers(database) == 0
 
 
+async def test_one_use_may_have_a_limit_of_its_own(database_urls: DatabaseUrls) -> None:
+    """What takes longer by its nature says so; the next user of the connection has the usual limit again."""
+
+    async def work(limit: timedelta | None) -> None:
+        async with database.transaction(statement_timeout=limit) as conn:
+            await conn.execute("SELECT pg_sleep(0.5)")
+
+    async with Database(database_urls.url, pool_max=1, statement_timeout=SECOND / 5) as database:
+        await work(5 * SECOND)
+        with pytest.raises(DatabaseUnavailableError, match=r"gave no answer within 0\.2 s"):
+            await work(None)
+
+
 async def test_a_cancelled_task_leaves_nothing_running(database_urls: DatabaseUrls) -> None:
     """Its statement ends on the server, its transaction is rolled back, its place in the pool is free."""
     await _scratch(database_urls)

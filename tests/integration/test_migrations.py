@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.pq import DiagnosticField, ExecStatus
 
-from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource, Patience
+from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource, Patience, Queries
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
 
 if TYPE_CHECKING:
@@ -314,3 +316,28 @@ async def test_losing_the_server_while_migrating_is_unavailability(
     (tmp_path / "grants.sql").unlink(missing_ok=True)
     (tmp_path / "0002_step.sql").write_text("CREATE TABLE b (id integer)")
     assert await _database(urls).migrate(source) == ([] if text else ["app/0002_step.sql"])
+
+
+def _numbered(query: str) -> str:
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    return re.sub(r"%\((\w+)\)s", number, query).replace("%%", "%")
+
+
+@pytest.mark.parametrize("name", ["audit", "migrations", "retention"])
+def test_every_query_fits_the_migrated_schema(any_urls: DatabaseUrls, name: str) -> None:
+    """The server knows each table, column and function that a query names, on each supported version."""
+    queries = Queries.load(name)
+    fixed = [query for query in queries if "{" not in queries[query]]
+    assert fixed
+    with psycopg.connect(any_urls.url, autocommit=True) as conn:
+        for query in fixed:
+            result = conn.pgconn.prepare(query.encode(), _numbered(queries[query]).encode())
+            # A parameter whose type only its value tells is no mismatch, and a utility statement has none.
+            wrong = result.status == ExecStatus.FATAL_ERROR and result.error_field(DiagnosticField.SQLSTATE)
+            assert wrong in (False, b"42P18"), f"{query}: {result.error_message.decode()}"

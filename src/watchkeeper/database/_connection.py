@@ -15,7 +15,7 @@ from psycopg.rows import TupleRow
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from psycopg.abc import RV, PQGen
 
@@ -149,13 +149,23 @@ def connection_string(url: str, setting: str) -> str:
     )
 
 
-def as_unavailable(error: psycopg.Error, conn: AsyncConnection | None) -> DatabaseUnavailableError | None:
-    """Return the error to raise instead when the server, not the statement, is the reason.
+@contextlib.contextmanager
+def told_apart(conn: AsyncConnection | None) -> Iterator[None]:
+    """Raise `DatabaseUnavailableError` instead of an error whose reason is the server, not the statement.
 
     Args:
-        error: What psycopg raised.
-        conn: The connection it was raised on, None while connecting.
+        conn: The connection that is used inside the block, None while connecting.
     """
+    try:
+        yield
+    except psycopg.Error as error:
+        unavailable = _as_unavailable(error, conn)
+        if unavailable is None:
+            raise
+        raise unavailable from error
+
+
+def _as_unavailable(error: psycopg.Error, conn: AsyncConnection | None) -> DatabaseUnavailableError | None:
     if isinstance(error, NoAnswerError):
         return DatabaseUnavailableError(f"The database gave {error}: the statement was given up.")
     if conn is None:

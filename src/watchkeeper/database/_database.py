@@ -13,10 +13,11 @@ from psycopg import AsyncConnection, errors
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from watchkeeper.database._connection import Connection, as_unavailable, connection_string, one_line
+from watchkeeper.database._connection import Connection, connection_string, one_line, told_apart
 from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, MigrationSource
 from watchkeeper.database._migrator import Migrator, Patience, has_table
 from watchkeeper.database._queries import Queries
+from watchkeeper.database._roles import current_role, find_weaknesses
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
 from watchkeeper.settings import Secret
 
@@ -120,8 +121,13 @@ class Database:
         await self.close()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection]:
+    async def connection(
+        self, *, statement_timeout: timedelta | None = None
+    ) -> AsyncIterator[AsyncConnection]:
         """Lend a connection in autocommit: each statement is its own transaction.
+
+        Args:
+            statement_timeout: Instead of the database's own, for this use.
 
         Raises:
             DatabaseUnavailableError: None came free in time, or the server went away or silent meanwhile. An
@@ -131,19 +137,21 @@ class Database:
         if pool is None:
             raise DatabaseUnavailableError("The database is not open: it is before open() or after close().")
         conn = await self._acquire(pool)
+        conn.patience = self._patience if statement_timeout is None else statement_timeout.total_seconds()
         try:
-            yield conn
-        except psycopg.Error as error:
-            unavailable = as_unavailable(error, conn)
-            if unavailable is None:
-                raise
-            raise unavailable from error
+            with told_apart(conn):
+                yield conn
         finally:
             await pool.putconn(conn)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(
+        self, *, statement_timeout: timedelta | None = None
+    ) -> AsyncIterator[AsyncConnection]:
         """Lend a connection for one transaction: committed at the end, rolled back on an exception.
+
+        Args:
+            statement_timeout: Instead of the database's own, for each statement of this one.
 
         Raises:
             DatabaseUnavailableError: As for `connection`. When it comes from the commit, whether that took
@@ -151,7 +159,7 @@ class Database:
             psycopg.errors.InFailedSqlTransaction: An error of a statement was swallowed inside the block, so
                 that there is nothing to commit.
         """
-        async with self.connection() as conn, conn.transaction():
+        async with self.connection(statement_timeout=statement_timeout) as conn, conn.transaction():
             yield conn
             # psycopg would leave both of these silently, with nothing committed.
             if conn.closed:
@@ -189,9 +197,9 @@ class Database:
         """
         self._sources = sources or (LIBRARY_MIGRATIONS,)
         async with self._direct(self._conninfo, self._patience) as conn:
-            service = await _current_role(conn)
+            service = await current_role(conn)
         async with self._direct(self._owner_conninfo, None) as conn:
-            owner = await _current_role(conn)
+            owner = await current_role(conn)
             migrator = Migrator(
                 conn, service=None if owner == service else service, patience=patience or Patience()
             )
@@ -221,20 +229,7 @@ class Database:
             A sentence for each thing that makes the protection of the tables weaker.
         """
         async with self._direct(self._conninfo, self._patience) as conn:
-            cursor = await conn.execute(_QUERIES["role"])
-            role, superuser, visible, owner = (await cursor.fetchall())[0]
-        self.warnings = []
-        if superuser or owner:
-            what = "is a superuser" if superuser else "owns the tables"
-            self.warnings.append(
-                f"The service connects as {role}, which {what}: it could switch off the protection of"
-                " audit_log. Give DATABASE_URL a role of its own, and DATABASE_OWNER_URL the owner."
-            )
-        if not visible:
-            self.warnings.append(
-                f"The role {role} does not see the migrated tables: grant it USAGE on their schema, and give"
-                " it the search_path of their owner."
-            )
+            self.warnings = await find_weaknesses(conn)
         return self.warnings
 
     async def _acquire(self, pool: AsyncConnectionPool[Connection]) -> Connection:
@@ -270,31 +265,21 @@ class Database:
 
     @asynccontextmanager
     async def _direct(self, conninfo: str, patience: float | None) -> AsyncIterator[Connection]:
-        conn: Connection | None = None
-        try:
+        with told_apart(None):
             conn = await Connection.connect(
                 conninfo, autocommit=True, prepare_threshold=None, patience=patience
             )
-            yield conn
-        except psycopg.Error as error:
-            unavailable = as_unavailable(error, conn)
-            if unavailable is None:
-                raise
-            raise unavailable from error
+        try:
+            with told_apart(conn):
+                yield conn
         finally:
-            if conn is not None:
-                await conn.close()
+            await conn.close()
 
 
 async def _try_again(pool: AsyncConnectionPool[Connection]) -> None:
     # The pool has given up, but only a newcomer would make it try again, not those who already wait.
     if pool.get_stats()["requests_waiting"]:
         await pool.check()
-
-
-async def _current_role(conn: Connection) -> str:
-    cursor = await conn.execute("SELECT current_user")
-    return str((await cursor.fetchall())[0][0])
 
 
 def _plain(url: str | Secret) -> str:

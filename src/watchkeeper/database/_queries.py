@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Self, cast
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from importlib.resources.abc import Traversable
     from typing import LiteralString
 
@@ -65,6 +66,9 @@ class Queries:
             raise ConfigurationError(f"{where} has no description: add a '-- ...' line below its name.")
         # The files are part of the code, which is all that LiteralString is about.
         self._queries[name] = cast("LiteralString", sql)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._queries)
 
     def __getitem__(self, name: str) -> LiteralString:
         try:
