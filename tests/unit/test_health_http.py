@@ -173,7 +173,7 @@ async def test_an_answer_that_does_not_come_whole_in_time_is_unhealthy(behaviour
     """Each byte in time does not help: the time-out is for all of it."""
     async with _asking(behaviour, seconds=0.3) as (check, _):
         start = time.monotonic()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"^$"):
             await check()
         assert 0.25 < time.monotonic() - start < 15
 
@@ -296,6 +296,18 @@ async def test_the_ids_of_the_request_are_passed_on() -> None:
     assert "x-request-id: order-7\r\n" in first
     assert f"traceparent: 00-{trace}-{span}-01\r\n" in first
     assert "traceparent" not in second
+
+
+async def test_a_login_in_the_url_is_sent_as_a_login() -> None:
+    """A gateway behind Basic authorization can be asked; its password is in no error."""
+    async with _serving(_answer("403 Forbidden")) as server:
+        check = HttpCheck("gateway", f"http://us%40er:p%C3%A9@127.0.0.1:{server.port}/health")
+        await check.aopen()
+        await check.aopen()
+        result = (await CheckRunner([check]).run())["gateway"]
+        await check.aclose()
+    assert b"Authorization: Basic dXNAZXI6cMOp\r\n" in server.requests[0]
+    assert result.error == "UnhealthyError: The answer has the status 403."
 
 
 async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

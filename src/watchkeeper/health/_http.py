@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import codecs
 import importlib.util
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -32,7 +33,7 @@ class HttpCheck:
 
     Args:
         name: The key in the answer of `/health/detailed`.
-        url: What is asked with GET.
+        url: What is asked with GET; a user and password in it are sent as Basic authorization.
         timeout: For all of it; default 1 s.
 
     Raises:
@@ -51,6 +52,10 @@ class HttpCheck:
         self.timeout = timeout
         self._url = url
         self._tls = parts.scheme == "https"
+        self._login: dict[str, str] = {}
+        if parts.username or parts.password:
+            login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+            self._login["Authorization"] = f"Basic {base64.b64encode(login).decode('ascii')}"
         self._transport: httpx.AsyncHTTPTransport | None = None
 
     async def aopen(self) -> None:
@@ -77,6 +82,7 @@ class HttpCheck:
                 "Accept": "application/json, */*;q=0.5",
                 "Accept-Encoding": "identity",
                 "User-Agent": "watchkeeper",
+                **self._login,
                 **trace_headers(),
             },
             extensions={"timeout": httpx.Timeout(seconds).as_dict()},
