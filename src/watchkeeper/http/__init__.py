@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from watchkeeper.http._asgi import ASGIApp, Message, Receive, Scope, Send
 from watchkeeper.http._endpoints import Endpoints
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._ids import read_ids
@@ -11,9 +12,14 @@ from watchkeeper.http._middleware import Middleware, name_route, note_exception
 from watchkeeper.http._routes import resolve_route
 
 __all__ = [
+    "ASGIApp",
     "Endpoints",
     "Lifespan",
+    "Message",
     "Middleware",
+    "Receive",
+    "Scope",
+    "Send",
     "error_body",
     "is_local",
     "is_loopback",
