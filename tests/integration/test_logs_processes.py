@@ -279,3 +279,23 @@ def test_warnings_of_a_process_are_lines() -> None:
     (line,) = parse_lines(done.stdout)
     assert (line["level"], line["logger"]) == ("warn", "py.warnings")
     assert done.stderr == b""
+
+
+def test_importing_the_package_does_not_load_what_is_heavy() -> None:
+    """Neither structlog nor the rich that it brings along: they are loaded on first use."""
+    code = "import sys, watchkeeper.logs; print(sorted({'structlog', 'rich', 'pygments'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    assert done.stdout.strip() == b"[]"
+
+
+def test_a_server_does_not_prepare_lines_that_nobody_writes() -> None:
+    """Its access logger has no handlers, which is what uvicorn asks before it puts a record together."""
+    done = run(
+        """
+        for name in ("uvicorn.access", "granian.access"):
+            print(logging.getLogger(name).hasHandlers(), file=sys.stderr)
+            logging.getLogger(name).warning("not even as a last resort")
+        """
+    )
+    assert done.stderr.split() == [b"False", b"False"]
+    assert done.stdout == b""

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -338,6 +337,20 @@ def test_the_last_owner_writes_each_record_once(owner: Logging, lines: LineFile,
     other.close()
 
 
+def test_an_access_log_into_a_file_stays(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
+    """Somebody asked for it (gunicorn --access-logfile); it is not on stdout as well."""
+    handler = logging.FileHandler(tmp_path / "access.log")
+    access = logging.getLogger("gunicorn.access")
+    access.addHandler(handler)
+    owner.install()
+    access.setLevel("INFO")
+    access.info("GET /")
+    access.removeHandler(handler)
+    handler.close()
+    assert (tmp_path / "access.log").read_text() == "GET /\n"
+    assert lines.read() == []
+
+
 def test_handlers_that_write_elsewhere_stay(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
     """A file that somebody set up still gets its records, also a server's."""
     handler = logging.FileHandler(tmp_path / "app.log")
@@ -367,7 +380,7 @@ def test_uninstall_puts_everything_back(lines: LineFile) -> None:
             list(root.handlers),
             root.level,
             list(server.handlers),
-            server.propagate,
+            (server.propagate, server.disabled),
             structlog.get_config(),
             (sys.excepthook, threading.excepthook, sys.unraisablehook),
         ]
@@ -449,9 +462,3 @@ def test_a_server_can_be_given_a_handler_for_its_own_configuration(capfd: pytest
     handler.handle(logging.makeLogRecord({"name": "_granian", "levelno": 20, "msg": "Spawning worker-1"}))
     line = parse_line(capfd.readouterr().out)
     assert (line["service"], line["msg"], line["logger"]) == ("shop", "Spawning worker-1", "_granian")
-
-
-def test_importing_the_package_does_not_load_what_is_heavy() -> None:
-    """Neither structlog nor the rich that it brings along: they are loaded on first use."""
-    code = "import sys, watchkeeper.logs; print(sorted({'structlog', 'rich', 'pygments'} & set(sys.modules)))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -113,9 +113,8 @@ class Takeover:
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
-        self._silence = logging.NullHandler()
         self._removed: list[tuple[logging.Logger, logging.Handler]] = []
-        self._propagated: dict[logging.Logger, bool] = {}
+        self._flags: dict[logging.Logger, tuple[bool, bool]] = {}
         self._root_level: int | None = None
         self._captured_warnings = False
 
@@ -144,14 +143,15 @@ class Takeover:
         for handler in consoles:
             self._removed.append((logger, handler))
             logger.removeHandler(handler)
-        if access and self._silence not in logger.handlers:
-            logger.addHandler(self._silence)  # without any handler logging's last resort would print it
         if known or consoles:
-            self._propagated.setdefault(logger, logger.propagate)
+            self._flags.setdefault(logger, (logger.propagate, logger.disabled))
             logger.propagate = not access
+        if access:
+            # Without handlers uvicorn does not even put a record together.
+            logger.disabled = not logger.handlers
 
     def _is_ours_to_take(self, handler: logging.Handler, *, known: bool) -> bool:
-        if handler is self._handler or handler is self._silence:
+        if handler is self._handler:
             return False
         if isinstance(handler, Handler):
             return True  # another owner's: whoever installs last writes the records, once
@@ -164,16 +164,14 @@ class Takeover:
 
     def end(self) -> None:
         """Put everything back, and leave what was added since."""
-        for name in _ACCESS:
-            logging.getLogger(name).removeHandler(self._silence)
         self._handler.in_use = False
         for logger, handler in self._removed:
             if not isinstance(handler, Handler) or handler.in_use:
                 logger.addHandler(handler)
-        for logger, propagate in self._propagated.items():
-            logger.propagate = propagate
+        for logger, (propagate, disabled) in self._flags.items():
+            logger.propagate, logger.disabled = propagate, disabled
         self._removed.clear()
-        self._propagated.clear()
+        self._flags.clear()
         root = logging.getLogger()
         root.removeHandler(self._handler)
         if self._root_level is not None:
