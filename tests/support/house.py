@@ -47,11 +47,13 @@ class House:
     Args:
         urls: The database.
         database: It, opened as the service's role.
+        folder: A folder of its own.
         lines: Where the lines go.
     """
 
-    def __init__(self, urls: DatabaseUrls, database: Database, lines: LineFile) -> None:
+    def __init__(self, urls: DatabaseUrls, database: Database, folder: Path, lines: LineFile) -> None:
         self.urls = urls
+        self.folder = folder
         self.database = database
         self.registry = Registry()
         self.calendar = DueAt(datetime.now(UTC) - timedelta(minutes=1))
@@ -179,7 +181,7 @@ async def open_house(urls: DatabaseUrls, folder: Path) -> AsyncIterator[House]:
     lines = LineFile(folder / "lines")
     await database.open()
     try:
-        house = House(urls, database, lines)
+        house = House(urls, database, folder, lines)
         # The backend's own, where its migrations are in the template, make way for plainer ones.
         house.sql("DROP TABLE IF EXISTS inbound_events, chat_sessions")
         yield house

@@ -32,11 +32,14 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         screen.document([_document(entry) for entry in entries])
     elif screen.terminal:
         screen.table(
-            "Audit log", ("#Id", "When", "Who", "Did", "To", "Payload"), [_cells(e, screen) for e in entries]
+            "Audit log",
+            ("#Id", "When", "Who", "Did", "To", "Payload"),
+            [(*_cells(entry, screen), _brief(entry.payload)) for entry in entries],
         )
     else:
         for entry in entries:
-            screen.say(" ".join(_cells(entry, screen)))
+            payload = json.dumps(entry.payload, ensure_ascii=False)
+            screen.say(" ".join((*_cells(entry, screen), payload)))
     return 0
 
 
@@ -53,8 +56,13 @@ def _cells(entry: Entry, screen: Screen) -> tuple[str, ...]:
         f"{entry.actor_type}:{entry.actor_id}",
         entry.action,
         entry.entity if entry.entity_id is None else f"{entry.entity}:{entry.entity_id}",
-        json.dumps(entry.payload, ensure_ascii=False),
     )
+
+
+def _brief(payload: dict[str, Any]) -> str:
+    """Return it as one line, the short things first, so that many of them fit."""
+    plain = [f"{key}={value}" for key, value in payload.items() if not isinstance(value, (dict, list))]
+    return " ".join(sorted(plain, key=len))
 
 
 def _document(entry: Entry) -> dict[str, object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,7 @@ from watchkeeper.cli import (
     _retention_status,
 )
 from watchkeeper.cli._app import find_keeper
-from watchkeeper.cli._screen import Screen, open_screen
+from watchkeeper.cli._screen import Screen, open_screen, printable
 from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
     if screen.terminal:
         # Its own words are on the screen already; a line of JSON between them would only disturb.
         keeper.logging.set_level("fatal")
+    # Its complaints come as the sentence that the command ends with.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     async with keeper.running(migrate=arguments.migrate):
         code: int = await arguments.execute(keeper, arguments, screen)
     return code
@@ -103,5 +106,5 @@ def _make_parser(*, given: bool) -> argparse.ArgumentParser:
 
 
 def _complain(program: str, sentence: str, code: int) -> int:
-    sys.stderr.write(f"{program}: {sentence}\n")
+    sys.stderr.write(f"{program}: {printable(sentence)}\n")
     return code

@@ -47,7 +47,7 @@ def show_plans(plans: Sequence[Plan], screen: Screen) -> None:
         )
     for plan in plans:
         if plan.problem:
-            screen.say(f"{plan.policy.name}: cannot be pruned: {plan.problem}")
+            screen.say(f"{plan.policy.name}: {plan.problem}")
         elif not screen.terminal:
             screen.say(_sentence(plan, screen))
 

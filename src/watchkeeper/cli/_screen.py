@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rich.console import Console
+
+
+# Control characters, and those that turn the direction of writing.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_BESIDE_CELL: Final = 3  # what the frame takes from the width for each column
+_BESIDE_TABLE: Final = 2  # and for the table
+_SHORTEST_CELL: Final = 10
 
 
 class Screen:
@@ -40,17 +48,22 @@ class Screen:
         return self._console is not None
 
     def say(self, sentence: str) -> None:
-        """Write one line."""
-        try:
-            self._out.write(f"{sentence}\n")
-            self._out.flush()
-        except BrokenPipeError:
-            # The reader has seen enough (`| head -1`); the command still goes on to its end.
-            self._out = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open until the end
+        """Write one line, whatever is in it: what came from outside must not steer the terminal."""
+        self._write(f"{printable(sentence)}\n")
 
     def document(self, value: object) -> None:
         """Write the answer as one JSON document."""
-        self.say(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+        self._write(f"{json.dumps(value, indent=2, default=_plain)}\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:
+            # The reader has seen enough (`| head -1`); the command still goes on to its end.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._out.fileno())
+            os.close(nowhere)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table on a terminal; the caller writes plain lines elsewhere.
@@ -66,11 +79,13 @@ class Screen:
         from rich.markup import escape  # noqa: PLC0415 - the same
         from rich.table import Table  # noqa: PLC0415 - the same
 
+        title = f"{title} (times in {self._zone.key})"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
         for column in columns:
-            table.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")
-        for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
+            justify: Literal["left", "right"] = "right" if column.startswith("#") else "left"
+            table.add_column(column.removeprefix("#"), justify=justify, no_wrap=True)
+        for row in _fit(rows, self._console.width):
+            table.add_row(*(escape(printable(cell)) for cell in row))
         self._console.print(table)
 
     async def ask(self, question: str) -> bool:
@@ -97,8 +112,11 @@ class Screen:
         return _bars(self._console, totals)
 
     def time(self, moment: datetime | None) -> str:
-        """Return a time in the service's zone, a dash for none."""
-        return f"{moment.astimezone(self._zone):%Y-%m-%d %H:%M:%S %Z}" if moment else "-"
+        """Return a time in the service's zone, a dash for none; the heads of tables name the zone."""
+        if moment is None:
+            return "-"
+        local = moment.astimezone(self._zone)
+        return f"{local:%Y-%m-%d %H:%M}" if self.terminal else f"{local:%Y-%m-%d %H:%M:%S %Z}"
 
 
 @contextmanager
@@ -144,6 +162,20 @@ def _console(out: TextIO, *, json: bool) -> Console | None:
     except ImportError:
         return None
     return Console(file=out, highlight=False)
+
+
+def printable(text: str) -> str:
+    """Return a text that does not steer a terminal, whoever wrote it."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _fit(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """Cut the last column where the terminal ends; rich would take something from each."""
+    if not rows:
+        return []
+    others = sum(max(map(len, cells)) + _BESIDE_CELL for cells in list(zip(*rows, strict=True))[:-1])
+    room = max(width - others - _BESIDE_CELL - _BESIDE_TABLE, _SHORTEST_CELL)
+    return [[*row[:-1], row[-1] if len(row[-1]) <= room else f"{row[-1][: room - 1]}…"] for row in rows]
 
 
 @contextmanager

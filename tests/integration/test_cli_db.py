@@ -1,0 +1,254 @@
+"""The database commands: status, migrations, backup and restore."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from support.house import House, open_house
+from support.postgres import SERVICE
+from support.terminal import Terminal, check_golden, run_command
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from support.postgres import DatabaseUrls, PostgresServer
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep, with the contract's two tables."""
+    async with open_house(database_urls, tmp_path) as opened:
+        opened.make_both()
+        yield opened
+
+
+@pytest.fixture
+async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """The same, on each supported server."""
+    async with open_house(any_urls, tmp_path) as opened:
+        opened.make_both()
+        yield opened
+
+
+@pytest.fixture
+def programs(any_postgres: PostgresServer) -> dict[str, str]:
+    """The PATH on which the server's own programs are."""
+    return {"PATH": f"{any_postgres._bin}:{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def programs_18(postgres: PostgresServer) -> dict[str, str]:
+    """The same, of the newest server."""
+    return {"PATH": f"{postgres._bin}:{os.environ['PATH']}"}
+
+
+def fake_program(folder: Path, name: str, script: str) -> dict[str, str]:
+    """Put a program on the PATH, before all others."""
+    folder.mkdir(exist_ok=True)
+    program = folder / name
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def backups(folder: Path) -> list[str]:
+    """List what a dump has left in a folder."""
+    return [file.name for file in folder.glob("backup*")]
+
+
+async def test_a_backup_brings_everything_back(any_house: House, programs: dict[str, str]) -> None:
+    """What was deleted and added since is undone; rights, triggers and the audit log are as they were."""
+    house, file = any_house, any_house.folder / "backup"
+    await house.retention().run_now(["chat_sessions"])
+    dumped = run_command(house, "db", "dump", str(file), environ=programs)
+    assert (dumped.code, dumped.err.count("Traceback")) == (0, 0)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert dumped.out.startswith(f"{file}: ")
+    house.sql("DELETE FROM inbound_events")
+    house.sql("CREATE INDEX later ON inbound_events (id)")
+    house.close()
+    await house.database.close()
+    restored = run_command(house, "db", "restore", str(file), "--yes", environ=programs)
+    assert restored.code == 0, restored.err
+    house.reconnect()
+    assert house.count("inbound_events") == 4
+    assert house.count("pg_class WHERE relname = 'later'") == 0
+    last = house.sql("SELECT actor_type, action, entity FROM audit_log ORDER BY id DESC LIMIT 2")
+    assert last == [
+        ("user", "database.restore", house.urls.name),
+        ("system", "retention.prune", "chat_sessions"),
+    ]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+        house.sql("DELETE FROM audit_log")
+    await house.database.open()
+    house.sql(f"GRANT SELECT, UPDATE, DELETE ON inbound_events TO {SERVICE}")
+    assert [result.deleted for result in await house.retention().run_now(["inbound_events"])] == [3]
+
+
+async def test_a_backup_can_be_restored_over_a_database_that_is_newer_than_the_code(
+    house: House, programs_18: dict[str, str]
+) -> None:
+    """That is what the error of such a database asks for."""
+    programs, file = programs_18, house.folder / "backup"
+    assert run_command(house, "db", "dump", str(file), environ=programs).code == 0
+    house.sql("INSERT INTO watchkeeper_migrations VALUES ('watchkeeper', 3, '0003_later.sql', 'x')")
+    refused = run_command(house, "retention", "plan")
+    assert refused.code == 1
+    assert "The database is newer than this code" in refused.err
+    restored = run_command(house, "db", "restore", str(file), "--yes", environ=programs)
+    assert restored.code == 0, restored.err
+    assert run_command(house, "retention", "status").code == 0
+
+
+async def test_a_restore_that_fails_changes_nothing(house: House, programs_18: dict[str, str]) -> None:
+    """A file that is no backup, or not all of one, is told in a sentence."""
+    programs, file = programs_18, house.folder / "backup"
+    assert run_command(house, "db", "dump", str(file), environ=programs).code == 0
+    whole = file.read_bytes()
+    for content in (b"no backup", whole[:-200]):
+        file.write_bytes(content)
+        answer = run_command(house, "db", "restore", str(file), "--yes", environ=programs)
+        assert answer.code == 1
+        assert "watchkeeper: pg_restore failed (exit code 1): pg_restore: error:" in answer.err
+        assert (house.count("inbound_events"), len(house.audited())) == (4, 0)
+
+
+async def test_a_restore_on_a_terminal_asks_first(house: House, programs_18: dict[str, str]) -> None:
+    """No is no."""
+    path = programs_18
+    file = house.folder / "backup"
+    assert run_command(house, "db", "dump", str(file), environ=path).code == 0
+    house.sql("DELETE FROM inbound_events")
+    terminal = Terminal(house, "db", "restore", str(file), environ=path)
+    terminal.wait_for(f"Replace everything in the database {house.urls.name} by {file}? [y/N]")
+    terminal.type("n\n")
+    answer = terminal.end()
+    assert (answer.code, answer.out.endswith("Nothing was changed.\n")) == (0, True)
+    assert house.count("inbound_events") == 0
+
+
+async def test_status_and_migrate(house: House, postgres: PostgresServer) -> None:
+    """Which database it is, and what it lacks; migrating says what it applied, once."""
+    await house.database.close()
+    house.close()
+    urls = postgres.create_database()
+    async with open_house(urls, house.folder) as empty:
+        commands = ("db status", "db migrate", "db migrate", "db status", "db status --json")
+        answers = [(command, run_command(empty, *command.split())) for command in commands]
+        for _, answer in answers:
+            assert "Traceback" not in answer.err
+        check_golden("db", *answers)
+        weak = {"KEPT_URL": empty.urls.owner_url}
+        warned = run_command(empty, "db", "status", environ=weak)
+        assert "warning: The service connects as keeper_owner, which owns the tables" in warned.out
+    postgres.drop_database(urls.name)
+
+
+async def test_a_dump_overwrites_nothing(house: House, tmp_path: Path) -> None:
+    """An old backup is worth something; a folder that is not there is told."""
+    path = fake_program(tmp_path / "bin", "pg_dump", "echo 'pg_dump (PostgreSQL) 99.1'")
+    (tmp_path / "old").write_text("precious")
+    for file, sentence in (
+        ("old", "old exists already: name a new file."),
+        ("no/new", "no/new cannot be written: No such file or directory."),
+    ):
+        answer = run_command(house, "db", "dump", str(tmp_path / file), environ=path)
+        assert (answer.code, answer.out) == (2, "")
+        assert sentence in answer.err
+    assert (tmp_path / "old").read_text() == "precious"
+
+
+async def test_a_dump_that_fails_leaves_no_file(house: House, tmp_path: Path) -> None:
+    """The last words of the program are in the message."""
+    script = (
+        '[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 99.1" && exit; echo "no space left" >&2; exit 3'
+    )
+    path = fake_program(tmp_path / "bin", "pg_dump", script)
+    answer = run_command(house, "db", "dump", str(tmp_path / "backup"), environ=path)
+    assert answer.code == 1
+    assert "watchkeeper: pg_dump failed (exit code 3): no space left" in answer.err
+    assert backups(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (
+            "pg_dump (PostgreSQL) 9.6.24",
+            "is of version 9 and the server of version 18: install PostgreSQL's client",
+        ),
+        ("pg_dump of another maker", "is of an unknown version and the server of version 18"),
+    ],
+)
+async def test_programs_that_are_older_than_the_server_are_refused(
+    house: House, tmp_path: Path, version: str, sentence: str
+) -> None:
+    """The sentence says what to install."""
+    path = fake_program(tmp_path / "bin", "pg_dump", f"echo '{version}'")
+    answer = run_command(house, "db", "dump", str(tmp_path / "backup"), environ=path)
+    assert answer.code == 1
+    assert sentence in answer.err
+    assert "postgresql-client-18" in answer.err
+
+
+async def test_programs_that_are_missing_are_asked_for(house: House, tmp_path: Path) -> None:
+    """The sentence says what to install, and a backup that is not there is told before."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "backup").write_text("x")
+    path = {"PATH": str(tmp_path / "empty")}
+    answer = run_command(house, "db", "restore", str(tmp_path / "backup"), "--yes", environ=path)
+    assert answer.code == 1
+    assert "There is no pg_restore on the PATH: install PostgreSQL's client programs" in answer.err
+    answer = run_command(house, "db", "restore", str(tmp_path / "none"), "--yes", environ=path)
+    assert (answer.code, f"There is no file {tmp_path / 'none'}." in answer.err) == (2, True)
+    answer = run_command(house, "db", "restore", str(tmp_path / "backup"), environ=path)
+    assert (answer.code, "say --yes to replace the database" in answer.err) == (2, True)
+
+
+async def test_the_password_is_not_on_the_command_line(house: House, tmp_path: Path) -> None:
+    """It is handed over by the environment, and nothing of the operator's own PG variables gets in."""
+    seen = tmp_path / "seen"
+    script = (
+        '[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 99.1" && exit;'
+        f' {{ echo "$0 $*"; env; }} > {seen}; for last; do :; done; echo x > "$last"'
+    )
+    environ = fake_program(tmp_path / "bin", "pg_dump", script)
+    url = house.urls.owner_url.replace("://keeper_owner@", "://keeper_owner:s3cret%20x@") + "&sslmode=disable"
+    answer = run_command(
+        house,
+        "db",
+        "dump",
+        str(tmp_path / "b"),
+        environ={**environ, "KEPT_OWNER_URL": url, "PGAPPNAME": "mine"},
+    )
+    assert answer.code == 0, answer.err
+    command, *variables = seen.read_text().splitlines()
+    assert "s3cret" not in command
+    assert {"PGPASSWORD=s3cret x", "PGUSER=keeper_owner", f"PGDATABASE={house.urls.name}"} <= set(variables)
+    assert "PGSSLMODE=disable" in variables
+    assert not [line for line in variables if line.startswith("PGAPPNAME")]
+    assert "s3cret" not in answer.out + answer.err
+
+
+async def test_the_embedded_server_is_backed_up_by_its_own_programs(house: House) -> None:
+    """With nothing on the PATH a dump of the embedded server works, and comes back."""
+    state = Path("/dev/shm") / f"wk-cli-{os.getpid()}"  # noqa: S108 - every account can look into it
+    state.mkdir(mode=0o711)
+    environ = {"KEPT_URL": "", "KEPT_STATE": str(state), "PATH": str(state)}
+    try:
+        file = house.folder / "backup"
+        assert run_command(house, "db", "migrate", environ=environ).code == 0
+        dumped = run_command(house, "db", "dump", str(file), environ=environ)
+        assert dumped.code == 0, dumped.err
+        restored = run_command(house, "db", "restore", str(file), "--yes", environ=environ)
+        assert restored.out == f"house: restored from {file}\n", restored.err
+        entries = run_command(house, "audit", "list", environ=environ)
+        assert "database.restore house" in entries.out
+    finally:
+        shutil.rmtree(state)

@@ -1,0 +1,211 @@
+"""The retention and audit commands, as an operator sees them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.house import House, open_house
+from support.terminal import Terminal, check_golden, run_command
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep, with the contract's two tables."""
+    async with open_house(database_urls, tmp_path) as opened:
+        opened.make_both()
+        opened.sql("ANALYZE inbound_events, chat_sessions")
+        yield opened
+
+
+async def test_the_commands_in_a_pipe(house: House) -> None:
+    """One plain line a policy, the exit code says whether all is well."""
+    commands = (
+        "retention plan",
+        "retention run --yes",
+        "retention status",
+        "audit list",
+        "retention plan chat_sessions",
+    )
+    check_golden("retention_pipe", *((command, run_command(house, *command.split())) for command in commands))
+    assert (house.count("inbound_events"), house.count("chat_sessions")) == (1, 1)
+
+
+async def test_the_commands_as_json(house: House) -> None:
+    """One JSON document on stdout and nothing else there."""
+    commands = (
+        "retention plan --json",
+        "retention run --yes --json",
+        "retention status --json",
+        "audit list --json",
+    )
+    answers = [(command, run_command(house, *command.split())) for command in commands]
+    for _, answer in answers:
+        assert isinstance(json.loads(answer.out), list)
+    check_golden("retention_json", *answers)
+
+
+async def test_policies_that_fail(house: House) -> None:
+    """A sentence for each, no traceback, exit code 1; the other policy has its turn."""
+    house.sql("ALTER TABLE inbound_events RENAME TO moved")
+    house.sql("REVOKE DELETE ON chat_sessions FROM keeper")
+    commands = (
+        "retention plan",
+        "retention run --yes",
+        "retention status",
+        "audit list --entity inbound_events",
+    )
+    answers = [(command, run_command(house, *command.split())) for command in commands]
+    check_golden("retention_failures", *answers)
+    assert "Traceback" not in "".join(answer.err for _, answer in answers)
+
+
+async def test_the_keepers_own_lines_go_to_stderr(house: House) -> None:
+    """Stdout is the command's; the lines of the run are JSON on stderr."""
+    answer = run_command(house, "retention", "run", "--yes")
+    kinds = [json.loads(line)["type"] for line in answer.err.splitlines()]
+    assert kinds[-4:] == ["job", "retention", "retention", "job"]
+
+
+async def test_nothing_is_deleted_without_a_terminal_or_a_yes(house: House) -> None:
+    """A job that forgot --yes is told so, with the exit code of a usage error."""
+    answer = run_command(house, "retention", "run")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.endswith(
+        "watchkeeper: Without a terminal nobody can be asked: say --yes to delete rows.\n"
+    )
+    assert house.count("inbound_events") == 4
+
+
+async def test_a_run_on_a_terminal_asks_first_and_shows_a_bar(house: House) -> None:
+    """The plan, the question, a bar a table, and a line for each run."""
+    terminal = Terminal(house, "retention", "run")
+    terminal.wait_for("Delete 5 rows now? [y/N]")
+    assert house.count("inbound_events") == 4
+    terminal.type("y\n")
+    answer = terminal.end()
+    assert answer.code == 0
+    assert "What a run would delete now" in answer.out
+    assert "━" in answer.out
+    assert "3/3" in answer.out
+    assert "inbound_events: completed, 3 rows deleted in" in answer.out
+    assert '"level"' not in answer.out
+    assert house.count("inbound_events") == 1
+
+
+@pytest.mark.parametrize("keys", ["\n", "\x04"], ids=["enter", "end of input"])
+async def test_anything_but_yes_is_a_no(house: House, keys: str) -> None:
+    """Nothing is deleted, and that is no failure."""
+    terminal = Terminal(house, "retention", "run")
+    terminal.wait_for("[y/N]")
+    terminal.type(keys)
+    answer = terminal.end()
+    assert answer.out.endswith("Nothing was deleted.\n")
+    assert answer.code == 0
+    assert house.count("inbound_events") == 4
+
+
+async def test_ctrl_c_at_the_question_is_a_no(house: House) -> None:
+    """The command ends at once, and nothing is deleted."""
+    terminal = Terminal(house, "retention", "run")
+    terminal.wait_for("[y/N]")
+    terminal.type("\x03")
+    answer = terminal.end()
+    assert answer.code == 130
+    assert answer.out.endswith("watchkeeper: stopped\n")
+    assert house.count("inbound_events") == 4
+
+
+async def test_ctrl_c_in_the_middle_of_a_run_closes_it(house: House) -> None:
+    """The run ends with its transaction, is audited, and says how far it got."""
+    house.fill("inbound_events", 40, 20_000)
+    house.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END$$"
+    )
+    house.sql(
+        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
+    )
+    terminal = Terminal(house, "retention", "run", "inbound_events", "--yes")
+    terminal.wait_for("rows/s")
+    terminal.type("\x03")
+    answer = terminal.end()
+    left = house.count("inbound_events")
+    assert 1 < left < 20_001
+    assert answer.code == 1
+    assert f"inbound_events: stopped, {20_004 - left:,} rows deleted (run 1)" in answer.out
+    assert [entry["deleted"] for entry in house.audited()] == [20_004 - left]
+
+
+async def test_tables_on_a_terminal(house: House) -> None:
+    """Each command shows a table whose lines fit."""
+    await house.retention().run_now()
+    house.sql("ALTER TABLE chat_sessions RENAME TO moved")
+    await house.retention().run_now()
+    commands = ("retention plan", "retention status", "audit list --limit 2")
+    answers = [(command, Terminal(house, *command.split()).end()) for command in commands]
+    check_golden("retention_terminal", *answers)
+    tables = [line for _, answer in answers for line in answer.out.splitlines() if line.startswith(" ")]
+    assert max(map(len, tables)) <= 120
+
+
+async def test_what_came_from_outside_does_not_steer_the_terminal(house: House) -> None:
+    """Escape sequences and line breaks in an entry are shown as text, on one line."""
+    payload = json.dumps({"name": "\x1b[2J\x07\n\u202eevil", "deleted": 1})
+    house.sql(
+        "INSERT INTO audit_log (actor_type, actor_id, action, entity, entity_id, payload)"
+        " VALUES ('user', %s, 'a', 'e', E'x\\x1b[31m', %s)",
+        "[bold]u\u009b1m",
+        payload,
+    )
+    terminal = Terminal(house, "audit", "list", keep_escapes=True)
+    shown = terminal.end().out
+    assert "user:[bold]u\\u009b1m" in shown
+    assert "e:x\\u001b[31m" in shown
+    assert "\\u001b[2J\\u0007\\u000a\\u202eevil" in shown
+    piped = run_command(house, "audit", "list").out
+    assert piped.count("\n") == 1
+    assert not set(shown + piped) & set("\x07\x9b\u202e")
+    assert "\x1b[2J" not in shown + piped
+
+
+async def test_a_reader_who_has_seen_enough_is_no_failure(house: House) -> None:
+    """`retention run | head -0`: the run goes on to its end, without a word."""
+    answer = run_command(house, "retention", "run", "--yes", read=False)
+    assert (answer.code, answer.out) == (0, "")
+    assert "Traceback" not in answer.err
+    assert "Broken pipe" not in answer.err
+    assert len(house.audited()) == 2
+
+
+async def test_a_database_that_is_away_is_told_in_a_sentence(house: House) -> None:
+    """Exit code 1, and no traceback."""
+    away = {"KEPT_URL": "postgresql://keeper@127.0.0.1:1/x", "KEPT_OWNER_URL": "postgresql://o@127.0.0.1:1/x"}
+    answer = run_command(house, "retention", "status", environ=away)
+    assert (answer.code, answer.out) == (1, "")
+    assert "watchkeeper: No connection to the database could be made within 2 s" in answer.err
+    assert "Traceback" not in answer.err
+
+
+async def test_what_the_database_refuses_is_told_in_a_sentence(house: House) -> None:
+    """A ledger that is gone is no traceback either."""
+    house.sql("ALTER TABLE retention_runs RENAME started_at TO began_at")
+    answer = run_command(house, "retention", "status")
+    assert (answer.code, answer.out) == (1, "")
+    assert "watchkeeper: The database refused: column last.started_at does not exist" in answer.err
+    assert "Traceback" not in answer.err
+
+
+async def test_a_limit_that_is_none_is_a_usage_error(house: House) -> None:
+    """The message says which numbers are taken."""
+    answer = run_command(house, "audit", "list", "--limit", "0")
+    assert answer.code == 2
+    assert "argument --limit: takes a number from 1 to 1000" in answer.err

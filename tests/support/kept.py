@@ -1,0 +1,31 @@
+"""A service's keeper for the tests of the commands: `--app support.kept:keeper`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from support.house import EVENTS, SESSIONS
+from watchkeeper import Secret, Settings, Watchkeeper
+
+NOT_A_KEEPER = "a text"
+
+
+def keeper() -> Watchkeeper:
+    """Return the keeper of the database that the environment names, else of an embedded one."""
+    url = os.environ["KEPT_URL"]
+    return Watchkeeper(
+        "house",
+        settings=Settings(
+            service="house",
+            database_url=Secret(url) if url else None,
+            database_owner_url=Secret(os.environ["KEPT_OWNER_URL"]) if url else None,
+            state_dir=Path(os.environ["KEPT_STATE"]),
+        ),
+        retention=[EVENTS, SESSIONS],
+    )
+
+
+def without_database() -> Watchkeeper:
+    """Return the keeper of a service that has no data."""
+    return Watchkeeper("bare", settings=Settings(service="bare"))
