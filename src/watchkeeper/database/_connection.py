@@ -87,12 +87,13 @@ class Connection(AsyncConnection[TupleRow]):
         conn.patience = patience
         return conn
 
-    async def wait(self, gen: PQGen[RV], interval: float = _POLL, **kwargs: Any) -> RV:
+    async def wait(self, gen: PQGen[RV], interval: float = _POLL, timeout: float | None = None) -> RV:  # noqa: ASYNC109  # psycopg's
         """Run one exchange with the server, within the connection's patience (psycopg calls it for each)."""
+        limit = {} if timeout is None else {"timeout": timeout}  # psycopg 3.2 does not know it yet
         try:
             async with asyncio.timeout(self.patience):
                 # Not psycopg's own `wait`: that one would hang up to 10 s when it is cancelled.
-                return await waiting.wait_async(gen, self.pgconn.socket, interval, **kwargs)
+                return await waiting.wait_async(gen, self.pgconn.socket, interval, **limit)
         except asyncio.CancelledError:
             await self._abandon()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 from psycopg import errors, sql
@@ -17,7 +17,6 @@ from watchkeeper.exceptions import MigrationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import LiteralString
 
     from psycopg import AsyncConnection
 
@@ -139,7 +138,7 @@ class Migrator:
     async def _apply(self, migration: Migration) -> None:
         try:
             before = await self._transaction()
-            await self._conn.execute(cast("LiteralString", migration.sql))
+            await self._conn.execute(migration.sql)
             after = await self._transaction()
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             raise
@@ -174,7 +173,7 @@ class Migrator:
                 if text is None:
                     continue
                 try:
-                    await self._conn.execute(sql.SQL(cast("LiteralString", text)).format(service=service))
+                    await self._conn.execute(sql.SQL(text).format(service=service))
                 except psycopg.Error as error:
                     if self._conn.closed:
                         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 from watchkeeper.exceptions import ConfigurationError
 
@@ -65,7 +65,7 @@ class Queries:
         if not re.match(r"\s*-- *\S", block):
             raise ConfigurationError(f"{where} has no description: add a '-- ...' line below its name.")
         # The files are part of the code, which is all that LiteralString is about.
-        self._queries[name] = cast("LiteralString", sql)
+        self._queries[name] = sql
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._queries)
