@@ -1,11 +1,28 @@
-"""The fixtures that every test may ask for live in `support`."""
+"""The fixtures that every test may ask for live in `support`; what the developer exported stays outside."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import os
 
-pytest_plugins = [
-    name
-    for name in ("support.postgres", "support.embedded", "support.backend", "support.prometheus")
-    if find_spec(name) is not None
-]
+# The service's own variables would reach the programs that tests start, and tests that read the environment.
+_OURS = (
+    "APP_ENV",
+    "DATABASE_",
+    "HOST",
+    "LOG_LEVEL",
+    "METRICS_TOKEN",
+    "MOLTBOT_",
+    "NODE_ENV",
+    "PORT",
+    "REALESTATE_",
+)
+_OURS += ("RETENTION_", "SERVICE_TOKEN", "WATCHKEEPER_", "WEBHOOK_SECRETS", "XDG_STATE_HOME")
+
+pytest_plugins = ["support.postgres", "support.embedded", "support.backend", "support.prometheus"]
+
+
+def pytest_configure() -> None:
+    """Forget the variables of a service that the developer runs."""
+    for name in list(os.environ):
+        if name.startswith(_OURS) and name != "HOSTNAME":
+            del os.environ[name]
