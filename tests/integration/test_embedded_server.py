@@ -279,7 +279,9 @@ def _as_nobody() -> tuple[list[str], dict[str, str]]:
     environ = {"PYTHONPATH": f"{Path(__file__).parents[2] / 'src'}:{site}", "HOME": "/nonexistent"}
     become = ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     for interpreter in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        trial = [*become, interpreter, "-c", "import psycopg, watchkeeper.database"]
+        # It has to run itself again: setpriv still reaches what the account cannot.
+        again = "import subprocess, sys, psycopg; sys.exit(subprocess.call([sys.executable, '-c', '']))"
+        trial = [*become, interpreter, "-c", again]
         if subprocess.run(trial, env=environ, capture_output=True, check=False).returncode == 0:
             return [*become, interpreter], environ
     pytest.skip("no Python that the account nobody can run")
