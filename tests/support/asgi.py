@@ -24,7 +24,7 @@ from watchkeeper.metrics import HttpMetrics, Registry
 from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
     from pathlib import Path
 
     Message = MutableMapping[str, Any]
@@ -298,8 +298,3 @@ async def speak(
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
     return bytes(answer)
-
-
-def header_lines(**headers: str) -> Iterable[tuple[bytes, bytes]]:
-    """Return ASGI headers; underscores become hyphens."""
-    return [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
