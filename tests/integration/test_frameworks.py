@@ -15,7 +15,7 @@ from litestar.response import Stream
 from quart import Quart
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
-from starlette.responses import PlainTextResponse
+from starlette.responses import FileResponse, PlainTextResponse
 from starlette.responses import StreamingResponse as StarletteStream
 from starlette.routing import Route
 
@@ -189,3 +189,24 @@ async def test_an_app_of_each_framework_is_watched_on_each_server(
     assert errors[0]["requestId"] == told["/boom"]["requestId"]
     if framework != "quart":  # which says nothing of its exceptions to the edge unless an error handler does
         assert told["/boom"]["outcome"] == "failed"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_the_bytes_of_a_file_are_counted(tmp_path: Path, server: str) -> None:
+    """Also where the server sends the file by itself, as granian does."""
+    (tmp_path / "picture").write_bytes(b"x" * 300_000)
+
+    async def picture(_request: Request) -> FileResponse:
+        return FileResponse(tmp_path / "picture")
+
+    watched = watch(Starlette(routes=[Route("/picture", picture)]), tmp_path)
+    async with (
+        serving(watched.app, server) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client,
+    ):
+        assert len((await client.get("/picture")).content) == 300_000
+        assert (await client.head("/picture")).headers["content-length"] == "300000"
+    assert [(line["method"], line["bytes"], line["outcome"]) for line in watched.requests()] == [
+        ("GET", 300_000, "completed"),
+        ("HEAD", 0, "completed"),
+    ]
