@@ -7,19 +7,23 @@ operator's commands still work.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import contextlib
+import time
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
 from watchkeeper.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from watchkeeper.database import MigrationSource
     from watchkeeper.logs import Logging
     from watchkeeper.metrics import Registry
     from watchkeeper.retention import Policy, Retention, RetentionMetrics
     from watchkeeper.settings import Settings
+
+_LOOK_EVERY_S: Final = 60.0
 
 
 class House:
@@ -56,6 +60,7 @@ class House:
 
             self._policies = check_policies(self._policies)
             self._metrics = RetentionMetrics(registry, self._policies)
+        self._audit = AuditWatch(self.storage, registry, logging)
         self._retention: Retention | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -88,6 +93,7 @@ class House:
             MigrationError: The database may not be used with this code.
         """
         await self.storage.open(migrate=migrate)
+        await self._audit.look()
         if self._metrics is not None:
             from watchkeeper.retention import Retention  # noqa: PLC0415
             from watchkeeper.schedule import Schedule  # noqa: PLC0415
@@ -113,13 +119,63 @@ class House:
         self._keeping = self._retention = None
         await self.storage.close()
 
-    async def refresh_metrics(self) -> None:
-        """Set the gauges that the database knows better than this process."""
+    @property
+    def refreshes(self) -> list[Callable[[], Awaitable[None]]]:
+        """What sets the gauges that the database knows better than this process."""
+        return [self._refresh_retention, self._audit.look]
+
+    async def _refresh_retention(self) -> None:
         if self._retention is not None:
-            await self._retention.refresh_metrics()
+            with contextlib.suppress(DatabaseUnavailableError):  # db_up tells that
+                await self._retention.refresh_metrics()
 
     async def _keep(self) -> None:
         from watchkeeper.schedule import Scheduler  # noqa: PLC0415
 
         await self.storage.wait_until_migrated()
         await Scheduler(self.retention).run()
+
+
+class AuditWatch:
+    """Looks whether the audit log is still append-only: its owner can undo that, and is not to do it unseen.
+
+    Lines: `{type: "audit", status: "unprotected" | "protected"}`, when it changes.
+
+    Args:
+        storage: Where the audit log is.
+        registry: Where `audit_log_protected` is declared.
+        logging: Where the lines go.
+    """
+
+    def __init__(self, storage: Storage, registry: Registry, logging: Logging) -> None:
+        self._storage = storage
+        self._logging = logging
+        self._protected = registry.gauge(
+            "audit_log_protected", "Whether the database refuses changes of the audit log (1) or not (0)."
+        )
+        self._findings: list[str] = []
+        self._looked_at = -_LOOK_EVERY_S
+
+    async def look(self) -> None:
+        """Look, unless it was looked lately or there is nothing to look at yet."""
+        if not self._storage.migrated or time.monotonic() - self._looked_at < _LOOK_EVERY_S:
+            return
+        from watchkeeper.audit import protection  # noqa: PLC0415 - needs psycopg
+
+        try:
+            async with self._storage.database.connection() as conn:
+                findings = await protection(conn)
+        except DatabaseUnavailableError:
+            self._protected.clear()  # unknown is not the same as well
+            return
+        self._looked_at = time.monotonic()
+        self._protected.set(float(not findings))
+        if findings != self._findings:
+            self._tell(findings)
+        self._findings = findings
+
+    def _tell(self, findings: list[str]) -> None:
+        for finding in findings:
+            self._logging.event("error", type="audit", status="unprotected", msg=finding)
+        if not findings:
+            self._logging.event("info", type="audit", status="protected")

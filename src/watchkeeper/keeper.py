@@ -286,7 +286,7 @@ class Watchkeeper:
     def _all_refreshes(self) -> list[Callable[[], Awaitable[None]]]:
         if self._house is None:
             return self._refreshes
-        return [*self._refreshes, self._refresh_db_up, self._house.refresh_metrics]
+        return [*self._refreshes, self._refresh_db_up, *self._house.refreshes]
 
     async def _refresh_db_up(self) -> None:
         await self._checks.run(DATABASE_CHECK)

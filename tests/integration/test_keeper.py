@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psycopg
 import pytest
 
 import watchkeeper
@@ -173,6 +174,29 @@ async def test_off_loopback_without_a_token_the_metrics_are_closed_and_the_log_s
     with os.fdopen(reader) as written:
         lines = [json.loads(line) for line in written]
     assert {"level": "warn", "type": "metrics", "status": "closed"}.items() <= lines[0].items()
+
+
+async def test_an_owner_who_opens_the_audit_log_is_seen(
+    database_urls: DatabaseUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner's DDL cannot be prevented; it is a line and a gauge, and so is its mending."""
+    monkeypatch.setattr("watchkeeper.house._LOOK_EVERY_S", 0)
+    reader, writer = os.pipe()
+    keeper = Watchkeeper("shop", settings=_settings(database_urls, tmp_path), database=True, lines_to=writer)
+    with psycopg.connect(database_urls.owner_url, autocommit=True) as owner:
+        async with _served(keeper) as client:
+            assert "audit_log_protected 1.0" in (await client.get("/metrics")).text
+            owner.execute("ALTER TABLE audit_log DISABLE TRIGGER ALL")
+            for _ in range(2):
+                assert "audit_log_protected 0.0" in (await client.get("/metrics")).text
+            owner.execute("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_append_only")
+            owner.execute("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER audit_log_append_only_rows")
+            assert "audit_log_protected 1.0" in (await client.get("/metrics")).text
+    os.close(writer)
+    with os.fdopen(reader) as written:
+        lines = [line for line in map(json.loads, written) if line.get("type") == "audit"]
+    assert [line["status"] for line in lines] == ["unprotected", "unprotected", "protected"]
+    assert "not ENABLE ALWAYS" in lines[0]["msg"]
 
 
 def test_what_cannot_be_is_refused_when_it_is_declared() -> None:

@@ -17,7 +17,7 @@ ARROWS = {
     "retention": {"audit", "database", "logs", "metrics"},
     "schedule": {"retention", "audit", "database", "logs", "metrics"},
     "storage": {"database"},
-    "house": {"storage", "schedule", "retention", "database", "logs", "metrics"},
+    "house": {"storage", "schedule", "retention", "audit", "database", "logs", "metrics"},
     "keeper": {"house", "storage", "retention", "database", "http", "health", "logs", "metrics"},
     "server": {"keeper", "http"},
     "cli": {"keeper", "storage", "schedule", "retention", "audit", "database", "logs"},
