@@ -6,17 +6,19 @@ import os
 
 # The service's own variables would reach the programs that tests start, and tests that read the environment.
 _OURS = (
-    "APP_ENV",
-    "DATABASE_",
-    "HOST",
-    "LOG_LEVEL",
-    "METRICS_TOKEN",
-    "MOLTBOT_",
-    "NODE_ENV",
-    "PORT",
-    "REALESTATE_",
+    *(
+        "APP_ENV",
+        "DATABASE_",
+        "HOST",
+        "LOG_LEVEL",
+        "METRICS_TOKEN",
+        "MOLTBOT_",
+        "NODE_ENV",
+        "PORT",
+        "REALESTATE_",
+    ),
+    *("RETENTION_", "SERVICE_TOKEN", "WATCHKEEPER_", "WEBHOOK_SECRETS", "XDG_STATE_HOME"),
 )
-_OURS += ("RETENTION_", "SERVICE_TOKEN", "WATCHKEEPER_", "WEBHOOK_SECRETS", "XDG_STATE_HOME")
 
 pytest_plugins = ["support.postgres", "support.embedded", "support.backend", "support.prometheus"]
 

@@ -82,17 +82,18 @@ class House:
         """Whether retention is scheduled in this process."""
         return self._keeping is not None
 
-    async def open(self, *, migrate: bool = True) -> None:
+    async def open(self, *, migrate: bool = True, take_over: bool = True) -> None:
         """Open the database.
 
         Args:
             migrate: False leaves the tables as they are.
+            take_over: Whether to go on with an embedded server whose owner ends.
 
         Raises:
             EmbeddedServerError: The embedded server cannot start.
             MigrationError: The database may not be used with this code.
         """
-        await self.storage.open(migrate=migrate)
+        await self.storage.open(migrate=migrate, take_over=take_over)
         await self._audit.look()
         if self._metrics is not None:
             from watchkeeper.retention import Retention  # noqa: PLC0415

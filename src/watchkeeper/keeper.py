@@ -252,7 +252,7 @@ class Watchkeeper:
         """
         try:
             if self._house is not None:
-                await self._house.open(migrate=migrate)
+                await self._house.open(migrate=migrate, take_over=False)
             yield
         finally:
             await self.stop()

@@ -132,6 +132,8 @@ class Settings:
         prepared_statements: Off behind PgBouncer in transaction mode.
         state_dir: Parent of the service's state folder (embedded database, secrets); default
             `$XDG_STATE_HOME/watchkeeper`, `~/.local/state/watchkeeper`, or for root `/var/lib/watchkeeper`.
+        postgres_bin: Folder of the programs of a PostgreSQL (15 or newer) for the embedded server; default
+            those of the `embedded` extra.
         metrics_token: Bearer token for `/metrics` and for the details of `/health/detailed`.
         retention_timezone: IANA name of the zone in which 3 AM is meant.
         retention: Off stops scheduled retention runs; what is due is caught up once after switching it on.
@@ -155,6 +157,7 @@ class Settings:
     database_owner_url: Secret | None = _setting("DATABASE_OWNER_URL", _secret, None)
     prepared_statements: bool = _setting("DATABASE_PREPARED_STATEMENTS", _switch, True)
     state_dir: Path = _setting("WATCHKEEPER_STATE_DIR", _folder, Path())
+    postgres_bin: Path | None = _setting("WATCHKEEPER_POSTGRES_BIN", _folder, None)
     metrics_token: Secret | None = _setting("METRICS_TOKEN", _secret, None)
     retention_timezone: str = _setting("RETENTION_TIMEZONE", _text, "UTC")
     retention: bool = _setting("WATCHKEEPER_RETENTION", _switch, True)

@@ -4,7 +4,8 @@ A server that cannot be reached when the service starts is no reason to crash: t
 and this module goes on trying. A database that must not be used (newer than the code, a migration that fails)
 is a reason.
 
-Lines: `{type: "database", status: "opened" | "migrated" | "waiting" | "weak" | "refused"}`.
+Lines: `{type: "database", status}`: opened, migrated, waiting, weak, refused, or server for what happens to
+the embedded one.
 """
 
 from __future__ import annotations
@@ -104,19 +105,21 @@ class Storage:
         """
         await self.database.ping()
 
-    async def open(self, *, migrate: bool = True) -> None:
+    async def open(self, *, migrate: bool = True, take_over: bool = True) -> None:
         """Start the server if it is the embedded one, open the pool and migrate.
 
         A server that cannot be reached is waited for in the background.
 
         Args:
             migrate: False leaves the tables as they are, for commands that bring a backup back.
+            take_over: Whether to go on with the embedded server when the process that owns it ends; False for
+                commands, which end soon themselves.
 
         Raises:
             EmbeddedServerError: The embedded server cannot start.
             MigrationError: The database may not be used with this code.
         """
-        self._database = await self._connect()
+        self._database = await self._connect(take_over=take_over)
         await self._database.open()
         if migrate and not await self._try_to_migrate():
             self._report("warn", type="database", status="waiting")
@@ -135,7 +138,7 @@ class Storage:
         self._database = self._server = self._opening = None
         self._migrated.clear()
 
-    async def _connect(self) -> Database:
+    async def _connect(self, *, take_over: bool) -> Database:
         from watchkeeper.database import Database  # noqa: PLC0415 - a service without a database needs no psycopg
 
         settings = self._settings
@@ -149,10 +152,19 @@ class Storage:
 
         name = settings.service.replace("-", "_")
         self._server = EmbeddedServer(
-            settings.service_dir, database=name, service_role=name, owner_role=f"{name}_owner"
+            settings.service_dir,
+            database=name,
+            service_role=name,
+            owner_role=f"{name}_owner",
+            bin_dir=settings.postgres_bin,
+            take_over=take_over,
+            report=self._report_server,
         )
         await self._server.start()
         return Database(self._server.url, owner_url=self._server.owner_url)
+
+    def _report_server(self, level: str, sentence: str) -> None:
+        self._report(level, type="database", status="server", msg=sentence)
 
     async def _try_to_migrate(self) -> bool:
         try:

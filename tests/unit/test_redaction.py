@@ -223,7 +223,7 @@ def test_no_text_takes_long(text: str) -> None:
     """Twice as long a text takes about twice as long: no pattern can be made to hang."""
     begun = time.process_time()
     PLAIN.text(text)
-    assert time.process_time() - begun < 0.2
+    assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize(

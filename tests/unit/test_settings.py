@@ -49,6 +49,7 @@ def test_every_variable_is_read() -> None:
             "DATABASE_PREPARED_STATEMENTS": "off",
             "WATCHKEEPER_STATE_DIR": "/var/lib/shop",
             "METRICS_TOKEN": "hush",
+            "WATCHKEEPER_POSTGRES_BIN": "/usr/lib/postgresql/15/bin",
             "RETENTION_TIMEZONE": "Africa/Kigali",
             "WATCHKEEPER_RETENTION": "off",
             "WATCHKEEPER_REQUEST_LINES": "no",
@@ -65,6 +66,7 @@ def test_every_variable_is_read() -> None:
     assert settings.database_owner_url == Secret("postgresql://owner:pw@db/shop")
     assert settings.metrics_token == Secret("hush")
     assert settings.service_dir == Path("/var/lib/shop/shop")
+    assert settings.postgres_bin == Path("/usr/lib/postgresql/15/bin")
     assert settings.retention_timezone == "Africa/Kigali"
     switches = (settings.retention, settings.request_lines, settings.metrics, settings.health)
     assert switches == (False, False, False, False)

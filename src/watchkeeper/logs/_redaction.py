@@ -49,7 +49,7 @@ class Redactor:
                 shown.add(secret)
         ordered = sorted(forms, key=len, reverse=True)
         self._forms = tuple(ordered)
-        self._url_forms = tuple(sorted(shown, key=len, reverse=True))
+        self._url_forms = tuple(sorted(shown, key=len))
         self.shortest = min(map(len, self._url_forms), default=1 << 30)
         self._margin = max((len(form) for form in ordered), default=0)
         self._any_form = re.compile("|".join(map(_pattern_of, ordered))).sub
@@ -89,7 +89,10 @@ class Redactor:
 
     def is_free(self, value: str) -> bool:
         """Say whether an id or a path is free of registered secrets as they are."""
-        for form in self._url_forms:  # noqa: SIM110 - any() with a generator takes three times as long
+        length = len(value)
+        for form in self._url_forms:  # the shortest first
+            if len(form) > length:
+                break
             if form in value:
                 return False
         return True
