@@ -180,6 +180,8 @@ class Watchkeeper:
                 does not know; see docs/http.md.
         """
         self._wrapped = True
+        # Now, not at the start: a server says its first words before it starts the app.
+        self.logging.install()
         endpoints = Endpoints(
             settings=self.settings,
             registry=self.registry,

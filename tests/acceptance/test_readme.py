@@ -46,7 +46,7 @@ def _uvicorn(folder: Path, **environ: str) -> Iterator[str]:
             cwd=folder,
             env={**os.environ, "WATCHKEEPER_STATE_DIR": str(folder), **environ},
             stdout=out,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
         )
     try:
         yield f"http://127.0.0.1:{port}"
@@ -80,7 +80,9 @@ def test_one_line_watches_a_fastapi_app(tmp_path: Path) -> None:
         answer = httpx.get(f"{url}/things/7", headers={"X-Request-ID": "mine"})
         assert answer.headers["X-Request-ID"] == "mine"
         assert 'route="/things/{id}"' in httpx.get(f"{url}/metrics").text
-    line = next(line for line in _lines(tmp_path) if line.get("type") == "request")
+    lines = _lines(tmp_path)
+    assert lines[0]["msg"].startswith("Started server process")  # the server's first words are lines too
+    line = next(line for line in lines if line.get("type") == "request")
     assert line["route"] == "/things/{id}"
     assert (line["service"], line["requestId"], line["statusCode"]) == ("shop", "mine", 200)
 
