@@ -143,10 +143,11 @@ async def test_a_run_that_shows_a_sign_of_life_in_time_is_not_closed(house: Hous
     assert house.runs() == [(1, "running", 7)]
 
 
-async def test_who_lost_a_run_deletes_nothing_more(house: House) -> None:
+@pytest.mark.parametrize("rows", [5000, 10], ids=["in the middle", "at its end"])
+async def test_who_lost_a_run_deletes_nothing_more(house: House, rows: int) -> None:
     """A process that was frozen for longer than its lease finds its run closed, and stops."""
     house.make_table()
-    house.fill("inbound_events", 40, 5000)
+    house.fill("inbound_events", 40, rows)
 
     def freeze(_table: str, _rows: int) -> None:
         if not house.audited():
@@ -156,8 +157,8 @@ async def test_who_lost_a_run_deletes_nothing_more(house: House) -> None:
     (result,) = await house.retention(EVENTS).run_now(None, freeze)
     assert (result.status, result.left_open) == ("failed", True)
     assert isinstance(result.error, RunLostError)
-    gone = 5000 - house.count("inbound_events")
-    assert 0 < gone < 5000
+    gone = rows - house.count("inbound_events")
+    assert gone == min(rows, 1000)  # one transaction
     assert [entry["deleted"] for entry in house.audited()] == [gone]
 
 
@@ -313,3 +314,22 @@ async def test_an_outage_in_the_middle_of_a_run_is_sat_out(
     assert (restarted, result.status, result.deleted) == (True, "completed", 6000)
     assert [entry["deleted"] for entry in house.audited()] == [6000]
     assert house.count("inbound_events") == 0
+
+
+async def test_an_outage_at_the_end_of_a_run_is_sat_out(
+    private_house: House, postgres_private: PostgresServer
+) -> None:
+    """The server is away when the run is to be closed: it is closed a moment later."""
+    house = private_house
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+
+    def stop(_table: str, _rows: int) -> None:
+        house.close()
+        postgres_private.stop()
+        asyncio.get_running_loop().call_later(0.5, postgres_private.start)
+
+    (result,) = await house.retention(EVENTS).run_now(None, stop)
+    house.reconnect()
+    assert (result.status, result.deleted, result.left_open) == ("completed", 10, False)
+    assert [entry["deleted"] for entry in house.audited()] == [10]

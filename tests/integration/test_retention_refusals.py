@@ -230,12 +230,13 @@ async def test_children_that_restrict_and_are_indexed_let_the_others_go(house: H
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@pytest.mark.parametrize("passes", [2, 4])
 @pytest.mark.parametrize("kept", ["true", "id < '40-2'"], ids=["all rows", "some rows"])
 async def test_a_trigger_that_keeps_rows_fails_the_run(
-    house: House, monkeypatch: pytest.MonkeyPatch, kept: str, *, indexed: bool
+    house: House, monkeypatch: pytest.MonkeyPatch, kept: str, passes: int, *, indexed: bool
 ) -> None:
     """The run ends, says why, and has counted what did go."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 4)
+    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * passes)
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 3000)
     house.sql(

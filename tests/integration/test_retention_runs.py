@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -459,3 +460,28 @@ async def test_a_calendar_may_be_any_object_with_dues(house: House) -> None:
     """The next due is the calendar's."""
     now = datetime.now(UTC)
     assert house.retention(calendar=DueAt(now)).next_due(now) == now + timedelta(days=1)
+
+
+async def test_a_job_that_is_asked_to_stop_starts_nothing_more(house: House) -> None:
+    """The policy that has its turn ends, the next one is left to another replica or the next start."""
+    house.make_both()
+    retention = await house.due()
+    house.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END$$"
+    )
+    house.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events EXECUTE FUNCTION slow()")
+    asyncio.get_running_loop().call_later(0.15, retention.interrupt)
+    assert [(result.table, result.status) for result in await retention.tick()] == [
+        ("inbound_events", "completed")
+    ]
+    assert house.job() == ["scheduled", "started", "completed"]
+    assert [result.table for result in await house.retention().tick()] == ["chat_sessions"]
+
+
+async def test_metrics_before_the_first_start(house: House) -> None:
+    """A policy that was never registered has neither since nor success."""
+    retention = house.retention(EVENTS)
+    await retention.refresh_metrics()
+    assert house.sample("retention_policy_since_timestamp_seconds", table="inbound_events") is None
+    assert house.sample("retention_last_success_timestamp_seconds", table="inbound_events") is None

@@ -1,7 +1,8 @@
 """Replicas as processes of their own, to be killed: `python -m support.replica URL`.
 
-For each line on stdin, which names a due, it forks a process that prunes what is due, and answers with its
-id. Forking spares each of them the start of an interpreter.
+A line on stdin that names a due forks a process that prunes what is due; `kill` kills the last one with -9,
+`wait` waits for all of them. Each line is answered. Forking spares each replica the start of an interpreter,
+and only a parent can kill a child without ever hitting another process.
 """
 
 from __future__ import annotations
@@ -36,14 +37,23 @@ async def prune(url: str, due: str) -> None:
 
 
 def main(url: str) -> None:
-    """Fork a replica for each line."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    """Do what the lines say."""
+    children: list[int] = []
     for line in sys.stdin:
-        pid = os.fork()
-        if not pid:
-            asyncio.run(prune(url, line.strip()))
-            os._exit(0)
-        sys.stdout.write(f"{pid}\n")
+        order = line.strip()
+        if order == "kill":
+            os.kill(children[-1], signal.SIGKILL)  # it is ours until it is waited for, running or not
+            os.waitpid(children.pop(), 0)
+        elif order == "wait":
+            while children:
+                os.waitpid(children.pop(), 0)
+        else:
+            child = os.fork()
+            if not child:
+                asyncio.run(prune(url, order))
+                os._exit(0)
+            children.append(child)
+        sys.stdout.write("done\n")
         sys.stdout.flush()
 
 

@@ -90,8 +90,10 @@ class Pruning:
         self._on_rows = on_rows
         self._size = _FIRST_SIZE
         self._vain = 0
-        self._locked = 0  # in this pass: rows that somebody else has locked
-        self._kept = 0  # in this pass: rows that were ours to delete, and stayed
+        # In this pass, a row between two sweeps counted twice: rows that somebody else has locked,
+        self._locked = 0
+        # and rows that were ours to delete, and stayed.
+        self._kept = 0
         self._renewed_at = time.monotonic()
         self.deleted = 0
 
@@ -107,7 +109,8 @@ class Pruning:
         target = await self._patiently(self._find)
         spans = [await self._patiently(self._whole, target)]
         for wait in PASS_WAITS:
-            await self._pause(wait)
+            if self._locked or self._kept:
+                await self._pause(wait)
             spans = await self._pass(target, spans)
             if not spans:
                 return
@@ -115,8 +118,8 @@ class Pruning:
             raise _kept_by_trigger(target)
         if self._locked:
             raise RetentionError(
-                f"{self._locked} rows of {target.name} that are due are locked by other transactions: end"
-                " these (see pg_stat_activity); the next run takes the rows."
+                f"Up to {self._locked} rows of {target.name} that are due are locked by other transactions:"
+                " end these (see pg_stat_activity); the next run takes the rows."
             )
 
     async def _find(self) -> Target:

@@ -20,11 +20,11 @@ from __future__ import annotations
 import asyncio
 import difflib
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import psycopg
 
-from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError, WatchkeeperError
+from watchkeeper.exceptions import AuditError, ConfigurationError, RetentionError
 from watchkeeper.retention._ledger import ACTOR, LEASE, RETRY_WAITS, Claim, Ledger, RunInterruptedError
 from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int], None]
     """Called with the policy's name and the number of rows, after each transaction that deleted some."""
+
+# What ends one policy's turn and not the others'; a database that is away ends all of them.
+_TROUBLE_OF_ONE: Final = (RetentionError, AuditError, psycopg.Error)
 
 
 class Calendar(Protocol):
@@ -94,11 +97,6 @@ class Retention:
         # Tables whose run could not even be claimed: how often in a row, and when to try again.
         self._held_up: dict[str, tuple[int, float]] = {}
         self._unclosable: set[int] = set()
-
-    @property
-    def policies(self) -> tuple[Policy, ...]:
-        """What is kept how long."""
-        return self._policies
 
     @property
     def lines(self) -> JobLines:
@@ -167,9 +165,7 @@ class Retention:
             for policy in chosen:
                 try:
                     claim = await self._ledger.claim_now(policy)
-                except DatabaseUnavailableError:
-                    raise
-                except (WatchkeeperError, psycopg.Error) as error:
+                except _TROUBLE_OF_ONE as error:
                     self._note(RunResult(table=policy.name, status="failed", error=error), results)
                 else:
                     await self._run(policy, claim, results, progress)
@@ -194,9 +190,7 @@ class Retention:
             try:
                 async with self._database.transaction() as conn:
                     plans.append(await plan(conn, policy, now))
-            except DatabaseUnavailableError:
-                raise
-            except (WatchkeeperError, psycopg.Error) as error:
+            except _TROUBLE_OF_ONE as error:
                 plans.append(Plan(policy=policy, horizon=now - policy.keep, problem=str(error)))
         return plans
 
@@ -243,9 +237,7 @@ class Retention:
             return
         try:
             claim = await self._ledger.claim_due(policy, due)
-        except DatabaseUnavailableError:
-            raise
-        except (WatchkeeperError, psycopg.Error) as error:
+        except _TROUBLE_OF_ONE as error:
             wait = RETRY_WAITS[min(failures, len(RETRY_WAITS) - 1)].total_seconds()
             self._held_up[policy.name] = (failures + 1, time.monotonic() + wait)
             self._note(RunResult(table=policy.name, status="failed", error=error), results)
@@ -278,9 +270,7 @@ class Retention:
             deleted = claim.rows_deleted
             try:
                 closed = await self._ledger.close_lapsed(claim, RunInterruptedError(str(error)))
-            except DatabaseUnavailableError:
-                raise
-            except (WatchkeeperError, psycopg.Error) as failure:
+            except _TROUBLE_OF_ONE as failure:
                 # Its table is not pruned until it can be closed; that is told once, not with each tick.
                 if claim.id in self._unclosable:
                     continue
