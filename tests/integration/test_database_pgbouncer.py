@@ -3,84 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
-import time
-from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-from support.postgres import OWNER, SERVICE
-from support.tools import require_tool
+from support.pgbouncer import running_bouncer, through
+from support.postgres import SERVICE
 from watchkeeper import audit
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from support.postgres import DatabaseUrls, PostgresServer
-
-_CONFIG = """
-[databases]
-* = host={server}
-[pgbouncer]
-listen_addr =
-listen_port = 6432
-unix_socket_dir = {folder}
-auth_type = trust
-auth_file = {folder}/users
-pool_mode = transaction
-default_pool_size = 2
-"""
-
-
-def _start(folder: Path, server: PostgresServer) -> subprocess.Popen[bytes]:
-    config = folder / "pgbouncer.ini"
-    config.write_text(_CONFIG.format(server=server.folder, folder=folder))
-    (folder / "users").write_text("".join(f'"{role}" ""\n' for role in (OWNER, SERVICE)))
-    identity: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")  # PgBouncer refuses to run as root
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    with (folder / "log").open("ab") as log:
-        return subprocess.Popen(
-            [require_tool("pgbouncer"), config], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **identity
-        )
 
 
 @pytest.fixture(scope="module")
 def bouncer(postgres: PostgresServer) -> Iterator[Path]:
-    """The socket folder of a PgBouncer with two server connections for each role and database."""
-    folder = Path(tempfile.mkdtemp(prefix="wk-pb-"))
-    process = _start(folder, postgres)
-    try:
-        deadline = time.monotonic() + 10
-        while not (folder / ".s.PGSQL.6432").exists():
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    """The socket folder of a PgBouncer."""
+    with running_bouncer(postgres) as folder:
         yield folder
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
 def urls(bouncer: Path, postgres: PostgresServer) -> Iterator[DatabaseUrls]:
     """A fresh, empty database, through it."""
     there = postgres.create_database()
-    tail = f"{there.name}?host={bouncer}&port=6432"
-    yield replace(there, url=f"postgresql://{SERVICE}@/{tail}", owner_url=f"postgresql://{OWNER}@/{tail}")
+    yield through(bouncer, there)
     postgres.drop_database(there.name)
 
 

@@ -1,0 +1,52 @@
+"""Retention behind a real PgBouncer in transaction mode, where nobody has a session of his own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.house import House, open_house
+from support.pgbouncer import running_bouncer, through
+from watchkeeper.database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls, PostgresServer
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep."""
+    async with open_house(database_urls, tmp_path) as opened:
+        yield opened
+
+
+async def test_three_replicas_share_two_server_connections(house: House, postgres: PostgresServer) -> None:
+    """One run a table, the counts are exact, and no limit of a transaction stays behind on a connection."""
+    house.make_both()
+    house.fill("inbound_events", 45, 4000)
+    await house.due()
+    with running_bouncer(postgres) as bouncer:
+        url = through(bouncer, house.urls).url
+        databases = [Database(url, prepared_statements=False) for _ in range(3)]
+        await asyncio.gather(*(database.open() for database in databases))
+        try:
+            replicas = [house.retention(database=database) for database in databases]
+            results = await asyncio.gather(*(replica.tick() for replica in replicas))
+            assert len(await replicas[0].plan()) == 2
+            async with databases[0].connection() as conn:
+                for setting, plain in (
+                    ("statement_timeout", "0"),
+                    ("lock_timeout", "0"),
+                    ("row_security", "on"),
+                ):
+                    assert await (await conn.execute(f"SHOW {setting}".encode())).fetchall() == [(plain,)]
+        finally:
+            await asyncio.gather(*(database.close() for database in databases))
+    done = sorted((result.table, result.status, result.deleted) for some in results for result in some)
+    assert done == [("chat_sessions", "completed", 2), ("inbound_events", "completed", 4003)]
+    assert sum(entry["deleted"] for entry in house.audited()) == 4005
