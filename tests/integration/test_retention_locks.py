@@ -69,8 +69,9 @@ async def test_rows_that_stay_locked_fail_the_run_with_their_number(
 async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More locked rows of one age than a sweep takes on end the pass."""
+    """More locked rows of one age than a sweep ever takes on end the pass."""
     monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 2)
+    monkeypatch.setattr("watchkeeper.retention._pruning._LARGEST_SIZE", 1000)
     house.make_table()
     house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 3000) g")
     with transaction(house, "SELECT FROM inbound_events FOR UPDATE"):

@@ -196,6 +196,19 @@ async def test_a_delete_that_is_not_what_it_seems_is_refused(
     assert house.count("inbound_events") == 3
 
 
+async def test_rows_that_are_hidden_in_the_middle_of_a_run_fail_it(house: House) -> None:
+    """Row-level security that comes later does not make the rest of the run silently partial."""
+    house.make_table()
+    house.fill("inbound_events", 40, 5000)
+
+    def hide(_table: str, _rows: int) -> None:
+        house.sql("ALTER TABLE inbound_events ENABLE ROW LEVEL SECURITY")
+
+    (result,) = await house.retention(EVENTS).run_now(None, hide)
+    assert (result.status, result.deleted) == ("failed", 1000)
+    assert "row-level security policy" in str(result.error)
+
+
 async def test_a_schema_that_is_closed_to_the_service_is_refused(house: House) -> None:
     """The sentence says what to grant."""
     house.sql("CREATE SCHEMA crm")

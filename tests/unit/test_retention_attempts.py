@@ -1,0 +1,78 @@
+"""When a due is tried, and tried again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from watchkeeper.retention._ledger import _next_attempt
+
+DUE = datetime(2026, 7, 1, 3, tzinfo=UTC)
+LAST_END = DUE + timedelta(minutes=1)
+
+
+def history(
+    states: str, minutes_later: float, *, since: datetime = DUE - timedelta(days=1)
+) -> list[dict[str, Any]]:
+    """Return what the ledger says: a letter for the state of each attempt."""
+    names = {"r": "running", "c": "completed", "f": "failed", "x": "refused", "s": "stopped"}
+    now = LAST_END + timedelta(minutes=minutes_later)
+    untried = {
+        "since": since,
+        "due_at": None,
+        "attempt": None,
+        "state": None,
+        "finished_at": None,
+        "now": now,
+    }
+    return [
+        {**untried, "due_at": DUE, "attempt": number, "state": names[state], "finished_at": LAST_END}
+        for number, state in enumerate(states, start=1)
+    ] or [untried]
+
+
+@pytest.mark.parametrize(
+    ("states", "minutes_later", "attempt"),
+    [
+        ("", 0, 1),
+        ("r", 60, None),
+        ("c", 60, None),
+        ("x", 60, None),
+        ("s", 0, 2),
+        ("sssssss", 0, 8),
+        ("f", 0.99, None),
+        ("f", 1, 2),
+        ("ff", 4.99, None),
+        ("ff", 5, 3),
+        ("fff", 24.99, None),
+        ("fff", 25, 4),
+        ("ffff", 10_000, None),
+        ("sssf", 1, 5),
+        ("fsfs", 0, 5),
+        ("ffsfsf", 10_000, None),
+        ("fc", 60, None),
+    ],
+)
+def test_failures_wait_longer_each_time_and_stops_do_not_count(
+    states: str, minutes_later: float, attempt: int | None
+) -> None:
+    """Four failures are the end of a due; a run that was stopped goes on at once, however often."""
+    assert _next_attempt(history(states, minutes_later), DUE) == attempt
+
+
+@pytest.mark.parametrize("since", [DUE, DUE + timedelta(seconds=1)])
+def test_nothing_is_due_before_the_policy_was_declared(since: datetime) -> None:
+    """A first start is no missed run."""
+    assert _next_attempt(history("", 0, since=since), DUE) is None
+
+
+def test_a_due_whose_successor_had_its_turn_is_over() -> None:
+    """A replica whose clock, or whose process, stood still does not run yesterday again."""
+    assert _next_attempt(history("f", 60), DUE - timedelta(days=1)) is None
+
+
+def test_a_policy_that_nobody_registered_is_not_run() -> None:
+    """After a backup was restored, for example, until the next start."""
+    assert _next_attempt([], DUE) is None
