@@ -150,7 +150,7 @@ async def test_tables_on_a_terminal(house: House) -> None:
     await house.retention().run_now()
     house.sql("ALTER TABLE chat_sessions RENAME TO moved")
     await house.retention().run_now()
-    commands = ("retention plan", "retention status", "audit list --limit 2")
+    commands = ("retention plan", "retention status", "audit list --limit 1")
     answers = [(command, Terminal(house, *command.split()).end()) for command in commands]
     check_golden("retention_terminal", *answers)
     tables = [line for _, answer in answers for line in answer.out.splitlines() if line.startswith(" ")]

@@ -64,10 +64,11 @@ def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
 
 
 def _sentence(plan: Plan, screen: Screen) -> str:
+    share = f" ({_share(plan)} of the table)" if plan.table_rows else ""
     oldest = f", the oldest of {screen.time(plan.oldest)}" if plan.oldest else ""
     return (
-        f"{plan.policy.name}: {_rows(plan)} rows would go ({_share(plan)} of the table), older than"
-        f" {screen.time(plan.horizon)} ({days(plan.policy.keep)}){oldest}"
+        f"{plan.policy.name}: {_rows(plan)} rows would go{share}, older than {screen.time(plan.horizon)}"
+        f" ({days(plan.policy.keep)}){oldest}"
     )
 
 

@@ -9,7 +9,7 @@ import re
 import sys
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 _BESIDE_CELL: Final = 3  # what the frame takes from the width for each column
 _BESIDE_TABLE: Final = 2  # and for the table
 _SHORTEST_CELL: Final = 10
+_MINUTE_S: Final = 60
+_HOUR_S: Final = 3600
 
 
 class Screen:
@@ -79,14 +81,25 @@ class Screen:
         from rich.markup import escape  # noqa: PLC0415 - the same
         from rich.table import Table  # noqa: PLC0415 - the same
 
+        heads = [column.removeprefix("#") for column in columns]
+        room = _room_of_last(heads, rows, self._console.width)
+        if room < _SHORTEST_CELL:
+            self._list(heads, rows)
+            return
         title = f"{title} (times in {self._zone.key})"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-        for column in columns:
-            justify: Literal["left", "right"] = "right" if column.startswith("#") else "left"
-            table.add_column(column.removeprefix("#"), justify=justify, no_wrap=True)
-        for row in _fit(rows, self._console.width):
-            table.add_row(*(escape(printable(cell)) for cell in row))
+        for column, head in zip(columns, heads, strict=True):
+            table.add_column(head, justify="right" if column.startswith("#") else "left", no_wrap=True)
+        for *cells, last in rows:
+            fitting = last if len(last) <= room else f"{last[: room - 1]}…"
+            table.add_row(*(escape(printable(cell)) for cell in (*cells, fitting)))
         self._console.print(table)
+
+    def _list(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Write a table as text, where the terminal is too narrow for it."""
+        for first, *cells in rows:
+            told = ", ".join(f"{head.lower()} {cell}" for head, cell in zip(heads[1:], cells, strict=True))
+            self.say(f"{heads[0].lower()} {first}: {told}")
 
     async def ask(self, question: str) -> bool:
         """Ask the human in front of the terminal; nothing but y and yes is a yes."""
@@ -141,11 +154,11 @@ def open_screen(*, zone: str, json: bool) -> Iterator[Screen]:
 def duration(span: timedelta) -> str:
     """Return a duration as somebody would say it."""
     seconds = span.total_seconds()
-    if seconds < 60:
+    if seconds < _MINUTE_S:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    if seconds < _HOUR_S:
+        return f"{seconds / _MINUTE_S:.1f} min"
+    return f"{seconds / _HOUR_S:.1f} h"
 
 
 def days(span: timedelta) -> str:
@@ -169,13 +182,10 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _fit(rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
-    """Cut the last column where the terminal ends; rich would take something from each."""
-    if not rows:
-        return []
-    others = sum(max(map(len, cells)) + _BESIDE_CELL for cells in list(zip(*rows, strict=True))[:-1])
-    room = max(width - others - _BESIDE_CELL - _BESIDE_TABLE, _SHORTEST_CELL)
-    return [[*row[:-1], row[-1] if len(row[-1]) <= room else f"{row[-1][: room - 1]}…"] for row in rows]
+def _room_of_last(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
+    """Return how much of the width the other columns leave to the last one."""
+    others = list(zip(heads, *rows, strict=True))[:-1]
+    return width - _BESIDE_TABLE - _BESIDE_CELL - sum(max(map(len, cells)) + _BESIDE_CELL for cells in others)
 
 
 @contextmanager
