@@ -11,9 +11,12 @@ import psycopg
 import pytest
 
 from support.house import EVENTS, SESSIONS, House, open_house
+from support.lines import LineList
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.retention import Ledger, RunInterruptedError, RunLostError
+from watchkeeper.logs import Logging, Redactor
+from watchkeeper.metrics import Registry
+from watchkeeper.retention import Ledger, Retention, RetentionMetrics, RunInterruptedError, RunLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -135,7 +138,7 @@ async def test_a_run_that_shows_a_sign_of_life_in_time_is_not_closed(house: Hous
     house.make_table()
     await house.retention(EVENTS).register()
     run = leave_a_run_open(house)
-    ledger = Ledger(house.database)
+    ledger = Ledger(house.database, redact=str)
     (claim,) = await ledger.lapsed()
     assert claim.id == run
     await ledger.renew(claim)
@@ -207,6 +210,31 @@ async def test_an_audit_log_that_swallows_entries_stops_retention(house: House) 
     (result,) = await house.retention(EVENTS).run_now()
     assert "its audit entry cannot be written: The database kept no entry" in str(result.error)
     assert house.count("inbound_events") == 3
+
+
+async def test_an_error_keeps_no_secret(house: House) -> None:
+    """What a trigger's error says is masked where it is kept for good: in the ledger and in the audit log."""
+    house.make_table()
+    house.fill("inbound_events", 40, 3)
+    house.sql(
+        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION E'no crm"
+        " with password=canary-one\\nAuthorization: canary-two canary-three\\nat marmot-depot:5432'; END$$"
+    )
+    house.sql("CREATE TRIGGER tell BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION tell()")
+    retention = Retention(
+        house.database,
+        [EVENTS],
+        schedule=house.calendar,
+        metrics=RetentionMetrics(Registry(), [EVENTS]),
+        logging=Logging(service="house", env="test", sink=LineList(), redactor=Redactor(["marmot-depot"])),
+    )
+    await retention.run_now()
+    ((kept,),) = house.sql("SELECT error ->> 'message' FROM retention_runs")
+    (entry,) = house.audited()
+    assert entry["error"]["message"] == kept
+    assert kept.startswith("no crm with password=*** Authorization: *** at ***:5432")
+    assert "canary" not in kept
+    assert "marmot" not in kept
 
 
 async def test_a_run_that_cannot_be_closed_holds_its_policy_up(house: House) -> None:

@@ -20,7 +20,7 @@ from watchkeeper.exceptions import AuditError, RetentionError
 from watchkeeper.retention._query import QUERIES, fetch_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from psycopg import AsyncConnection
 
@@ -95,12 +95,21 @@ class Ledger:
 
     Args:
         database: Where the ledger is.
+        redact: Masks secrets in an error's text, which ledger and audit log keep for good.
         actor_id: Who acts, in the audit entries.
         lease: How long a run without a sign of life is left alone.
     """
 
-    def __init__(self, database: Database, *, actor_id: str = ACTOR, lease: timedelta = LEASE) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        redact: Callable[[str], str],
+        actor_id: str = ACTOR,
+        lease: timedelta = LEASE,
+    ) -> None:
         self._database = database
+        self._redact = redact
         self._actor_id = actor_id
         self._lease = lease
 
@@ -262,7 +271,7 @@ class Ledger:
     ) -> Closed | None:
         described = None
         if error is not None and state != "stopped":  # which says it all
-            described = {"type": type(error).__name__, "message": _one_line(error)}
+            described = {"type": type(error).__name__, "message": self._describe(error)}
         async with self._database.transaction() as conn:
             locked = await conn.execute(QUERIES["lock_to_close"], {**_key(claim), "lapsed": lapsed})
             row = await locked.fetchone()
@@ -291,6 +300,10 @@ class Ledger:
                 },
             )
         return Closed(deleted=deleted, duration=duration, audit_id=audit_id)
+
+    def _describe(self, error: BaseException) -> str:
+        # Masked while it still has its lines, which some of what is masked ends at; then made one.
+        return " ".join(self._redact(str(error)).split())
 
     async def _append(self, conn: AsyncConnection[Any], claim: Claim, payload: dict[str, object]) -> int:
         return await append(
@@ -321,10 +334,6 @@ def _next_attempt(rows: list[dict[str, Any]], due_at: datetime) -> int | None:
         return None
     waited = last["now"] - last["finished_at"] >= RETRY_WAITS[failures - 1]
     return int(last["attempt"]) + 1 if waited else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _key(claim: Claim) -> dict[str, object]:

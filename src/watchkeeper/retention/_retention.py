@@ -65,7 +65,7 @@ class Retention:
         policies: What is kept how long; at most one a table.
         schedule: When the runs are due.
         metrics: What counts.
-        logging: Where the lines go.
+        logging: Where the lines go, and what masks secrets in the errors that the ledger keeps.
         job: Name of the job in its lines.
         actor_id: Who acts, in the audit entries.
         lease: How long a run without a sign of life is left alone, before somebody closes it.
@@ -89,7 +89,7 @@ class Retention:
         self._database = database
         self._policies = check_policies(policies)
         self._schedule = schedule
-        self._ledger = Ledger(database, actor_id=actor_id, lease=lease)
+        self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
         self._metrics = metrics
         self._lines = JobLines(logging, job)
         self._stopping = asyncio.Event()
