@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from realestate.monitoring import CHANNELS
-from realestate.pairing_codes import ALPHABET
-from support.backend import AUTHORIZED, environment, in_process
+from realestate.pairing_codes import ALPHABET, name_peer
+from support.backend import AUTHORIZED, TOKEN, environment, in_process
+from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +52,25 @@ async def test_code_is_shown_once_and_stored_as_a_hash(backend: InProcess) -> No
     assert code not in str(stored)
     assert 599 < stored["valid_for"].total_seconds() < 601
     [entry] = await backend.entries("pairing.requested")
-    assert (entry["actor_type"], entry["entity"], entry["entity_id"]) == ("agent", "pairing", "telegram:42")
+    assert (entry["actor_type"], entry["entity"]) == ("agent", "pairing")
     assert code not in str(entry)
+
+
+async def test_audit_log_names_no_peer(backend: InProcess) -> None:
+    """What is kept for ever holds a stable name for each peer, known or not, and never the peer's id."""
+    peer, stranger = "+250788123456", "+250788654321"
+    code = await ask(backend, peer)
+    await confirm(backend, other_than(code), peer)
+    await confirm(backend, code, peer)
+    await confirm(backend, code, stranger)
+    for _ in range(5):
+        await confirm(backend, other_than(code), peer)
+    assert (await backend.pair("telegram", "request", peer_id=peer)).status_code == 429
+    entries = await backend.rows("SELECT * FROM audit_log WHERE entity = 'pairing' ORDER BY id")
+    name, other = (name_peer(Secret(TOKEN), "telegram", one) for one in (peer, stranger))
+    assert [entry["entity_id"] for entry in entries] == [name] * 3 + [other] + [name] * 6
+    assert peer not in str(entries)
+    assert stranger not in str(entries)
 
 
 async def test_right_code_approves_and_is_audited(backend: InProcess) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import hmac
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +17,7 @@ from realestate.pairing_codes import (
     hash_code,
     judge,
     make_code,
+    name_peer,
 )
 from watchkeeper.settings import Secret
 
@@ -62,6 +65,23 @@ def test_how_a_code_is_typed_does_not_matter(typed: str) -> None:
 def test_code_is_good_for_its_peer_only(token: str, channel: str, peer: str, code: str) -> None:
     """Another token, channel, peer or code has another hash, wherever the border between them is."""
     assert hash_code(Secret(token), channel, peer, code) != RIGHT
+
+
+def test_name_of_a_peer_is_what_a_shell_makes_of_it() -> None:
+    """The README's command finds a peer's entries: it is one HMAC under the token, cut to 16 digits."""
+    told = hmac.new(b"token", b"realestate pairing peer\0telegram\x0042", hashlib.sha256).hexdigest()
+    assert name_peer(TOKEN, "telegram", "42") == f"telegram:{told[:16]}"
+
+
+@pytest.mark.parametrize(
+    ("token", "channel", "peer"),
+    [("other", "telegram", "42"), ("token", "whatsapp", "42"), ("token", "telegram", "43")],
+)
+def test_name_is_one_peers_under_one_token(token: str, channel: str, peer: str) -> None:
+    """Another token, channel or peer has another hash, not only another channel before it."""
+    ours, theirs = name_peer(TOKEN, "telegram", "42"), name_peer(Secret(token), channel, peer)
+    assert theirs.startswith(f"{channel}:")
+    assert theirs.partition(":")[2] != ours.partition(":")[2]
 
 
 def test_right_code_approves() -> None:

@@ -2,7 +2,8 @@
 
 `request` returns the code once. `confirm` counts wrong attempts under the row's lock; the fifth within a
 quarter of an hour locks the peer out for another one, which a new code does not end. Wrong, expired and
-locked attempts count in `pairing_failures_total{channel}` and are audited like the approvals.
+locked attempts count in `pairing_failures_total{channel}` and are audited like the approvals, under a name
+that does not tell who the peer is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from psycopg.rows import class_row, scalar_row
 from realestate.auth import require_service_token
 from realestate.errors import ApiError, documented
 from realestate.monitoring import CHANNELS, load_queries
-from realestate.pairing_codes import VALID_FOR, Judgement, Outcome, Pair, hash_code, judge, make_code
+from realestate.pairing_codes import (
+    VALID_FOR,
+    Judgement,
+    Outcome,
+    Pair,
+    hash_code,
+    judge,
+    make_code,
+    name_peer,
+)
 from realestate.requests import Line, StrictRequest
 from watchkeeper import audit
 
@@ -74,16 +84,16 @@ async def request_pairing(
     """Return a new code for the peer; it voids the one before it."""
     _check_channel(channel)
     peer = _Peer(channel, data.peer_id)
-    code, agent = make_code(), request.agent
+    code, agent, name = make_code(), request.agent, peer.name(_token(request))
     async with request.backend.database.transaction() as conn:
         pair = await _lock(conn, peer)
         locked_for = pair.locked_for if pair else timedelta(0)
         if locked_for:
-            await _note(conn, agent, "pairing.refused", peer, Outcome.LOCKED.value)
+            await _note(conn, agent, "pairing.refused", name, Outcome.LOCKED.value)
         else:
             attempts = pair.counting_attempts if pair else 0
             expires_at = await _issue(conn, peer, peer.hash(_token(request), code), attempts)
-            await _note(conn, agent, "pairing.requested", peer)
+            await _note(conn, agent, "pairing.requested", name)
     if locked_for:
         request.backend.metrics.pairing_failures.labels(channel=channel).inc()
         raise _refusal(Outcome.LOCKED, locked_for)
@@ -102,16 +112,17 @@ async def confirm_pairing(
     """Approve the peer if the code is right; the same code may be confirmed again until it expires."""
     _check_channel(channel)
     peer = _Peer(channel, data.peer_id)
-    given, agent = peer.hash(_token(request), data.code), request.agent
+    given, name = peer.hash(_token(request), data.code), peer.name(_token(request))
+    agent = request.agent
     async with request.backend.database.transaction() as conn:
         pair = await _lock(conn, peer)
         verdict = judge(pair, given)
         if verdict.outcome is Outcome.APPROVED:
             approved_at = await _approve(conn, peer)
-            await _note(conn, agent, "pairing.approved", peer)
+            await _note(conn, agent, "pairing.approved", name)
         else:
             await _count_wrong(conn, peer, verdict)
-            await _note(conn, agent, "pairing.refused", peer, verdict.outcome.value)
+            await _note(conn, agent, "pairing.refused", name, verdict.outcome.value)
     if verdict.outcome is not Outcome.APPROVED:
         request.backend.metrics.pairing_failures.labels(channel=channel).inc()
         raise _refusal(verdict.outcome, pair.locked_for if pair else timedelta(0))
@@ -124,6 +135,9 @@ class _Peer(NamedTuple):
 
     def hash(self, token: Secret, code: str) -> bytes:
         return hash_code(token, self.channel, self.peer_id, code)
+
+    def name(self, token: Secret) -> str:
+        return name_peer(token, self.channel, self.peer_id)
 
 
 def _check_channel(channel: str) -> None:
@@ -167,7 +181,7 @@ async def _count_wrong(conn: AsyncConnection[Any], peer: _Peer, verdict: Judgeme
 
 
 async def _note(
-    conn: AsyncConnection[Any], agent: str, action: str, peer: _Peer, reason: str | None = None
+    conn: AsyncConnection[Any], agent: str, action: str, name: str, reason: str | None = None
 ) -> None:
     await audit.append(
         conn,
@@ -175,7 +189,8 @@ async def _note(
         actor_id=agent,
         action=action,
         entity="pairing",
-        entity_id=f"{peer.channel}:{peer.peer_id}",
+        # The peer is personal data and the audit log is kept for ever: a keyed hash stands for it.
+        entity_id=name,
         payload={"reason": reason} if reason else None,
     )
 

@@ -28,6 +28,8 @@ MOST_ATTEMPTS: Final = 5
 LOCKED_FOR: Final = timedelta(minutes=15)
 
 _KEY_PURPOSE: Final = b"realestate pairing code"
+_PEER_PURPOSE: Final = "realestate pairing peer"
+_PEER_DIGITS: Final = 16  # 64 bits: two peers share a name only among billions
 
 
 class Outcome(enum.Enum):
@@ -110,6 +112,21 @@ def hash_code(token: Secret, channel: str, peer_id: str, code: str) -> bytes:
     plain = code.upper().replace(" ", "").replace("-", "")
     # Neither of the first two can hold a NUL, so the three cannot be shifted against each other.
     return hmac.new(key, f"{channel}\0{peer_id}\0{plain}".encode(), hashlib.sha256).digest()
+
+
+def name_peer(token: Secret, channel: str, peer_id: str) -> str:
+    """Return a name that stays the same for a peer and says nothing of it to who lacks the token.
+
+    It is for what is kept for ever. One HMAC under the token itself, so that a shell can repeat it.
+
+    Args:
+        token: The service's token: under a new one the peer has another name.
+        channel: The peer's channel; it is told.
+        peer_id: The peer; it is not.
+    """
+    key = token.reveal().encode("utf-8", "surrogateescape")
+    digest = hmac.new(key, f"{_PEER_PURPOSE}\0{channel}\0{peer_id}".encode(), hashlib.sha256).hexdigest()
+    return f"{channel}:{digest[:_PEER_DIGITS]}"
 
 
 def judge(pair: Pair | None, given: bytes) -> Judgement:
