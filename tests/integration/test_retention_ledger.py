@@ -96,6 +96,44 @@ async def test_a_run_whose_process_went_away_is_closed_and_audited(house: House)
     assert house.sample("retention_runs_total", table="inbound_events", status="failed") == 1
 
 
+async def test_who_closes_a_run_tells_how_long_it_took_and_counts_its_rows(house: House) -> None:
+    """Line and histogram have the ledger's duration, and the rows are counted, as their process is gone."""
+    house.make_table()
+    retention = house.retention(EVENTS)
+    await retention.register()
+    run = leave_a_run_open(house, deleted=7)
+    house.sql("UPDATE retention_runs SET started_at = now() - interval '90 s'")
+    (result,) = await retention.tick()
+    assert (result.run, round(result.duration.total_seconds())) == (run, 90)
+    (line,) = house.lines("retention")
+    assert line["duration"] == pytest.approx(90_000, abs=900)
+    assert house.audited()[0]["duration_ms"] == pytest.approx(line["duration"], abs=1)
+    assert house.sample("retention_run_duration_seconds_sum", table="inbound_events") == pytest.approx(
+        90, abs=0.9
+    )
+    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 7
+
+
+@pytest.mark.parametrize(
+    ("trigger", "rest"),
+    [
+        ("schedule", "the rest is left to the next attempt, or to the next due"),
+        ("manual", "run it again, or leave the rest to the next due"),
+    ],
+)
+async def test_an_interrupted_run_says_what_becomes_of_the_rest(
+    house: House, trigger: str, rest: str
+) -> None:
+    """What was scheduled is tried again; an operator's run is not, and that is what its error says."""
+    house.make_table()
+    retention = house.retention(EVENTS)
+    await retention.register()
+    leave_a_run_open(house)
+    house.sql("UPDATE retention_runs SET trigger = %s", trigger)
+    await retention.tick()
+    assert house.audited()[0]["error"]["message"].endswith(f"what it deleted is counted; {rest}")
+
+
 async def test_a_run_that_was_interrupted_is_tried_again(house: House) -> None:
     """A minute later its due has its second attempt."""
     house.make_table()
@@ -250,6 +288,7 @@ async def test_a_run_that_cannot_be_closed_holds_its_policy_up(house: House) -> 
     assert isinstance(result.error, psycopg.errors.InsufficientPrivilege)
     assert await retention.tick() == []
     assert house.sample("retention_runs_total", table="inbound_events", status="failed") == 1
+    assert house.sample("retention_run_duration_seconds_count", table="inbound_events") == 0  # not over yet
     assert (house.count("inbound_events"), house.runs()) == (3, [(1, "running", 7)])
     house.sql("GRANT INSERT (actor_type) ON audit_log TO keeper")
     assert [(r.status, r.deleted) for r in await retention.tick()] == [("failed", 7), ("completed", 3)]
@@ -272,6 +311,7 @@ async def test_a_run_whose_entry_fails_at_the_end_stays_open(house: House) -> No
     await retention.tick()
     assert [entry["deleted"] for entry in house.audited()] == [3]
     assert house.sample("retention_runs_total", table="inbound_events", status="failed") == 1
+    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 3  # as they went
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ class RetentionMetrics:
         """Count a run that ended."""
         if result.status in STATUSES:
             self._runs.labels(table=result.table, status=result.status).inc()
-            self._duration.labels(table=result.table).observe(result.duration.total_seconds())
+            if result.duration:  # what was never claimed or closed took no time that is known
+                self._duration.labels(table=result.table).observe(result.duration.total_seconds())
 
     def show(self, table: str, since: datetime, success: datetime | None) -> None:
         """Show what the ledger says of a table."""

@@ -97,6 +97,8 @@ class Retention:
         # Tables whose run could not even be claimed: how often in a row, and when to try again.
         self._held_up: dict[str, tuple[int, float]] = {}
         self._unclosable: set[int] = set()
+        # Runs of ours that we could not close: how many rows of each we have counted.
+        self._left_open: dict[int, int] = {}
 
     @property
     def lines(self) -> JobLines:
@@ -259,29 +261,39 @@ class Retention:
         result = await run(
             self._database, self._ledger, policy, claim, stopping=self._stopping, on_rows=on_rows
         )
+        if result.left_open:
+            self._left_open[claim.id] = result.deleted
         self._note(result, results)
 
     async def _close_lapsed(self, results: list[RunResult]) -> None:
         for claim in await self._ledger.lapsed():
-            error: Exception = RunInterruptedError(
-                f"interrupted: the process that ran it gave no sign of life (run {claim.id}, attempt"
-                f" {claim.attempt}); what it deleted is counted, and the rest is tried again"
-            )
-            deleted = claim.rows_deleted
+            error = _interrupted(claim)
             try:
-                closed = await self._ledger.close_lapsed(claim, RunInterruptedError(str(error)))
+                closed = await self._ledger.close_lapsed(claim, error)
             except _TROUBLE_OF_ONE as failure:
                 # Its table is not pruned until it can be closed; that is told once, not with each tick.
-                if claim.id in self._unclosable:
-                    continue
-                self._unclosable.add(claim.id)
-                error = failure
-            else:
-                if closed is None:
-                    continue
-                deleted = closed.deleted
+                if claim.id not in self._unclosable:
+                    self._unclosable.add(claim.id)
+                    result = RunResult(
+                        table=claim.table_name,
+                        status="failed",
+                        deleted=claim.rows_deleted,
+                        run=claim.id,
+                        error=failure,
+                    )
+                    self._note(result, results)
+                continue
+            if closed is None:
+                continue
+            # What it deleted was counted where it ran, and that process is most likely gone with its count.
+            self._metrics.count_rows(claim.table_name, closed.deleted - self._left_open.pop(claim.id, 0))
             result = RunResult(
-                table=claim.table_name, status="failed", deleted=deleted, run=claim.id, error=error
+                table=claim.table_name,
+                status="failed",
+                deleted=closed.deleted,
+                duration=closed.duration,
+                run=claim.id,
+                error=error,
             )
             self._note(result, results)
 
@@ -290,3 +302,14 @@ class Retention:
         if not result.left_open:
             self._metrics.count_run(result)
         self._lines.ran(result)
+
+
+def _interrupted(claim: Claim) -> RunInterruptedError:
+    if claim.trigger == "schedule":
+        rest = "the rest is left to the next attempt, or to the next due"
+    else:
+        rest = "run it again, or leave the rest to the next due"
+    return RunInterruptedError(
+        f"interrupted: the process that ran it gave no sign of life (run {claim.id}, attempt"
+        f" {claim.attempt}); what it deleted is counted; {rest}"
+    )
