@@ -281,6 +281,24 @@ async def test_every_route_answers_errors_in_one_form(backend: InProcess) -> Non
         assert error["message"].endswith("."), path
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/listings",
+        "/api/pairing/telegram/request",
+        "/api/pairing/telegram/confirm",
+        "/api/webhooks/moltbot",
+    ],
+)
+async def test_empty_body_is_told_so(backend: InProcess, path: str) -> None:
+    """Who sends nothing is told what to send, without a detail that names nothing of the request."""
+    answer = await backend.client.post(path, content=b"", headers={**sign(b""), **AUTHORIZED})
+    error = check_error(answer.status_code, dict(answer.headers), answer.content)
+    assert (answer.status_code, error["code"]) == (400, "invalid_json")
+    assert error["message"] == "The body is empty: send a JSON object."
+    assert "details" not in error
+
+
 async def test_invalid_host_is_400(backend: InProcess) -> None:
     """A Host that cannot be one is refused in the same form."""
     answer = await backend.client.get("/api/listings/search", headers={"Host": "<script>"})

@@ -40,6 +40,19 @@ class StrictRequest(Request[Any, Any, State]):
     decodes straight into the handler's type.
     """
 
+    async def body(self) -> bytes:
+        """Return the raw body.
+
+        Litestar asks for no JSON when there is no body, and complains in words of its own.
+
+        Raises:
+            ApiError: 400: it is empty, and the handler has to have data.
+        """
+        body = await super().body()
+        if not body and self.route_handler.parsed_data_field is not None:
+            raise _no_body()
+        return body
+
     async def json(self) -> Any:
         """Return the body as the type of the handler's `data`.
 
@@ -100,8 +113,10 @@ def decode(body: bytes, wanted: type[T] | Any) -> T:
         wanted: The type it must have.
 
     Raises:
-        ApiError: 400: it is not JSON, or not of that type.
+        ApiError: 400: it is empty, not JSON, or not of that type.
     """
+    if not body:
+        raise _no_body()
     try:
         decoded: T = msgspec.json.decode(body, type=wanted)
     except msgspec.ValidationError as error:
@@ -153,3 +168,7 @@ def check_storable(value: object) -> None:
             return
         level = below
     raise ApiError(400, "invalid_request", f"The body is nested deeper than {DEEPEST} levels.")
+
+
+def _no_body() -> ApiError:
+    return ApiError(400, "invalid_json", "The body is empty: send a JSON object.")
