@@ -51,6 +51,10 @@ def test_an_address_is_loopback_or_not(address: str, expected: bool) -> None:  #
         {"headers": [(b"host", b"[::1]:3001")]},
         {"headers": [(b"host", b"[::1]")]},
         {"headers": [LOCAL_HOST, (b"user-agent", b"curl"), (b"x-request-id", b"a")]},
+        {"server": ("::1", 3001)},
+        {"server": ("localhost", 3001)},
+        {"server": None},
+        {"raw_path": None},
     ],
 )
 def test_a_direct_request_of_this_machine_is_local(more: dict[str, Any]) -> None:
@@ -90,6 +94,35 @@ def test_anything_else_about_peer_version_or_host_is_not_local(more: dict[str, A
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        {"server": ("10.0.0.1", 3001)},
+        {"server": ("0.0.0.0", 3001)},  # noqa: S104 - what a server may say of itself
+        {"server": ("::", 3001)},
+        {"server": ("backend", 3001)},
+        {"server": ["/run/backend.sock", None]},
+    ],
+)
+def test_a_server_reached_off_loopback_is_not_asked_locally(more: dict[str, Any]) -> None:
+    """What the server says of its own address counts for the request, whatever `HOST` was set to."""
+    assert not is_local(scope_of("/metrics", **more))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"path": "http://evil.example/metrics"},
+        {"raw_path": b"http://evil.example/metrics"},
+        {"raw_path": b"HTTPS://evil.example/metrics"},
+        {"raw_path": b"/apihttp://evil.example/metrics"},
+    ],
+)
+def test_a_target_that_names_a_host_is_not_local(more: dict[str, Any]) -> None:
+    """RFC 9112, 3.2.2: it wins over `Host`, also behind the root path that a server puts before it."""
+    assert not is_local(scope_of("/metrics") | more)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "forwarded",
@@ -111,6 +144,17 @@ def test_anything_else_about_peer_version_or_host_is_not_local(more: dict[str, A
         "x-amzn-trace-id",
         "cdn-loop",
         "fly-client-ip",
+        "proxy-client-ip",
+        "x-host",
+        "x-url-scheme",
+        "front-end-https",
+        "Front-End-Https",
+        "x-nginx-proxy",
+        "x-varnish",
+        "x-request-start",
+        "x-sucuri-clientip",
+        "akamai-origin-hop",
+        "x-cloud-trace-context",
     ],
 )
 def test_a_header_of_any_proxy_makes_a_request_not_local(name: str) -> None:
