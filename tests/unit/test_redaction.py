@@ -148,6 +148,32 @@ def test_a_registered_secret_is_masked_in_every_form(form: str) -> None:
         assert form[4:-8] not in redacted
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/nope?q=hello%0a%1b[0m&x=CANARY%2Dmet-0123", "/nope?q=hello%0a%1b[0m&x=***"),
+        ("/%ff%C3%A9%zz%?x=%43ANARY-met-0123%0A&y=a+b", "/%ff%C3%A9%zz%?x=***%0A&y=a+b"),
+        ("/%43ANARY%2Dmet-0123/%C3%A9%43ANARY-met-0123%e9", "/***/%C3%A9***%e9"),
+        ("/x?a=caf%C3%A9+au%20lait&b=%2B+%43ANARY-met-0123", "/x?a=***&b=%2B+***"),
+    ],
+)
+def test_only_the_encoded_secret_is_masked(text: str, shown: str) -> None:
+    """Escapes around it stay escapes: a line never shows the line break that somebody sent as %0a."""
+    assert Redactor(["CANARY-met-0123", "café au lait"]).text(text) == shown
+
+
+@settings(deadline=None)
+@given(st.text(max_size=20), st.text(max_size=20), st.sets(st.integers(0, 14)))
+def test_what_stands_around_an_encoded_secret_stays(before: str, after: str, escaped: set[int]) -> None:
+    """Whichever of its characters are percent-encoded, and whatever is encoded beside it."""
+    secret = "".join(
+        f"%{ord(sign):02x}" if at in escaped else sign for at, sign in enumerate("kJ7~kJ7~kJ7~kJ7")
+    )
+    left, right = quote(before, errors="replace"), quote(after, errors="replace")
+    shown = Redactor(["kJ7~kJ7~kJ7~kJ7"]).text(f"{left}%00{secret}%00{right}")
+    assert shown == f"{PLAIN.text(left)}%00***%00{PLAIN.text(right)}"
+
+
 def test_a_short_secret_is_masked_as_a_whole_word_only() -> None:
     """A database password `listing` must not make the log unreadable; three letters are left to the keys."""
     redactor = Redactor(["listing", "abc"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import unquote
 
 from watchkeeper.logs._patterns import KEYS, MASK, mask_credentials, names_secret
 from watchkeeper.logs._plain import Limits, Shaper
@@ -19,6 +19,8 @@ _LONG: Final = 12
 _REMEMBERED: Final = 4096
 _LONG_KEY: Final = 64
 _SMALL: Final = 1 << 53
+_ESCAPE: Final = 3  # %41
+_ESCAPES: Final = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 # A path that no pattern could find anything in: ids and words, no query, no long run that may be a token.
 _PLAIN_PATH: Final = re.compile(r"(?:/(?!eyJ|bot\d)[A-Za-z0-9._~-]{0,40})+").fullmatch
 
@@ -52,7 +54,7 @@ class Redactor:
         self._url_forms = tuple(sorted(shown, key=len))
         self.shortest = min(map(len, self._url_forms), default=1 << 30)
         self._margin = max((len(form) for form in ordered), default=0)
-        self._any_form = re.compile("|".join(map(_pattern_of, ordered))).sub
+        self._any_form = re.compile("|".join(map(_pattern_of, ordered)))
 
     def text(self, value: str) -> str:
         """Return running text with its secrets masked."""
@@ -125,15 +127,42 @@ class Redactor:
     def _without_registered(self, value: str) -> str:
         for form in self._forms:
             if form in value:
-                value = self._any_form(MASK, value)
+                value = self._any_form.sub(MASK, value)
                 break
         if "%" in value and self._url_forms:
             # Which characters are percent-encoded is the writer's choice: what counts is what it decodes to.
-            for decoded in (unquote(value), unquote_plus(value)):
-                masked = self._any_form(MASK, decoded)
-                if masked != decoded:
-                    return masked
+            value = self._without_encoded(value, value)
+            if "+" in value:
+                value = self._without_encoded(value, value.replace("+", " "))
         return value
+
+    def _without_encoded(self, value: str, encoded: str) -> str:
+        """Mask in `value` what `encoded`, of the same length, decodes to; all else stays as it was sent."""
+        # Undecodable bytes one by one, as `_starts_of` counts them.
+        decoded = unquote(encoded, errors="surrogateescape")
+        spans = [found.span() for found in self._any_form.finditer(decoded)]
+        if not spans:
+            return value
+        starts = _starts_of(encoded)
+        kept = 0
+        pieces: list[str] = []
+        for start, end in spans:
+            pieces += (value[kept : starts[start]], MASK)
+            kept = starts[end]
+        return "".join((*pieces, value[kept:]))
+
+
+def _starts_of(encoded: str) -> list[int]:
+    """Return where in `encoded` each character of what it decodes to begins, and its end."""
+    starts: list[int] = []
+    done = 0
+    for run in _ESCAPES.finditer(encoded):
+        starts += range(done, run.start())
+        done = run.start()
+        for character in unquote(run[0], errors="surrogateescape"):
+            starts.append(done)
+            done += _ESCAPE * len(character.encode("utf-8", "surrogateescape"))
+    return [*starts, *range(done, len(encoded) + 1)]
 
 
 def _forms_of(secret: str) -> set[str]:
