@@ -144,6 +144,28 @@ async def test_strangers_see_what_is_published(backend: InProcess) -> None:
     assert [one["title"] for one in everything.json()["listings"]] == ["Shown", "Hidden"]
 
 
+async def test_doubled_token_is_401(backend: InProcess) -> None:
+    """Two credentials are none, at what is open to strangers too, and whichever of them is right."""
+    right, wrong = ("Authorization", AUTHORIZED["Authorization"]), ("Authorization", "Bearer wrong")
+    for headers in ([right, right], [right, wrong], [wrong, right]):
+        search = await backend.client.get("/api/listings/search", headers=headers)
+        handed_in = await backend.client.post("/api/listings", json=HOUSE, headers=headers)
+        for answer in (search, handed_in):
+            assert answer.status_code == 401
+            assert "more than once" in answer.json()["error"]["message"]
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert await backend.rows("SELECT id FROM listings") == []
+
+
+async def test_doubled_header_is_400(backend: InProcess) -> None:
+    """A key or an agent that is there twice is neither of the two."""
+    for name in ("Idempotency-Key", "X-Agent-Id"):
+        headers = [*AUTHORIZED.items(), (name, "first"), (name, "second")]
+        answer = await backend.client.post("/api/listings", json=HOUSE, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "duplicate_header"), name
+    assert await backend.rows("SELECT id FROM listings") == []
+
+
 async def test_wrong_token_is_no_stranger(backend: InProcess) -> None:
     """Who shows a credential that is wrong is told, not shown less."""
     wrong = {"Authorization": "Bearer wrong"}

@@ -89,7 +89,7 @@ async def test_events_of_one_peer_that_race_share_its_session(backend: InProcess
     [
         ({"secret": "forged"}, "bad_signature"),
         ({"timestamp": time.time() - 400}, "stale_timestamp"),
-        ({"timestamp": time.time() + 400}, "stale_timestamp"),
+        ({"timestamp": time.time() + 86_400}, "stale_timestamp"),
         ({"timestamp": "soon"}, "bad_timestamp"),
     ],
 )
@@ -111,6 +111,24 @@ async def test_delivery_without_a_header_is_401_and_counts(backend: InProcess, m
     assert answer.status_code == 401
     assert missing in answer.json()["error"]["message"]
     assert await failures(backend) == 1
+
+
+@pytest.mark.parametrize("doubled", ["X-Webhook-Timestamp", "X-Webhook-Signature"])
+async def test_delivery_with_a_doubled_header_is_401_and_counts(backend: InProcess, doubled: str) -> None:
+    """Which of two proofs counts is not ours to choose, whether they are the same or not, in either order."""
+    good = sign(b'{"id":"evt-1"}')
+    right, wrong = good[doubled], f"{good[doubled]}0"
+    for count, pair in enumerate([(right, right), (right, wrong), (wrong, right)], start=1):
+        headers = [(name, value) for name, value in good.items() if name != doubled]
+        headers += [(doubled, value) for value in pair]
+        answer = await backend.client.post(
+            "/api/webhooks/moltbot", content=b'{"id":"evt-1"}', headers=headers
+        )
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (401, "duplicate_header")
+        assert doubled in error["message"]
+        assert await failures(backend) == count
+    assert await backend.rows("SELECT id FROM inbound_events") == []
 
 
 async def test_malformed_events_are_400_and_count(backend: InProcess) -> None:

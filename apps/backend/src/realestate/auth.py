@@ -38,12 +38,20 @@ def has_service_token(request: StrictRequest) -> bool:
     """Say whether the request carries the token; a wrong one is refused, not taken for none.
 
     Raises:
-        ApiError: 401: a credential is there and is wrong; 503: the service has no token to compare with.
+        ApiError: 401: a credential is there and is wrong, or there are two; 503: the service has no token to
+            compare with.
     """
-    given = request.headers.get("Authorization")
-    if given is None:
+    given = request.headers.getall("Authorization", [])
+    if not given:
         return False
-    scheme, _, token = given.partition(" ")
+    if len(given) > 1:
+        raise ApiError(
+            401,
+            "unauthorized",
+            "Authorization is there more than once: send it once.",
+            headers=_CHALLENGE,
+        )
+    scheme, _, token = given[0].partition(" ")
     if not _expected(request).matches(token.strip()) or scheme.lower() != "bearer":
         raise ApiError(401, "unauthorized", "The credential is not valid.", headers=_CHALLENGE)
     return True

@@ -68,16 +68,27 @@ class StrictRequest(Request[Any, Any, State]):
         backend: Backend = self.app.state.backend
         return backend
 
-    def header(self, name: str) -> str | None:
-        """Return a header's value; of one that is there twice, the last."""
-        return self.headers.get(name)
+    def header(self, name: str, *, refusal: int = 400) -> str | None:
+        """Return a header's value, None without it.
+
+        Args:
+            name: Of the header.
+            refusal: Status of the answer when it is there twice: 401 for what proves who the sender is.
+
+        Raises:
+            ApiError: It is there more than once: a proxy and this service could each take another one.
+        """
+        values = self.headers.getall(name, [])
+        if len(values) > 1:
+            raise ApiError(refusal, "duplicate_header", f"{name} is there more than once: send it once.")
+        return values[0] if values else None
 
     @property
     def agent(self) -> str:
         """Who acts, by `X-Agent-Id`; default the gateway's own agent.
 
         Raises:
-            ApiError: 400: the header is not usable as a name in the audit log.
+            ApiError: 400: the header is not usable as a name in the audit log, or is there twice.
         """
         given = self.header("X-Agent-Id")
         if given is None:
@@ -95,7 +106,7 @@ class StrictRequest(Request[Any, Any, State]):
         """What `Idempotency-Key` says, None without it.
 
         Raises:
-            ApiError: 400: it is empty, too long or not visible ASCII.
+            ApiError: 400: it is empty, too long, not visible ASCII, or there twice.
         """
         given = self.header("Idempotency-Key")
         if given is not None and not _KEY.fullmatch(given):

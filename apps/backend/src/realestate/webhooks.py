@@ -64,9 +64,10 @@ async def receive_webhook(request: StrictRequest, source: FromPath[str]) -> Rece
     secrets = request.backend.settings.webhook_secrets.get(source)
     if secrets is None:
         raise ApiError(404, "unknown_source", "There is no such source of webhooks.")
-    timestamp = check_timestamp(request.header(TIMESTAMP_HEADER))
+    timestamp = check_timestamp(request.header(TIMESTAMP_HEADER, refusal=401))
+    signature = request.header(SIGNATURE_HEADER, refusal=401)
     body = await request.body()
-    check_signature(secrets, timestamp, body, request.header(SIGNATURE_HEADER))
+    check_signature(secrets, timestamp, body, signature)
     event = read_event(body)
     async with request.backend.database.transaction() as conn:
         return Receipt(duplicate=not await store(conn, source, event, body.decode()))
