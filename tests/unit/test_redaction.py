@@ -218,6 +218,14 @@ def test_a_cut_never_shows_a_part_of_a_secret(offset: int, limit: int, before: s
     assert len(shown) < limit + 40
 
 
+@pytest.mark.parametrize("offset", range(0, 41, 5))
+def test_a_cut_never_shows_a_part_of_an_encoded_secret(offset: int) -> None:
+    """One that is percent-encoded to the last character is three times as long as it is."""
+    secret = "ABCDEFGHIJKLMNOPQRSTUVWX"
+    text = "." * offset + "".join(f"%{ord(sign):x}" for sign in secret) + "." * 100
+    assert "%41" not in Redactor([secret]).bounded(text, 40)
+
+
 @pytest.mark.parametrize(
     "text",
     [
