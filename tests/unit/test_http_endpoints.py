@@ -399,6 +399,39 @@ async def test_a_refresh_that_fails_or_hangs_leaves_the_scrape_alone(tmp_path: P
     assert sorted(told) == ["DatabaseUnavailableError", "TimeoutError"]
 
 
+async def test_an_outage_of_a_refresh_is_told_at_both_ends(tmp_path: Path) -> None:
+    """By its name, once when it begins and once when it is over, however many scrapes come meanwhile."""
+    down: set[str] = set()
+
+    async def gauges() -> None:
+        if "gauges" in down:
+            raise DatabaseUnavailableError(f"no database {time.monotonic()}")
+
+    class Pool:
+        async def __call__(self) -> None:
+            if "pool" in down:
+                raise OSError("gone")
+
+    watched = _watch(tmp_path, before_scrape=(gauges, Pool()))
+    for state in ((), ("gauges",), ("gauges",), ("gauges", "pool"), ("pool",), (), (), ("pool",)):
+        down = set(state)
+        await asyncio.gather(*(ask(watched.app, "/metrics") for _ in range(3)))
+    told = [
+        (line["level"], line["name"].split(".")[-1], line["status"])
+        for line in watched.lines()
+        if line.get("type") == "refresh"
+    ]
+    assert told == [
+        ("error", "gauges", "failed"),
+        ("error", "Pool", "failed"),
+        ("info", "gauges", "resumed"),
+        ("info", "Pool", "resumed"),
+        ("error", "Pool", "failed"),
+    ]
+    message = next(line["msg"] for line in watched.lines() if line["level"] == "error")
+    assert message.endswith("<locals>.gauges failed before a scrape: /metrics goes on without it.")
+
+
 async def test_successful_probes_and_scrapes_are_counted_and_not_logged(tmp_path: Path) -> None:
     """They would be most of the log and say nothing."""
     watched = _watch(tmp_path, _Check("db"))

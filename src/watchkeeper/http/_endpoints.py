@@ -12,6 +12,7 @@ import msgspec
 from watchkeeper.health import BoundedCall, SharedCall
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._local import is_local, is_loopback
+from watchkeeper.logs import describe_exception
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ class Endpoints:
         before_scrape: Awaited together before each scrape, for a second at most.
         details: What `/health/detailed` adds for those with the token.
         bound_to_loopback: False closes `/metrics` where there is no token; default: by `settings.host`.
-        logging: Where a refresh that fails is said, and what keeps secrets out of details.
+        logging: Where a refresh that fails, or works again, is said, and what keeps secrets out of details.
     """
 
     def __init__(  # noqa: PLR0913 - the keeper joins all of it here
@@ -75,7 +76,7 @@ class Endpoints:
         self._details = details
         self._open_to_local = is_loopback(settings.host) if bound_to_loopback is None else bound_to_loopback
         self._lines = logging
-        self._refreshes = [SharedCall(BoundedCall(call, REFRESH_TIMEOUT)) for call in before_scrape]
+        self._refreshes = [_Refresh(call, logging) for call in before_scrape]
         health = settings.health
         self._answers: dict[str, Callable[[Scope, str], Awaitable[Answer]]] = {
             "/health": self._health if health else self._not_found,
@@ -138,7 +139,7 @@ class Endpoints:
                 return _error(401, _NO_TOKEN, request_id, challenge)
         elif not self._open_to_local or not is_local(scope):
             return _error(403, _CLOSED, request_id)
-        await self._refresh()
+        await asyncio.gather(*(refresh.run() for refresh in self._refreshes))
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
         assert self._registry is not None  # noqa: S101 - else _not_found answers
         exposition = self._registry.render(accept.decode("latin-1"))
@@ -146,12 +147,6 @@ class Endpoints:
 
     async def _not_found(self, _scope: Scope, request_id: str) -> Answer:
         return _error(404, "This endpoint is switched off.", request_id)
-
-    async def _refresh(self) -> None:
-        failures = await asyncio.gather(*(refresh.join() for refresh in self._refreshes))
-        for failure in failures:
-            if failure is not None and self._lines is not None:
-                self._lines.exception(failure, message="A refresh before the scrape failed.")
 
     def _is_authorized(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -168,6 +163,38 @@ class Endpoints:
             "latencyMs": round(result.latency.total_seconds() * 1000, 3),
             "error": error,
         }
+
+
+class _Refresh:
+    """One refresh, which tells of an outage when it begins and when it is over, not with each scrape.
+
+    Args:
+        call: What is awaited; its name stands in the lines.
+        logging: Where they go.
+    """
+
+    def __init__(self, call: Callable[[], Awaitable[None]], logging: Logging | None) -> None:
+        self._name: str = getattr(call, "__qualname__", type(call).__qualname__)
+        self._shared = SharedCall(BoundedCall(call, REFRESH_TIMEOUT))
+        self._lines = logging
+        self._failing = False
+
+    async def run(self) -> None:
+        failure = await self._shared.join()
+        was, self._failing = self._failing, failure is not None
+        if self._lines is None or was == self._failing:
+            return
+        if failure is None:
+            self._lines.event("info", type="refresh", name=self._name, status="resumed")
+            return
+        self._lines.event(
+            "error",
+            type="refresh",
+            name=self._name,
+            status="failed",
+            msg=f"{self._name} failed before a scrape: /metrics goes on without it.",
+            error=describe_exception(failure),
+        )
 
 
 def _answer(status: int, body: bytes, content_type: bytes, *more: tuple[bytes, bytes]) -> Answer:
