@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # The service's own variables would reach the programs that tests start, and tests that read the environment.
 _OURS = (
@@ -28,3 +29,6 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name.startswith(_OURS) and name != "HOSTNAME":
             del os.environ[name]
+    # A shell that runs this in the background has it ignore Ctrl-C, and so would every program below it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class WatchkeeperError(Exception):
     """Base of all errors of this library; its message says what is wrong and how to mend it."""
@@ -37,3 +43,21 @@ class RetentionError(WatchkeeperError):
 
 class PolicyRefusedError(RetentionError, ValueError):
     """A retention policy may not be declared or carried out."""
+
+
+@contextlib.contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Turn a missing package of an extra into a sentence.
+
+    Args:
+        extra: The extra that brings what is imported inside.
+
+    Raises:
+        ConfigurationError: It is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{error.name} is not installed, which this service needs: pip install 'watchkeeper[{extra}]'"
+        ) from error

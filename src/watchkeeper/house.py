@@ -11,7 +11,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
-from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
+from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError, needing
 from watchkeeper.storage import Storage
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class House:
         self._metrics: RetentionMetrics | None = None
         if policies:
             # Here and below: a service without retention needs neither psycopg nor cronsim.
-            from watchkeeper.retention import RetentionMetrics, check_policies  # noqa: PLC0415
+            with needing("postgres"):
+                from watchkeeper.retention import RetentionMetrics, check_policies  # noqa: PLC0415
 
             self._policies = check_policies(self._policies)
             self._metrics = RetentionMetrics(registry, self._policies)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
 from watchkeeper.health import CheckRunner
 from watchkeeper.house import House
 from watchkeeper.http import Endpoints, Lifespan, Middleware, is_loopback
@@ -121,6 +122,7 @@ class Watchkeeper:
         self._checks = CheckRunner([*own, *checks], on_result=self._note_result)
         self._refreshes: list[Callable[[], Awaitable[None]]] = []
         self.failure: BaseException | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._started_at = 0.0
         self._stopping = False
         self._wrapped = False
@@ -201,7 +203,7 @@ class Watchkeeper:
             probe_lines=self.settings.probe_lines,
             resolve_route=resolve_route,
         )
-        lifespan = Lifespan(app, self.start, self.stop)
+        lifespan = Lifespan(app, self.start, self.close)
 
         async def watched(
             scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
@@ -214,36 +216,44 @@ class Watchkeeper:
         """Open everything that the service needs, then keep house in the background.
 
         Raises:
-            WatchkeeperError: The service may not or cannot run; the message says why.
+            WatchkeeperError: The service may not or cannot run, or is told to stop; the message says why.
         """
         self.logging.install()
+        self.logging.sink.at_once = False
         carry_context_into_threads()
         self._started_at = time.monotonic()
         self._stopping = False
         self._warn_of_closed_metrics()
-        await self._checks.open()
-        if self._house is None:
-            return
         try:
-            await self._house.open()
+            await self._checks.open()
+            if self._house is not None:
+                await self._open(self._house)
         except BaseException as error:
             self.failure = error
-            await self.stop()
+            await self.close()
             raise
-        self._house.keep()
 
     async def stop(self) -> None:
-        """End the background work, close everything and write out the last line."""
+        """End the background work, close everything, and put logging back as it was before."""
+        await self.close()
+        self.logging.uninstall()
+
+    async def close(self) -> None:
+        """End the background work and close everything; lines still come out as before."""
         self._stopping = True
         await self._checks.close()
         if self._house is not None:
             await self._house.close()
         stop_carrying_context_into_threads()
+        # The server has some last words, and may end before the loop's turn does, in which lines are written.
+        self.logging.sink.at_once = True
         self.logging.flush()
 
     def begin_shutdown(self) -> None:
-        """Say not ready from now on, before the server stops accepting."""
+        """Say not ready from now on, before the server stops accepting; a start that goes on is given up."""
         self._stopping = True
+        if self._opening is not None:
+            self._opening.cancel()
 
     @contextlib.asynccontextmanager
     async def running(self, *, migrate: bool = True) -> AsyncIterator[None]:
@@ -258,6 +268,19 @@ class Watchkeeper:
             yield
         finally:
             await self.stop()
+
+    async def _open(self, house: House) -> None:
+        self._opening = asyncio.create_task(house.open(), name="watchkeeper-open")
+        try:
+            await self._opening
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise WatchkeeperError("The service was told to stop while it was starting.") from None
+            raise
+        finally:
+            self._opening.cancel()
+            self._opening = None
+        house.keep()
 
     def _owned_house(self) -> House:
         if self._house is None:

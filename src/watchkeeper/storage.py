@@ -15,7 +15,7 @@ import contextlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
+from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError, needing
 from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ class Storage:
         self._migrated.clear()
 
     async def _connect(self, *, take_over: bool) -> Database:
-        from watchkeeper.database import Database  # noqa: PLC0415 - a service without a database needs no psycopg
+        with needing("postgres"):
+            from watchkeeper.database import Database  # noqa: PLC0415 - a service without one needs no psycopg
 
         settings = self._settings
         if settings.database_url is not None:
@@ -148,7 +149,8 @@ class Storage:
                 owner_url=settings.database_owner_url,
                 prepared_statements=settings.prepared_statements,
             )
-        from watchkeeper.database.embedded import EmbeddedServer  # noqa: PLC0415 - the same, and its extra
+        with needing("embedded"):
+            from watchkeeper.database.embedded import EmbeddedServer  # noqa: PLC0415 - the same
 
         name = settings.service.replace("-", "_")
         self._server = EmbeddedServer(

@@ -81,7 +81,9 @@ def test_one_line_watches_a_fastapi_app(tmp_path: Path) -> None:
         assert answer.headers["X-Request-ID"] == "mine"
         assert 'route="/things/{id}"' in httpx.get(f"{url}/metrics").text
     lines = _lines(tmp_path)
-    assert lines[0]["msg"].startswith("Started server process")  # the server's first words are lines too
+    # The server's first and last words are lines too, although it ends by the signal that it got.
+    assert lines[0]["msg"].startswith("Started server process")
+    assert lines[-1]["msg"].startswith("Finished server process")
     line = next(line for line in lines if line.get("type") == "request")
     assert line["route"] == "/things/{id}"
     assert (line["service"], line["requestId"], line["statusCode"]) == ("shop", "mine", 200)

@@ -13,25 +13,34 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import psycopg
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from support.postgres import PostgresServer
+
 PROGRAM = """
-import asyncio, sys
+import asyncio, os, sys
 from watchkeeper import Watchkeeper, serve
+from watchkeeper.server import _protocol
+
+_protocol.HEAD_TIMEOUT_S = float(os.environ.get("HEAD_TIMEOUT", "10"))
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
+        await asyncio.sleep(float(os.environ.get("SLOW_START", "0")))
         raise RuntimeError("no lifespan")
+    while (await receive()).get("more_body"):
+        pass
     if scope["path"] == "/slow":
         await asyncio.sleep(float(scope["query_string"] or b"0.5"))
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
     await send({"type": "http.response.body", "body": b"done"})
 
-keeper = Watchkeeper("shop")
+keeper = Watchkeeper("shop", database="DATABASE_URL" in os.environ)
 sys.exit(serve(keeper, keeper.wrap(app)))
 """
 
@@ -225,3 +234,101 @@ def test_what_is_not_http_gets_the_one_error_body(start: Callable[..., Program],
     assert (line["statusCode"], line["route"], line["outcome"]) == (400, "unmatched", "unreadable")
     expected = 'http_requests_total{method="_OTHER",route="unmatched",status="400"} 1.0'
     assert expected in httpx.get(f"{program.url}/metrics").text
+
+
+def _exchange(program: Program, *parts: bytes, pause: float = 0.0) -> bytes:
+    """Send the parts and return everything that comes back until the server closes."""
+    host, port = program.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        for part in parts:
+            client.sendall(part)
+            time.sleep(pause)
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02])
+def test_a_head_that_is_too_large_is_refused(start: Callable[..., Program], pause: float) -> None:
+    """Headers without end fill no memory, in one piece or in many; just below the bound they pass."""
+    program = start()
+    headers = [b"X-%d: %s\r\n" % (number, b"y" * 6000) for number in range(10)]
+    request = [b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", *headers]
+    assert _exchange(program, *request, b"\r\n", pause=pause).startswith(b"HTTP/1.1 200 OK\r\n")
+    parts = [*request, headers[0]] if pause else [b"".join([*request, headers[0], b"\r\n"])]
+    answer = _exchange(program, *parts, pause=pause)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b'"code":"request_header_fields_too_large"' in answer
+    program.wait_for(type="request", outcome="unreadable")
+
+
+def test_a_body_larger_than_a_head_may_be_passes(start: Callable[..., Program]) -> None:
+    """The bound is for the head alone, also where the body arrives with it, and request after request."""
+    program = start()
+    with httpx.Client(base_url=program.url) as client:
+        for _ in range(3):
+            assert client.post("/", content=b"z" * 300_000).status_code == 200
+
+
+def test_a_head_that_does_not_arrive_is_not_waited_for(start: Callable[..., Program]) -> None:
+    """Who sends half a head gets 408; who sends nothing at all is let go without a word."""
+    program = start(HEAD_TIMEOUT="0.5")
+    answer = _exchange(program, b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow:", b" y\r\n", pause=0.1)
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert _exchange(program) == b""
+    # One that is being answered is not hurried.
+    assert httpx.get(f"{program.url}/slow?1.2").status_code == 200
+
+
+def test_the_next_head_may_wait_while_an_answer_takes_its_time(start: Callable[..., Program]) -> None:
+    """Half a head behind a request that is being answered does not cost that request its answer."""
+    program = start(HEAD_TIMEOUT="0.3")
+    request = b"GET /slow?1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = _exchange(program, request, b"GET / HTTP/1.1\r\nHost:", pause=0.05)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"HTTP/1.1 408 " in answer
+
+
+def test_a_broken_body_is_counted_once(start: Callable[..., Program]) -> None:
+    """A chunk that is none ends the request that is running, and makes no second one."""
+    program = start()
+    request = b"POST /slow?0.5 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert _exchange(program, request, b"nonsense\r\n", pause=0.1).startswith(b"HTTP/1.1 400 ")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.finish() == 0
+    assert len([line for line in program.lines if line.get("type") == "request"]) == 1
+    assert [line for line in program.lines if "Invalid HTTP" in line.get("msg", "")] == []
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "SLOW_START"])
+def test_a_signal_during_the_start_ends_it(
+    start: Callable[..., Program], postgres: PostgresServer, name: str
+) -> None:
+    """Whether the database's migrations or the app itself take their time, SIGTERM is obeyed."""
+    urls = postgres.create_database()
+    value = urls.owner_url if name == "DATABASE_URL" else "60"
+    with psycopg.connect(urls.owner_url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended('watchkeeper_migrations', 0))")
+        program = start(**{name: value, "WATCHKEEPER_SHUTDOWN_GRACE": "1"})
+        program.wait_for(msg="Waiting for application startup.")
+        time.sleep(0.5)
+        began = time.monotonic()
+        program.process.send_signal(signal.SIGTERM)
+        assert program.finish() == 0
+        assert time.monotonic() - began < 8
+    assert program.process.stderr is not None
+    assert program.process.stderr.read() == ""
+    assert not [line for line in program.lines if line.get("status") == "listening"]
+
+
+def test_a_keeper_that_breaks_at_the_start_ends_the_service(
+    start: Callable[..., Program], tmp_path: Path
+) -> None:
+    """An error that nobody foresaw is no reason to serve without a keeper."""
+    (tmp_path / "psycopg.py").write_text("raise ImportError('gone', name='psycopg')")
+    program = start(DATABASE_URL="postgresql://nobody@127.0.0.1:9/none", PYTHONPATH=str(tmp_path))
+    assert program.finish() == 1
+    assert program.process.stderr is not None
+    said = program.process.stderr.read()
+    assert (
+        said
+        == "shop: psycopg is not installed, which this service needs: pip install 'watchkeeper[postgres]'\n"
+    )

@@ -15,7 +15,7 @@ Message = MutableMapping[str, Any]
 class _Host:
     """A server's side of one lifespan, and a keeper that notes when it starts and stops."""
 
-    def __init__(self, app: Any, *, failing: bool = False) -> None:
+    def __init__(self, app: Any, *, failing: Exception | None = None) -> None:
         self.events: list[str] = []
         self.failing = failing
         self.sent: list[Message] = []
@@ -27,7 +27,7 @@ class _Host:
     async def _start(self) -> None:
         self.events.append("keeper starts")
         if self.failing:
-            raise EmbeddedServerError("The disk is full.")
+            raise self.failing
 
     async def _stop(self) -> None:
         self.events.append("keeper stops")
@@ -79,14 +79,21 @@ async def test_an_app_without_lifespan_is_watched_all_the_same(how: str) -> None
     assert host.events == ["keeper starts", "keeper stops"]
 
 
-async def test_a_failed_keeper_fails_the_start_with_its_sentence() -> None:
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [
+        (EmbeddedServerError("The disk is full."), "The disk is full."),
+        (KeyError("what nobody foresaw"), "KeyError: 'what nobody foresaw'"),
+    ],
+)
+async def test_a_failed_keeper_fails_the_start_with_its_sentence(failing: Exception, message: str) -> None:
     """The server gets the keeper's own sentence, and the app is never asked."""
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         host.events.append("app")
 
-    host = _Host(app, failing=True)
-    assert await host.say("startup") == {"type": "lifespan.startup.failed", "message": "The disk is full."}
+    host = _Host(app, failing=failing)
+    assert await host.say("startup") == {"type": "lifespan.startup.failed", "message": message}
     await host.end()
     assert host.events == ["keeper starts"]
 

@@ -43,8 +43,10 @@ class Lifespan:
         await receive()
         try:
             await self._start()
-        except WatchkeeperError as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the service must not run without its keeper
+            known = isinstance(error, WatchkeeperError)
+            message = str(error) if known else f"{type(error).__name__}: {error}"
+            await send({"type": "lifespan.startup.failed", "message": message})
             return
         inner = _InnerApp(self._app, scope)
         try:

@@ -60,6 +60,7 @@ class Sink:
         patience: timedelta = _PATIENCE,
     ) -> None:
         self.dropped = 0
+        self.at_once = False  # for a loop that may end before its turn does
         self.on_drop = on_drop
         self.on_recover = on_recover
         # Python found no standard output when it started: by now the number may be somebody's socket.
@@ -85,7 +86,7 @@ class Sink:
             return
         self._pending_bytes += size  # no call between load and store: whole under the GIL
         self._pending.append(line)
-        loop = _get_running_loop()
+        loop = None if self.at_once else _get_running_loop()
         if loop is None:
             self._drain()
         elif loop is not self._scheduled:

@@ -1,8 +1,13 @@
-"""What is not HTTP never reaches the app: it gets the one error body, a count and a line all the same."""
+"""What never reaches the app: requests that are no HTTP, heads that are too large or take too long.
+
+They get the one error body, a count and a line all the same. uvicorn alone answers the first with plain text,
+and has no bound for the others: anybody could fill its memory or hold its connections.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -10,9 +15,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from watchkeeper.http import error_body, read_ids
 
 if TYPE_CHECKING:
+    import asyncio
+
     from watchkeeper.keeper import Watchkeeper
 
-_MESSAGE = "The request is not HTTP/1.1 that this server can read: look at its method, target and headers."
+MAX_HEAD: Final = 64 * 1024
+"""Largest head of a request (request line and headers), in bytes."""
+
+HEAD_TIMEOUT_S: Final = 10.0
+"""How long a head may take to arrive, from the connection or from its first byte on."""
+
+_NOT_HTTP: Final = "Invalid HTTP request received."  # uvicorn's words for what it could not parse
+_REASONS: Final = {
+    400: (b"Bad Request", "This is not HTTP/1.1 that can be read: look at method, target and headers."),
+    408: (b"Request Timeout", f"The head of the request did not arrive within {HEAD_TIMEOUT_S:g} seconds."),
+    431: (b"Request Header Fields Too Large", f"The head of the request is larger than {MAX_HEAD} bytes."),
+}
 
 
 class Config(uvicorn.Config):
@@ -27,17 +45,103 @@ class Config(uvicorn.Config):
     def __init__(self, app: Any, keeper: Watchkeeper, **options: Any) -> None:
         super().__init__(app, http=Protocol, **options)
         self.keeper = keeper
+        # The request line says it; a second line of the server's would say it without the request's id.
+        logging.getLogger("uvicorn.error").addFilter(_says_more)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    return record.msg != _NOT_HTTP
+
+
+class _HeadTooLargeError(Exception):
+    """Ends the parsing of a head that came in one piece and is too large."""
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which alone answers what it cannot parse with plain text and without a trace."""
+    """uvicorn's protocol, with bounds for the head of a request."""
 
     config: Config
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_is_open = True
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._refusal = 400
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a head, but not for ever."""
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived, as long as the head keeps within its bounds."""
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._head_is_open or self.transport.is_closing():
+            return
+        if self._head_bytes > MAX_HEAD:
+            self._refuse(431)
+        elif self._head_timer is None:
+            self._start_head_timer()
+
+    def on_message_begin(self) -> None:
+        """Open a head."""
+        super().on_message_begin()
+        self._head_is_open = True
+
+    def on_headers_complete(self) -> None:
+        """Close the head."""
+        self._head_is_open = False
+        self._stop_head_timer()
+        arrived, self._head_bytes = self._head_bytes, 0
+        # What arrived may hold a body too: only a large piece is worth adding up.
+        if arrived > MAX_HEAD and sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
+            self._refusal = 431
+            raise _HeadTooLargeError
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Start counting anew: what follows belongs to the next head."""
+        self._head_bytes = 0
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the parser's words are for nobody
         """Answer what cannot be parsed, and close the connection."""
+        self._refuse(self._refusal)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the request is answered as the plain one that it is, and has its line."""
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _on_head_timeout(self) -> None:
+        self._head_timer = None
+        if self._is_answering():
+            self._start_head_timer()  # the next request of the connection has begun early: it can wait
+        elif self._head_bytes:
+            self._refuse(408)
+        else:
+            self.transport.close()  # nobody asked anything
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, status: int) -> None:
+        reason, message = _REASONS[status]
         ids = read_ids(())
-        body = error_body(400, message=_MESSAGE, request_id=ids.request_id)
+        body = error_body(status, message=message, request_id=ids.request_id)
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"application/json"),
@@ -46,21 +150,26 @@ class Protocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%s\r\n%s" % (head, body))
+        # A request that is being answered is counted and said by the edge: its body broke off.
+        if not self._is_answering():
+            self._count(status, ids.request_id, ids.trace_id, ids.span_id, len(body))
+        self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, reason, head, body))
         self.transport.close()
+
+    def _count(self, status: int, request_id: str, trace_id: str, span_id: str, size: int) -> None:
         keeper = self.config.keeper
         if keeper.settings.metrics:
-            keeper.http_metrics.record("_OTHER", "unmatched", 400, 0.0)
+            keeper.http_metrics.record("_OTHER", "unmatched", status, 0.0)
         if keeper.settings.request_lines:
             keeper.logging.request(
                 method="_OTHER",
                 url="",
-                status=400,
+                status=status,
                 duration_ms=0.0,
-                request_id=ids.request_id,
+                request_id=request_id,
                 route="unmatched",
                 outcome="unreadable",
-                trace_id=ids.trace_id,
-                span_id=ids.span_id,
-                bytes_sent=len(body),
+                trace_id=trace_id,
+                span_id=span_id,
+                bytes_sent=size,
             )

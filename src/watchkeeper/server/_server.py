@@ -33,12 +33,14 @@ _BACKLOG: Final = 2048
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def serve(keeper: Watchkeeper, app: ASGIApp) -> int:
+def serve(keeper: Watchkeeper, app: ASGIApp, *, websockets: bool = True) -> int:
     """Run `app` until a signal ends it.
 
     Args:
         keeper: The keeper that `app` is wrapped by; its settings say host, port and times.
         app: The wrapped app.
+        websockets: False answers upgrades as the plain requests that they are without them; True needs a
+            library for them (websockets or wsproto).
 
     Returns:
         The exit code of the process: 0 after a clean end, 1 when the service did not start.
@@ -50,11 +52,11 @@ def serve(keeper: Watchkeeper, app: ASGIApp) -> int:
         _say(keeper.settings, error)
         return 1
     with listener:
-        server = _Server(keeper, app)
+        server = _Server(keeper, app, websockets=websockets)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve_on(listener))
     keeper.logging.flush()
-    if not server.started:
+    if not server.started and not server.was_told_to_stop:
         _say(keeper.settings, keeper.failure or "the app did not start; its last lines say why.")
         return 1
     return 0
@@ -98,12 +100,13 @@ def _why_not_bound(settings: Settings, error: OSError) -> str:
 class _Server(uvicorn.Server):
     """uvicorn's server, with signals that drain before they stop."""
 
-    def __init__(self, keeper: Watchkeeper, app: ASGIApp) -> None:
+    def __init__(self, keeper: Watchkeeper, app: ASGIApp, *, websockets: bool) -> None:
         grace = keeper.settings.shutdown_grace.total_seconds()
         config = Config(
             app,
             keeper,
             lifespan="on",
+            ws="auto" if websockets else "none",
             log_config=None,
             access_log=False,
             proxy_headers=False,
@@ -113,14 +116,23 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._keeper = keeper
         self._drain: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def was_told_to_stop(self) -> bool:
+        """Whether a signal came."""
+        return self._drain is not None
 
     async def serve_on(self, listener: socket.socket) -> None:
         """Serve on `listener` until told to stop."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
+        self._serving = asyncio.current_task()
         try:
             await self.serve(sockets=[listener])
+        except asyncio.CancelledError:
+            await self._keeper.close()  # the app itself did not get started, nor stopped, within the grace
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
@@ -151,10 +163,17 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             return
         self._keeper.begin_shutdown()
+        # The keeper gives up its own start at once; the app's may take as long as a request.
+        grace = self._keeper.settings.shutdown_grace.total_seconds()
+        asyncio.get_running_loop().call_later(grace, self._give_up_starting)
         self._keeper.logging.event(
             "info", type="server", status="stopping", signal=signal.Signals(number).name
         )
         self._drain = asyncio.get_running_loop().create_task(self._stop_after_delay())
+
+    def _give_up_starting(self) -> None:
+        if not self.started and self._serving is not None:
+            self._serving.cancel()
 
     async def _stop_after_delay(self) -> None:
         await asyncio.sleep(self._keeper.settings.shutdown_delay.total_seconds())

@@ -20,6 +20,7 @@ usage: realestate-backend <command>
   keep ...         the keeper's commands, such as: keep retention plan
   traffic ...      play a client of the running service; traffic --help
 """
+_HELP: Final = frozenset({"-h", "--help", "help"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else ""
+    if command in _HELP or (command == "serve" and _HELP & set(arguments[1:])):
+        sys.stdout.write(USAGE)
+        return 0
     try:
         if command == "serve" and not arguments[1:]:
             return _serve()
@@ -40,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         _say(str(error))
         return 1
-    asked = command in {"-h", "--help", "help"}
-    (sys.stdout if asked else sys.stderr).write(USAGE)
-    return 0 if asked else 2
+    sys.stderr.write(USAGE)
+    return 2
 
 
 def _serve() -> int:
@@ -55,7 +58,7 @@ def _serve() -> int:
     if told:
         _say(told)
     backend = build(environ)
-    return serve(backend.keeper, create_app(backend))
+    return serve(backend.keeper, create_app(backend), websockets=False)
 
 
 def _keep(arguments: list[str]) -> int:
