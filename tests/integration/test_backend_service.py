@@ -77,9 +77,12 @@ def test_command_that_does_not_exist_shows_the_usage(
     assert capsys.readouterr() == ("", USAGE)
 
 
-def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who asks for help gets it on stdout."""
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["-h"], ["help"], ["serve", "--help"], ["serve", "-h"], ["serve", "now", "-h"]]
+)
+def test_help_is_no_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Who asks for help gets it on stdout, also after the command that has no other."""
+    assert main(arguments) == 0
     assert capsys.readouterr() == (USAGE, "")
 
 
