@@ -266,3 +266,51 @@ def test_a_bad_connection_string_is_not_repeated() -> None:
         Database("postgresql://keeper@/x", owner_url="mysql://keeper:hush-hush@/x")
     assert "hush-hush" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://keeper:hush-hush@h:notaport/d", "has a port that"),
+        ("postgresql://keeper:hush-hush@h:99999/d", "has a port that"),
+        ("postgresql://keeper:hush-hush@h:0/d", "has a port that"),
+        ("postgresql://keeper:hush-hush@h:54x2,i:5432/d", "has a port that"),
+        ("host=h port=5432,5433 password=hush-hush", "has a port that"),
+        ("postgresql://keeper:hush-hush@h/d?connect_timeout=soon", "has a connect_timeout that"),
+        ("postgresql://keeper:hush-hush@h/d?keepalives_idle=10s", "has a keepalives_idle that"),
+        ("postgresql://keeper:hush-hush@h/d?sslmode=banana", "has a sslmode that"),
+        ("postgresql://keeper:hush-hush@h/d?load_balance_hosts=hush-hush", "has a load_balance_hosts that"),
+        ("postgresql://keeper:hush-hush@h/d?ssl_min_protocol_version=9", "has a ssl_min_protocol_version"),
+        ("postgresql://keeper:hush-hush\udcff@h/d", "is no PostgreSQL connection string"),
+        ("postgresql://keeper:hush-hush@h/d?service=hush-hush", "has a service that"),
+        ("postgresql://keeper:hush-hush@h/d?sslmod=require", "is no PostgreSQL connection string"),
+        ("postgresql://keeper:hush-hush%zz@h/d", "is no PostgreSQL connection string"),
+        ("postgresql://keeper:hush-hush@[::1/d", "is no PostgreSQL connection string"),
+    ],
+)  # fmt: skip
+def test_a_connection_string_that_no_server_could_make_good_is_refused(url: str, named: str) -> None:
+    """When it is set, by what is wrong in it: it must not be waited for like a server that is away."""
+    with pytest.raises(ConfigurationError, match=f"^DATABASE_URL {named}") as caught:
+        Database(url)
+    assert "hush-hush" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://keeper@h:5432,i:5433/d?target_session_attrs=read-write&load_balance_hosts=random",
+        "postgresql://keeper@h,i:5433/d",
+        "postgresql://keeper@h/d?sslmode=verify-full&sslrootcert=/not/there/yet.pem",
+        "postgresql://keeper@[::1]:5432/d?connect_timeout=5&keepalives=1&application_name=h%C3%A9",
+        "host=/run/postgresql port=' 5432 ' user=keeper",
+        "hostaddr=127.0.0.1,127.0.0.2 port=5432,5433",
+        "postgresql:///d",
+        "port=5432,5433",
+        "postgresql://keeper@/d?port=",
+        "",
+    ],
+)
+def test_a_connection_string_that_libpq_takes_is_taken(url: str) -> None:
+    """Also where what it names is not there: that may come."""
+    assert Database(url).warnings == []

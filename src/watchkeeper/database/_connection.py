@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import select
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import psycopg
 from psycopg import AsyncConnection, waiting
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PGconn
 from psycopg.rows import TupleRow
 
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
@@ -34,6 +36,18 @@ _DEFAULT_PARAMETERS: Final = {
     "tcp_user_timeout": "20000",
     "fallback_application_name": "watchkeeper",
 }
+
+# What libpq reads only once it speaks to a server over TCP, and psycopg when it connects.
+_NUMBERS: Final = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
+_PORTS: Final = range(1, 1 << 16)
+_NOWHERE: Final = "/dev/null"  # no folder, so no server's socket is in it
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _UNAVAILABLE_STATES: Final = frozenset(
@@ -136,18 +150,49 @@ def connection_string(url: str, setting: str) -> str:
         setting: What to call it in the error.
 
     Raises:
-        ConfigurationError: It is not a connection string.
+        ConfigurationError: It is not a connection string, or has a value that no server could make good.
     """
     try:
         given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # Without its cause: libpq's text repeats the string, password and all.
+    except (psycopg.ProgrammingError, UnicodeEncodeError):
+        # Without its cause: its text repeats the string, password and all.
         raise ConfigurationError(
             f"{setting} is no PostgreSQL connection string: it looks like postgresql://role:password@host:5432/database"
         ) from None
+    unusable = _unusable_parameter(url, given)
+    if unusable is not None:
+        raise ConfigurationError(
+            f"{setting} has a {unusable} that cannot be used, whatever the server: see"
+            " https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS"
+        )
     return make_conninfo(
         url, **{key: value for key, value in _DEFAULT_PARAMETERS.items() if key not in given}
     )
+
+
+def _unusable_parameter(url: str, given: dict[str, Any]) -> str | None:
+    """Return the name of a parameter whose value keeps libpq from as much as trying to connect, or None."""
+    ports = str(given.get("port", "")).split(",")
+    hosts = given.get("hostaddr") or given.get("host")
+    mismatch = hosts and len(ports) not in {1, len(str(hosts).split(","))}
+    if mismatch or not all(_is_number(port, _PORTS) for port in ports):
+        return "port"
+    for name in _NUMBERS:
+        if not _is_number(given.get(name, "")):
+            return name
+    # libpq looks at all the others before it connects: to nowhere, which it finds out without a wait.
+    conn = PGconn.connect_start(make_conninfo(url, host=_NOWHERE, hostaddr="", port="5432").encode())
+    told = conn.error_message.decode("utf-8", "replace")
+    conn.finish()
+    if _NOWHERE in told:
+        return None
+    return next((name for name in given if f"{name} " in told or f'"{name}"' in told), "parameter")
+
+
+def _is_number(value: object, allowed: range = range(-(1 << 31), 1 << 31)) -> bool:
+    # libpq takes white space around a number, and an empty one for its default.
+    digits = str(value).strip()
+    return not digits or (re.fullmatch("[+-]?[0-9]{1,10}", digits) is not None and int(digits) in allowed)
 
 
 @contextlib.contextmanager
