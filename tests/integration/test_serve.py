@@ -332,3 +332,22 @@ def test_a_keeper_that_breaks_at_the_start_ends_the_service(
         said
         == "shop: psycopg is not installed, which this service needs: pip install 'watchkeeper[postgres]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/metrics", 200),
+        ("http://localhost/metrics", 200),
+        ("http://127.0.0.1:3001/metrics", 200),
+        ("http://[::1]:3001/metrics", 200),
+        ("http://evil.example/metrics", 403),
+        ("http://evil.example:80/metrics", 403),
+    ],
+)
+def test_the_authority_of_an_absolute_target_counts(
+    start: Callable[..., Program], target: str, status: int
+) -> None:
+    """Host says nothing where the target itself names another address (RFC 9112, 3.2.2)."""
+    request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert _exchange(start(), request.encode()).startswith(f"HTTP/1.1 {status} ".encode())

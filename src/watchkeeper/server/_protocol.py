@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -104,6 +105,8 @@ class Protocol(HttpToolsProtocol):
         if arrived > MAX_HEAD and sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             self._refusal = 431
             raise _HeadTooLargeError
+        if not self.url.startswith((b"/", b"*")):
+            self._take_host_from_target()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -117,6 +120,17 @@ class Protocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: the request is answered as the plain one that it is, and has its line."""
+
+    def _take_host_from_target(self) -> None:
+        # RFC 9112, 3.2.2: the authority of an absolute target counts, whatever Host says. Who decides by
+        # Host, as /metrics does, would else be told that a stranger's address is this machine.
+        target = httptools.parse_url(self.url)
+        host = target.host or b""
+        authority = b"[%s]" % host if b":" in host else host
+        if target.port:
+            authority += b":%d" % target.port
+        self.headers[:] = [header for header in self.headers if header[0] != b"host"]
+        self.headers.append((b"host", authority))
 
     def _start_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
