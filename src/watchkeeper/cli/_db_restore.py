@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from watchkeeper.audit import append
-from watchkeeper.cli._pg_tools import database_name, find_program, run_program, storage_of
+from watchkeeper.cli._pg_restore import replace_database
+from watchkeeper.cli._pg_tools import database_name, find_program, run_program, server_major, storage_of
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,24 +33,15 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         raise ConfigurationError("Without a terminal nobody can be asked: say --yes to replace the database.")
     storage = storage_of(keeper)
     name = database_name(storage.owner_url)
-    program = await find_program(keeper, "pg_restore")
-    await run_program(program, "--list", str(file))  # is it a backup at all?
+    pg_restore = await find_program(keeper, "pg_restore")
+    psql = await find_program(keeper, "psql")
+    await run_program(pg_restore, "--list", str(file))  # is it a backup at all?
     question = f"Replace everything in the database {name} by {file}?"
     if not arguments.yes and not await screen.ask(question):
         screen.say("Nothing was changed.")
         return 0
-    await run_program(
-        program,
-        "--clean",
-        "--if-exists",
-        "--no-owner",
-        "--no-privileges",
-        "--single-transaction",
-        "--exit-on-error",
-        f"--dbname={name}",
-        str(file),
-        url=storage.owner_url,
-    )
+    server = await server_major(keeper)
+    await replace_database(psql, pg_restore, file, url=storage.owner_url, server=server)
     applied = await storage.migrate()
     async with storage.database.transaction() as conn:
         await append(

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,16 @@ def storage_of(keeper: Watchkeeper) -> Storage:
     return keeper.storage
 
 
+async def server_major(keeper: Watchkeeper) -> int:
+    """Return the server's major version.
+
+    Args:
+        keeper: A running one.
+    """
+    async with storage_of(keeper).database.connection() as conn:
+        return conn.info.server_version // 10_000
+
+
 async def find_program(keeper: Watchkeeper, name: str) -> Path:
     """Return the program of the server's version: the embedded server's own, else the one on the PATH.
 
@@ -43,8 +54,7 @@ async def find_program(keeper: Watchkeeper, name: str) -> Path:
         WatchkeeperError: There is none, or it is older than the server.
     """
     storage = storage_of(keeper)
-    async with storage.database.connection() as conn:
-        server = conn.info.server_version // 10_000
+    server = await server_major(keeper)
     found = shutil.which(name, path=storage.server.bin_dir if storage.server else None)
     package = f"install PostgreSQL's client programs of version {server} (Debian: postgresql-client-{server})"
     if found is None:
@@ -73,18 +83,25 @@ async def run_program(program: Path, *arguments: str, url: Secret | None = None)
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(url),
+        env=environment(url),
     )
     try:
         output, errors = await process.communicate()
     except asyncio.CancelledError:
-        process.terminate()
+        with suppress(ProcessLookupError):  # Ctrl-C has reached it too
+            process.terminate()
         await process.wait()
         raise
     if process.returncode:
-        words = " ".join(errors.decode(errors="replace").split()[-60:])
-        raise WatchkeeperError(f"{program.name} failed (exit code {process.returncode}): {words}")
+        raise WatchkeeperError(
+            f"{program.name} failed (exit code {process.returncode}): {last_words(errors)}"
+        )
     return output.decode(errors="replace")
+
+
+def last_words(errors: bytes) -> str:
+    """Return the end of what a program wrote to stderr, on one line."""
+    return " ".join(errors.decode(errors="replace").split()[-60:])
 
 
 def database_name(url: Secret) -> str:
@@ -92,7 +109,12 @@ def database_name(url: Secret) -> str:
     return _parameters(url).get("PGDATABASE") or _parameters(url).get("PGUSER", "")
 
 
-def _environment(url: Secret | None) -> dict[str, str]:
+def environment(url: Secret | None) -> dict[str, str]:
+    """Return the variables of a program: ours, and how it connects, which nobody sees there.
+
+    Args:
+        url: The database; None for a program that needs none.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return {**kept, "LC_ALL": "C.UTF-8", **(_parameters(url) if url is not None else {})}
 
