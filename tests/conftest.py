@@ -21,7 +21,13 @@ _OURS = (
     *("RETENTION_", "SERVICE_TOKEN", "WATCHKEEPER_", "WEBHOOK_SECRETS", "XDG_STATE_HOME"),
 )
 
-pytest_plugins = ["support.postgres", "support.embedded", "support.backend", "support.prometheus"]
+pytest_plugins = [
+    "support.logs",
+    "support.postgres",
+    "support.embedded",
+    "support.backend",
+    "support.prometheus",
+]
 
 
 def pytest_configure() -> None:
