@@ -79,8 +79,8 @@ SENTENCES = {
     r"No matching distribution found for (?P<package>[^\s;(]+)": NO_WHEEL,
     r"Permission denied|Read-only file system": NO_RIGHTS,
 }
-# How pip announces a package of the lock, from an index or from a folder.
-PACKAGE_LINE = re.compile(r"(?:Collecting|Processing) (?:\S*/)?(\S+) \(from -r ")
+# How pip announces a package of the lock, from an index or a folder; older ones do not say from which file.
+PACKAGE_LINE = re.compile(r"(?:Collecting|Processing) (?:\S*/)?(\S+)(?: \(from -r |$)", re.MULTILINE)
 # With these of the user's, packages would count as installed that are not, or be installed elsewhere.
 MISLEADING = ("PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")
 
