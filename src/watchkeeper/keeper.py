@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
+from watchkeeper.exceptions import ConfigurationError, MetricError, WatchkeeperError
 from watchkeeper.health import CheckRunner
 from watchkeeper.house import House
 from watchkeeper.http import Endpoints, Lifespan, Middleware, is_loopback
@@ -17,9 +17,10 @@ from watchkeeper.logs import (
     Redactor,
     Sink,
     carry_context_into_threads,
+    describe_exception,
     stop_carrying_context_into_threads,
 )
-from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.metrics import HttpMetrics, Instance, Registry, Workers
 from watchkeeper.settings import Settings
 from watchkeeper.storage import DATABASE_CHECK
 
@@ -84,7 +85,12 @@ class Watchkeeper:
         self.settings = Settings.from_env(service) if settings is None else settings
         if database is False and (retention or migrations):
             raise ConfigurationError("Retention and migrations need a database: leave out database=False.")
-        self.registry = Registry()
+        self.registry = Registry(
+            on_error=self._tell_of_metrics,
+            max_series=self.settings.metrics_max_series,
+            created=self.settings.metrics_created,
+        )
+        self._workers = Workers(self.registry)
         # Instruments are declared on the registry; a service says keeper.counter(...).
         self.counter = self.registry.counter
         self.gauge = self.registry.gauge
@@ -102,8 +108,10 @@ class Watchkeeper:
             sink=Sink(lines_to, on_drop=self._count_dropped),
             redactor=Redactor(one.reveal() for one in (*self.settings.secrets(), *secrets)),
         )
-        self.registry.on_error = lambda error: self.logging.exception(  # noqa: LOG004 - not stdlib's logger
-            error, message="A metric was left out of the scrape."
+        self._began = self.registry.gauge(
+            "metrics_start_time_seconds",
+            "When the counters of this instance began, as a unix time; its workers may be younger.",
+            across="min",
         )
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
         self._house: House | None = None
@@ -186,7 +194,7 @@ class Watchkeeper:
         self.logging.install()
         endpoints = Endpoints(
             settings=self.settings,
-            registry=self.registry,
+            workers=self._workers,
             runner=self._checks,
             ready=self._ready,
             before_scrape=self._all_refreshes(),
@@ -224,6 +232,7 @@ class Watchkeeper:
         self._started_at = time.monotonic()
         self._stopping = False
         self._warn_of_closed_metrics()
+        await self._share_metrics()
         try:
             await self._checks.open()
             if self._house is not None:
@@ -242,6 +251,7 @@ class Watchkeeper:
         """End the background work and close everything; lines still come out as before."""
         self._stopping = True
         await self._checks.close()
+        await self._workers.close()
         if self._house is not None:
             await self._house.close()
         stop_carrying_context_into_threads()
@@ -292,6 +302,27 @@ class Watchkeeper:
         if settings.metrics and settings.metrics_token is None and not is_loopback(settings.host):
             text = "/metrics is closed: the service is bound off loopback without METRICS_TOKEN. Set it."
             self.logging.event("warn", type="metrics", status="closed", msg=text)
+
+    async def _share_metrics(self) -> None:
+        """Join the other workers of this instance; without them this one's figures are still its own."""
+        if not self.settings.metrics:
+            return
+        try:
+            instance = Instance(
+                self.settings.service, name=self.settings.metrics_instance, base=self.settings.metrics_dir
+            )
+            self.registry.share(instance.folder, temporary=instance.ends_with_this_process)
+            await self._workers.open()
+        except (MetricError, OSError) as error:
+            text = f"This worker's metrics are not added to those of others: {error}"
+            self.logging.event("warn", type="metrics", status="alone", msg=text)
+            self._began.set(time.time())
+        else:
+            self._began.set(instance.began)
+
+    def _tell_of_metrics(self, error: MetricError) -> None:
+        more = {} if error.__cause__ is None else {"error": describe_exception(error.__cause__)}
+        self.logging.event("error", type="metrics", status="degraded", msg=str(error), **more)
 
     def _note_result(self, name: str, result: CheckResult) -> None:
         if name == DATABASE_CHECK:

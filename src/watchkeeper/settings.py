@@ -90,6 +90,12 @@ def _port(name: str, value: str) -> int:
     return int(value)
 
 
+def _count(name: str, value: str) -> int:
+    if not value.isascii() or not value.isdigit():
+        raise ConfigurationError(f"{name} takes a whole number, such as 10000.")
+    return int(value)
+
+
 def _text(_name: str, value: str) -> str:
     return value
 
@@ -135,6 +141,12 @@ class Settings:
         postgres_bin: Folder of the programs of a PostgreSQL (15 or newer) for the embedded server; default
             those of the `embedded` extra.
         metrics_token: Bearer token for `/metrics` and for the details of `/health/detailed`.
+        metrics_instance: Joins processes to one instance whose figures are added up, where they are not the
+            workers of one server; see docs/metrics.md.
+        metrics_dir: Parent of the folders in which the workers of an instance share their figures; default
+            /dev/shm, else the folder for temporary files.
+        metrics_max_series: How many series a metric may have in a worker, unless its declaration says more.
+        metrics_created: On lets OpenMetrics tell when series began; Prometheus stores that as series.
         retention_timezone: IANA name of the zone in which 3 AM is meant.
         retention: Off stops scheduled retention runs; what is due is caught up once after switching it on.
         request_lines: Off stops the line of each request; metrics go on.
@@ -159,6 +171,10 @@ class Settings:
     state_dir: Path = _setting("WATCHKEEPER_STATE_DIR", _folder, Path())
     postgres_bin: Path | None = _setting("WATCHKEEPER_POSTGRES_BIN", _folder, None)
     metrics_token: Secret | None = _setting("METRICS_TOKEN", _secret, None)
+    metrics_instance: str | None = _setting("WATCHKEEPER_METRICS_INSTANCE", _text, None)
+    metrics_dir: Path | None = _setting("WATCHKEEPER_METRICS_DIR", _folder, None)
+    metrics_max_series: int = _setting("WATCHKEEPER_METRICS_MAX_SERIES", _count, 10_000)
+    metrics_created: bool = _setting("WATCHKEEPER_METRICS_CREATED", _switch, False)
     retention_timezone: str = _setting("RETENTION_TIMEZONE", _text, "UTC")
     retention: bool = _setting("WATCHKEEPER_RETENTION", _switch, True)
     request_lines: bool = _setting("WATCHKEEPER_REQUEST_LINES", _switch, True)
@@ -181,6 +197,10 @@ class Settings:
         for name in ("shutdown_delay", "shutdown_grace"):
             if getattr(self, name) < timedelta(0):
                 raise ConfigurationError(f"WATCHKEEPER_{name.upper()} may not be negative.")
+        if self.metrics_max_series < 1:
+            raise ConfigurationError(
+                "WATCHKEEPER_METRICS_MAX_SERIES takes 1 or more: a metric needs a series."
+            )
         check_timezone(self.retention_timezone, "RETENTION_TIMEZONE")
         if self.state_dir == Path():
             object.__setattr__(self, "state_dir", default_state_dir(os.environ))

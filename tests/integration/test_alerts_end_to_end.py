@@ -64,6 +64,7 @@ class Service:
         )
         self.db_up: Gauge = registry.gauge("db_up", "Whether the database answers.")
         self.db_up.set(1)
+        registry.gauge("metrics_start_time_seconds", "Began.").set(time.time())
         since = registry.gauge("retention_policy_since_timestamp_seconds", "Declared.", ("table",), known=())
         for table in TABLES:
             since.labels(table=table).set(time.time())

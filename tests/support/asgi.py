@@ -20,7 +20,7 @@ from granian.server.embed import Server as EmbeddedGranian
 
 from watchkeeper.http import Endpoints, Middleware
 from watchkeeper.logs import Logging, Redactor, Sink
-from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.metrics import HttpMetrics, Registry, Workers
 from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def watch(app: App, folder: Path, *, settings: Settings | None = None, **options
         if name in options
     }
     endpoints = Endpoints(
-        settings=settings, **({"registry": registry, "runner": None, "logging": logging} | options)
+        settings=settings, **({"workers": Workers(registry), "runner": None, "logging": logging} | options)
     )
     metrics = HttpMetrics(registry) if settings.metrics else None
     edge = Middleware(app, logging=logging, metrics=metrics, endpoints=endpoints, **of_edge)

@@ -491,9 +491,7 @@ async def test_endpoints_work_without_anything_to_log_to(tmp_path: Path) -> None
 
 async def test_without_a_registry_there_are_no_metrics(tmp_path: Path) -> None:
     """Endpoints can be used for health alone."""
-    endpoints = Endpoints(
-        settings=Settings(service="watched", state_dir=tmp_path), registry=None, runner=None
-    )
+    endpoints = Endpoints(settings=Settings(service="watched", state_dir=tmp_path), workers=None, runner=None)
     answer = await endpoints.answer("/metrics", {"method": "GET", "headers": []}, "id")
     assert answer.status == 404
-    assert json.loads(answer.body)["error"]["requestId"] == "id"
+    assert json.loads(b"".join(answer.body))["error"]["requestId"] == "id"

@@ -11,17 +11,19 @@ from prometheus_client import CollectorRegistry
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics import Registry
-from watchkeeper.metrics._instruments import Counter
-from watchkeeper.metrics._store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
-@pytest.fixture
-def registry() -> Registry:
-    """A registry with nothing foreign beside it."""
-    return Registry(foreign=CollectorRegistry())
+@pytest.fixture(params=["alone", "shared"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+    """A registry with nothing foreign beside it, with values of its own or in an instance's folder."""
+    registry = Registry(foreign=CollectorRegistry())
+    if request.param == "shared":
+        registry.share(tmp_path)
+    return registry
 
 
 def test_a_counter_adds_up(registry: Registry) -> None:
@@ -77,7 +79,7 @@ def test_a_counter_refuses_what_would_spoil_it(registry: Registry, amount: float
 
 def test_a_gauge_appears_with_its_first_value_and_goes_when_cleared(registry: Registry) -> None:
     """A gauge that knows no value says nothing: 0 would be a statement."""
-    level = registry.gauge("level", "Level.")
+    level = registry.gauge("level", "Level.", across="sum")
     assert registry.sample("level") is None
     level.set(3)
     level.inc(2)
@@ -104,7 +106,7 @@ def test_clearing_a_gauge_clears_every_label_set_and_keeps_their_children(regist
 @pytest.mark.parametrize("amount", [math.nan, math.inf])
 def test_a_gauge_refuses_steps_that_are_no_number(registry: Registry, amount: float) -> None:
     """A gauge may be set to NaN, which says that nothing is known; it does not move by it."""
-    level = registry.gauge("level", "Level.")
+    level = registry.gauge("level", "Level.", across="sum")
     for move in (level.inc, level.dec):
         with pytest.raises(MetricError, match="moves by a finite number"):
             move(amount)
@@ -235,7 +237,7 @@ def test_no_update_is_lost_between_threads(registry: Registry) -> None:
     """Eight threads that switch as often as they can add up to the last one."""
     threads, each = 8, 20_000
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
-    level = registry.gauge("level", "Level.")
+    level = registry.gauge("level", "Level.", across="sum")
     time = registry.histogram("time_seconds", "Time.", buckets=(1, 2))
     start = threading.Barrier(threads)
 
@@ -281,18 +283,15 @@ def test_series_born_in_many_threads_at_once_are_born_once(registry: Registry) -
     assert [registry.sample("jobs_total", kind=str(number)) for number in range(200)] == [8.0] * 200
 
 
-def test_a_store_with_a_lock_counts_the_same() -> None:
+def test_a_store_with_a_lock_counts_the_same(registry: Registry) -> None:
     """Where there is no GIL each update is guarded; the numbers are those of the other way."""
-    store = Store(locked=True)
-    assert store.lock is not None
-    jobs = Counter(store, "jobs_total", "Jobs.", (), ())
-    jobs.inc(2)
-    from watchkeeper.metrics._instruments import Gauge, Histogram  # noqa: PLC0415 - beside its only use
-
-    level = Gauge(store, "level", "Level.", (), ())
-    level.inc(3)
-    time = Histogram(store, "time_seconds", "Time.", (), (), (1.0,))
+    registry._store.lock = threading.Lock()
+    registry.counter("jobs_total", "Jobs.").inc(2)
+    registry.gauge("level", "Level.", across="sum").inc(3)
+    time = registry.histogram("time_seconds", "Time.", buckets=(1.0,))
     time.observe(0.5)
-    assert list(jobs.samples()) == [("jobs_total", {}, 2.0)]
-    assert list(level.samples()) == [("level", {}, 3.0)]
-    assert list(time.samples())[-2:] == [("time_seconds_count", {}, 1.0), ("time_seconds_sum", {}, 0.5)]
+    time.labels().observe_traced(0.25, "")
+    assert registry.sample("jobs_total") == 2.0
+    assert registry.sample("level") == 3.0
+    assert registry.sample("time_seconds_count") == 2.0
+    assert registry.sample("time_seconds_sum") == 0.75

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -13,6 +14,7 @@ from watchkeeper.health import BoundedCall, SharedCall
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._local import is_local, is_loopback
 from watchkeeper.logs import describe_exception
+from watchkeeper.metrics import accepts_gzip, prefers_openmetrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from watchkeeper.health import CheckResult, CheckRunner
     from watchkeeper.http._asgi import Scope
     from watchkeeper.logs import Logging
-    from watchkeeper.metrics import Registry
+    from watchkeeper.metrics import Exposition, Workers
     from watchkeeper.settings import Settings
 
 DATABASE_CHECK: Final = "db"
@@ -40,7 +42,7 @@ class Answer(NamedTuple):
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    body: bytes
+    body: tuple[bytes, ...]
 
 
 class Endpoints:
@@ -48,7 +50,7 @@ class Endpoints:
 
     Args:
         settings: Which of them are on, and the token.
-        registry: What `/metrics` shows; None closes it.
+        workers: What `/metrics` shows; None closes it.
         runner: The checks; the one named `db` is the database's.
         ready: What `/readyz` asks: names, and whether each is as it should be.
         before_scrape: Awaited together before each scrape, for a second at most.
@@ -61,7 +63,7 @@ class Endpoints:
         self,
         *,
         settings: Settings,
-        registry: Registry | None,
+        workers: Workers | None,
         runner: CheckRunner | None,
         ready: Callable[[], Awaitable[Mapping[str, bool]]] | None = None,
         before_scrape: Sequence[Callable[[], Awaitable[None]]] = (),
@@ -70,7 +72,13 @@ class Endpoints:
         logging: Logging | None = None,
     ) -> None:
         self._token = settings.metrics_token
-        self._registry = registry if settings.metrics else None
+        self._workers = workers if settings.metrics else None
+        # Scrapes that overlap share one; a compressed one is made of the plain one of its format.
+        self._scrapes = {
+            (openmetrics, gzip): SharedCall(partial(self._scrape, openmetrics=openmetrics, gzip=gzip))
+            for openmetrics in (True, False)
+            for gzip in (True, False)
+        }
         self._runner = runner
         self._ready = ready
         self._details = details
@@ -83,7 +91,7 @@ class Endpoints:
             "/health/detailed": self._detailed if health else self._not_found,
             "/readyz": self._readyz if health else self._not_found,
             "/livez": self._livez,
-            "/metrics": self._not_found if self._registry is None else self._metrics,
+            "/metrics": self._not_found if self._workers is None else self._metrics,
         }
 
     def owns(self, path: str) -> bool:
@@ -139,11 +147,21 @@ class Endpoints:
                 return _error(401, _NO_TOKEN, request_id, challenge)
         elif not self._open_to_local or not is_local(scope):
             return _error(403, _CLOSED, request_id)
+        openmetrics = prefers_openmetrics(_header(scope, b"accept"))
+        gzip = accepts_gzip(_header(scope, b"accept-encoding"))
+        exposition = await self._scrapes[openmetrics, gzip].join()
+        more = [(b"vary", b"accept, accept-encoding")]
+        if exposition.encoding:
+            more.append((b"content-encoding", exposition.encoding.encode("ascii")))
+        return _answer(200, exposition.chunks, exposition.content_type.encode("ascii"), *more)
+
+    async def _scrape(self, *, openmetrics: bool, gzip: bool) -> Exposition:
+        if gzip:
+            plain = await self._scrapes[openmetrics, False].join()
+            return await asyncio.to_thread(plain.compressed)
         await asyncio.gather(*(refresh.run() for refresh in self._refreshes))
-        accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
-        assert self._registry is not None  # noqa: S101 - else _not_found answers
-        exposition = self._registry.render(accept.decode("latin-1"))
-        return _answer(200, exposition.body, exposition.content_type.encode("ascii"))
+        assert self._workers is not None  # noqa: S101 - else _not_found answers
+        return await self._workers.scrape(openmetrics=openmetrics)
 
     async def _not_found(self, _scope: Scope, request_id: str) -> Answer:
         return _error(404, "This endpoint is switched off.", request_id)
@@ -197,10 +215,15 @@ class _Refresh:
         )
 
 
-def _answer(status: int, body: bytes, content_type: bytes, *more: tuple[bytes, bytes]) -> Answer:
+def _header(scope: Scope, wanted: bytes) -> str:
+    """Return all values of a header, as one (RFC 9110, 5.3)."""
+    return b",".join(value for name, value in scope["headers"] if name == wanted).decode("latin-1")
+
+
+def _answer(status: int, body: tuple[bytes, ...], content_type: bytes, *more: tuple[bytes, bytes]) -> Answer:
     headers = [
         (b"content-type", content_type),
-        (b"content-length", b"%d" % len(body)),
+        (b"content-length", b"%d" % sum(map(len, body))),
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
         *more,
@@ -209,8 +232,9 @@ def _answer(status: int, body: bytes, content_type: bytes, *more: tuple[bytes, b
 
 
 def _json(status: int, body: Mapping[str, Any]) -> Answer:
-    return _answer(status, msgspec.json.encode(body), _JSON)
+    return _answer(status, (msgspec.json.encode(body),), _JSON)
 
 
 def _error(status: int, message: str, request_id: str, *more: tuple[bytes, bytes]) -> Answer:
-    return _answer(status, error_body(status, message=message, request_id=request_id), _JSON, *more)
+    body = error_body(status, message=message, request_id=request_id)
+    return _answer(status, (body,), _JSON, *more)

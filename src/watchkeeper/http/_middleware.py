@@ -97,8 +97,10 @@ class Middleware:
         await exchange.send(
             {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
         )
-        body = b"" if scope["method"] == "HEAD" else answer.body
-        await exchange.send({"type": "http.response.body", "body": body, "more_body": False})
+        chunks = (b"",) if scope["method"] == "HEAD" else answer.body
+        for chunk in chunks[:-1]:
+            await exchange.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await exchange.send({"type": "http.response.body", "body": chunks[-1], "more_body": False})
 
 
 def name_route(scope: Mapping[str, object], template: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from watchkeeper.metrics._bound import BoundCounter, BoundGauge, BoundHistogram, Timer
-from watchkeeper.metrics._exposition import Exposition
+from watchkeeper.metrics._exposition import Exposition, accepts_gzip, prefers_openmetrics
 from watchkeeper.metrics._http import HttpMetrics
+from watchkeeper.metrics._instance import Instance
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
-from watchkeeper.metrics._registry import Registry
+from watchkeeper.metrics._registry import MAX_SERIES, Registry
+from watchkeeper.metrics._workers import Workers
 
 __all__ = [
+    "MAX_SERIES",
     "BoundCounter",
     "BoundGauge",
     "BoundHistogram",
@@ -17,6 +20,10 @@ __all__ = [
     "Gauge",
     "Histogram",
     "HttpMetrics",
+    "Instance",
     "Registry",
     "Timer",
+    "Workers",
+    "accepts_gzip",
+    "prefers_openmetrics",
 ]

@@ -3,88 +3,124 @@
 from __future__ import annotations
 
 import math
+import time
 from bisect import bisect_left
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics._naming import checked_exemplar
+from watchkeeper.metrics._store import Exemplar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
-    from watchkeeper.metrics._store import Store
+    from watchkeeper.metrics._family import Family
+    from watchkeeper.metrics._store import Cells, Store
 
 _INF: Final = math.inf
 _TIMER_FACTORS: Final = {"s": 1.0, "ms": 1000.0}
-
-Sample = tuple[str, dict[str, str], float]
-"""Name, labels and value, as an exposition has them."""
+_SHOWN: Final = 1.0
 
 
-class BoundCounter:
+class Bound:
+    """One label set of an instrument, and the cells that it counts in.
+
+    Args:
+        store: Whose lock and exemplars it uses.
+        family: What it is a series of.
+        labels: Its label values.
+    """
+
+    __slots__ = ("_cells", "_lock", "_store")
+
+    def __init__(self, store: Store, family: Family, labels: tuple[str, ...]) -> None:
+        self._store = store
+        self._lock = store.lock
+        # Memory and index as one: they are replaced together, whatever another thread does meanwhile.
+        self._cells = store.memory.values, store.memory.place(family, labels)
+
+    def move(self, values: Cells, first: int) -> tuple[Cells, int]:
+        """Count in these cells from now on; return the memory and the first cell from before."""
+        before, self._cells = self._cells, (values, first)
+        return before
+
+
+class BoundCounter(Bound):
     """One series of a counter."""
 
-    __slots__ = ("_index", "_lock", "_values")
+    __slots__ = ()
 
-    def __init__(self, store: Store) -> None:
-        self._index = store.allocate(1)
-        self._values = store.values
-        self._lock = store.lock
-
-    def inc(self, amount: float = 1.0) -> None:
+    def inc(self, amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:
         """Count `amount` more.
 
+        Args:
+            amount: By how much.
+            exemplar: What this event is found by, such as its trace id; at most 128 characters in all
+                (OpenMetrics 1.0, exemplars).
+
         Raises:
-            MetricError: `amount` is negative, infinite or not a number.
+            MetricError: `amount` is negative, infinite or not a number; the exemplar is not usable.
         """
         if not 0.0 <= amount < _INF:
             raise MetricError(f"A counter only goes up, by a finite number: {amount!r} is refused.")
         if type(amount) is not float:
             amount = float(amount)  # here, so that no method of a foreign number runs between load and store
+        values, first = self._cells
         if self._lock is None:
-            self._values[self._index] += amount
+            values[first] += amount
         else:
             with self._lock:
-                self._values[self._index] += amount
-
-    def samples(self, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
-        """Give the series as samples of the metric `name`."""
-        yield name, dict(labels), self._values[self._index]
+                values[first] += amount
+        if exemplar is not None:
+            self._store.exemplars[first] = Exemplar(checked_exemplar(exemplar), amount, time.time())
 
 
-class BoundGauge:
-    """One series of a gauge; it is exposed from its first value on, until it is cleared."""
+class BoundGauge(Bound):
+    """One series of a gauge; it is exposed from its first value on, until it is cleared.
 
-    __slots__ = ("_index", "_lock", "_shown", "_values")
+    Its second cell is its stamp: 0 while it was never set, then above 0 while it is shown and below 0 when it
+    was cleared. Where the latest value over all workers counts it is the time of that (CLOCK_MONOTONIC, which
+    all processes of a machine share).
+    """
 
-    def __init__(self, store: Store) -> None:
-        self._index = store.allocate(1)
-        self._values = store.values
-        self._lock = store.lock
-        self._shown = False
+    __slots__ = ("_latest",)
+
+    def __init__(self, store: Store, family: Family, labels: tuple[str, ...]) -> None:
+        super().__init__(store, family, labels)
+        self._latest = family.across == "latest"
 
     def set(self, value: float) -> None:
         """Put the gauge at `value`; NaN says that the value is not known."""
-        self._values[self._index] = value
-        self._shown = True
+        stamp = monotonic() if self._latest else _SHOWN
+        values, first = self._cells
+        values[first] = value
+        values[first + 1] = stamp
 
     def inc(self, amount: float = 1.0) -> None:
         """Move the gauge up by `amount`.
 
         Raises:
-            MetricError: `amount` is infinite or not a number.
+            MetricError: `amount` is infinite or not a number, or the gauge shows the latest value of all
+                workers, which no worker knows.
         """
+        if self._latest:
+            raise MetricError(
+                "This gauge shows the latest value of all workers, so it can only be set. Declare it with"
+                ' across="sum" to move it up and down.'
+            )
         if not -_INF < amount < _INF:
             raise MetricError(f"A gauge moves by a finite number: {amount!r} is refused.")
         if type(amount) is not float:
             amount = float(amount)
+        values, first = self._cells
         if self._lock is None:
-            self._values[self._index] += amount
+            values[first] += amount
         else:
             with self._lock:
-                self._values[self._index] += amount
-        self._shown = True
+                values[first] += amount
+        values[first + 1] = _SHOWN
 
     def dec(self, amount: float = 1.0) -> None:
         """Move the gauge down by `amount`."""
@@ -92,46 +128,68 @@ class BoundGauge:
 
     def clear(self) -> None:
         """Take the series out of the exposition until it is set again."""
-        self._shown = False
-        self._values[self._index] = 0.0
-
-    def samples(self, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
-        """Give the series as samples of the metric `name`; nothing while it has no value."""
-        if self._shown:
-            yield name, dict(labels), self._values[self._index]
+        stamp = -monotonic()
+        values, first = self._cells
+        values[first + 1] = stamp
+        values[first] = 0.0
 
 
-class BoundHistogram:
+class BoundHistogram(Bound):
     """One series of a histogram: a count for each bucket, one above all bounds, then the sum."""
 
-    __slots__ = ("_bounds", "_first", "_le", "_lock", "_sum", "_values")
+    __slots__ = ("_bounds", "_sum_offset")
 
-    def __init__(self, store: Store, bounds: tuple[float, ...], le: tuple[str, ...]) -> None:
-        self._first = store.allocate(len(bounds) + 2)
-        self._sum = self._first + len(bounds) + 1
-        self._values = store.values
-        self._lock = store.lock
-        self._bounds = bounds
-        self._le = le
+    def __init__(self, store: Store, family: Family, labels: tuple[str, ...]) -> None:
+        super().__init__(store, family, labels)
+        self._bounds = family.bounds
+        self._sum_offset = len(family.bounds) + 1
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:
         """Add `value` to the distribution.
 
+        Args:
+            value: What was measured.
+            exemplar: What this event is found by, such as its trace id; at most 128 characters in all
+                (OpenMetrics 1.0, exemplars).
+
         Raises:
-            MetricError: `value` is infinite or not a number: it would spoil the sum for good.
+            MetricError: `value` is infinite or not a number: it would spoil the sum for good; the exemplar is
+                not usable.
         """
         if not -_INF < value < _INF:
             raise MetricError(f"A histogram takes finite numbers: {value!r} is refused.")
         if type(value) is not float:
             value = float(value)
-        index = self._first + bisect_left(self._bounds, value)
+        bucket = bisect_left(self._bounds, value)
+        values, first = self._cells
+        index, total = first + bucket, first + self._sum_offset
         if self._lock is None:
-            self._values[index] += 1.0
-            self._values[self._sum] += value
+            values[index] += 1.0
+            values[total] += value
         else:
             with self._lock:
-                self._values[index] += 1.0
-                self._values[self._sum] += value
+                values[index] += 1.0
+                values[total] += value
+        if exemplar is not None:
+            self._store.exemplars[index] = Exemplar(checked_exemplar(exemplar), value, time.time())
+
+    def observe_traced(self, value: float, trace_id: str) -> None:
+        """Add a finite `value` to the distribution, with its trace id as exemplar now and then.
+
+        A bucket's first observation is always kept, then one in sixteen: the way of a request is short.
+        """
+        bucket = bisect_left(self._bounds, value)
+        values, first = self._cells
+        index, total = first + bucket, first + self._sum_offset
+        if self._lock is None:
+            values[index] += 1.0
+            values[total] += value
+        else:
+            with self._lock:
+                values[index] += 1.0
+                values[total] += value
+        if trace_id and (trace_id[-1] == "0" or index not in self._store.exemplars):
+            self._store.exemplars[index] = Exemplar({"trace_id": trace_id}, value, time.time())
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
         """Return a context manager that observes how long its block took, also when it raises.
@@ -140,16 +198,6 @@ class BoundHistogram:
             unit: Unit of the histogram: seconds or milliseconds.
         """
         return Timer(self, unit)
-
-    def samples(self, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
-        """Give the series as samples of the metric `name`: buckets that add up, then count and sum."""
-        counts = self._values[self._first : self._sum]
-        total, bucket = 0.0, name + "_bucket"
-        for le, count in zip(self._le, counts, strict=True):
-            total += count
-            yield bucket, {**labels, "le": le}, total
-        yield name + "_count", dict(labels), total
-        yield name + "_sum", dict(labels), self._values[self._sum]
 
 
 class Timer:

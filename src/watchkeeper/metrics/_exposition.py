@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+import zlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from prometheus_client import Metric
+    from collections.abc import Iterable
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+_GZIP: Final = 31  # zlib's window bits for gzip's header and trailer
 _TEXT_RANGES: Final = frozenset(("text/plain", "text/*", "*/*"))
 
 
@@ -21,32 +21,41 @@ class Exposition:
     """One rendered scrape.
 
     Args:
-        body: The metrics.
-        content_type: The format of `body`, for the response's header.
+        chunks: The metrics, in pieces.
+        content_type: The format, for the response's header.
+        encoding: Of the content, for the response's header; nothing for none.
     """
 
-    body: bytes
+    chunks: tuple[bytes, ...]
     content_type: str
+    encoding: str = ""
+
+    @classmethod
+    def of(cls, chunks: Iterable[bytes], *, openmetrics: bool) -> Self:
+        """Return the exposition of these pieces, complete with its end."""
+        end = (b"# EOF\n",) if openmetrics else ()
+        return cls(chunks=(*filter(None, chunks), *end), content_type=OPENMETRICS if openmetrics else TEXT)
+
+    @property
+    def body(self) -> bytes:
+        """The metrics in one piece."""
+        return b"".join(self.chunks)
+
+    def compressed(self) -> Self:
+        """Return the same, with gzip: at its quickest, a higher level costs more than the rendering."""
+        packer = zlib.compressobj(level=1, wbits=_GZIP)
+        chunks = (*(packer.compress(chunk) for chunk in self.chunks), packer.flush())
+        return replace(self, chunks=tuple(filter(None, chunks)), encoding="gzip")
 
 
-class _Families:
-    """Families in the shape that prometheus_client's writers ask for."""
-
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
-
-
-def write(families: Iterable[Metric], accept: str) -> Exposition:
-    """Write `families` in the format that `accept` prefers; text where it says nothing."""
-    from prometheus_client import exposition, openmetrics  # noqa: PLC0415 - heavy, so on first use
-
-    if prefers_openmetrics(accept):
-        writer: Callable[[_Families], bytes] = openmetrics.exposition.generate_latest  # it has no types
-        return Exposition(body=writer(_Families(families)), content_type=OPENMETRICS)
-    return Exposition(body=exposition.generate_latest(_Families(families)), content_type=TEXT)
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Say whether an Accept-Encoding header takes gzip (RFC 9110, 12.5.3)."""
+    qualities = {}
+    for part in accept_encoding.lower().split(","):
+        coding, _, parameter = part.partition(";")
+        name, _, value = parameter.strip().partition("=")
+        qualities[coding.strip()] = _quality(value) if name == "q" else 1.0
+    return qualities.get("gzip", qualities.get("*", 0.0)) > 0.0
 
 
 def prefers_openmetrics(accept: str) -> bool:

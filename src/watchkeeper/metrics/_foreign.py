@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics._naming import exposed_names
+from watchkeeper.metrics._naming import WORKER, exposed_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client import CollectorRegistry, Metric
 
-    from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
+    from watchkeeper.metrics._family import Family
 
 _SUFFIXES: Final = {
     "counter": ("_total", "_created"),
@@ -30,52 +32,72 @@ def default_registry() -> CollectorRegistry:
     return REGISTRY
 
 
-class _Claim:
+class ForeignFamily(msgspec.Struct, array_like=True):
+    """A family of prometheus_client's, in a form that travels between processes.
+
+    Args:
+        name: Without its suffixes.
+        help: Its documentation.
+        kind: As prometheus_client names types.
+        unit: At the end of its name, or nothing.
+        samples: Name, labels, value, and unix time where one was given.
+    """
+
+    name: str
+    help: str
+    kind: str
+    unit: str
+    samples: list[tuple[str, dict[str, str], float, float | None]]
+
+
+class _Families:
+    """Families in the shape that prometheus_client's writers ask for."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+class _Claim(_Families):
     """A collector that holds names for a moment, to learn whether they are free."""
 
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
     def describe(self) -> Iterable[Metric]:
-        return [self._family]
+        return self._families
 
     def collect(self) -> Iterable[Metric]:
         return []
 
 
-def check_free(instrument: Counter | Gauge | Histogram, foreign: CollectorRegistry) -> None:
-    """Refuse an instrument whose names something in `foreign` already exposes.
+def check_free(family: Family, foreign: CollectorRegistry) -> None:
+    """Refuse a family whose names something in `foreign` already exposes.
 
     Raises:
         MetricError: With the names on both sides.
     """
-    claim = _Claim(family_of(instrument))
+    from prometheus_client import Metric  # noqa: PLC0415 - heavy, so on first use
+
+    name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
+    claim = _Claim([Metric(name, family.help, family.kind)])
     try:
         foreign.register(claim)
     except ValueError as error:
-        own = exposed_names(instrument.kind, instrument.name)
+        own = exposed_names(family.kind, family.name)
         taken = ", ".join(map(repr, sorted(own.intersection(getattr(error, "duplicates", ())))))
         raise MetricError(
-            f"The {instrument.kind} {instrument.name!r} clashes with {taken or error} in"
+            f"The {family.kind} {family.name!r} clashes with {taken or error} in"
             " prometheus_client's registry: rename one of the two."
         ) from error
     foreign.unregister(claim)
 
 
-def family_of(instrument: Counter | Gauge | Histogram) -> Metric:
-    """Return the instrument and its series as prometheus_client's writers take them."""
-    from prometheus_client import Metric  # noqa: PLC0415 - heavy, so on first use
-
-    name = instrument.name.removesuffix("_total") if instrument.kind == "counter" else instrument.name
-    family = Metric(name, instrument.help, instrument.kind)
-    for sample in instrument.samples():
-        family.add_sample(*sample)
-    return family
-
-
 def collect_foreign(
-    foreign: CollectorRegistry, own: dict[str, str], report: Callable[[MetricError], None]
-) -> list[Metric]:
+    foreign: CollectorRegistry,
+    own: dict[str, str],
+    report: Callable[[MetricError], None],
+    worker: str | None,
+) -> list[ForeignFamily]:
     """Return the families of `foreign` that can be exposed beside our own.
 
     Args:
@@ -83,6 +105,8 @@ def collect_foreign(
         own: Every exposed name of ours, with the instrument that it belongs to.
         report: Called with what had to be left out: a clash, or a collector that failed (it hides those
             after it).
+        worker: The number of this worker, as a label of every sample: what several workers count apart would
+            else be shown in turn. None where it is the only one.
     """
     collected: list[Metric] = []
     try:
@@ -91,7 +115,7 @@ def collect_foreign(
         failure = MetricError(f"A collector of prometheus_client's registry failed: {type(error).__name__}.")
         failure.__cause__ = error
         report(failure)
-    families: list[Metric] = []
+    families: list[ForeignFamily] = []
     for family in collected:
         clash = sorted(_names(family) & own.keys())
         if clash:
@@ -102,21 +126,55 @@ def collect_foreign(
                 )
             )
         else:
-            families.append(_without_created(family))
+            families.append(_packed(family, worker))
     return families
+
+
+def write_foreign(families: Iterable[ForeignFamily], *, openmetrics: bool) -> str:
+    """Write the families of one worker or of several; those of one name come together."""
+    from prometheus_client import Metric, exposition  # noqa: PLC0415 - heavy, so on first use
+    from prometheus_client import openmetrics as open_format  # noqa: PLC0415 - the same
+
+    merged: dict[str, Metric] = {}
+    for family in families:
+        metric = merged.get(family.name)
+        if metric is None:
+            metric = merged[family.name] = Metric(family.name, family.help, family.kind, family.unit)
+        for name, labels, value, at in family.samples if metric.type == family.kind else ():
+            metric.add_sample(name, labels, value, at)
+    writer: Any = open_format.exposition if openmetrics else exposition  # one of the two has no types
+    text: bytes = writer.generate_latest(_Families(merged.values()))
+    return text.decode().removesuffix("# EOF\n")
+
+
+def _packed(family: Metric, worker: str | None) -> ForeignFamily:
+    # Without when its series began: Prometheus would store that as a series of its own.
+    created = family.name + "_created"
+    return ForeignFamily(
+        family.name,
+        family.documentation,
+        family.type,
+        family.unit,
+        [
+            (
+                sample.name,
+                _labelled(sample.labels, worker),
+                float(sample.value),
+                None if sample.timestamp is None else float(sample.timestamp),
+            )
+            for sample in family.samples
+            if sample.name != created
+        ],
+    )
+
+
+def _labelled(labels: Mapping[str, str], worker: str | None) -> dict[str, str]:
+    if worker is None:
+        return dict(labels)
+    # A collector that has such a label of its own keeps it.
+    name = f"watchkeeper_{WORKER}" if WORKER in labels else WORKER
+    return {**labels, name: worker}
 
 
 def _names(family: Metric) -> set[str]:
     return {family.name, *(family.name + suffix for suffix in _SUFFIXES.get(family.type, ()))}
-
-
-def _without_created(family: Metric) -> Metric:
-    """Leave `_created` out: Prometheus would store it as a series of its own."""
-    created = family.name + "_created"
-    if all(sample.name != created for sample in family.samples):
-        return family
-    from prometheus_client import Metric  # noqa: PLC0415 - heavy, so on first use
-
-    copy = Metric(family.name, family.documentation, family.type, family.unit)
-    copy.samples = [sample for sample in family.samples if sample.name != created]
-    return copy

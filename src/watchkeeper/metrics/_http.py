@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Final, Literal
 from watchkeeper.exceptions import MetricError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
 
-    from watchkeeper.metrics._bound import BoundCounter, BoundHistogram
     from watchkeeper.metrics._registry import Registry
+
+    _Way: TypeAlias = tuple[Callable[[], None], Callable[[float, str], None]]
 
 # RFC 9110 and RFC 5789; all others are one value, as OpenTelemetry's conventions have it.
 METHODS: Final = frozenset(
@@ -64,9 +66,9 @@ class HttpMetrics:
             ("method", "route"),
             buckets=default if buckets is None else buckets,
         )
-        self._children: dict[tuple[str, str, int], tuple[BoundCounter, BoundHistogram]] = {}
+        self._ways: dict[tuple[str, str, int], _Way] = {}
 
-    def record(self, method: str, route: str, status: int, duration: float) -> None:
+    def record(self, method: str, route: str, status: int, duration: float, trace_id: str = "") -> None:
         """Count one request.
 
         Args:
@@ -74,14 +76,21 @@ class HttpMetrics:
             route: Template of the route, never a raw path.
             status: Of the response.
             duration: In seconds, whatever the unit of the metric.
+            trace_id: By which an exemplar finds the request's trace and lines.
         """
         if method not in METHODS:
             method = OTHER_METHOD
         try:
-            counter, histogram = self._children[method, route, status]
+            count, observe = self._ways[method, route, status]
         except KeyError:
-            counter = self._requests.labels(method=method, route=route, status=str(status))
-            histogram = self._durations.labels(method=method, route=route)
-            self._children[method, route, status] = counter, histogram
-        counter.inc()
-        histogram.observe(duration * self._factor)
+            count, observe = self._find(method, route, status)
+        count()
+        observe(duration * self._factor, trace_id)
+
+    def _find(self, method: str, route: str, status: int) -> _Way:
+        counter = self._requests.labels(method=method, route=route, status=str(status))
+        histogram = self._durations.labels(method=method, route=route)
+        way = counter.inc, histogram.observe_traced
+        if self._requests.holds(counter) and self._durations.holds(histogram):
+            self._ways[method, route, status] = way
+        return way

@@ -2,55 +2,77 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._bound import BoundCounter, BoundGauge, BoundHistogram, Timer
-from watchkeeper.metrics._naming import check_labels, check_metric, checked_buckets, label_text
+from watchkeeper.metrics._naming import check_family, label_text
+from watchkeeper.metrics._overflow import LostCounter, LostGauge, LostHistogram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from watchkeeper.metrics._bound import Sample
-    from watchkeeper.metrics._store import Store
+    from watchkeeper.metrics._family import Family, Kind
+    from watchkeeper.metrics._store import Memory, Store
 
 _Bound = TypeVar("_Bound", BoundCounter, BoundGauge, BoundHistogram)
 
 
 class Instrument(ABC, Generic[_Bound]):
-    """What counter, gauge and histogram share: a name, a help text, labels and their series."""
+    """What counter, gauge and histogram share: a family, and its series by label values.
 
-    kind: ClassVar[str]
+    Args:
+        store: Where the series count.
+        family: What is declared.
+        known: Label sets that are there from the start.
+        max_series: How many series it may have.
+        on_overflow: Called with the instrument and why, for each event that finds no series.
+
+    Raises:
+        MetricError: The declaration is not usable.
+    """
 
     def __init__(
         self,
         store: Store,
-        name: str,
-        help_text: str,
-        labels: Sequence[str],
-        known: Iterable[Mapping[str, str]],
+        family: Family,
+        *,
+        known: Iterable[Mapping[str, str]] = (),
+        max_series: int,
+        on_overflow: Callable[[Family, str], None],
     ) -> None:
-        check_metric(self.kind, name, help_text)
-        check_labels(self.kind, name, labels)
-        self.name = name
-        self.help = help_text
-        self.label_names = tuple(labels)
+        check_family(family)
+        self.family = family
         self._store = store
+        self._max_series = max_series
+        self._on_overflow = on_overflow
         self._children: dict[tuple[str, ...], _Bound] = {}
-        self._birth = threading.Lock()
+        if family.kind != "gauge" and not family.labels:
+            self._only()
         for values in known:
             self._make_known(self.labels(**values))
 
+    @property
+    def name(self) -> str:
+        """Its name, as declared."""
+        return self.family.name
+
+    @property
+    def kind(self) -> Kind:
+        """What it is."""
+        return self.family.kind
+
     def labels(self, /, **values: str) -> _Bound:
         """Return the series with these label values, made at its first use; keep it where speed matters.
+
+        Once the metric has as many series as it may have, what a new one would count is counted as lost.
 
         Raises:
             MetricError: The names are not exactly those of the metric.
         """
         try:
-            key = tuple([values[label] for label in self.label_names])
+            key = tuple([values[label] for label in self.family.labels])
         except KeyError:
             raise self._wrong_labels(values) from None
         if len(values) != len(key):
@@ -61,71 +83,99 @@ class Instrument(ABC, Generic[_Bound]):
             return child
         return self._birth_of(tuple([label_text(value) for value in key]))
 
-    def samples(self) -> Iterator[Sample]:
-        """Give the samples of all series, in the order of their birth."""
-        for key, child in list(self._children.items()):
-            yield from child.samples(self.name, dict(zip(self.label_names, key, strict=True)))
+    def holds(self, child: _Bound) -> bool:
+        """Say whether `child` is a series, and not what stands in for one that may not be made."""
+        return type(child) is self._class
+
+    def series(self) -> Iterator[tuple[tuple[str, ...], _Bound]]:
+        """Give the label values and the series, in the order of their birth."""
+        yield from list(self._children.items())
+
+    def move(self, memory: Memory, places: Mapping[tuple[str, ...], int], *, carry: bool) -> None:
+        """Let all series count in `memory` from now on.
+
+        Args:
+            memory: Where to.
+            places: The first cell of each series there.
+            carry: Whether what was counted so far comes along.
+        """
+        width = self.family.width
+        for labels, child in self.series():
+            first = places[labels]
+            before, at = child.move(memory.values, first)
+            for offset in range(width if carry else 0):
+                amount = before[at + offset]
+                if self.kind == "gauge":
+                    memory.values[first + offset] = amount
+                else:
+                    memory.values[first + offset] += amount
+
+    @property
+    @abstractmethod
+    def _class(self) -> type[_Bound]:
+        """What its series are."""
 
     @abstractmethod
-    def _new(self) -> _Bound:
-        """Make a series."""
+    def _lost(self, lose: Callable[[], None]) -> _Bound:
+        """Make what stands in for a series that may not be made."""
 
     def _make_known(self, child: _Bound) -> None:
         """Do what a series needs to be exposed before its first event."""
 
     def _birth_of(self, key: tuple[str, ...]) -> _Bound:
-        with self._birth:
+        with self._store.growth:
             child = self._children.get(key)
-            if child is None:
-                child = self._children[key] = self._new()
+            if child is not None:
+                return child
+            if len(self._children) >= self._max_series:
+                return self._overflow(f"it has {self._max_series} series, its cap")
+            try:
+                child = self._class(self._store, self.family, key)
+            except OSError as error:
+                return self._overflow(f"there is no room for another series ({error.strerror or error})")
+            self._children[key] = child
             return child
 
+    def _overflow(self, reason: str) -> _Bound:
+        return self._lost(lambda: self._on_overflow(self.family, reason))
+
     def _only(self) -> _Bound:
-        if self.label_names:
+        child = self._children.get(())
+        if child is not None:
+            return child
+        if self.family.labels:
             raise MetricError(
                 f"The {self.kind} {self.name!r} has labels: call labels({self._example()}) first."
             )
-        return self._children.get(()) or self._birth_of(())
+        return self._birth_of(())
 
     def _wrong_labels(self, given: Mapping[str, object]) -> MetricError:
-        takes = f"labels({self._example()})" if self.label_names else "no labels"
+        takes = f"labels({self._example()})" if self.family.labels else "no labels"
         return MetricError(
             f"The {self.kind} {self.name!r} takes {takes}, not {', '.join(sorted(given)) or 'none'}."
         )
 
     def _example(self) -> str:
-        return ", ".join(f"{label}=…" for label in self.label_names)
+        return ", ".join(f"{label}=…" for label in self.family.labels)
 
 
 class Counter(Instrument[BoundCounter]):
     """A number that only goes up; without labels it counts by itself, from 0 at its declaration."""
 
-    kind = "counter"
+    _class = BoundCounter
 
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        help_text: str,
-        labels: Sequence[str],
-        known: Iterable[Mapping[str, str]],
-    ) -> None:
-        super().__init__(store, name, help_text, labels, known)
-        if not self.label_names:
-            self._only()
-
-    def inc(self, amount: float = 1.0) -> None:
+    def inc(self, amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:
         """Count `amount` more; see `BoundCounter.inc`."""
-        self._only().inc(amount)
+        self._only().inc(amount, exemplar)
 
-    def _new(self) -> BoundCounter:
-        return BoundCounter(self._store)
+    def _lost(self, lose: Callable[[], None]) -> BoundCounter:
+        return LostCounter(lose)
 
 
 class Gauge(Instrument[BoundGauge]):
     """A number that goes up and down; it is exposed from its first value on."""
 
-    kind = "gauge"
+    _class = BoundGauge
 
     def set(self, value: float) -> None:
         """Put the gauge at `value`; see `BoundGauge.set`."""
@@ -141,11 +191,11 @@ class Gauge(Instrument[BoundGauge]):
 
     def clear(self) -> None:
         """Take all series out of the exposition, for what is not known any more; each set brings one back."""
-        for child in list(self._children.values()):
+        for _, child in self.series():
             child.clear()
 
-    def _new(self) -> BoundGauge:
-        return BoundGauge(self._store)
+    def _lost(self, lose: Callable[[], None]) -> BoundGauge:
+        return LostGauge(lose)
 
     def _make_known(self, child: BoundGauge) -> None:
         child.set(0.0)
@@ -154,37 +204,15 @@ class Gauge(Instrument[BoundGauge]):
 class Histogram(Instrument[BoundHistogram]):
     """A distribution over fixed buckets; without labels it observes by itself."""
 
-    kind = "histogram"
+    _class = BoundHistogram
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what all instruments take, and the buckets
-        self,
-        store: Store,
-        name: str,
-        help_text: str,
-        labels: Sequence[str],
-        known: Iterable[Mapping[str, str]],
-        buckets: Sequence[float],
-    ) -> None:
-        self.bounds = checked_buckets(name, buckets)
-        self._le = (*map(_le, self.bounds), "+Inf")
-        super().__init__(store, name, help_text, labels, known)
-        if not self.label_names:
-            self._only()
-
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:
         """Add `value` to the distribution; see `BoundHistogram.observe`."""
-        self._only().observe(value)
+        self._only().observe(value, exemplar)
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
         """Return a context manager that observes how long its block took; see `BoundHistogram.time`."""
         return self._only().time(unit)
 
-    def _new(self) -> BoundHistogram:
-        return BoundHistogram(self._store, self.bounds, self._le)
-
-
-def _le(bound: float) -> str:
-    """Return a bucket's `le` as all Prometheus libraries for Python write it."""
-    from prometheus_client import utils  # noqa: PLC0415 - heavy, so on first use
-
-    return str(utils.floatToGoString(bound))  # type: ignore[no-untyped-call] # it has no types
+    def _lost(self, lose: Callable[[], None]) -> BoundHistogram:
+        return LostHistogram(lose)

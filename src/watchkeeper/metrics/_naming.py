@@ -8,18 +8,38 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics._family import ACROSS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from watchkeeper.metrics._family import Family
 
 # Colons are valid, and kept for recording rules: https://prometheus.io/docs/practices/naming/
 _METRIC: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _RESERVED_SUFFIXES: Final = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
 _HISTOGRAM_SUFFIXES: Final = ("_bucket", "_sum", "_count")
+WORKER: Final = "worker"
+"""The label that tells workers apart: the number of their slot."""
+EXEMPLAR_LENGTH: Final = 128
 
 
-def check_metric(kind: str, name: str, help_text: str) -> None:
+def check_family(family: Family) -> None:
+    """Refuse a declaration that a scraper or `promtool` would not take.
+
+    Raises:
+        MetricError: With the rule that is broken.
+    """
+    _check_metric(family.kind, family.name, family.help)
+    _check_labels(family)
+    if family.across not in ACROSS:
+        raise MetricError(
+            f"The gauge {family.name!r} is {family.across!r} across workers: take one of {', '.join(ACROSS)}."
+        )
+
+
+def _check_metric(kind: str, name: str, help_text: str) -> None:
     """Refuse a name or a help text that a scraper or `promtool` would not take.
 
     Raises:
@@ -42,24 +62,50 @@ def check_metric(kind: str, name: str, help_text: str) -> None:
         raise MetricError(f"The help text of the {kind} {name!r} holds a lone surrogate: it is no text.")
 
 
-def check_labels(kind: str, name: str, labels: Sequence[str]) -> None:
-    """Refuse label names that are invalid, reserved or given twice.
-
-    Raises:
-        MetricError: With the label and the rule that it breaks.
-    """
-    if isinstance(labels, str):
-        raise MetricError(f'The labels of {name!r} are one string: write a tuple, such as ("{labels}",).')
+def _check_labels(family: Family) -> None:
+    name, labels = family.name, family.labels
     for label in labels:
         if not isinstance(label, str) or not _LABEL.fullmatch(label):
             raise MetricError(
                 f"The label {label!r} of {name!r} is not usable: take letters, digits and underscores, not"
                 " starting with a digit or two underscores."
             )
-        if kind == "histogram" and label == "le":
+        if family.kind == "histogram" and label == "le":
             raise MetricError(f"The label 'le' of {name!r} is the bucket's own: choose another name.")
+        if family.across == "worker" and label == WORKER:
+            raise MetricError(
+                f"The label {WORKER!r} of {name!r} is set for each worker: choose another name."
+            )
     if len(set(labels)) != len(labels):
         raise MetricError(f"The labels of {name!r} name one label twice.")
+
+
+def checked_labels(name: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the label names as they are declared.
+
+    Raises:
+        MetricError: They are one string.
+    """
+    if isinstance(labels, str):
+        raise MetricError(f'The labels of {name!r} are one string: write a tuple, such as ("{labels}",).')
+    return tuple(labels)
+
+
+def checked_exemplar(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of an exemplar as text.
+
+    Raises:
+        MetricError: A name is not usable, or they are longer than OpenMetrics 1.0 allows.
+    """
+    texts = {name: label_text(value) for name, value in labels.items()}
+    for name in texts:
+        if not _LABEL.fullmatch(name):
+            raise MetricError(
+                f"The exemplar's label {name!r} is not usable: take letters, digits, underscores."
+            )
+    if sum(len(name) + len(value) for name, value in texts.items()) > EXEMPLAR_LENGTH:
+        raise MetricError(f"An exemplar's labels have at most {EXEMPLAR_LENGTH} characters in all.")
+    return texts
 
 
 def checked_buckets(name: str, buckets: Sequence[float]) -> tuple[float, ...]:

@@ -1,40 +1,94 @@
-"""Where the values of all series live: one array of doubles, one index for each value.
+"""Where the values of all series live: cells of doubles by index, in this process or in its slot.
 
-Everything above it (instruments, exposition) knows only `values`, `lock` and indices, so that another store,
-such as one in shared memory, can take its place.
+A writer does `values[index] += amount` with nothing called between load and store, nor between that and
+taking memory and index: under the GIL no other thread runs in between, and no update is lost. Where there is
+no GIL, `lock` is held around it. No other process writes to a slot, so that nothing is locked between them.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from array import array
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+
+from watchkeeper.metrics._family import Series
+
+if TYPE_CHECKING:
+    from watchkeeper.metrics._family import Family
 
 # sys._is_gil_enabled is the documented way to ask (Python 3.13 and later).
 _FREE_THREADED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
-class Store:
-    """Doubles by index, never freed: a series keeps its place for as long as the process lives.
+Cells: TypeAlias = "array[float] | memoryview[float]"
 
-    A writer does `store.values[index] += amount` with nothing called between load and store: under the GIL no
-    other thread runs in between, and no update is lost. Where there is no GIL, `lock` is held around it.
+
+class Exemplar(NamedTuple):
+    """One event that stands for those counted in a cell.
+
+    Args:
+        labels: What it is found by, such as its trace id.
+        value: What was counted or observed.
+        at: When, as a unix time.
+    """
+
+    labels: dict[str, str]
+    value: float
+    at: float
+
+
+class Memory(Protocol):
+    """Where series have their cells."""
+
+    @property
+    def values(self) -> Cells:
+        """The cells."""
+
+    @property
+    def series(self) -> list[Series]:
+        """All series, in the order of their cells."""
+
+    def place(self, family: Family, labels: tuple[str, ...]) -> int:
+        """Return the first cell of a series, made at 0 if it is new."""
+
+    def filled(self) -> int:
+        """Return how many cells are in use."""
+
+
+class LocalMemory:
+    """Cells of this process alone, which nobody else reads."""
+
+    def __init__(self) -> None:
+        self.values: array[float] = array("d")
+        self.series: list[Series] = []
+
+    def place(self, family: Family, labels: tuple[str, ...]) -> int:
+        """Return the first cell of a new series."""
+        first = len(self.values)
+        self.values.extend([0.0] * family.width)
+        self.series.append(Series(family, labels, first, time.time()))
+        return first
+
+    def filled(self) -> int:
+        """Return how many cells are in use."""
+        return len(self.values)
+
+
+class Store:
+    """The memory that instruments count in, which can be changed under them.
 
     Args:
         locked: Guard each update by a lock; default: only on an interpreter without GIL.
     """
 
-    __slots__ = ("_growth", "lock", "values")
+    __slots__ = ("exemplars", "growth", "lock", "memory")
 
     def __init__(self, *, locked: bool = _FREE_THREADED) -> None:
-        self.values: array[float] = array("d")
+        self.memory: Memory = LocalMemory()
+        self.exemplars: dict[int, Exemplar] = {}
+        """The last exemplar of each cell that has one."""
         self.lock: threading.Lock | None = threading.Lock() if locked else None
-        self._growth = self.lock or threading.Lock()
-
-    def allocate(self, count: int) -> int:
-        """Add `count` values of 0 beside each other and return the index of the first."""
-        with self._growth:
-            first = len(self.values)
-            self.values.extend([0.0] * count)
-        return first
+        self.growth = threading.RLock()
+        """Held while series are made or moved."""

@@ -1,0 +1,61 @@
+"""What a metric is, and where its series lie: what processes have to agree on to add up their figures."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+from msgspec import Struct
+
+Kind = Literal["counter", "gauge", "histogram"]
+Across = Literal["latest", "sum", "max", "min", "worker"]
+
+ACROSS: Final[tuple[Across, ...]] = ("latest", "sum", "max", "min", "worker")
+
+Shape = tuple[str, str, tuple[str, ...], tuple[float, ...], str]
+"""What has to be the same for two processes' series to be added up: all but the help text."""
+
+
+class Family(Struct, frozen=True):
+    """One metric, as it is declared.
+
+    Args:
+        kind: Counter, gauge or histogram.
+        name: As declared; a counter's ends in `_total`.
+        help: What it counts.
+        labels: Names of its labels.
+        bounds: Finite upper bounds of a histogram's buckets.
+        across: How the values of a gauge over several workers become one.
+    """
+
+    kind: Kind
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    across: Across = "latest"
+
+    @property
+    def shape(self) -> Shape:
+        """What others must declare alike."""
+        return self.kind, self.name, self.labels, self.bounds, self.across
+
+    @property
+    def width(self) -> int:
+        """Cells of one series: a counter's value; a gauge's value and stamp; buckets, one above all, sum."""
+        return {"counter": 1, "gauge": 2, "histogram": len(self.bounds) + 2}[self.kind]
+
+
+class Series(NamedTuple):
+    """One label set of a family, and where its values lie.
+
+    Args:
+        family: What it belongs to.
+        labels: Its label values, in the order of the family's names.
+        first: Index of its first cell.
+        born: When it was made, as a unix time.
+    """
+
+    family: Family
+    labels: tuple[str, ...]
+    first: int
+    born: float

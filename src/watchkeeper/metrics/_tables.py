@@ -1,0 +1,204 @@
+"""All series of a family over all workers: added up, and written anew only where something changed.
+
+Rows are kept in blocks, small enough that a block's work does not hold up the event loop.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import add
+from typing import TYPE_CHECKING, Final, Protocol
+
+from watchkeeper.metrics._naming import WORKER
+from watchkeeper.metrics._text import created_line, label_pairs, number, with_exemplars, writer_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from watchkeeper.metrics._family import Family, Series
+    from watchkeeper.metrics._store import Exemplar
+
+BLOCK: Final = 128
+"""Rows of a block."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Reading:
+    """The values of all workers at a scrape.
+
+    Args:
+        cells: Of each worker, by its number.
+        alive: The workers that run: the gauges of others are not shown.
+        exemplars: Of each worker, by cell, in the order of the cells; empty where none are wanted.
+        created: Whether to tell when series began.
+    """
+
+    cells: Mapping[int, memoryview[float]]
+    alive: frozenset[int]
+    exemplars: Mapping[int, Mapping[int, Exemplar]] = field(default_factory=dict)
+    created: bool = False
+
+
+class Block(Protocol):
+    """A few rows of a family."""
+
+    dirty: set[int]
+    """The rows of which a cell has changed since they were written."""
+
+    def add(self, worker: int, row: int, series: Series) -> None:
+        """Note where a worker has the series of a row, which may be a new one."""
+
+    def write(self, reading: Reading) -> str:
+        """Return the lines of all rows."""
+
+
+class Table:
+    """The rows of one family.
+
+    Args:
+        family: As it is declared.
+    """
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.blocks: list[Block] = []
+        self._rows: dict[tuple[str, ...], int] = {}
+
+    def add(self, worker: int, series: Series) -> tuple[Block, int]:
+        """Take in a series of a worker; return its block and its row there."""
+        row = self._rows.setdefault(series.labels, len(self._rows))
+        at, place = divmod(row, BLOCK)
+        if at == len(self.blocks):
+            gauge = self.family.kind == "gauge"
+            self.blocks.append(GaugeBlock(self.family) if gauge else SummedBlock(self.family))
+        block = self.blocks[at]
+        block.add(worker, place, series)
+        return block, place
+
+
+class SummedBlock:
+    """Rows of a counter or a histogram, whose cells are added up over all workers, dead or alive."""
+
+    def __init__(self, family: Family) -> None:
+        self.dirty: set[int] = set()
+        self._family = family
+        self._width = family.width
+        self._writer_for = writer_for(family)
+        self._rows: list[_Row] = []
+        self._texts: list[str] = []
+        self._text = ""
+
+    def add(self, worker: int, row: int, series: Series) -> None:
+        """Note where a worker has the series of a row, which may be a new one."""
+        if row == len(self._rows):
+            self._rows.append(_Row(series.labels, series.born, self._writer_for(series.labels)))
+            self._texts.append("")
+        known = self._rows[row]
+        known.born = min(known.born, series.born)
+        known.firsts[worker] = series.first
+        known.runs[worker] = slice(series.first, series.first + self._width)
+        self.dirty.add(row)
+
+    def write(self, reading: Reading) -> str:
+        """Return the lines of all rows."""
+        if self.dirty:
+            for row, cells in self._sums(self.dirty, reading):
+                self._texts[row] = self._rows[row].write(cells)
+            self.dirty.clear()
+            self._text = "".join(self._texts)
+        found = self._find_exemplars(reading) if reading.exemplars else {}
+        if not found and not reading.created:
+            return self._text
+        texts = self._texts.copy()
+        for at, exemplars in found.items():
+            texts[at] = with_exemplars(texts[at], exemplars)
+        if reading.created:
+            for at, one in enumerate(self._rows):
+                texts[at] += created_line(self._family, one.labels, one.born)
+        return "".join(texts)
+
+    def _sums(self, rows: Iterable[int], reading: Reading) -> Iterator[tuple[int, Sequence[float]]]:
+        """Add up what all workers have of these rows: many rows at once, so that the work is done in C."""
+        together: dict[tuple[int, ...], list[int]] = {}
+        for row in rows:
+            together.setdefault(tuple(self._rows[row].runs), []).append(row)
+        width = self._width
+        for workers, members in together.items():
+            totals: list[float] = []
+            for worker in workers:
+                runs = [self._rows[row].runs[worker] for row in members]
+                cells = chain.from_iterable(map(reading.cells[worker].__getitem__, runs))
+                totals = list(map(add, totals, cells)) if totals else list(cells)
+            for at, row in enumerate(members):
+                yield row, totals[at * width : (at + 1) * width]
+
+    def _find_exemplars(self, reading: Reading) -> dict[int, dict[int, Exemplar]]:
+        found: dict[int, dict[int, Exemplar]] = {}
+        for worker, exemplars in reading.exemplars.items():
+            cells = list(exemplars)
+            for at, row in enumerate(self._rows if cells else ()):
+                first = row.firsts.get(worker)
+                if first is None:
+                    continue
+                for cell in cells[bisect_left(cells, first) : bisect_left(cells, first + self._width)]:
+                    of_row, exemplar = found.setdefault(at, {}), exemplars[cell]
+                    known = of_row.get(cell - first)
+                    of_row[cell - first] = exemplar if known is None or known.at < exemplar.at else known
+        return found
+
+
+@dataclass(slots=True)
+class _Row:
+    """One label set: what writes it, and the cells of each worker that has it."""
+
+    labels: tuple[str, ...]
+    born: float
+    write: Callable[[Sequence[float]], str]
+    firsts: dict[int, int] = field(default_factory=dict)
+    runs: dict[int, slice] = field(default_factory=dict)
+
+
+class GaugeBlock:
+    """Rows of a gauge, whose values over the workers that run become one by the family's rule."""
+
+    def __init__(self, family: Family) -> None:
+        self.dirty: set[int] = set()
+        self._family = family
+        self._labels: list[tuple[str, ...]] = []
+        self._places: list[dict[int, int]] = []
+
+    def add(self, worker: int, row: int, series: Series) -> None:
+        """Note where a worker has the series of a row, which may be a new one."""
+        if row == len(self._labels):
+            self._labels.append(series.labels)
+            self._places.append({})
+        self._places[row][worker] = series.first
+
+    def write(self, reading: Reading) -> str:
+        """Return the lines of all rows that have a value."""
+        self.dirty.clear()
+        names = (*self._family.labels, WORKER) if self._family.across == "worker" else self._family.labels
+        lines = []
+        for labels, value in self._values(reading):
+            pairs = label_pairs(names, labels)
+            lines.append(f"{self._family.name}{f'{{{pairs}}}' if pairs else ''} {number(value)}\n")
+        return "".join(lines)
+
+    def _values(self, reading: Reading) -> Iterator[tuple[tuple[str, ...], float]]:
+        across = self._family.across
+        for labels, places in zip(self._labels, self._places, strict=True):
+            said = {
+                worker: (reading.cells[worker][first + 1], reading.cells[worker][first])
+                for worker, first in places.items()
+                if worker in reading.alive and reading.cells[worker][first + 1]
+            }
+            if across == "latest":
+                said = dict(sorted(said.items(), key=lambda item: abs(item[1][0]))[-1:])
+            shown = {worker: value for worker, (stamp, value) in said.items() if stamp > 0.0}
+            if across == "worker":
+                yield from (((*labels, str(worker)), value) for worker, value in sorted(shown.items()))
+            elif shown:
+                combine = {"max": max, "min": min}.get(across, sum)
+                yield labels, float(combine(shown.values()))
