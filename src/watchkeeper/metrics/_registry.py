@@ -348,7 +348,8 @@ class Registry:
         self._tell(
             MetricError(
                 f"The {family.kind} {family.name!r} gets no new series: {reason}. What they would count is"
-                f" counted in metrics_overflow_total. Look for a label that takes any value; max_series raises the cap."
+                " counted in metrics_overflow_total. Look for a label that takes any value; max_series raises"
+                " the cap."
             )
         )
 
