@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import select
 import sys
 import threading
 import time
@@ -176,9 +175,13 @@ class Sink:
     def _write_pending(self, *, aside: bool) -> bool:
         pending = self._pending
         while pending:
-            batch = pending.popleft()
-            if pending and len(batch) <= select.PIPE_BUF:
-                batch = self._gather(batch)
+            count = len(pending)
+            if count == 1:
+                batch = pending.popleft()
+            elif self._pending_bytes <= _BATCH_BYTES:
+                batch = b"".join([pending.popleft() for _ in range(count)])
+            else:
+                batch = self._gather()
             left = b""  # should a signal handler raise in here, nobody knows what was written
             try:
                 left = self._pieces.write(batch, aside=aside)
@@ -193,13 +196,11 @@ class Sink:
                 self._recover()
         return True
 
-    def _gather(self, first: bytes) -> bytes:
-        pending = self._pending
-        if self._pending_bytes <= _BATCH_BYTES:
-            return b"".join([first, *[pending.popleft() for _ in range(len(pending))]])
-        lines, size = [first], len(first)
-        while pending and size < _BATCH_BYTES:
-            lines.append(pending.popleft())
+    def _gather(self) -> bytes:
+        lines: list[bytes] = []
+        size = 0
+        while self._pending and size < _BATCH_BYTES:
+            lines.append(self._pending.popleft())
             size += len(lines[-1])
         return b"".join(lines)
 
