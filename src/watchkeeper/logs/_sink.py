@@ -152,7 +152,6 @@ class Sink:
                 self._lock.release()
 
     def _write_out_and_release(self, deadline: float | None = None) -> None:
-        self._giving_up = False
         self._waiting = threading.get_ident()
         try:
             while not self._write_pending(aside=True):
@@ -162,12 +161,14 @@ class Sink:
                     self._pieces.wait(_LOOK)
         finally:
             self._waiting = None
+            self._giving_up = False
             self._lock.release()
         self._drain()
 
     def _give_up(self) -> None:
         self._giving_up = True
         if self._lock.acquire(timeout=_MOMENT):
+            self._giving_up = False  # it was done just before
             self._lock.release()
         else:
             self._drop_pending()  # the thread hangs in a write that could not be made not to wait
