@@ -76,6 +76,7 @@ class Sink:
         self._waiting: int | None = (
             None  # the thread that has the lock and waits for the reader; 0: ours will
         )
+        self._handing_over: int | None = None  # the thread that is about to give the lock to ours
         self._giving_up = False  # whoever waits for the reader should stop
         self._unsaid = 0  # lines dropped since writing last worked
 
@@ -110,46 +111,51 @@ class Sink:
             self._drain()
             return
         deadline = time.monotonic() + (0 if self._pieces.failing else self._patience)
-        while self.is_behind and self._waiting != threading.get_ident():
+        me = threading.get_ident()  # in a callback or a signal handler it may be what would be waited for
+        while self._drain() and self.is_behind and me not in (self._waiting, self._handing_over):
             left = deadline - time.monotonic()
-            if self._lock.acquire(timeout=max(0, min(left, _MOMENT))):
-                self._write_out_and_release(deadline)
-                return
             if left <= 0:
                 self._give_up()
                 return
-            if self._waiting is None:
+            if self._lock.acquire(timeout=min(left, _MOMENT)):
+                self._lock.release()
+            elif self._waiting is None:
                 return  # who writes looks again; it may be this very thread, below a signal handler
+        if self._pending and self._lock.acquire(blocking=False):
+            self._write_out_and_release(deadline)  # there is no thread to be had
 
     def _end_turn(self) -> None:
         self._scheduled = None
         self._drain()
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Write what is gathered, or see that it is written; return False if nobody will."""
         # Nobody waits for the lock: who holds it looks again after letting go, so no line is left behind.
         # That also makes it safe to log from a signal handler, from __del__ and from on_drop.
         while self._pending and self._lock.acquire(blocking=False):
-            done = True
+            done = handed = False
             try:
                 done = self._write_pending(aside=False)
+                handed = not done and self._hand_over()
             finally:
-                if done:
+                if not handed:
                     self._lock.release()
-                else:
-                    self._hand_over()
             if not done:
-                return
+                return handed
+        return True
 
-    def _hand_over(self) -> None:
+    def _hand_over(self) -> bool:
         # The lock goes to the thread with the work, so nobody gets in between.
-        handed = False
         self._waiting = 0
+        self._handing_over = threading.get_ident()
+        handed = False
         try:
             handed = self._writer.take_over(self._write_out_and_release)
         finally:
+            self._handing_over = None
             if not handed:  # the next write or flush tries again
                 self._waiting = None
-                self._lock.release()
+        return handed
 
     def _write_out_and_release(self, deadline: float | None = None) -> None:
         self._waiting = threading.get_ident()
