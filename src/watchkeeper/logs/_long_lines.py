@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _WIDE: Final = 1024 * 1024  # what an ordinary user may ask for (/proc/sys/fs/pipe-max-size)
 # The lock is held for a moment only: who has it for longer was stopped in the middle.
 _LOCK_PATIENCE: Final = 0.25
-_STEP: Final = 0.002
+_STEP: Final = 0.005
 
 
 class LongLines:

@@ -107,10 +107,13 @@ class Sink:
         Waits up to the patience, or not at all when it has been used up since anything was written. Within a
         running event loop nothing is waited for, nor dropped.
         """
-        if _get_running_loop() is not None:
+        if _get_running_loop() is None:
+            self._flush(since=time.monotonic())
+        else:
             self._drain()
-            return
-        deadline = time.monotonic() + (0 if self._pieces.failing else self._patience)
+
+    def _flush(self, since: float) -> None:
+        deadline = since + (0 if self._pieces.failing else self._patience)
         me = threading.get_ident()  # in a callback or a signal handler it may be what would be waited for
         while self._drain() and self.is_behind and me not in (self._waiting, self._handing_over):
             left = deadline - time.monotonic()
@@ -237,15 +240,16 @@ _sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
 
 
 def _flush_all() -> None:
+    since = time.monotonic()  # several that share a stuck reader wait for it together
     for sink in list(_sinks):
-        sink.flush()
+        sink._flush(since)  # noqa: SLF001 - the class and this hook are one
 
 
 def _begin_all() -> None:
     # The child of a fork would write the parent's lines again, and its lock may be held by a thread it lacks.
     for sink in list(_sinks):
-        sink._release.detach()  # noqa: SLF001 - as below
-        sink._begin()  # noqa: SLF001 - the class and this hook are one
+        sink._release.detach()  # noqa: SLF001 - the class and this hook are one
+        sink._begin()  # noqa: SLF001 - as above
 
 
 atexit.register(_flush_all)
