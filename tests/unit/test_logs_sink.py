@@ -110,6 +110,22 @@ async def test_flush_does_not_wait_for_the_turn(pipe: Pipe) -> None:
     assert pipe.read() == b"one\n"
 
 
+async def test_flush_within_a_loop_waits_for_nobody(pipe: Pipe) -> None:
+    """What the reader has not taken stays gathered; nothing is dropped, whatever the patience."""
+    filled = pipe.fill()
+    sink = Sink(pipe.writer, patience=timedelta(0))
+    sink.write(b"one\n")
+    before = time.monotonic()
+    sink.flush()
+    assert time.monotonic() - before < 0.2
+    assert sink.is_behind
+    assert sink.dropped == 0
+    out = pipe.read()
+    while sink.is_behind:
+        await asyncio.sleep(0.001)
+    assert (out + pipe.read())[filled:] == b"one\n"
+
+
 def test_lines_of_a_loop_that_ended_are_not_lost(pipe: Pipe) -> None:
     """A loop that stopped before its turn ended leaves its lines to the next write, in order."""
     sink = Sink(pipe.writer)
