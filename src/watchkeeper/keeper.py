@@ -258,6 +258,9 @@ class Watchkeeper:
         # The server has some last words, and may end before the loop's turn does, in which lines are written.
         self.logging.sink.at_once = True
         self.logging.flush()
+        if self.logging.sink.is_behind:
+            # A server that ends by a signal runs no exit handler, in which the reader could be waited for.
+            await asyncio.to_thread(self.logging.flush)
 
     def begin_shutdown(self) -> None:
         """Say not ready from now on, before the server stops accepting; a start that goes on is given up."""

@@ -18,7 +18,7 @@ from support.lines import LineFile
 from watchkeeper.logs import DROP_REASONS, Logging, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SHORT = timedelta(milliseconds=30)
@@ -71,6 +71,12 @@ def pipe() -> Iterator[Pipe]:
     made.close()
 
 
+def replace_write(monkeypatch: pytest.MonkeyPatch, write: Callable[[int, bytes], int]) -> None:
+    """Have every write to a descriptor go through `write`, whichever system call the kernel offers."""
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "pwritev", lambda fd, data, _offset, _flags: write(fd, b"".join(data)))
+
+
 def line(number: int, size: int = 0) -> bytes:
     """Return a numbered line, padded to `size`."""
     start = b"%d " % number
@@ -102,6 +108,20 @@ async def test_flush_does_not_wait_for_the_turn(pipe: Pipe) -> None:
     sink.write(b"one\n")
     sink.flush()
     assert pipe.read() == b"one\n"
+
+
+async def test_flush_within_a_loop_waits_for_nobody(pipe: Pipe) -> None:
+    """What the reader has not taken stays gathered; nothing is dropped."""
+    filled = pipe.fill()
+    sink = Sink(pipe.writer, patience=timedelta(seconds=10))
+    sink.write(b"one\n")
+    before = time.monotonic()
+    sink.flush()
+    assert time.monotonic() - before < 1
+    assert (sink.is_behind, sink.dropped) == (True, 0)
+    out = pipe.read()
+    await asyncio.to_thread(sink.flush)
+    assert (out + pipe.read())[filled:] == b"one\n"
 
 
 def test_lines_of_a_loop_that_ended_are_not_lost(pipe: Pipe) -> None:
@@ -137,7 +157,7 @@ def test_a_batch_goes_out_in_pieces_of_whole_lines(pipe: Pipe, monkeypatch: pyte
         written.append(data)
         return write(fd, data)
 
-    monkeypatch.setattr(os, "write", note)
+    replace_write(monkeypatch, note)
 
     async def turn() -> None:
         sink = Sink(pipe.writer)
@@ -147,7 +167,7 @@ def test_a_batch_goes_out_in_pieces_of_whole_lines(pipe: Pipe, monkeypatch: pyte
 
     asyncio.run(turn())
     assert all(len(piece) <= select.PIPE_BUF and piece.endswith(b"\n") for piece in written)
-    assert len(written) < 100
+    assert 0 < len(written) < 100
     assert pipe.read() == b"".join(line(number, 20 + number % 700) for number in range(500))
 
 
@@ -173,14 +193,16 @@ def test_a_long_line_makes_the_pipe_wider_rather_than_wait(pipe: Pipe) -> None:
 
 
 def test_a_long_line_waits_for_the_reader_and_then_gives_up(pipe: Pipe) -> None:
-    """When the pipe cannot grow and nobody reads, it is dropped whole instead of written in parts."""
+    """When the pipe cannot grow and nobody reads, it is dropped whole in the end: no part is written."""
     fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, 1 << 20)
     pipe.fill()
     drops: list[tuple[int, str]] = []
     sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop), patience=SHORT)
     sink.write(line(1, 10_000))
+    assert drops == []
+    sink.flush()
     assert drops == [(1, "blocked")]
-    pipe.read()
+    assert set(pipe.read()) == set(b".")
     sink.write(line(2, 10_000))
     assert pipe.read() == line(2, 10_000)
 
@@ -221,7 +243,7 @@ def test_loops_in_several_threads_share_a_sink(tmp_path: Path, monkeypatch: pyte
         time.sleep(0.001)
         return write_at_once(fd, data)
 
-    monkeypatch.setattr(os, "write", slowly)
+    replace_write(monkeypatch, slowly)
     file = LineFile(tmp_path / "lines")
     logs = Logging(service="shop", env="test", sink=file.sink)
     reported: list[dict[str, object]] = []
@@ -263,7 +285,7 @@ def test_a_failed_write_is_counted_by_its_reason(
     drops: list[tuple[int, str]] = []
     sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop))
     with monkeypatch.context() as patched:
-        patched.setattr(os, "write", fail)
+        replace_write(patched, fail)
         sink.write(b"one\n")
     sink.write(b"two\n")
     assert drops == [(1, reason)]
@@ -300,29 +322,34 @@ def test_a_process_without_stdout_writes_into_nothing_else(monkeypatch: pytest.M
     assert sink.dropped == 1
 
 
-def test_a_reader_that_does_not_read_costs_its_patience_once(pipe: Pipe) -> None:
-    """With O_NONBLOCK set by somebody else: wait a while, then drop and count without waiting, never spin."""
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_reader_that_does_not_read_costs_its_patience_once(pipe: Pipe, *, blocking: bool) -> None:
+    """No write waits; a flush does, once, then drops and counts; the next one does not wait, nor spins."""
     filled = pipe.fill()
-    os.set_blocking(pipe.writer, False)
+    os.set_blocking(pipe.writer, blocking)
     drops: list[tuple[int, str]] = []
     sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop), patience=PATIENCE)
     before, cpu = time.monotonic(), time.process_time()
-    sink.write(b"one\n")
-    waited = time.monotonic() - before
     for _ in range(20):
-        sink.write(b"more\n")
+        sink.write(b"one\n")
+    assert time.monotonic() - before < PATIENCE.total_seconds()
+    sink.flush()
+    waited = time.monotonic() - before
     assert PATIENCE.total_seconds() <= waited < 5
-    assert time.monotonic() - before < waited + 20 * PATIENCE.total_seconds()
+    assert drops == [(20, "blocked")]
+    sink.write(b"more\n")
+    sink.flush()
+    assert time.monotonic() - before < waited + 2
     assert time.process_time() - cpu < 1
-    assert drops == [(1, "blocked")] * 21
-    assert not os.get_blocking(pipe.writer)
+    assert drops == [(20, "blocked"), (1, "blocked")]
+    assert os.get_blocking(pipe.writer) == blocking
     assert len(pipe.read()) == filled
     sink.write(b"again\n")
     assert pipe.read() == b"again\n"
 
 
 def test_a_slow_reader_loses_nothing(pipe: Pipe) -> None:
-    """Within the patience a non-blocking descriptor is waited for."""
+    """Within the patience a reader is waited for."""
     filled = pipe.fill()
     os.set_blocking(pipe.writer, False)
     out: list[bytes] = []
@@ -330,6 +357,7 @@ def test_a_slow_reader_loses_nothing(pipe: Pipe) -> None:
     reader.start()
     sink = Sink(pipe.writer, patience=timedelta(seconds=10))
     sink.write(b"one\n")
+    sink.flush()
     reader.join()
     out.append(pipe.read())
     assert b"".join(out)[filled:] == b"one\n"
@@ -352,6 +380,7 @@ def test_a_partial_write_is_completed() -> None:
     reader.start()
     for number in range(20):
         sink.write(line(number, 30_000))
+    sink.flush()
     left.close()
     reader.join()
     right.close()
@@ -370,7 +399,7 @@ def test_a_line_that_broke_off_does_not_spoil_the_next(monkeypatch: pytest.Monke
             raise step
         return write(fd, data[:step])
 
-    monkeypatch.setattr(os, "write", partly)
+    replace_write(monkeypatch, partly)
     sink = Sink(pipe.writer)
     for text in (b"first\n", b"second\n", b"third\n", b"fourth\n"):
         sink.write(text)
@@ -386,6 +415,7 @@ def test_what_was_dropped_is_said_when_writing_works_again(pipe: Pipe) -> None:
     os.set_blocking(pipe.writer, False)
     for _ in range(3):
         logs.event("info", msg="lost")
+    logs.flush()
     pipe.read()
     logs.event("info", msg="back")
     logs.event("info", msg="and on")
@@ -422,7 +452,7 @@ def test_saying_what_was_dropped_may_fail(pipe: Pipe) -> None:
     for on_recover in (fail, None):
         sink = Sink(-1, on_recover=on_recover)
         sink.write(b"lost\n")
-        sink._fd = pipe.writer
+        sink._pieces._outlet.fd = pipe.writer
         sink.write(b"one\n")
         assert pipe.read() == b"one\n"
 
@@ -437,7 +467,7 @@ def test_what_waits_for_a_writer_has_a_bound(pipe: Pipe, monkeypatch: pytest.Mon
         go.wait(10)
         return write(fd, data)
 
-    monkeypatch.setattr(os, "write", hang)
+    replace_write(monkeypatch, hang)
     drops: list[tuple[int, str]] = []
     sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop))
     writer = threading.Thread(target=sink.write, args=(b"one\n",))
@@ -468,7 +498,7 @@ def test_flush_waits_for_a_thread_that_is_writing(pipe: Pipe, monkeypatch: pytes
         time.sleep(0.05)
         return write(fd, data)
 
-    monkeypatch.setattr(os, "write", slowly)
+    replace_write(monkeypatch, slowly)
     sink = Sink(pipe.writer, patience=timedelta(seconds=10))
     writer = threading.Thread(target=sink.write, args=(b"one\n",))
     writer.start()

@@ -1,12 +1,10 @@
-"""Where lines leave the process: whole, in order, batched by the turn of the event loop."""
+"""Where lines leave the process: whole, in order, batched by the turn of the event loop, never waited for."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import os
-import select
 import sys
 import threading
 import time
@@ -17,38 +15,35 @@ from contextvars import Context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from watchkeeper.logs._long_lines import room_for
+from watchkeeper.logs._pieces import Pieces
+from watchkeeper.logs._writer import Writer
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
 PENDING_BYTES: Final = 8 * 1024 * 1024
-_PATIENCE: Final = timedelta(milliseconds=250)
-_REASONS: Final = {
-    errno.EPIPE: "closed",
-    errno.EBADF: "closed",
-    errno.ECONNRESET: "closed",
-    errno.ENOSPC: "full",
-    errno.EDQUOT: "full",
-    errno.EFBIG: "full",
-}
+_PATIENCE: Final = timedelta(seconds=5)
+_MOMENT: Final = 0.25  # what a write takes at most that nobody has to wait for, in seconds
+_LOOK: Final = timedelta(milliseconds=50)  # how often who waits for the reader looks whether it still should
+_BATCH_BYTES: Final = 64 * 1024  # what a pipe takes: of a backlog no more is joined at a time
 DROP_REASONS: Final = ("blocked", "closed", "full", "overflow", "error")
 
 
 class Sink:
-    """Writes whole lines to a file descriptor, from any thread, and never raises.
+    """Writes whole lines to a file descriptor, from any thread, and neither raises nor waits.
 
     Inside a running event loop lines are gathered and written at the end of the loop's turn; elsewhere at
-    once. Several processes may share the descriptor: what is written at once is whole lines of at most
-    PIPE_BUF bytes, which the kernel does not mix (POSIX, write), and a longer line waits for room.
-    The descriptor's flags are left alone: they belong to everybody who shares it.
+    once. While the reader is behind, up to `PENDING_BYTES` of lines are kept and a thread writes them as room
+    comes; a line beyond that is dropped. Several processes may share the descriptor: what is written at once
+    is whole lines of at most PIPE_BUF bytes, which the kernel does not mix (POSIX, write), and a longer line
+    is kept until there is room. The descriptor's flags are left alone: they belong to all who share it.
 
     Args:
         fd: Where to write; default standard output.
         on_drop: Called with a count and a reason (one of `DROP_REASONS`) for lines that could not be written.
         on_recover: Called with the number of lines dropped since the last call, once writing works again.
-        patience: How long to wait for a reader when the descriptor is non-blocking; default 250 ms.
+        patience: How long `flush` waits for a reader that is behind, at exit too; default 5 s.
     """
 
     def __init__(
@@ -71,12 +66,24 @@ class Sink:
 
     def _begin(self) -> None:
         self._pending: deque[bytes] = deque()
-        self._pending_bytes = 0
+        self._pending_bytes = 0  # the writer thread's share included
         self._scheduled: AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        self._torn = False  # the last thing written is a part of a line
-        self._blocked = False  # the reader has used up its patience
+        self._pieces = Pieces(self._fd, self._drop)
+        self._writer = Writer()
+        self._release = weakref.finalize(self, self._writer.end)
+        self._release.atexit = False
+        self._waiting: int | None = (
+            None  # the thread that has the lock and waits for the reader; 0: ours will
+        )
+        self._handing_over: int | None = None  # the thread that is about to give the lock to ours
+        self._giving_up = False  # whoever waits for the reader should stop
         self._unsaid = 0  # lines dropped since writing last worked
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether lines wait for the reader."""
+        return self._lock.locked() or bool(self._pending)
 
     def write(self, line: bytes) -> None:
         """Take one whole line, its newline included; it is written now or at the end of the loop's turn."""
@@ -95,84 +102,124 @@ class Sink:
             loop.call_soon(self._end_turn, context=Context())
 
     def flush(self) -> None:
-        """Write what is gathered, waiting for a thread that is just doing so (at most the patience)."""
-        if self._lock.acquire(timeout=self._patience):
-            self._lock.release()
-        self._drain()
+        """Write what is gathered, and wait for the reader; what it has not taken in time is dropped.
+
+        Waits up to the patience, or not at all when it has been used up since anything was written. Within a
+        running event loop nothing is waited for, nor dropped.
+        """
+        if _get_running_loop() is None:
+            self._flush(since=time.monotonic())
+        else:
+            self._drain()
+
+    def _flush(self, since: float) -> None:
+        deadline = since + (0 if self._pieces.failing else self._patience)
+        me = threading.get_ident()  # in a callback or a signal handler it may be what would be waited for
+        while self._drain() and self.is_behind and me not in (self._waiting, self._handing_over):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._give_up()
+                return
+            if self._lock.acquire(timeout=min(left, _MOMENT)):
+                self._lock.release()
+            elif self._waiting is None:
+                return  # who writes looks again; it may be this very thread, below a signal handler
+        if self._pending and self._lock.acquire(blocking=False):
+            self._write_out_and_release(deadline)  # there is no thread to be had
 
     def _end_turn(self) -> None:
         self._scheduled = None
         self._drain()
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Write what is gathered, or see that it is written; return False if nobody will."""
         # Nobody waits for the lock: who holds it looks again after letting go, so no line is left behind.
         # That also makes it safe to log from a signal handler, from __del__ and from on_drop.
-        pending = self._pending
-        while pending and self._lock.acquire(blocking=False):
+        while self._pending and self._lock.acquire(blocking=False):
+            done = handed = False
             try:
-                while pending:
-                    self._write_batch([pending.popleft() for _ in range(len(pending))])
+                done = self._write_pending(aside=False)
+                handed = not done and self._hand_over()
             finally:
-                self._lock.release()
+                if not handed:
+                    self._lock.release()
+            if not done:
+                return handed
+        return True
 
-    def _write_batch(self, lines: list[bytes]) -> None:
-        batch = lines[0] if len(lines) == 1 else b"".join(lines)
-        size = len(batch)
-        self._pending_bytes -= size
-        if size <= select.PIPE_BUF:
-            self._write_whole(batch, len(lines))
-            return
-        start = 0
-        while start < size:
-            # The last newline within PIPE_BUF ends the piece; a longer line is a piece by itself.
-            end = batch.rfind(b"\n", start, start + select.PIPE_BUF) + 1
-            end = end or batch.find(b"\n", start) + 1 or size
-            piece = batch[start:end]
-            if end - start > select.PIPE_BUF:
-                self._write_long(piece)
+    def _hand_over(self) -> bool:
+        # The lock goes to the thread with the work, so nobody gets in between.
+        self._waiting = 0
+        self._handing_over = threading.get_ident()
+        handed = False
+        try:
+            handed = self._writer.take_over(self._write_out_and_release)
+        finally:
+            self._handing_over = None
+            if not handed:  # the next write or flush tries again
+                self._waiting = None
+        return handed
+
+    def _write_out_and_release(self, deadline: float | None = None) -> None:
+        self._waiting = threading.get_ident()
+        try:
+            while not self._write_pending(aside=True):
+                if self._giving_up or (deadline is not None and time.monotonic() >= deadline):
+                    self._drop_pending()
+                else:
+                    self._pieces.wait(_LOOK)
+        finally:
+            self._waiting = None
+            self._giving_up = False
+            self._lock.release()
+        self._drain()
+
+    def _give_up(self) -> None:
+        self._giving_up = True
+        if self._lock.acquire(timeout=_MOMENT):
+            self._giving_up = False  # it was done just before
+            self._lock.release()
+        else:
+            self._drop_pending()  # the thread hangs in a write that could not be made not to wait
+
+    def _write_pending(self, *, aside: bool) -> bool:
+        pending = self._pending
+        while pending:
+            count = len(pending)
+            if count == 1:
+                batch = pending.popleft()
+            elif self._pending_bytes <= _BATCH_BYTES:
+                batch = b"".join([pending.popleft() for _ in range(count)])
             else:
-                self._write_whole(piece, piece.count(b"\n"))
-            start = end
-
-    def _write_long(self, line: bytes) -> None:
-        with room_for(self._fd, len(line), self._patience) as roomy:
-            if roomy:
-                self._write_whole(line, 1)
-            else:
-                self._drop(1, "blocked")
-
-    def _write_whole(self, piece: bytes, lines: int) -> None:
-        if self._torn:
-            piece = b"\n" + piece  # what is left of a broken line must not spoil the next one
-        written = 0
-        deadline = 0.0
-        while True:
+                batch = self._gather()
+            left = b""  # should a signal handler raise in here, nobody knows what was written
             try:
-                written += os.write(self._fd, piece[written:] if written else piece)
-            except BlockingIOError:
-                deadline = deadline or time.monotonic() + (0 if self._blocked else self._patience)
-                if not self._wait_until(deadline):
-                    self._blocked = True
-                    self._give_up(lines, "blocked", begun=written > 0)
-                    return
-            except OSError as error:
-                self._give_up(lines, _REASONS.get(error.errno or 0, "error"), begun=written > 0)
-                return
-            else:
-                if written == len(piece):
-                    self._torn = self._blocked = False
-                    if self._unsaid:
-                        self._recover()
-                    return
+                left = self._pieces.write(batch, aside=aside)
+            finally:
+                done = len(batch) - len(left)
+                self._pending_bytes -= done
+            if left:
+                pending.appendleft(left)
+                return False
+            # Half empty, not just not full: or a reader that stays behind would get little else.
+            if self._unsaid and not self._pieces.failing and self._pending_bytes < PENDING_BYTES // 2:
+                self._recover()
+        return True
 
-    def _wait_until(self, deadline: float) -> bool:
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+    def _gather(self) -> bytes:
+        lines: list[bytes] = []
+        size = 0
+        while self._pending and size < _BATCH_BYTES:
+            lines.append(self._pending.popleft())
+            size += len(lines[-1])
+        return b"".join(lines)
 
-    def _give_up(self, lines: int, reason: str, *, begun: bool) -> None:
-        self._torn = self._torn or begun
-        self._drop(lines, reason)
+    def _drop_pending(self) -> None:
+        lost = b"".join([self._pending.popleft() for _ in range(len(self._pending))])
+        size = len(lost)
+        self._pending_bytes -= size
+        if lost:
+            self._pieces.lose(lost, "blocked")
 
     def _drop(self, lines: int, reason: str) -> None:
         self.dropped += lines
@@ -193,14 +240,16 @@ _sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
 
 
 def _flush_all() -> None:
+    since = time.monotonic()  # several that share a stuck reader wait for it together
     for sink in list(_sinks):
-        sink.flush()
+        sink._flush(since)  # noqa: SLF001 - the class and this hook are one
 
 
 def _begin_all() -> None:
     # The child of a fork would write the parent's lines again, and its lock may be held by a thread it lacks.
     for sink in list(_sinks):
-        sink._begin()  # noqa: SLF001 - the class and this hook are one
+        sink._release.detach()  # noqa: SLF001 - the class and this hook are one
+        sink._begin()  # noqa: SLF001 - as above
 
 
 atexit.register(_flush_all)
