@@ -66,7 +66,14 @@ class HttpMetrics:
         )
         self._children: dict[tuple[str, str, int], tuple[BoundCounter, BoundHistogram]] = {}
 
-    def record(self, method: str, route: str, status: int, duration: float) -> None:
+    def record(
+        self,
+        method: str,
+        route: str,
+        status: int,
+        duration: float,
+        trace_id: str = "",  # noqa: ARG002 - for an exemplar
+    ) -> None:
         """Count one request.
 
         Args:
@@ -74,6 +81,7 @@ class HttpMetrics:
             route: Template of the route, never a raw path.
             status: Of the response.
             duration: In seconds, whatever the unit of the metric.
+            trace_id: Of the request, for an exemplar.
         """
         if method not in METHODS:
             method = OTHER_METHOD
