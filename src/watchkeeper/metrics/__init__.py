@@ -7,6 +7,7 @@ from watchkeeper.metrics._exposition import Exposition
 from watchkeeper.metrics._http import HttpMetrics
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
 from watchkeeper.metrics._registry import Registry
+from watchkeeper.metrics._websockets import WebsocketMetrics, WebsocketSeries
 
 __all__ = [
     "BoundCounter",
@@ -19,4 +20,6 @@ __all__ = [
     "HttpMetrics",
     "Registry",
     "Timer",
+    "WebsocketMetrics",
+    "WebsocketSeries",
 ]
