@@ -143,3 +143,19 @@ async def test_a_receive_that_waits_is_not_overtaken(tmp_path: Path) -> None:
     await watched.app(scope_of(), server.receive, server.send)
     assert heard == ["http.disconnect"]
     assert [(line["statusCode"], line["outcome"]) for line in watched.requests()] == [(200, "aborted")]
+
+
+async def test_a_send_that_finds_the_client_gone_is_no_failure(tmp_path: Path) -> None:
+    """From version 2.4 of the protocol on a server may say so by an OSError; nobody need hear of it again."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+    async def gone(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            raise BrokenPipeError
+
+    watched = watch(app, tmp_path)
+    await watched.app(scope_of(), _Server().receive, gone)
+    assert [(line["statusCode"], line["outcome"]) for line in watched.lines()] == [(200, "aborted")]

@@ -29,10 +29,8 @@ def with_request_id(message: Message, request_id: str) -> Message:
         request_id: Of the request.
     """
     headers = [*message.get("headers", ())]
-    for header in headers:
-        if header[0] == _REQUEST_ID:
-            headers = [one for one in headers if one[0] != _REQUEST_ID]
-            break
+    if _REQUEST_ID in dict(headers):
+        headers = [header for header in headers if header[0] != _REQUEST_ID]
     headers.append((_REQUEST_ID, request_id.encode("ascii")))
     return {**message, "headers": headers}
 

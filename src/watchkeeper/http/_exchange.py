@@ -59,7 +59,8 @@ class Exchange:
     _held: tuple[Message, ...] = ()
 
     def __init__(self, edge: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self._start = self._looked = perf_counter()
+        self._start = perf_counter()
+        self._look_at = self._start + LOOK_AFTER_S
         self._edge = edge
         self._scope = scope
         self._receive = receive
@@ -94,13 +95,13 @@ class Exchange:
                 if message.get("more_body", False) or self._trailers:
                     await self._send(message)
                     return
-                if perf_counter() - self._looked >= LOOK_AFTER_S:
+                if perf_counter() >= self._look_at:
                     self._look()
                 await self._send(message)
                 if self._duration < 0.0:
                     self._finish()
             elif kind == "http.response.start":
-                if perf_counter() - self._looked >= LOOK_AFTER_S:
+                if perf_counter() >= self._look_at:
                     self._look()
                 self.status = message["status"]
                 if "trailers" in message:
@@ -110,7 +111,7 @@ class Exchange:
                 await self._send(message)
                 self._notice(message)
         except OSError:  # what the protocol has for a client that left, from version 2.4 on
-            self._left = True
+            self._left = self._left or self._duration < 0.0
             raise
 
     async def fail(self, error: Exception) -> None:
@@ -162,7 +163,7 @@ class Exchange:
 
     def _look(self) -> None:
         """Notice a client that left without anybody asking, and keep for the app what came instead."""
-        self._looked = perf_counter()
+        self._look_at = perf_counter() + LOOK_AFTER_S
         if self._left or self._asking or not can_be_asked(self._receive, self._scope):
             return
         for _ in _A_FEW:
@@ -192,7 +193,11 @@ class Exchange:
         self._duration = perf_counter() - self._start
         # Starlette sends its 500 and raises then: what became of a 5xx is known when the app has ended.
         if self.status < 500:
-            self._record("aborted" if self._left else "completed")
+            if self._left:
+                self._record("aborted")
+            else:  # the usual way
+                self.recorded = True
+                self._book(self.status, "completed")
 
     def _how_it_ended(self) -> str:
         return "aborted" if self._left else "completed"
@@ -228,6 +233,9 @@ class Exchange:
         status = self.status or (500 if outcome == "failed" else CLIENT_LEFT)
         if self._unheard:
             status, outcome = CLIENT_LEFT, "aborted"
+        self._book(status, outcome)
+
+    def _book(self, status: int, outcome: str) -> None:
         edge = self._edge
         route = self.route or self._resolve(status)
         if edge.count is not None:

@@ -44,16 +44,15 @@ def read_ids(headers: Headers) -> RequestContext:
     none. A request id that was made is the trace id, the very same object.
 
     Args:
-        headers: Of the ASGI scope, names in lower case.
+        headers: Of the ASGI scope, names in lower case; read more than once.
     """
     try:
         trace_id, span_id = _take()
     except IndexError:
         trace_id, span_id = _make()
-    for header in headers:
-        if header[0] in _WANTED:
-            return _keep_valid(headers, trace_id, span_id)
-    return RequestContext(trace_id, trace_id, span_id)
+    if _WANTED.isdisjoint(dict(headers)):  # a loop in C, of which the hot caches of a test show little
+        return RequestContext(trace_id, trace_id, span_id)
+    return _keep_valid(headers, trace_id, span_id)
 
 
 def _make() -> tuple[str, str]:

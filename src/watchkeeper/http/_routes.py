@@ -36,26 +36,28 @@ def resolve_route(scope: Scope) -> str:
     """
     starlette = "endpoint" in scope and "router" in scope
     if "route_handler" not in scope:
-        return (_below_starlette(scope) or UNMATCHED) if starlette else UNMATCHED
+        if not starlette:
+            return UNMATCHED
+        route = resolve_starlette(scope)
+        if route is None:
+            return UNMATCHED
+        return _below_mount(scope, route) if route.endswith(CATCH_ALL) else route
     litestar = resolve_litestar(scope)
     if litestar is None or not starlette:
         return litestar or UNMATCHED
     if is_mount_of_litestar(scope):
-        inner = _below_starlette(scope)
+        inner = resolve_starlette(scope)
         return UNMATCHED if inner is None else litestar.removesuffix(CATCH_ALL) + inner
     outer = mount_prefix(scope)
     return UNMATCHED if outer is None else outer + litestar
 
 
-def _below_starlette(scope: Scope) -> str | None:
-    route = resolve_starlette(scope)
-    if route is None or not route.endswith(CATCH_ALL):
-        return route
+def _below_mount(scope: Scope, route: str) -> str:
     app = scope["endpoint"]  # what a mount leads to
     if not is_quart(app):
         return route
     outer, inner = mount_prefix(scope), quart_resolver(app)(scope)
-    return None if outer is None or inner == UNMATCHED else outer + inner
+    return UNMATCHED if outer is None or inner == UNMATCHED else outer + inner
 
 
 def route_label(route: str, status: int) -> str:

@@ -29,11 +29,11 @@ def resolve_starlette(scope: Scope) -> str | None:
     methods = getattr(route, "methods", None)  # a websocket's route has no such thing
     if methods and scope["method"] not in methods:
         return None  # a 405 carries the route whose method it was not
-    # An included router's prefix is not in the route: https://github.com/fastapi/fastapi, 0.165
-    fastapi = scope.get("fastapi")
-    context = None if fastapi is None else fastapi.get("effective_route_context")
-    if context is not None and context.original_route is route:
-        route = context
+    if "fastapi" in scope:
+        # An included router's prefix is not in the route: https://github.com/fastapi/fastapi, 0.165
+        context = scope["fastapi"].get("effective_route_context")
+        if context is not None and context.original_route is route:
+            route = context
     if "app_root_path" not in scope:
         template: str = route.path_format
         return template
