@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from watchkeeper.http._routes_index import expand, only_route
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from watchkeeper.http._asgi import Scope
 
@@ -23,9 +25,11 @@ def resolve_starlette(scope: Scope) -> str | None:
     """
     route = scope.get("route")
     if route is None or getattr(route, "endpoint", None) is not scope["endpoint"]:
-        # FastAPI says nothing of routes that are not its own, and a mount stays in the scope when nothing
-        # below it matched: go the way again.
-        return _go_again(scope)
+        # Starlette says nothing of its routes, and a mount stays in the scope when nothing below it matched.
+        only = None if "app_root_path" in scope else only_route(scope["router"], scope["endpoint"])
+        if only is None:
+            return _go_again(scope)
+        return str(only.path_format) if _takes(only, scope.get("method")) else None
     methods = getattr(route, "methods", None)  # a websocket's route has no such thing
     if methods and scope["method"] not in methods:
         return None  # a 405 carries the route whose method it was not
@@ -66,7 +70,7 @@ def mount_prefix(scope: Scope) -> str | None:
 
 
 def _find_mounts(routes: Iterable[Any], root: str) -> str | None:
-    for route in _expand(routes):
+    for route in expand(routes):
         below = getattr(route, "routes", None) or []
         if not hasattr(route, "path_regex"):  # a Host, which takes nothing of the path
             prefix = _find_mounts(below, root)
@@ -87,7 +91,7 @@ def _find_mounts(routes: Iterable[Any], root: str) -> str | None:
 
 
 def _replay(routes: Iterable[Any], path: str, method: str | None) -> str | None:
-    for route in _expand(routes):
+    for route in expand(routes):
         if not hasattr(route, "path_regex"):
             found = _replay(getattr(route, "routes", None) or [], path, method)
             if found is not None:
@@ -112,16 +116,6 @@ def _takes(route: Any, method: str | None) -> bool:
     if methods is None:
         return method is not None  # a route that takes all
     return method in methods if methods else method is None
-
-
-def _expand(routes: Iterable[Any]) -> Iterator[Any]:
-    """Give the routes, with FastAPI's included routers in their effective form."""
-    for route in routes:
-        if hasattr(route, "effective_route_contexts"):
-            for context in route.effective_route_contexts():
-                yield context.starlette_route or context
-        else:
-            yield route
 
 
 def _is_mount(route: Any) -> bool:
