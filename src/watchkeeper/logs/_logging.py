@@ -13,7 +13,7 @@ from watchkeeper.logs._hooks import Hooks
 from watchkeeper.logs._levels import ALIASES, LEVELS, parse_level
 from watchkeeper.logs._redaction import Redactor
 from watchkeeper.logs._render import Renderer
-from watchkeeper.logs._request_line import NO_HEAD, RequestFields, RequestHead, encode
+from watchkeeper.logs._request_line import NO_HEAD, RequestFields, RequestHead, encode_lines
 from watchkeeper.logs._sink import Sink
 from watchkeeper.logs._stdlib import Handler, Takeover
 
@@ -171,7 +171,7 @@ class Logging:
             if url not in self._plain_urls:
                 fields.url = self._shown_url(url)
             try:
-                line = encode(fields) + b"\n"
+                line = encode_lines([fields])
             except UnicodeEncodeError:  # a lone surrogate
                 line = b"\xff"
             if line.isascii() and len(line) < _QUICK_LINE and b"\x7f" not in line:

@@ -11,8 +11,8 @@ import msgspec
 
 from watchkeeper.logs._clock import calendar
 
-encode: Final = msgspec.json.Encoder().encode
-"""Returns a line's fields as JSON; UnicodeEncodeError where a text holds a lone surrogate."""
+encode_lines: Final = msgspec.json.Encoder().encode_lines
+"""Returns lines of JSON, their newlines included; UnicodeEncodeError where a text holds a lone surrogate."""
 
 
 NO_HEAD: Final = msgspec.Raw(b"")
@@ -46,8 +46,8 @@ class RequestHead:
     """
 
     def __init__(self, service: str, env: str) -> None:
-        constant = encode({"service": service, "env": env, "type": "request"})
-        self._rest = constant[1:-1]
+        constant = encode_lines([{"service": service, "env": env, "type": "request"}])
+        self._rest = constant[1:-2]
         self._second = (-1, b"")
 
     def at(self, millisecond: int) -> tuple[int, msgspec.Raw]:
