@@ -20,7 +20,7 @@ from watchkeeper.logs import (
     describe_exception,
     stop_carrying_context_into_threads,
 )
-from watchkeeper.metrics import HttpMetrics, Instance, Registry, Workers
+from watchkeeper.metrics import HttpMetrics, Instance, Registry, WebsocketMetrics, Workers
 from watchkeeper.settings import Settings
 from watchkeeper.storage import DATABASE_CHECK
 
@@ -114,6 +114,7 @@ class Watchkeeper:
             across="min",
         )
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
+        self.websocket_metrics = WebsocketMetrics(self.registry)
         self._house: House | None = None
         if database or retention or migrations:
             self._house = House(
@@ -202,23 +203,19 @@ class Watchkeeper:
             bound_to_loopback=is_loopback(self.settings.host),
             logging=self.logging,
         )
-        edge = Middleware(
+        counted = self.settings.metrics
+        return Middleware(
             app,
             logging=self.logging,
-            metrics=self.http_metrics if self.settings.metrics else None,
+            metrics=self.http_metrics if counted else None,
             endpoints=endpoints,
+            websockets=self.websocket_metrics if counted else None,
+            lifespan=Lifespan(app, self.start, self.close),
             request_lines=self.settings.request_lines,
+            request_sample=self.settings.request_sample,
             probe_lines=self.settings.probe_lines,
             resolve_route=resolve_route,
         )
-        lifespan = Lifespan(app, self.start, self.close)
-
-        async def watched(
-            scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-        ) -> None:
-            await (lifespan if scope["type"] == "lifespan" else edge)(scope, receive, send)
-
-        return watched
 
     async def start(self) -> None:
         """Open everything that the service needs, then keep house in the background.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _SERVICE_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_SHARE: Final = "takes a share over 0 and up to 1, such as 0.1 for every tenth trace."
 _SWITCHES: Final = {
     "on": True,
     "true": True,
@@ -82,6 +83,13 @@ def _seconds(name: str, value: str) -> timedelta:
         return timedelta(seconds=float(value))
     except (ValueError, OverflowError):
         raise ConfigurationError(f"{name} takes a number of seconds, such as 10 or 2.5.") from None
+
+
+def _share(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigurationError(f"{name} {_SHARE}") from None
 
 
 def _port(name: str, value: str) -> int:
@@ -150,6 +158,8 @@ class Settings:
         retention_timezone: IANA name of the zone in which 3 AM is meant.
         retention: Off stops scheduled retention runs; what is due is caught up once after switching it on.
         request_lines: Off stops the line of each request; metrics go on.
+        request_sample: Share of the requests completed below 500 that have a line, chosen by their trace; all
+            others always have one.
         probe_lines: On also writes the lines of successful probes and scrapes.
         metrics: Off closes `/metrics` (404) and counts nothing for HTTP.
         health: Off leaves only `/livez` of the health endpoints.
@@ -178,6 +188,7 @@ class Settings:
     retention_timezone: str = _setting("RETENTION_TIMEZONE", _text, "UTC")
     retention: bool = _setting("WATCHKEEPER_RETENTION", _switch, True)
     request_lines: bool = _setting("WATCHKEEPER_REQUEST_LINES", _switch, True)
+    request_sample: float = _setting("WATCHKEEPER_REQUEST_SAMPLE", _share, 1.0)
     probe_lines: bool = _setting("WATCHKEEPER_PROBE_LINES", _switch, False)
     metrics: bool = _setting("WATCHKEEPER_METRICS", _switch, True)
     health: bool = _setting("WATCHKEEPER_HEALTH", _switch, True)
@@ -192,6 +203,8 @@ class Settings:
             )
         if not 0 <= self.port <= 65535:
             raise ConfigurationError("PORT takes a port number from 0 to 65535.")
+        if not 0.0 < self.request_sample <= 1.0:  # also where it is not a number
+            raise ConfigurationError(f"WATCHKEEPER_REQUEST_SAMPLE {_SHARE}")
         if self.database_owner_url is not None and self.database_url is None:
             raise ConfigurationError("DATABASE_OWNER_URL is set without DATABASE_URL: set both, or neither.")
         for name in ("shutdown_delay", "shutdown_grace"):

@@ -20,7 +20,7 @@ from granian.server.embed import Server as EmbeddedGranian
 
 from watchkeeper.http import Endpoints, Middleware
 from watchkeeper.logs import Logging, Redactor, Sink
-from watchkeeper.metrics import HttpMetrics, Registry, Workers
+from watchkeeper.metrics import HttpMetrics, Registry, WebsocketMetrics, Workers
 from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,6 +164,10 @@ class Watched:
         """Return the request lines so far."""
         return [line for line in self.lines() if line.get("type") == "request"]
 
+    def sockets(self) -> list[dict[str, Any]]:
+        """Return the lines of websocket connections so far."""
+        return [line for line in self.lines() if line.get("type") == "websocket"]
+
     def count(self, route: str, status: int, method: str = "GET") -> float:
         """Return how many requests were counted."""
         return (
@@ -199,14 +203,17 @@ def watch(app: App, folder: Path, *, settings: Settings | None = None, **options
     settings = Settings(service="watched", state_dir=folder) if settings is None else settings
     of_edge = {
         name: options.pop(name)
-        for name in ("request_lines", "probe_lines", "resolve_route")
+        for name in ("request_lines", "request_sample", "probe_lines", "resolve_route")
         if name in options
     }
     endpoints = Endpoints(
         settings=settings, **({"workers": Workers(registry), "runner": None, "logging": logging} | options)
     )
     metrics = HttpMetrics(registry) if settings.metrics else None
-    edge = Middleware(app, logging=logging, metrics=metrics, endpoints=endpoints, **of_edge)
+    websockets = WebsocketMetrics(registry) if settings.metrics else None
+    edge = Middleware(
+        app, logging=logging, metrics=metrics, endpoints=endpoints, websockets=websockets, **of_edge
+    )
     watched = Watched(edge, registry, logging, file)
     weakref.finalize(watched, os.close, file)
     return watched

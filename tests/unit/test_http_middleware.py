@@ -619,21 +619,6 @@ async def test_request_lines_can_be_switched_off(tmp_path: Path) -> None:
     assert [line["level"] for line in watched.lines()] == ["error"]
 
 
-async def test_websockets_pass_with_their_ids(tmp_path: Path) -> None:
-    """Their lines carry the ids; nothing is counted, nothing stays bound."""
-    seen: list[Any] = []
-
-    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
-        seen.append(current_request())
-
-    watched = watch(app, tmp_path)
-    headers = [LOCAL_HOST, (b"x-request-id", b"socket-1")]
-    await watched.app({"type": "websocket", "path": "/metrics", "headers": headers}, _never, _drop)
-    assert seen[0].request_id == "socket-1"
-    assert current_request() is None
-    assert watched.lines() == []
-
-
 async def test_other_scopes_pass_untouched(tmp_path: Path) -> None:
     """The lifespan belongs to the keeper."""
     seen: list[Any] = []

@@ -13,7 +13,7 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from support.asgi import ask, scope_of, watch
-from watchkeeper.http import resolve_route
+from watchkeeper.http import _routes_index, resolve_route
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -352,3 +352,47 @@ async def test_an_app_with_a_root_path_of_its_own_below_a_mount_shows_no_raw_val
     watched = watch(_fastapi(), tmp_path)
     assert (await ask(watched.app, "/rooted/acme/leaf/7")).status == 200
     assert watched.routes() == {"unmatched"}
+
+
+async def test_an_endpoint_of_several_routes_is_told_by_its_path(tmp_path: Path) -> None:
+    """The endpoint alone does not say which of them it was."""
+    routes = [Route("/one/{a}", _page), Route("/two/{b}", _page), Route("/only/{c}", _missing)]
+    watched = watch(Starlette(routes=routes), tmp_path)
+    for path in ("/one/1", "/two/2", "/only/3"):
+        await ask(watched.app, path)
+    assert [line["route"] for line in watched.requests()] == ["/one/{a}", "/two/{b}", "/only/{c}"]
+
+
+async def test_routes_that_are_added_later_are_known(tmp_path: Path) -> None:
+    """What is remembered of a router holds for as many routes as it had."""
+    app = Starlette(routes=[Route("/one/{a}", _page)])
+    watched = watch(app, tmp_path)
+    await ask(watched.app, "/one/1")
+    app.router.routes.append(Route("/two/{b}", _missing))
+    app.router.routes.append(Route("/three/{c}", _page))
+    for path in ("/two/2", "/three/3", "/one/1"):
+        await ask(watched.app, path)
+    assert [line["route"] for line in watched.requests()] == [
+        "/one/{a}",
+        "/two/{b}",
+        "/three/{c}",
+        "/one/{a}",
+    ]
+
+
+async def test_an_endpoint_below_a_host_is_told_by_its_path(tmp_path: Path) -> None:
+    """It may stand in a route of its own too."""
+    below = Router([Route("/below/{a}", _page)])
+    routes = [Host("{region}.example", app=below), Route("/above/{b}", _page)]
+    watched = watch(Starlette(routes=routes), tmp_path)
+    await ask(watched.app, "/below/1", headers=[(b"host", b"eu.example")])
+    await ask(watched.app, "/above/1")
+    assert [line["route"] for line in watched.requests()] == ["/below/{a}", "/above/{b}"]
+
+
+def test_many_routers_are_remembered_for_a_while_only() -> None:
+    """A service that makes apps as it goes keeps none of them for ever."""
+    for _ in range(200):
+        router = Router([Route("/one", _page)])
+        assert resolve_route({"endpoint": _page, "router": router, "method": "GET", "path": "/one"}) == "/one"
+    assert len(_routes_index._known) <= 64

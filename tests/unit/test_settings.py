@@ -54,6 +54,7 @@ def test_every_variable_is_read() -> None:
             "WATCHKEEPER_RETENTION": "off",
             "WATCHKEEPER_REQUEST_LINES": "no",
             "WATCHKEEPER_PROBE_LINES": "TRUE",
+            "WATCHKEEPER_REQUEST_SAMPLE": "0.25",
             "WATCHKEEPER_METRICS": "0",
             "WATCHKEEPER_HEALTH": "false",
             "WATCHKEEPER_SHUTDOWN_DELAY": "2.5",
@@ -72,6 +73,7 @@ def test_every_variable_is_read() -> None:
     assert switches == (False, False, False, False)
     assert settings.prepared_statements is False
     assert settings.probe_lines is True
+    assert settings.request_sample == 0.25
     assert settings.shutdown_delay == timedelta(seconds=2.5)
     assert settings.shutdown_grace == timedelta(seconds=7)
 
@@ -86,6 +88,13 @@ def test_every_variable_is_read() -> None:
         ({"WATCHKEEPER_SHUTDOWN_GRACE": "soon"}, r"WATCHKEEPER_SHUTDOWN_GRACE takes a number of seconds"),
         ({"WATCHKEEPER_SHUTDOWN_GRACE": "1e300"}, r"WATCHKEEPER_SHUTDOWN_GRACE takes a number of seconds"),
         ({"WATCHKEEPER_SHUTDOWN_DELAY": "-1"}, r"WATCHKEEPER_SHUTDOWN_DELAY may not be negative"),
+        *(
+            (
+                {"WATCHKEEPER_REQUEST_SAMPLE": share},
+                r"WATCHKEEPER_REQUEST_SAMPLE takes a share over 0 and up to 1",
+            )
+            for share in ("0", "-0.1", "1.01", "10%", "nan", "inf")
+        ),
         ({"RETENTION_TIMEZONE": "Africa/Kigalli"}, r"Did you mean Africa/Kigali\?"),
         ({"RETENTION_TIMEZONE": "3 AM"}, r"RETENTION_TIMEZONE '3 AM' does not exist"),
         ({"DATABASE_OWNER_URL": "postgresql://o@db/x"}, r"DATABASE_OWNER_URL is set without DATABASE_URL"),

@@ -93,16 +93,14 @@ class Endpoints:
             "/livez": self._livez,
             "/metrics": self._not_found if self._workers is None else self._metrics,
         }
-
-    def owns(self, path: str) -> bool:
-        """Say whether `path` (below the root path) is one of the library's."""
-        return path in self._answers
+        self.paths = frozenset(self._answers)
+        """The library's own paths, below the root path."""
 
     async def answer(self, path: str, scope: Scope, request_id: str) -> Answer:
         """Answer a request for one of the library's paths.
 
         Args:
-            path: One that `owns` knows.
+            path: One of `paths`.
             scope: Of the request.
             request_id: For the body of an error.
         """

@@ -7,17 +7,29 @@ import os
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
+from watchkeeper.http._asgi import (
+    CLIENT_LEFT,
+    SCOPE_KEY,
+    is_about_leaving,
+    path_as_sent,
+    with_request_id,
+)
+from watchkeeper.http._departure import can_be_asked, receive_at_once
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._ids import read_ids
-from watchkeeper.http._routes import UNMATCHED, route_label
+from watchkeeper.http._routes import MATCHED_NOTHING, UNMATCHED, route_label
+from watchkeeper.http._sampling import RANDOM_FROM
+from watchkeeper.logs import NO_HEAD, RequestFields
 
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Message, Receive, Scope, Send
     from watchkeeper.http._middleware import Middleware
 
-SCOPE_KEY: Final = "watchkeeper"
-CLIENT_LEFT: Final = 499
-"""nginx's number for a client that did not wait; there is no official one."""
+LOOK_AFTER_S: Final = 0.010
+"""A client hardly leaves within so short a time: only after it a look is worth its cost (some 5 µs)."""
+
+_A_FEW: Final = range(4)
+"""Messages to look behind: hypercorn tells of the body, its end and the leaving one after the other."""
 
 _INTERNAL_ERROR: Final = "Something went wrong here; the request id finds it in the log."
 
@@ -35,55 +47,72 @@ class Exchange:
     # Defaults of the class: an attribute that a usual request never touches costs it nothing.
     route = ""
     status = 0
+    is_probe = False
+    recorded = False
     _bytes = 0
     _duration = -1.0
     _trailers = False
-    _recorded = False
     _failed = False
     _left = False
     _unheard = False
+    _asking = 0
+    _held: tuple[Message, ...] = ()
 
     def __init__(self, edge: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._start = perf_counter()
+        self._look_at = self._start + LOOK_AFTER_S
         self._edge = edge
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._method = scope["method"]
-        # Taken before the app has it: Litestar rewrites the path for its mounts.
-        self._path = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogatepass")
-        self._query = scope["query_string"]
+        self._method: str = scope["method"]
+        self._path: bytes = scope.get("raw_path") or path_as_sent(scope)
+        self._query: bytes = scope["query_string"]
         self.context = read_ids(scope["headers"])
         scope[SCOPE_KEY] = self
 
     async def receive(self) -> Message:
         """Pass on what comes from the server, and notice that the client leaves."""
-        message = await self._receive()
+        if self._held:
+            message, *later = self._held
+            self._held = tuple(later)
+            return message
+        self._asking += 1
+        try:
+            message = await self._receive()
+        finally:
+            self._asking -= 1
         if message["type"] == "http.disconnect":
-            self._left = True
-            # What the app makes of it reaches nobody: it is not the app's 5xx.
-            self._unheard = self._unheard or not self.status
+            self._note_leaving()
         return message
 
     async def send(self, message: Message) -> None:
         """Pass on what the app sends, with the request's id, and notice the last byte."""
         kind = message["type"]
-        if kind == "http.response.body":
-            self._bytes += len(message.get("body", b""))
-            await self._send(message)
-            if not message.get("more_body", False) and not self._trailers:
-                self._finish()
-        elif kind == "http.response.start":
-            self.status = message["status"]
-            if message.get("trailers"):
-                self._trailers = True
-            headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
-            headers.append((b"x-request-id", self.context.request_id.encode("ascii")))
-            # A copy: an app may send one and the same message to everybody.
-            await self._send({**message, "headers": headers})
-        else:
-            await self._send(message)
-            self._notice(message)
+        try:
+            if kind == "http.response.body":
+                self._bytes += len(message.get("body", b""))
+                if message.get("more_body", False) or self._trailers:
+                    await self._send(message)
+                    return
+                if perf_counter() >= self._look_at:
+                    self._look()
+                await self._send(message)
+                if self._duration < 0.0:
+                    self._finish()
+            elif kind == "http.response.start":
+                if perf_counter() >= self._look_at:
+                    self._look()
+                self.status = message["status"]
+                if "trailers" in message:
+                    self._trailers = bool(message["trailers"])
+                await self._send(with_request_id(message, self.context.request_id))
+            else:
+                await self._send(message)
+                self._notice(message)
+        except OSError:  # what the protocol has for a client that left, from version 2.4 on
+            self._left = self._left or self._duration < 0.0
+            raise
 
     async def fail(self, error: Exception) -> None:
         """Say what the app raised; answer for it if nothing was sent yet.
@@ -92,7 +121,7 @@ class Exchange:
             Exception: The app's, where its response had begun and not ended: the server has to close.
         """
         self._failed = True
-        if self._unheard and _is_about_leaving(error):
+        if self._left and is_about_leaving(error) and self._duration < 0.0:
             self._end("aborted")
         elif not self.status:
             await self._answer_failure(error)
@@ -105,51 +134,76 @@ class Exchange:
 
     async def end(self) -> None:
         """Close the books when the app has returned."""
-        if self._recorded:
+        if self.recorded:
             return
         if not self.status and not self._left:
             await self._answer_failure(RuntimeError("The app returned without a response."))
         elif self._duration < 0.0:
             self._end("aborted" if self._left else "failed")
         else:
-            self._end("failed" if self._failed else "completed")
+            self._end("failed" if self._failed else self._how_it_ended())
 
     def cancel(self) -> None:
         """Close the books on a request that the server cancelled."""
-        self._end("cancelled" if self._duration < 0.0 else "completed")
-
-    def let_go(self) -> None:
-        """Come apart from the scope, so that both are freed at once and not by the garbage collector."""
-        self._scope.pop(SCOPE_KEY, None)
+        self._end("cancelled" if self._duration < 0.0 else self._how_it_ended())
 
     def note(self, error: BaseException) -> None:
         """Log an exception that the framework answers by itself, and remember that the request failed."""
+        if self._left and is_about_leaving(error):
+            return
         self._failed = True
         self._tell(error)
+
+    def _note_leaving(self) -> None:
+        if self._duration >= 0.0:
+            return  # a server also says so once the response is complete
+        self._left = True
+        # What the app makes of it reaches nobody: it is not the app's 5xx.
+        self._unheard = self._unheard or not self.status
+
+    def _look(self) -> None:
+        """Notice a client that left without anybody asking, and keep for the app what came instead."""
+        self._look_at = perf_counter() + LOOK_AFTER_S
+        if self._left or self._asking or not can_be_asked(self._receive, self._scope):
+            return
+        for _ in _A_FEW:
+            message = receive_at_once(self._receive)
+            if message is None:
+                return
+            self._held += (message,)
+            if message["type"] == "http.disconnect":
+                self._note_leaving()
+                return
 
     def _notice(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.zerocopysend":
             self._bytes += message.get("count") or 0
-            if not message.get("more_body", False) and not self._trailers:
-                self._finish()
+            ends = not message.get("more_body", False) and not self._trailers
         elif kind == "http.response.pathsend":
             with contextlib.suppress(OSError):
                 self._bytes += os.stat(message["path"]).st_size  # noqa: PTH116 - the quick way
-            self._finish()
-        elif kind == "http.response.trailers" and not message.get("more_trailers", False):
+            ends = True
+        else:
+            ends = kind == "http.response.trailers" and not message.get("more_trailers", False)
+        if ends and self._duration < 0.0:
             self._finish()
 
     def _finish(self) -> None:
-        if self._duration >= 0.0:
-            return
         self._duration = perf_counter() - self._start
         # Starlette sends its 500 and raises then: what became of a 5xx is known when the app has ended.
         if self.status < 500:
-            self._record("completed")
+            if self._left:
+                self._record("aborted")
+            else:  # the usual way
+                self.recorded = True
+                self._book(self.status, "completed")
+
+    def _how_it_ended(self) -> str:
+        return "aborted" if self._left else "completed"
 
     def _end(self, outcome: str) -> None:
-        if not self._recorded:
+        if not self.recorded:
             self._record(outcome)
 
     def _tell(self, error: BaseException) -> None:
@@ -172,41 +226,55 @@ class Exchange:
             self._tell(error)  # after the answer: a traceback takes milliseconds
             self._end("failed")
 
-    def _resolve(self, status: int) -> str:
-        try:
-            return route_label(self._edge.resolve_route, self._scope, status)
-        except Exception as error:  # noqa: BLE001 - the service's own resolver must not cost the response
-            self._tell(error)
-            return UNMATCHED
-
     def _record(self, outcome: str) -> None:
-        self._recorded = True
+        self.recorded = True
         if self._duration < 0.0:
             self._duration = perf_counter() - self._start
         status = self.status or (500 if outcome == "failed" else CLIENT_LEFT)
         if self._unheard:
             status, outcome = CLIENT_LEFT, "aborted"
+        self._book(status, outcome)
+
+    def _book(self, status: int, outcome: str) -> None:
         edge = self._edge
         route = self.route or self._resolve(status)
-        if edge.metrics is not None:
-            edge.metrics.record(self._method, route, status, self._duration)
-        if edge.wants_line(route, status, outcome):
-            context = self.context
-            url = self._path + b"?" + self._query if self._query else self._path
-            edge.lines.request(
-                method=self._method,
-                url=url.decode("utf-8", "backslashreplace"),
-                status=status,
-                duration_ms=self._duration * 1000.0,
-                request_id=context.request_id,
-                route=route,
-                outcome=outcome,
-                trace_id=context.trace_id,
-                span_id=context.span_id,
-                bytes_sent=0 if self._method == "HEAD" else self._bytes,
-            )
+        if edge.count is not None:
+            edge.count(self._method, route, status, self._duration, self.context.trace_id)
+        if edge.request_lines:
+            self._say(route, status, outcome)
 
+    def _resolve(self, status: int) -> str:
+        try:
+            route = self._edge.resolve_route(self._scope)
+        except Exception as error:  # noqa: BLE001 - the service's own resolver must not cost the response
+            self._tell(error)
+            return UNMATCHED
+        return route if status not in MATCHED_NOTHING else route_label(route, status)
 
-def _is_about_leaving(error: Exception) -> bool:
-    """Say whether an exception only says that the client left, as Starlette's and the server's do."""
-    return isinstance(error, OSError) or type(error).__name__ in {"ClientDisconnect", "ClientDisconnected"}
+    def _say(self, route: str, status: int, outcome: str) -> None:
+        edge = self._edge
+        context = self.context
+        rate = None
+        if outcome == "completed" and status < 500:
+            if self.is_probe and status < 400:
+                return
+            rate = edge.sample_rate
+            if rate is not None and context.trace_id[RANDOM_FROM:] < edge.sample_floor:
+                return
+        url = self._path + b"?" + self._query if self._query else self._path
+        fields = RequestFields(
+            NO_HEAD,
+            self._method,
+            url.decode("utf-8", "backslashreplace"),
+            status,
+            int(self._duration * 1_000_000) / 1000,
+            context.request_id,
+            route,
+            outcome,
+            context.trace_id,
+            context.span_id,
+            0 if self._method == "HEAD" else self._bytes,
+        )
+        if rate is not None:
+            fields.sampleRate = rate
+        edge.say(fields)

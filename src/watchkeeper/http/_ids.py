@@ -20,40 +20,65 @@ _WANTED: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
 _NO_TRACE: Final = b"0" * 32
 _NO_SPAN: Final = b"0" * 16
 _KNOWN_FLAGS: Final = 0b11  # sampled, and level 2's random
+_SHEET: Final = 64
 
 # Ids are no secrets: they need to differ, also after a fork and where a service seeds the shared generator.
 _random: Final = random.Random()  # noqa: S311 - see above
-os.register_at_fork(after_in_child=_random.seed)
+# Made by the sheet: what a request takes is a pop, which no thread can do twice.
+_made: Final[list[tuple[str, str]]] = []
+_take: Final = _made.pop
+
+
+def _begin_anew() -> None:
+    _random.seed()
+    _made.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def read_ids(headers: Headers) -> RequestContext:
     """Return the ids that a request goes by.
 
     A valid `X-Request-ID` and `traceparent` are kept; one that is malformed or there twice is no better than
-    none.
+    none. A request id that was made is the trace id, the very same object.
 
     Args:
-        headers: Of the ASGI scope, names in lower case.
+        headers: Of the ASGI scope, names in lower case; read more than once.
     """
+    try:
+        trace_id, span_id = _take()
+    except IndexError:
+        trace_id, span_id = _make()
+    if _WANTED.isdisjoint(dict(headers)):  # a loop in C, of which the hot caches of a test show little
+        return RequestContext(trace_id, trace_id, span_id)
+    return _keep_valid(headers, trace_id, span_id)
+
+
+def _make() -> tuple[str, str]:
+    sheet = _random.randbytes(24 * _SHEET).hex()
+    made = [(sheet[at : at + 32], sheet[at + 32 : at + 48]) for at in range(0, len(sheet), 48)]
+    _made.extend(made[1:])
+    return made[0]
+
+
+def _keep_valid(headers: Headers, made_trace: str, span_id: str) -> RequestContext:
     given = [header for header in headers if header[0] in _WANTED]
-    made = _random.randbytes(24).hex()
-    if not given:
-        return RequestContext(request_id=made[:32], trace_id=made[:32], span_id=made[32:])
-    request_id = made[:32]
+    request_id = made_trace
     sent_ids = [value for name, value in given if name == b"x-request-id"]
     if len(sent_ids) == 1 and _REQUEST_ID.fullmatch(sent_ids[0]):
         request_id = sent_ids[0].decode("ascii")
     parents = [value for name, value in given if name == b"traceparent"]
     parent = _TRACEPARENT.fullmatch(parents[0]) if len(parents) == 1 else None
     if parent is None or not _is_valid(parent):
-        return RequestContext(request_id=request_id, trace_id=made[:32], span_id=made[32:])
+        return RequestContext(request_id, made_trace, span_id)
     state = b",".join([value for name, value in given if name == b"tracestate"])
     return RequestContext(
-        request_id=request_id,
-        trace_id=parent[2].decode("ascii"),
-        span_id=made[32:],
-        trace_flags=f"{int(parent[4], 16) & _KNOWN_FLAGS:02x}",
-        trace_state=state.decode("ascii") if _TRACESTATE.fullmatch(state) else "",
+        request_id,
+        parent[2].decode("ascii"),
+        span_id,
+        f"{int(parent[4], 16) & _KNOWN_FLAGS:02x}",
+        state.decode("ascii") if _TRACESTATE.fullmatch(state) else "",
     )
 
 

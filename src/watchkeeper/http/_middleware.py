@@ -1,12 +1,14 @@
-"""The ASGI edge: one pass a request, around any ASGI app."""
+"""The middleware around an app: one exchange a request, one socket a websocket connection."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from watchkeeper.http._exchange import SCOPE_KEY, Exchange
-from watchkeeper.http._ids import read_ids
+from watchkeeper.http._asgi import SCOPE_KEY
+from watchkeeper.http._exchange import Exchange
 from watchkeeper.http._routes import resolver_for
+from watchkeeper.http._sampling import sample_floor
+from watchkeeper.http._websocket import Socket
 from watchkeeper.logs import bind_request, unbind_request
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from watchkeeper.http._asgi import ASGIApp, Receive, Scope, Send
     from watchkeeper.http._endpoints import Endpoints
     from watchkeeper.logs import Logging
-    from watchkeeper.metrics import HttpMetrics
+    from watchkeeper.metrics import HttpMetrics, WebsocketMetrics
 
 
 class Middleware:
@@ -26,7 +28,10 @@ class Middleware:
         logging: Writes the lines.
         metrics: Counts the requests; None counts nothing.
         endpoints: The library's own; None has none.
-        request_lines: Whether requests have a line.
+        websockets: Counts the websocket connections; None counts nothing.
+        lifespan: Serves the lifespan; default: the app.
+        request_lines: Whether requests and websocket connections have a line.
+        request_sample: Share of the requests completed below 500 that keep their line; default 1, all.
         probe_lines: Whether successful requests for the library's own endpoints have one too.
         resolve_route: Returns the route template of a dispatched scope; default: what fits the framework.
     """
@@ -38,33 +43,44 @@ class Middleware:
         logging: Logging,
         metrics: HttpMetrics | None,
         endpoints: Endpoints | None,
+        websockets: WebsocketMetrics | None = None,
+        lifespan: ASGIApp | None = None,
         request_lines: bool = True,
+        request_sample: float = 1.0,
         probe_lines: bool = False,
         resolve_route: Callable[[Scope], str] | None = None,
     ) -> None:
         self._app = app
+        self._lifespan = app if lifespan is None else lifespan
         self._endpoints = endpoints
-        self._request_lines = request_lines
-        self._probe_lines = probe_lines
+        self._own = frozenset[str]() if endpoints is None else endpoints.paths
+        self._tells_probes = probe_lines
+        # What each request needs is looked up once, here.
         self.lines = logging
-        self.metrics = metrics
+        self.say = logging.write_request
+        self.count = None if metrics is None else metrics.record
+        self.websockets = websockets
+        self.request_lines = request_lines
+        self.sample_rate = None if request_sample >= 1.0 else request_sample
+        self.sample_floor = sample_floor(request_sample)
         self.resolve_route = resolver_for(app) if resolve_route is None else resolve_route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
         if scope["type"] != "http":
-            await self._pass_on(scope, receive, send)
+            await self._serve_other(scope, receive, send)
             return
         exchange = Exchange(self, scope, receive, send)
         token = bind_request(exchange.context)
         try:
-            path = _path_below_root(scope)
-            if self._endpoints is not None and self._endpoints.owns(path):
-                exchange.route = path
-                await self._answer(self._endpoints, path, scope, exchange)
+            path = scope["path"] if not scope.get("root_path") else _path_below_root(scope)
+            if path in self._own:
+                exchange.is_probe = not self._tells_probes
+                await self._answer(path, scope, exchange)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
-            await exchange.end()
+            if not exchange.recorded:
+                await exchange.end()
         except Exception as error:  # noqa: BLE001 - whatever an app raises is answered and said here
             await exchange.fail(error)
         except BaseException:
@@ -72,28 +88,35 @@ class Middleware:
             raise
         finally:
             unbind_request(token)
-            exchange.let_go()
+            # Apart from the scope both are freed at once, and not by the garbage collector.
+            scope.pop(SCOPE_KEY, None)
 
-    def wants_line(self, route: str, status: int, outcome: str) -> bool:
-        """Say whether a request has a line: all have, but for successful ones of our own endpoints."""
-        if not self._request_lines:
-            return False
-        is_own = self._endpoints is not None and self._endpoints.owns(route)
-        return self._probe_lines or not is_own or status >= 400 or outcome != "completed"
-
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
-        token = bind_request(read_ids(scope["headers"]))
+        socket = Socket(self, scope, receive, send)
+        token = bind_request(socket.context)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, socket.receive, socket.send)
+            socket.end()
+        except Exception as error:
+            if not socket.fail(error):
+                raise
+        except BaseException:
+            socket.cancel()
+            raise
         finally:
             unbind_request(token)
+            scope.pop(SCOPE_KEY, None)
 
-    @staticmethod
-    async def _answer(endpoints: Endpoints, path: str, scope: Scope, exchange: Exchange) -> None:
-        answer = await endpoints.answer(path, scope, exchange.context.request_id)
+    async def _answer(self, path: str, scope: Scope, exchange: Exchange) -> None:
+        assert self._endpoints is not None  # noqa: S101 - else it would own no path
+        exchange.route = path
+        answer = await self._endpoints.answer(path, scope, exchange.context.request_id)
         await exchange.send(
             {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
         )
@@ -107,11 +130,11 @@ def name_route(scope: Mapping[str, object], template: str) -> None:
     """Say which route serves a request, for a framework that the library does not know.
 
     Args:
-        scope: Of a watched request; any copy of it will do.
-        template: Of the route, never a raw path: each one is a series.
+        scope: Of a watched request or websocket; any copy of it will do.
+        template: Of the route, never a raw path: each one is a series. Of a websocket before it is accepted.
     """
     exchange = scope.get(SCOPE_KEY)
-    if isinstance(exchange, Exchange):
+    if isinstance(exchange, Exchange | Socket):
         exchange.route = template
 
 
@@ -127,12 +150,12 @@ async def note_exception(error: BaseException, scope: Mapping[str, object]) -> N
     """
     exchange = scope.get(SCOPE_KEY)
     status = getattr(error, "status_code", 500)
-    if isinstance(exchange, Exchange) and not (isinstance(status, int) and status < 500):
+    if isinstance(exchange, Exchange | Socket) and not (isinstance(status, int) and status < 500):
         exchange.note(error)
 
 
 def _path_below_root(scope: Scope) -> str:
-    path, root = scope["path"], scope.get("root_path")
-    if root and path.startswith(root) and path[len(root) : len(root) + 1] == "/":
+    path, root = scope["path"], scope["root_path"]
+    if path.startswith(root) and path[len(root) : len(root) + 1] == "/":
         return str(path[len(root) :])
     return str(path)

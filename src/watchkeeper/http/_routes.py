@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from watchkeeper.http._routes_litestar import resolve_litestar
-from watchkeeper.http._routes_starlette import resolve_starlette
+from watchkeeper.http._routes_litestar import is_mount_of_litestar, resolve_litestar
+from watchkeeper.http._routes_quart import is_quart, quart_resolver
+from watchkeeper.http._routes_starlette import mount_prefix, resolve_starlette
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from watchkeeper.http._asgi import Scope
 
 UNMATCHED: Final = "unmatched"
+MATCHED_NOTHING: Final = frozenset((404, 405))
+"""Statuses with which a route does not mean that it matched; see `route_label`."""
+
 CATCH_ALL: Final = "/{path}"
 """How the template of a mount ends that takes every path below it."""
 
@@ -24,36 +28,48 @@ CATCH_ALL: Final = "/{path}"
 def resolve_route(scope: Scope) -> str:
     """Return the template of the route that served a request, with its mounts; `unmatched` without one.
 
-    FastAPI, Starlette and Litestar are known; for Quart and others see `resolver_for` and `name_route`.
+    FastAPI, Starlette and Litestar are known, each also below a mount of another, and Quart below a mount of
+    FastAPI or Starlette; for Quart itself and others see `resolver_for` and `name_route`.
 
     Args:
-        scope: Of a request that the app has dispatched.
+        scope: Of a request or websocket that the app has dispatched.
     """
-    mount = resolve_litestar(scope) if "route_handler" in scope else ""
-    if mount is None:
-        return UNMATCHED
-    if "endpoint" in scope and "router" in scope:
+    starlette = "endpoint" in scope and "router" in scope
+    if "route_handler" not in scope:
+        if not starlette:
+            return UNMATCHED
+        route = resolve_starlette(scope)
+        if route is None:
+            return UNMATCHED
+        return _below_mount(scope, route) if route.endswith(CATCH_ALL) else route
+    litestar = resolve_litestar(scope)
+    if litestar is None or not starlette:
+        return litestar or UNMATCHED
+    if is_mount_of_litestar(scope):
         inner = resolve_starlette(scope)
-        return UNMATCHED if inner is None else mount.removesuffix(CATCH_ALL) + inner
-    return mount or UNMATCHED
+        return UNMATCHED if inner is None else litestar.removesuffix(CATCH_ALL) + inner
+    outer = mount_prefix(scope)
+    return UNMATCHED if outer is None else outer + litestar
 
 
-def route_label(resolve: Callable[[Scope], str], scope: Scope, status: int) -> str:
-    """Return what stands for the request's route in labels and lines.
+def _below_mount(scope: Scope, route: str) -> str:
+    app = scope["endpoint"]  # what a mount leads to
+    if not is_quart(app):
+        return route
+    outer, inner = mount_prefix(scope), quart_resolver(app)(scope)
+    return UNMATCHED if outer is None or inner == UNMATCHED else outer + inner
+
+
+def route_label(route: str, status: int) -> str:
+    """Return what stands for a route in labels and lines where it may not have matched.
 
     Args:
-        resolve: Knows the framework.
-        scope: Of a request that the app has dispatched.
-        status: Of its response: a 405, or a 404 of what takes every path, matched nothing.
+        route: Template that the resolver found.
+        status: Of the response: a 405, or a 404 of what takes every path, matched nothing.
     """
-    if status == 405:
-        return UNMATCHED
-    route = resolve(scope)
-    return UNMATCHED if status == 404 and route.endswith(CATCH_ALL) else route
+    return UNMATCHED if status == 405 or (status == 404 and route.endswith(CATCH_ALL)) else route
 
 
 def resolver_for(app: Any) -> Callable[[Scope], str]:
     """Return the resolver that fits `app`; it is only asked for what it is."""
-    from watchkeeper.http._routes_quart import is_quart, quart_resolver  # noqa: PLC0415
-
     return quart_resolver(app) if is_quart(app) else resolve_route

@@ -21,6 +21,11 @@ def resolve_litestar(scope: Scope) -> str | None:
     return None if mount is None else mount.rstrip("/") + "/{path}"
 
 
+def is_mount_of_litestar(scope: Scope) -> bool:
+    """Say whether Litestar handed the request on to an app that is mounted in it."""
+    return not scope.get("path_template")
+
+
 def _mount_path(scope: Scope, handler: Any) -> str | None:
     """Return the path of a mount, which has no parameters: Litestar takes none there."""
     *layers, _ = handler.ownership_layers

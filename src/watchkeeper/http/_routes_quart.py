@@ -24,7 +24,9 @@ def quart_resolver(app: Any) -> Callable[[Scope], str]:
         if root and path.startswith(root + "/"):
             path = path[len(root) :]
         try:
-            rule, _ = adapter.match(path, method=scope["method"], return_rule=True)
+            # A websocket has no method, and its rules are apart from those of HTTP.
+            method = scope.get("method")
+            rule, _ = adapter.match(path, method or "GET", return_rule=True, websocket=method is None)
         except Exception:  # noqa: BLE001 - werkzeug says 404, 405 and redirects by exceptions
             return "unmatched"
         return str(rule.rule)

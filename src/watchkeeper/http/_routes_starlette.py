@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from watchkeeper.http._routes_index import expand, only_route
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from watchkeeper.http._asgi import Scope
 
@@ -19,32 +21,43 @@ def resolve_starlette(scope: Scope) -> str | None:
     """Return the template with its mounts, or None where no route took the request.
 
     Args:
-        scope: After dispatch, with `router` and `endpoint` in it.
+        scope: After dispatch, with `router` and `endpoint` in it; of a websocket it has no method.
     """
     route = scope.get("route")
     if route is None or getattr(route, "endpoint", None) is not scope["endpoint"]:
-        # FastAPI says nothing of routes that are not its own, and a mount stays in the scope when nothing
-        # below it matched: go the way again.
-        return _replay(scope["router"].routes, _path_in_app(scope), scope["method"])
-    methods = route.methods
+        # Starlette says nothing of its routes, and a mount stays in the scope when nothing below it matched.
+        only = None if "app_root_path" in scope else only_route(scope["router"], scope["endpoint"])
+        if only is None:
+            return _go_again(scope)
+        return str(only.path_format) if _takes(only, scope.get("method")) else None
+    methods = getattr(route, "methods", None)  # a websocket's route has no such thing
     if methods and scope["method"] not in methods:
         return None  # a 405 carries the route whose method it was not
-    # An included router's prefix is not in the route: https://github.com/fastapi/fastapi, 0.165
-    context = scope.get("fastapi", {}).get("effective_route_context")
-    if context is not None and context.original_route is route:
-        route = context
+    if "fastapi" in scope:
+        # An included router's prefix is not in the route: https://github.com/fastapi/fastapi, 0.165
+        context = scope["fastapi"].get("effective_route_context")
+        if context is not None and context.original_route is route:
+            route = context
     if "app_root_path" not in scope:
-        return str(route.path_format)
-    prefix = _mount_prefix(scope)
-    if prefix is None:  # an app below the mount has set a root path of its own
-        return _replay(scope["router"].routes, _path_in_app(scope), scope["method"])
-    return prefix + str(route.path_format)
+        template: str = route.path_format
+        return template
+    prefix = mount_prefix(scope)
+    # None where an app below the mount has set a root path of its own
+    return _go_again(scope) if prefix is None else prefix + str(route.path_format)
 
 
-def _mount_prefix(scope: Scope) -> str | None:
-    """Return the template of the mounts that led here: `root_path` has their raw values."""
+def _go_again(scope: Scope) -> str | None:
+    return _replay(scope["router"].routes, _path_in_app(scope), scope.get("method"))
+
+
+def mount_prefix(scope: Scope) -> str | None:
+    """Return the template of the mounts that led here, or None where they cannot be told.
+
+    Args:
+        scope: After dispatch, with `router` in it; its `root_path` has the raw values of the mounts.
+    """
     router = scope["router"]
-    root = scope["root_path"][len(scope["app_root_path"]) :]
+    root = scope["root_path"][len(scope.get("app_root_path", "")) :]
     key = (id(router), root)
     cached = _prefixes.get(key)
     if cached is not None and cached[0] is router:
@@ -57,7 +70,7 @@ def _mount_prefix(scope: Scope) -> str | None:
 
 
 def _find_mounts(routes: Iterable[Any], root: str) -> str | None:
-    for route in _expand(routes):
+    for route in expand(routes):
         below = getattr(route, "routes", None) or []
         if not hasattr(route, "path_regex"):  # a Host, which takes nothing of the path
             prefix = _find_mounts(below, root)
@@ -77,8 +90,8 @@ def _find_mounts(routes: Iterable[Any], root: str) -> str | None:
     return None
 
 
-def _replay(routes: Iterable[Any], path: str, method: str) -> str | None:
-    for route in _expand(routes):
+def _replay(routes: Iterable[Any], path: str, method: str | None) -> str | None:
+    for route in expand(routes):
         if not hasattr(route, "path_regex"):
             found = _replay(getattr(route, "routes", None) or [], path, method)
             if found is not None:
@@ -92,20 +105,17 @@ def _replay(routes: Iterable[Any], path: str, method: str) -> str | None:
                 return str(route.path_format)
             inner = _replay(route.routes, "/" + match["path"], method)
             return None if inner is None else route.path_format.removesuffix(_CATCH_ALL) + inner
-        methods = getattr(route, "methods", ())  # a websocket's route has no such thing
-        if methods is None or method in methods:
+        if _takes(route, method):
             return str(route.path_format)
     return None
 
 
-def _expand(routes: Iterable[Any]) -> Iterator[Any]:
-    """Give the routes, with FastAPI's included routers in their effective form."""
-    for route in routes:
-        if hasattr(route, "effective_route_contexts"):
-            for context in route.effective_route_contexts():
-                yield context.starlette_route or context
-        else:
-            yield route
+def _takes(route: Any, method: str | None) -> bool:
+    """Say whether a route is for this method; None is a websocket's, whose routes know no methods."""
+    methods = getattr(route, "methods", ())
+    if methods is None:
+        return method is not None  # a route that takes all
+    return method in methods if methods else method is None
 
 
 def _is_mount(route: Any) -> bool:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from contextvars import Token
 
 
-class RequestContext(Struct, frozen=True, kw_only=True, gc=False):
+class RequestContext(Struct, frozen=True, gc=False):
     """The ids of one request; a Struct, because one is made for each request (0.2 µs, a dataclass takes 1).
 
     Args:

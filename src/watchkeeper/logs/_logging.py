@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from time import time
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET
+from msgspec.structs import asdict
 
 from watchkeeper.logs._errors import claim_exception
 from watchkeeper.logs._hooks import Hooks
 from watchkeeper.logs._levels import ALIASES, LEVELS, parse_level
 from watchkeeper.logs._redaction import Redactor
 from watchkeeper.logs._render import Renderer
-from watchkeeper.logs._request_line import RequestFields, RequestLines
+from watchkeeper.logs._request_line import NO_HEAD, RequestFields, RequestHead, encode_lines
 from watchkeeper.logs._sink import Sink
 from watchkeeper.logs._stdlib import Handler, Takeover
 
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _INFO: Final = LEVELS["info"]
+_REMEMBERED_URLS: Final = 1024
+_SHORT_URL: Final = 128
 _QUICK_LINE: Final = 2048  # a longer request line carries something unusual
 
 
@@ -46,10 +52,11 @@ class Logging:
         self.redactor = Redactor() if redactor is None else redactor
         self._renderer = Renderer(_encodable(service), _encodable(env), self.redactor)
         # Bound once: the way of a request line is counted in tenths of a microsecond.
-        self._request_line = RequestLines(self._renderer.service, self._renderer.env).encode
+        self._head_at = RequestHead(self._renderer.service, self._renderer.env).at
+        self._head = self._head_at(0)
+        self._plain_urls: set[str] = set()
         self._is_free = self.redactor.is_free
         self._shortest_secret = self.redactor.shortest
-        self._url = self.redactor.url
         self._put = self.sink.write
         if isinstance(self.sink, Sink) and self.sink.on_recover is None:
             self.sink.on_recover = self._say_dropped
@@ -106,45 +113,86 @@ class Logging:
         span_id: str,
         bytes_sent: int,
     ) -> None:
-        """Write the line of a request, `info` whatever its status."""
+        """Write the line of a request, `info` whatever its status; see `RequestFields`.
+
+        Args:
+            method: As received.
+            url: Path and query as received.
+            status: Of the response.
+            duration_ms: To its last byte.
+            request_id: By which its lines are found.
+            route: Template of the route.
+            outcome: How it ended.
+            trace_id: Of the request's trace.
+            span_id: This service's part of it.
+            bytes_sent: Of the response's body.
+        """
+        fields = RequestFields(
+            NO_HEAD,
+            method,
+            url,
+            status,
+            duration_ms,
+            request_id,
+            route,
+            outcome,
+            trace_id,
+            span_id,
+            bytes_sent,
+        )
+        try:
+            fields.duration = int(duration_ms * 1000) / 1000
+        except (ValueError, OverflowError):  # an endless duration, or none
+            self._write_with_care(fields)
+        else:
+            self.write_request(fields)
+
+    def write_request(self, fields: RequestFields) -> None:
+        """Write the line of a request, `info` whatever its status; what stands before the method is set here.
+
+        Args:
+            fields: Of the line; the duration is finite.
+        """
         if self.threshold > _INFO:
             return
-        if len(request_id) < self._shortest_secret or self._is_free(request_id):
+        request_id = fields.requestId
+        # An id that was made here is the trace's, and no secret; one of a client's may be one.
+        if (
+            request_id is fields.trace_id
+            or len(request_id) < self._shortest_secret
+            or self._is_free(request_id)
+        ):
+            now = int(time() * 1000)
+            head = self._head
+            if head[0] != now:
+                head = self._head = self._head_at(now)
+            fields.level = head[1]
+            url = fields.url
+            if url not in self._plain_urls:
+                fields.url = self._shown_url(url)
             try:
-                line = self._request_line(
-                    RequestFields(
-                        method,
-                        self._url(url),
-                        status,
-                        int(duration_ms * 1000) / 1000,
-                        request_id,
-                        route,
-                        outcome,
-                        trace_id,
-                        span_id,
-                        bytes_sent,
-                    )
-                )
-            except (ValueError, OverflowError):  # a lone surrogate, an endless duration
+                line = encode_lines([fields])
+            except UnicodeEncodeError:  # a lone surrogate
                 line = b"\xff"
-            if line.isascii() and len(line) < _QUICK_LINE and "\x7f" not in url:
+            if line.isascii() and len(line) < _QUICK_LINE and b"\x7f" not in line:
                 self._put(line)
                 return
+            fields.url = url
+        self._write_with_care(fields)
+
+    def _write_with_care(self, fields: RequestFields) -> None:
         # Something here needs a closer look: hardly ever, and then it costs what any other line does.
-        self.event(
-            "info",
-            type="request",
-            method=method,
-            url=self.redactor.url(url),
-            statusCode=status,
-            duration=duration_ms,
-            requestId=request_id,
-            route=route,
-            outcome=outcome,
-            trace_id=trace_id,
-            span_id=span_id,
-            bytes=bytes_sent,
-        )
+        given = {key: value for key, value in asdict(fields).items() if value is not UNSET}
+        del given["level"]
+        self.event("info", type="request", **given | {"url": self.redactor.url(fields.url)})
+
+    def _shown_url(self, url: str) -> str:
+        shown = self.redactor.url(url)
+        if shown == url and len(url) <= _SHORT_URL:
+            if len(self._plain_urls) >= _REMEMBERED_URLS:
+                self._plain_urls.clear()  # paths with ids are without end
+            self._plain_urls.add(url)
+        return shown
 
     def exception(
         self, exc: BaseException, /, *, message: str, level: str = "error", **fields: object

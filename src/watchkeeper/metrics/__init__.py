@@ -8,6 +8,7 @@ from watchkeeper.metrics._http import HttpMetrics
 from watchkeeper.metrics._instance import Instance
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
 from watchkeeper.metrics._registry import MAX_SERIES, Registry
+from watchkeeper.metrics._websockets import WebsocketMetrics, WebsocketSeries
 from watchkeeper.metrics._workers import Workers
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Instance",
     "Registry",
     "Timer",
+    "WebsocketMetrics",
+    "WebsocketSeries",
     "Workers",
     "accepts_gzip",
     "prefers_openmetrics",

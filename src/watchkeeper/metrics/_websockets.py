@@ -1,0 +1,66 @@
+"""The metrics of websockets: connections by their end, messages by their direction, and how many are open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from watchkeeper.metrics._bound import BoundCounter, BoundGauge
+    from watchkeeper.metrics._registry import Registry
+
+OUTCOMES: Final = ("completed", "rejected", "failed", "aborted", "cancelled")
+
+
+class WebsocketSeries(NamedTuple):
+    """The series of one route that an open connection holds on to."""
+
+    open: BoundGauge
+    received: BoundCounter
+    sent: BoundCounter
+
+
+class WebsocketMetrics:
+    """Counts the websocket connections of one service and their messages.
+
+    Args:
+        registry: Where the three are declared.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._connections = registry.counter(
+            "websocket_connections_total",
+            "Websocket connections that ended, by route template and how.",
+            ("route", "outcome"),
+        )
+        self._messages = registry.counter(
+            "websocket_messages_total",
+            "Websocket messages, by route template and direction.",
+            ("route", "direction"),
+        )
+        self._open = registry.gauge(
+            "websocket_connections_open",
+            "Websocket connections that are open now.",
+            ("route",),
+            across="sum",
+        )
+
+    def series(self, route: str) -> WebsocketSeries:
+        """Return what a connection of this route counts with while it is open.
+
+        Args:
+            route: Template of the route, never a raw path.
+        """
+        return WebsocketSeries(
+            self._open.labels(route=route),
+            self._messages.labels(route=route, direction="received"),
+            self._messages.labels(route=route, direction="sent"),
+        )
+
+    def record(self, route: str, outcome: str) -> None:
+        """Count one connection that ended.
+
+        Args:
+            route: Template of the route, never a raw path.
+            outcome: One of `OUTCOMES`.
+        """
+        self._connections.labels(route=route, outcome=outcome).inc()

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.asgi import scope_of, watch
+from watchkeeper.http._departure import can_be_asked, receive_at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+LATER = 0.02
+
+
+class _Server:
+    """Gives messages as uvicorn does: at once those that it has, then it waits."""
+
+    def __init__(self, *messages: str) -> None:
+        self._queue: asyncio.Queue[Any] = asyncio.Queue()
+        for kind in messages:
+            self._queue.put_nowait({"type": kind, "body": b"x"})
+        self.sent: list[Any] = []
+
+    async def receive(self) -> Any:
+        return await self._queue.get()
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    async def broken(self) -> Any:
+        raise OSError("gone")
+
+    def no_coroutine(self) -> Any:
+        return asyncio.get_running_loop().create_future()
+
+
+async def test_what_is_there_is_given_and_what_is_not_is_not_waited_for() -> None:
+    """A step that would wait leaves nothing behind: the next receive gets the next message."""
+    server = _Server("http.request")
+    assert receive_at_once(server.receive) == {"type": "http.request", "body": b"x"}
+    assert receive_at_once(server.receive) is None
+    await server._queue.put({"type": "http.disconnect"})
+    assert await server.receive() == {"type": "http.disconnect"}
+
+
+async def test_a_receive_that_fails_says_nothing() -> None:
+    """Whoever receives next hears of it."""
+    server = _Server()
+    assert receive_at_once(server.broken) is None
+    assert receive_at_once(server.no_coroutine) is None
+
+
+async def test_only_a_servers_own_coroutine_is_asked() -> None:
+    """Not a middleware's function, not granian's awaitable, and no client that waits for `100 Continue`."""
+    server = _Server()
+
+    async def function() -> Any:
+        return await server.receive()
+
+    assert can_be_asked(server.receive, scope_of())
+    assert not can_be_asked(function, scope_of())
+    assert not can_be_asked(server.no_coroutine, scope_of())
+    assert not can_be_asked(server.receive, scope_of(headers=[(b"expect", b"100-continue")]))
+
+
+def test_other_loops_than_asyncios_are_not_asked() -> None:
+    """A coroutine of trio may not be left half-way."""
+    assert not can_be_asked(_Server().receive, scope_of())
+
+
+async def _played(folder: Path, server: _Server, delays: Sequence[float]) -> list[tuple[int, str]]:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await asyncio.sleep(delays[0])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(delays[1])
+        await send({"type": "http.response.body", "body": b"all"})
+
+    watched = watch(app, folder)
+    await watched.app(scope_of(), server.receive, server.send)
+    assert len(server.sent) == 2
+    return [(line["statusCode"], line["outcome"]) for line in watched.requests()]
+
+
+@pytest.mark.parametrize(
+    ("coming", "delays", "told"),
+    [
+        (["http.disconnect"], (LATER, 0), (499, "aborted")),
+        (["http.disconnect"], (0, LATER), (200, "aborted")),
+        (["http.disconnect"], (0, 0), (200, "completed")),
+        (["http.request", "http.disconnect"], (LATER, 0), (499, "aborted")),
+        (["http.request", "http.disconnect"], (0, LATER), (200, "aborted")),
+        (["http.request"] * 4 + ["http.disconnect"], (LATER, 0), (200, "completed")),
+        (["http.request"] * 4 + ["http.disconnect"], (LATER, LATER), (200, "aborted")),
+        ([], (LATER, LATER), (200, "completed")),
+    ],
+)
+async def test_a_late_response_looks_for_its_client(
+    tmp_path: Path, coming: list[str], delays: tuple[float, float], told: tuple[int, str]
+) -> None:
+    """Before its start and before its last byte, where it took 10 ms or more; a quick one does not."""
+    assert await _played(tmp_path, _Server(*coming), delays) == [told]
+
+
+async def test_the_app_gets_what_the_look_found(tmp_path: Path) -> None:
+    """Also the news that the client left, which some servers give once."""
+    seen: list[str] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(LATER)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        seen.append((await receive())["type"])
+        seen.append((await receive())["type"])
+        await asyncio.sleep(LATER)
+        await send({"type": "http.response.body"})
+
+    watched = watch(app, tmp_path)
+    server = _Server("http.request", "http.disconnect")
+    await watched.app(scope_of(), server.receive, server.send)
+    assert seen == ["http.request", "http.disconnect"]
+    assert [line["outcome"] for line in watched.requests()] == ["aborted"]
+
+
+async def test_a_receive_that_waits_is_not_overtaken(tmp_path: Path) -> None:
+    """An app that listens for the client hears of it by itself: the look would take its message away."""
+    heard: list[str] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        async def listen() -> None:
+            heard.append((await receive())["type"])
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(LATER)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await server._queue.put({"type": "http.disconnect"})
+        await task
+        await send({"type": "http.response.body"})
+
+    watched = watch(app, tmp_path)
+    server = _Server()
+    await watched.app(scope_of(), server.receive, server.send)
+    assert heard == ["http.disconnect"]
+    assert [(line["statusCode"], line["outcome"]) for line in watched.requests()] == [(200, "aborted")]
+
+
+async def test_a_send_that_finds_the_client_gone_is_no_failure(tmp_path: Path) -> None:
+    """From version 2.4 of the protocol on a server may say so by an OSError; nobody need hear of it again."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+    async def gone(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            raise BrokenPipeError
+
+    watched = watch(app, tmp_path)
+    await watched.app(scope_of(), _Server().receive, gone)
+    assert [(line["statusCode"], line["outcome"]) for line in watched.lines()] == [(200, "aborted")]

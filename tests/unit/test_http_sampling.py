@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.asgi import LOCAL_HOST, ask, watch
+from watchkeeper.http._sampling import RANDOM_FROM, sample_floor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.asgi import Watched
+
+KEPT = "4bf92f3577b34da6a3" + "f" * 14
+DROPPED = "4bf92f3577b34da6a3" + "0" * 13 + "1"
+
+
+async def _app(scope: Any, _receive: Any, send: Any) -> None:
+    if scope["path"] == "/boom":
+        raise ValueError("inside")
+    status = int(scope["path"].removeprefix("/") or 200)
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    if scope["query_string"] == b"stops":
+        return
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+async def _ask(watched: Watched, trace: str, path: str = "/", **more: Any) -> None:
+    parent = (b"traceparent", f"00-{trace}-00f067aa0ba902b7-01".encode())
+    await ask(watched.app, path, headers=[LOCAL_HOST, parent], **more)
+
+
+async def test_completed_requests_keep_their_line_by_their_trace(tmp_path: Path) -> None:
+    """One trace is kept and another is not, the line says the share, and the metrics count both."""
+    watched = watch(_app, tmp_path, request_sample=0.25)
+    for _ in range(3):
+        await _ask(watched, KEPT)
+        await _ask(watched, DROPPED)
+    told = watched.requests()
+    assert [line["trace_id"] for line in told] == [KEPT] * 3
+    assert {line["sampleRate"] for line in told} == {0.25}
+    assert list(told[0])[-1] == "sampleRate"
+    assert watched.count("unmatched", 200) == 6.0
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "outcome"),
+    [
+        ("/503", {}, "completed"),
+        ("/boom", {}, "failed"),
+        ("/200", {"query_string": b"stops"}, "failed"),
+    ],
+)
+async def test_what_is_no_success_always_keeps_its_line(
+    tmp_path: Path, path: str, more: dict[str, Any], outcome: str
+) -> None:
+    """Whatever the trace, and without a rate: each stands for itself alone."""
+    watched = watch(_app, tmp_path, request_sample=1e-9)
+    await _ask(watched, DROPPED, path, **more)
+    (line,) = watched.requests()
+    assert line["outcome"] == outcome
+    assert "sampleRate" not in line
+
+
+async def test_a_client_that_left_always_keeps_its_line(tmp_path: Path) -> None:
+    """499 is below 500 and no success."""
+
+    async def app(_scope: Any, receive: Any, _send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    watched = watch(app, tmp_path, request_sample=1e-9)
+    await _ask(watched, DROPPED, leaves=True)
+    assert [(line["statusCode"], line.get("sampleRate")) for line in watched.requests()] == [(499, None)]
+
+
+async def test_a_404_is_sampled_like_any_other_answer(tmp_path: Path) -> None:
+    """A scanner makes many of them."""
+    watched = watch(_app, tmp_path, request_sample=0.5)
+    await _ask(watched, DROPPED, "/404")
+    await _ask(watched, KEPT, "/404")
+    assert [line["sampleRate"] for line in watched.requests()] == [0.5]
+
+
+async def test_a_sampled_line_that_needs_care_says_its_rate_too(tmp_path: Path) -> None:
+    """Lines with characters that have to be escaped go another way."""
+    watched = watch(_app, tmp_path, request_sample=0.5)
+    await _ask(watched, KEPT, query_string="q=\u202e".encode())
+    (line,) = watched.requests()
+    assert (line["sampleRate"], line["url"]) == (0.5, "/?q=\u202e")
+
+
+async def test_all_lines_are_kept_without_sampling(tmp_path: Path) -> None:
+    """And none says a rate."""
+    watched = watch(_app, tmp_path)
+    await _ask(watched, DROPPED)
+    assert [line.get("sampleRate") for line in watched.requests()] == [None]
+
+
+@given(
+    trace=st.text("0123456789abcdef", min_size=32, max_size=32),
+    shares=st.tuples(st.floats(1e-15, 0.999), st.floats(1e-15, 0.999)),
+)
+def test_a_larger_share_keeps_all_that_a_smaller_one_keeps(trace: str, shares: tuple[float, float]) -> None:
+    """So that services with different shares agree on the traces of the smallest."""
+    smaller, larger = (trace[RANDOM_FROM:] >= sample_floor(share) for share in sorted(shares))
+    assert larger or not smaller
+
+
+def test_the_share_is_the_share() -> None:
+    """Of evenly spread traces a tenth is kept at 0.1, and a tiny share keeps one at least."""
+    traces = [f"{(2 * number + 1) * 16**14 // 2000:014x}" for number in range(1000)]
+    for share, kept in ((0.1, 100), (0.5, 500), (0.999, 999)):
+        assert sum(trace >= sample_floor(share) for trace in traces) == kept
+    assert sample_floor(1e-300) == "f" * 14

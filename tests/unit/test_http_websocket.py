@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.asgi import LOCAL_HOST, watch
+from support.websocket import play
+from watchkeeper.http import Middleware, name_route, note_exception
+from watchkeeper.logs import current_request
+from watchkeeper.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.asgi import Watched
+
+ROUTE = "/feed/{id}"
+ACCEPT = {"type": "websocket.accept"}
+
+
+class WebSocketDisconnect(Exception):  # noqa: N818 - Starlette's name for it
+    """What Starlette and Litestar raise where the client has left."""
+
+
+async def _echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer until the client leaves, as an app does that notices it."""
+    name_route(scope, ROUTE)
+    await receive()
+    await send(ACCEPT)
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
+def _connections(watched: Watched, outcome: str, route: str = ROUTE) -> float:
+    return watched.registry.sample("websocket_connections_total", route=route, outcome=outcome) or 0.0
+
+
+def _messages(watched: Watched, direction: str) -> float:
+    return watched.registry.sample("websocket_messages_total", route=ROUTE, direction=direction) or 0.0
+
+
+def _open(watched: Watched, route: str = ROUTE) -> float | None:
+    return watched.registry.sample("websocket_connections_open", route=route)
+
+
+async def test_a_connection_is_one_count_and_one_line_at_its_end(tmp_path: Path) -> None:
+    """The line says how it ended, how long it took and how many messages went each way."""
+    watched = watch(_echo, tmp_path)
+    headers = [LOCAL_HOST, (b"x-request-id", b"socket-1")]
+    await play(watched.app, "/feed/7", "a", "b", 1000, headers=headers, query_string=b"q=1")
+    (line,) = watched.lines()
+    assert list(line)[4:] == [
+        "type", "url", "route", "code", "duration", "requestId", "outcome", "received", "sent", "trace_id",
+        "span_id",
+    ]  # fmt: skip
+    assert (line["level"], line["type"], line["url"], line["route"]) == (
+        "info",
+        "websocket",
+        "/feed/7?q=1",
+        ROUTE,
+    )
+    assert (line["code"], line["outcome"], line["received"], line["sent"]) == (1000, "completed", 2, 2)
+    assert line["requestId"] == "socket-1"
+    assert _connections(watched, "completed") == 1.0
+    assert (_messages(watched, "received"), _messages(watched, "sent")) == (2.0, 2.0)
+
+
+async def test_what_is_open_is_known_while_it_is_open(tmp_path: Path) -> None:
+    """The gauge goes up when a connection is accepted and down when it ends; messages count as they pass."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(_open(watched))
+        await _echo(scope, receive, send)
+        seen.append((_open(watched), _messages(watched, "sent"), watched.lines()))
+
+    watched = watch(app, tmp_path)
+    await play(watched.app, "/", "a", 1001)
+    assert seen == [None, (1.0, 1.0, [])]
+    assert _open(watched) == 0.0
+
+
+async def test_the_handshake_carries_the_request_id(tmp_path: Path) -> None:
+    """In the place of the app's own, and the app's message is left as it is."""
+    accept = {"type": "websocket.accept", "headers": [(b"a", b"b"), (b"x-request-id", b"other")]}
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(accept)
+
+    played = await play(watch(app, tmp_path).app, headers=[(b"x-request-id", b"mine")])
+    assert played.messages[0]["headers"] == [(b"a", b"b"), (b"x-request-id", b"mine")]
+    assert len(accept["headers"]) == 2
+
+
+async def test_the_ids_are_known_in_the_connection_and_not_after_it(tmp_path: Path) -> None:
+    """Every line of a connection carries its ids, as in a request."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(current_request())
+        await _echo(scope, receive, send)
+
+    await play(watch(app, tmp_path).app, "/", 1000, headers=[(b"x-request-id", b"socket-1")])
+    assert seen[0].request_id == "socket-1"
+    assert current_request() is None
+
+
+async def _refuses(_scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.close", "code": 1008})
+
+
+async def _denies(_scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+    await send({"type": "websocket.http.response.body", "body": b"no"})
+
+
+async def _closes(_scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send(ACCEPT)
+    await send({"type": "websocket.close", "code": 4000})
+
+
+async def _returns(_scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send(ACCEPT)
+
+
+async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
+    return
+
+
+async def _leaving(_scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send(ACCEPT)
+    await receive()
+    raise WebSocketDisconnect
+
+
+async def _gone_before(_scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await receive()
+    await send({"type": "websocket.close"})
+
+
+async def _hidden(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send(ACCEPT)
+    await note_exception(ValueError("hidden"), scope)
+    await send({"type": "websocket.close", "code": 1011})
+
+
+@pytest.mark.parametrize(
+    ("app", "said", "outcome", "code"),
+    [
+        (_refuses, (), "rejected", 403),
+        (_denies, (), "rejected", 401),
+        (_closes, (), "completed", 4000),
+        (_returns, (), "completed", 1005),
+        (_echo, (1001,), "completed", 1001),
+        (_echo, (1006,), "aborted", 1006),
+        (_echo, (1005,), "aborted", 1006),  # how uvicorn and granian say that the connection was lost
+        (_leaving, (1000,), "completed", 1000),
+        (_leaving, (1006,), "aborted", 1006),
+        (_gone_before, (1006,), "aborted", 499),
+        (_nothing, (), "failed", 500),
+        (_hidden, (), "failed", 1011),
+    ],
+)
+async def test_each_end_is_called_by_its_name(
+    tmp_path: Path, app: Any, said: tuple[int], outcome: str, code: int
+) -> None:
+    """Whoever said the first word of the end has its code in the line; a refused handshake has its status."""
+    watched = watch(app, tmp_path, resolve_route=lambda _scope: ROUTE)
+    played = await play(watched.app, "/", *said)
+    assert played.error is None
+    assert [(line["outcome"], line["code"]) for line in watched.sockets()] == [(outcome, code)]
+    assert _connections(watched, outcome) == 1.0
+    assert not _open(watched)
+
+
+@pytest.mark.parametrize(("accepts", "code"), [(False, 500), (True, 1011)])
+async def test_an_exception_is_said_once_and_raised_so_that_the_server_closes(
+    tmp_path: Path,
+    accepts: bool,  # noqa: FBT001 - a table
+    code: int,
+) -> None:
+    """Before and after the handshake: its line first, then the connection's."""
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if accepts:
+            await send(ACCEPT)
+        raise ValueError("inside")
+
+    watched = watch(app, tmp_path)
+    played = await play(watched.app)
+    assert isinstance(played.error, ValueError)
+    exception, line = watched.lines()
+    assert exception["error"]["message"] == "inside"
+    assert exception["requestId"] == line["requestId"]
+    assert (line["outcome"], line["code"]) == ("failed", code)
+
+
+async def test_a_bug_that_a_leaving_client_brings_up_is_a_failure(tmp_path: Path) -> None:
+    """Only what says that the client left is none."""
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        _ = (await receive())["text"]
+
+    watched = watch(app, tmp_path)
+    assert isinstance((await play(watched.app, "/", 1001)).error, KeyError)
+    assert [(line["outcome"], line["code"]) for line in watched.sockets()] == [("failed", 1001)]
+
+
+async def test_a_connection_that_is_gone_when_the_app_sends_is_aborted(tmp_path: Path) -> None:
+    """The protocol has the server's send raise an OSError."""
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        await send({"type": "websocket.send", "text": "a"})
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.send":
+            raise BrokenPipeError
+
+    watched = watch(app, tmp_path)
+    await watched.app({"type": "websocket", "path": "/", "headers": []}, receive, send)
+    assert [(line["outcome"], line["code"], line["sent"]) for line in watched.lines()] == [
+        ("aborted", 1006, 0)
+    ]
+
+
+async def test_a_client_that_closes_without_a_code_has_completed(tmp_path: Path) -> None:
+    """Its close frame came, which uvicorn shows by a reason, even an empty one."""
+    coming = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1005, "reason": ""}]
+
+    async def receive() -> Any:
+        return coming.pop(0)
+
+    async def send(_message: Any) -> None:
+        return
+
+    watched = watch(_echo, tmp_path)
+    await watched.app({"type": "websocket", "path": "/", "headers": []}, receive, send)
+    assert [(line["outcome"], line["code"]) for line in watched.lines()] == [("completed", 1005)]
+
+
+async def test_a_cancelled_connection_says_so_and_stays_cancelled(tmp_path: Path) -> None:
+    """The server's cancellation goes through; the line, the count and the gauge are right all the same."""
+    watched = watch(_echo, tmp_path)
+    task = asyncio.create_task(play(watched.app))
+    await asyncio.sleep(0.01)
+    assert _open(watched) == 1.0
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError, match="enough"):
+        await task
+    assert [(line["outcome"], line["code"]) for line in watched.lines()] == [("cancelled", 1006)]
+    assert _open(watched) == 0.0
+
+
+async def test_a_resolver_that_breaks_does_not_break_the_connection(tmp_path: Path) -> None:
+    """The route is then unmatched, and the log says why."""
+
+    def resolve(_scope: Any) -> str:
+        raise KeyError("route")
+
+    watched = watch(_closes, tmp_path, resolve_route=resolve)
+    assert (await play(watched.app)).error is None
+    assert [line.get("route") for line in watched.lines()] == [None, "unmatched"]
+    assert _connections(watched, "completed", "unmatched") == 1.0
+
+
+async def test_lines_and_metrics_of_websockets_go_off_with_those_of_requests(tmp_path: Path) -> None:
+    """The same two switches."""
+    quiet = watch(_echo, tmp_path, request_lines=False)
+    await play(quiet.app, "/", 1000)
+    assert quiet.lines() == []
+    assert _connections(quiet, "completed") == 1.0
+    uncounted = watch(
+        _echo, tmp_path, settings=Settings(service="watched", state_dir=tmp_path, metrics=False)
+    )
+    await play(uncounted.app, "/", "a", 1000)
+    assert [line["sent"] for line in uncounted.lines()] == [1]
+    assert _open(uncounted) is None
+
+
+async def test_the_librarys_own_paths_are_no_websockets(tmp_path: Path) -> None:
+    """A websocket on such a path is the app's, and sampling or probe lines do not concern it."""
+    watched = watch(_echo, tmp_path, request_sample=1e-9)
+    await play(watched.app, "/metrics", 1000)
+    assert [line["url"] for line in watched.sockets()] == ["/metrics"]
+
+
+async def test_secrets_of_a_websockets_url_are_masked(tmp_path: Path) -> None:
+    """Browsers can send no header there, so that tokens are often in the query."""
+    watched = watch(_echo, tmp_path)
+    await play(watched.app, "/", 1000, query_string=b"token=abc123&room=7")
+    (line,) = watched.lines()
+    assert "abc123" not in line["url"]
+    assert "room=7" in line["url"]
+
+
+async def test_websockets_are_watched_without_metrics_and_endpoints(tmp_path: Path) -> None:
+    """Ids and lines alone are a use too."""
+    watched = watch(_echo, tmp_path)
+    bare = Middleware(_echo, logging=watched.logging, metrics=None, endpoints=None)
+    await play(bare, "/x", 1000)
+    assert [line["url"] for line in watched.lines()] == ["/x"]
