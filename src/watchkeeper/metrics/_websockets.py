@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from watchkeeper.metrics._bound import BoundCounter, BoundGauge
+    from watchkeeper.metrics._instruments import Counter, Gauge
     from watchkeeper.metrics._registry import Registry
 
 OUTCOMES: Final = ("completed", "rejected", "failed", "aborted", "cancelled")
@@ -23,21 +25,31 @@ class WebsocketMetrics:
     """Counts the websocket connections of one service and their messages.
 
     Args:
-        registry: Where the three are declared.
+        registry: Where the three are declared, with the first connection: most services have none.
     """
 
     def __init__(self, registry: Registry) -> None:
-        self._connections = registry.counter(
+        self._registry = registry
+
+    @cached_property
+    def _connections(self) -> Counter:
+        return self._registry.counter(
             "websocket_connections_total",
             "Websocket connections that ended, by route template and how.",
             ("route", "outcome"),
         )
-        self._messages = registry.counter(
+
+    @cached_property
+    def _messages(self) -> Counter:
+        return self._registry.counter(
             "websocket_messages_total",
             "Websocket messages, by route template and direction.",
             ("route", "direction"),
         )
-        self._open = registry.gauge(
+
+    @cached_property
+    def _open(self) -> Gauge:
+        return self._registry.gauge(
             "websocket_connections_open",
             "Websocket connections that are open now.",
             ("route",),
