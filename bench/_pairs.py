@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+_Name = TypeVar("_Name")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,14 +28,14 @@ class Effort:
         return quick if self.quick else full
 
 
-def interleave(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleave(measures: Mapping[_Name, Callable[[], float]], rounds: int) -> dict[_Name, list[float]]:
     """Take each measure once a round, every second round in reverse order.
 
     Args:
         measures: What returns a value, by name.
         rounds: How often; one more comes first and is thrown away, to warm up.
     """
-    found: dict[str, list[float]] = {name: [] for name in measures}
+    found: dict[_Name, list[float]] = {name: [] for name in measures}
     for number in range(rounds + 1):
         order = list(measures) if number % 2 else list(reversed(measures))
         for name in order:

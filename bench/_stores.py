@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -36,8 +37,10 @@ class Ours:
         if hasattr(self._registry, "share"):
             self._registry.share(Path(folder))
         self._http = HttpMetrics(self._registry, unit="ms", buckets=BUCKETS)
-        more = {"max_series": series + 1} if series > 1000 else {}
-        self._events: Any = self._registry.counter("events_total", "Events.", ("number",), **more)
+        declare: Any = self._registry.counter
+        bounded = "max_series" in inspect.signature(declare).parameters
+        more = {"max_series": series + 1} if bounded else {}
+        self._events: Any = declare("events_total", "Events.", ("number",), **more)
         self._sizes = self._registry.histogram("sizes_bytes", "Sizes.", ("kind",), buckets=BUCKETS)
 
     def record(self, route: str, milliseconds: float) -> None:
