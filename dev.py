@@ -46,7 +46,8 @@ python3 dev.py bench [ARGS]      measure it beside its peers, see docs/performan
 python3 dev.py traffic [ARGS]    play a client against the running backend; traffic --help
 python3 dev.py keep ARGS         the keeper's own commands, such as: keep retention plan
 
-The first start sets up .venv, for test and check .venv-test, for bench .venv-bench, and needs the network once.
+The first start sets up .venv, for test and check .venv-test, for bench .venv-bench, and needs the network
+once.
 """
 ROOT = pathlib.Path(__file__).resolve().parent
 PROJECTS = (ROOT, ROOT / "apps" / "backend")

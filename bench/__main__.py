@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, (_, about) in FIGURES.items():
             print(f"{name:<20}{about}")
         return 0
-    print(describe_run() + "\n", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends too
+    run = describe_run()
+    print(f"{run}\n", flush=True)
     figures, complete = _measure(options.only or list(FIGURES), Effort(quick=options.quick))
     if options.json:
         write_json(figures, options.json)
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.svg.write_text(draw(figures), encoding="utf-8")
     if options.markdown:
         try:
-            write_markdown(figures, options.markdown)
+            write_markdown(figures, options.markdown, run)
         except MarksError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
@@ -80,7 +83,9 @@ def _measure(names: Sequence[str], effort: Effort) -> tuple[list[Figure], bool]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python3 dev.py bench", description="Measures ours beside its peers.")
+    parser = argparse.ArgumentParser(
+        prog="python3 dev.py bench", description="Measures ours beside its peers."
+    )
     parser.add_argument(
         "--only", action="append", choices=tuple(FIGURES), metavar="NAME", help="one figure; may be repeated"
     )
@@ -93,4 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from time import process_time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +59,23 @@ async def receive() -> dict[str, Any]:
 
 async def send(_message: Any) -> None:
     """Take what the app sends."""
+
+
+async def check(app: Callable[..., Awaitable[None]]) -> None:
+    """See that the app answers: what fails may be quick.
+
+    Raises:
+        RuntimeError: It does not.
+    """
+    seen: list[int] = []
+
+    async def note(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            seen.append(message["status"])
+
+    await app(make_scope(), receive, note)
+    if seen != [HTTPStatus.OK]:
+        raise RuntimeError(f"an app of the bench answers {seen}")
 
 
 async def serve(

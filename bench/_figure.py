@@ -1,4 +1,4 @@
-"""What a bench finds out: one figure of ours beside the same figure of each peer, and what was promised of it."""
+"""What a bench finds out: a figure of ours beside the same of each peer, and what was promised of it."""
 
 from __future__ import annotations
 

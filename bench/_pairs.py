@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable
 
 _Name = TypeVar("_Name")
 
@@ -28,20 +28,24 @@ class Effort:
         return quick if self.quick else full
 
 
-def interleave(measures: Mapping[_Name, Callable[[], float]], rounds: int) -> dict[_Name, list[float]]:
-    """Take each measure once a round, every second round in reverse order.
+def interleave(
+    names: Iterable[_Name], measure: Callable[[_Name], float], rounds: int
+) -> dict[_Name, list[float]]:
+    """Measure each name once a round, every second round in reverse order.
 
     Args:
-        measures: What returns a value, by name.
+        names: What is compared.
+        measure: Returns the value of one.
         rounds: How often; one more comes first and is thrown away, to warm up.
     """
-    found: dict[_Name, list[float]] = {name: [] for name in measures}
-    for number in range(rounds + 1):
-        order = list(measures) if number % 2 else list(reversed(measures))
+    order = list(names)
+    found: dict[_Name, list[float]] = {name: [] for name in order}
+    for name in order:
+        measure(name)
+    for _ in range(rounds):
         for name in order:
-            value = measures[name]()
-            if number:
-                found[name].append(value)
+            found[name].append(measure(name))
+        order.reverse()
     return found
 
 
@@ -59,4 +63,4 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _tasks(pid: int) -> list[Path]:
-    return [Path(f"/proc/{pid}/task/{task}/schedstat") for task in os.listdir(f"/proc/{pid}/task")]
+    return [task / "schedstat" for task in Path(f"/proc/{pid}/task").iterdir()]

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from bench._figure import Figure
 
-BEGIN: Final = "<!-- Written by `python3 dev.py bench --markdown docs/performance.md`, up to the next mark. -->"
+BEGIN: Final = (
+    "<!-- Written by `python3 dev.py bench --markdown docs/performance.md`, up to the next mark. -->"
+)
 END: Final = "<!-- End of what the bench writes. -->"
 _PACKAGES: Final = (
     "fastapi",
@@ -61,8 +63,13 @@ def write_json(figures: Iterable[Figure], path: Path) -> None:
     path.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n", encoding="utf-8")
 
 
-def write_markdown(figures: Sequence[Figure], path: Path) -> None:
+def write_markdown(figures: Sequence[Figure], path: Path, run: str) -> None:
     """Put the tables of this run in the place of the last one's.
+
+    Args:
+        figures: Of this run.
+        path: Of the page.
+        run: What `describe_run` says of it.
 
     Raises:
         MarksError: The page has no place for them.
@@ -72,7 +79,7 @@ def write_markdown(figures: Sequence[Figure], path: Path) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise MarksError(f"{path} needs the lines {BEGIN!r} and {END!r}, between which the tables go.")
-    tables = "\n".join(_markdown(figures))
+    tables = "\n".join((run, *_markdown(figures)))
     path.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
 
 
@@ -110,7 +117,6 @@ def _rows(figure: Figure) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _markdown(figures: Sequence[Figure]) -> Iterator[str]:
-    yield describe_run()
     yield "\n| promise | of | measured | |\n|---|---|---|---|"
     for figure in figures:
         for goal in figure.goals:

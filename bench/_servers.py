@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Self
 
 from bench._pairs import cpu_seconds
@@ -21,6 +20,7 @@ from bench._workers import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import timedelta
 
 CONNECTIONS: Final = 16
 _PATIENCE: Final = 60.0
@@ -70,13 +70,11 @@ class Server:
 
     @classmethod
     def uvicorn(cls, factory: str, path: str, environ: Mapping[str, str] | None = None) -> Self:
-        """Return a server that runs an app of this package under uvicorn, with the loop and parser of `serve`."""
-        options = "--factory --no-access-log --log-level warning --loop uvloop --http httptools".split()
-        return cls(
-            lambda port: [sys.executable, "-m", "uvicorn", factory, *options, "--port", str(port)],
-            path,
-            environ,
-        )
+        """Return a server that runs an app of this package under uvicorn, with our loop and parser."""
+        quiet = ("--no-access-log", "--log-level", "warning")
+        fast = ("--loop", "uvloop", "--http", "httptools")
+        command = [sys.executable, "-m", "uvicorn", "--factory", factory, *quiet, *fast, "--port"]
+        return cls(lambda port: [*command, str(port)], path, environ)
 
     def __enter__(self) -> Self:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -109,13 +107,18 @@ class Server:
     def _wait(self) -> None:
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
-                connection.request("GET", self._path)
-                if connection.getresponse().status == http.HTTPStatus.OK:
-                    return
+            if self._answers():
+                return
             time.sleep(0.05)
         raise WorkerError(f"a server of the bench did not answer {self._path}: {self._process.args!r}")
+
+    def _answers(self) -> bool:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)) as client:
+            try:
+                client.request("GET", self._path)
+                return client.getresponse().status == http.HTTPStatus.OK
+            except (OSError, http.client.HTTPException):
+                return False
 
 
 def _request(port: int, path: str, duration: timedelta) -> int:

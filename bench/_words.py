@@ -22,7 +22,7 @@ def ratio(value: float) -> str:
     """Write what ours is of another's: as a part of it, or as so many times."""
     if value <= 0.0:
         return "nothing"
-    return f"1/{_digits(1 / value)}" if value < 1.0 else f"{_digits(value)} ×"
+    return f"1/{_digits(1 / value)}" if value < 1.0 else f"{_digits(value)} times"
 
 
 def extremes(spread: Spread) -> str:

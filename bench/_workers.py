@@ -1,7 +1,7 @@
 """Processes that measure: each has one variant to itself, and does nothing until it is asked.
 
-A worker is started with the name of a function and its arguments. The function sets the variant up and returns
-what answers the questions: JSON lines, one question at a time, so that no two variants run at once.
+A worker is started with the name of a function and its arguments. The function sets the variant up and
+returns what answers the questions: JSON lines, one question at a time, so that no two variants run at once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Self
@@ -96,6 +97,7 @@ def workers(started: Mapping[str, Worker]) -> Iterator[Mapping[str, Worker]]:
 
 def main(target: str, arguments: str) -> None:
     """Set up what `target` names, then answer until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when its stdin does
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # the lines of ours and of the peers: written, and read by nobody

@@ -33,7 +33,7 @@ def measure(effort: Effort) -> Figure:
         pairs[_FASTIFY] = (_fastify(node, "bare"), _fastify(node, "watched"))
     except MissingError as error:
         missing[_FASTIFY] = str(error)
-    rounds = _measure(pairs, effort.of(12, 3))
+    rounds = _measure(pairs, effort.of(20, 3))
     bare = tuple(name for name in rounds if name.startswith("bare"))
     return Figure(
         name="fastify",
@@ -53,10 +53,7 @@ def _measure(pairs: Mapping[str, tuple[Server, Server]], count: int) -> dict[str
             for name, pair in pairs.items()
             for index, server in enumerate(pair)
         }
-        found = interleave(
-            {key: lambda server=server: server.load(_ROUND).microseconds for key, server in servers.items()},
-            count,
-        )
+        found = interleave(servers, lambda key: servers[key].load(_ROUND).microseconds, count)
     rounds = {
         name: [watched - bare for bare, watched in zip(found[name, 0], found[name, 1], strict=True)]
         for name in pairs

@@ -27,8 +27,8 @@ _IMPORTS: Final = {
 
 def measure(effort: Effort) -> Figure:
     """Measure fresh processes that import one library each."""
-    measures = {name: lambda code=code: _cpu_of(code) for name, code in _IMPORTS.items()}
-    rounds = interleave({_NOTHING: lambda: _cpu_of("pass"), **measures}, effort.of(20, 5))
+    programs = {_NOTHING: "pass", **_IMPORTS}
+    rounds = interleave(programs, lambda name: _cpu_of(programs[name]), effort.of(20, 5))
     nothing = rounds.pop(_NOTHING)
     over = {
         name: [value - none for value, none in zip(values, nothing, strict=True)]

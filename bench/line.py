@@ -38,10 +38,7 @@ def measure(effort: Effort) -> Figure:
         except MissingError as error:
             missing[name] = str(error)
     with workers(started):
-        rounds = interleave(
-            {name: lambda worker=worker: float(worker.ask(lines)) for name, worker in started.items()},
-            effort.of(30, 6),
-        )
+        rounds = interleave(started, lambda name: float(started[name].ask(lines)), effort.of(30, 6))
     return Figure(
         name="line",
         title="one request line of 11 fields",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,20 +13,20 @@ from typing import TYPE_CHECKING, Any, Final
 from bench import _apps
 from bench._driver import HEADERS, make_scope, serve
 from bench._figure import OURS, Figure, at_most
-from bench._pairs import Effort
 from bench._workers import Worker, workers
 from bench.request import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bench._pairs import Effort
+
 _BARE: Final = "bare Starlette"
 # A tenth of the requests is enough to see it: they keep a series for whatever a client calls a method.
 _PEERS: Final = {
-    "prometheus-fastapi-instrumentator, a tenth of them": "prometheus-fastapi-instrumentator",
-    "starlette_exporter, a tenth of them": "starlette_exporter",
+    "prometheus-fastapi-instrumentator, 1/10": "prometheus-fastapi-instrumentator",
+    "starlette_exporter, 1/10": "starlette_exporter",
 }
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _SLICE: Final = 1000
 _METHODS: Final = ("GET", "POST", "PROPFIND", "M-SEARCH", "\x00", "get", "X" * 300)
 
@@ -77,6 +76,8 @@ def _one(number: int, dice: random.Random) -> dict[str, Any]:
     if number % 2:
         return make_scope()
     path = f"/{dice.getrandbits(64):x}/../{dice.choice(('wp-login.php', '%00', 'items/1e9'))}"
+    if dice.random() < 0.2:
+        path = f"/items/{dice.getrandbits(40)}"
     names = (b"host", b"user-agent", b"x-request-id", b"traceparent", b"x-forwarded-for", b"cookie")
     changed = [(name, b"%x" % dice.getrandbits(256)) for name in names]
     kept = itertools.filterfalse(lambda header: header[0] in names, HEADERS)
@@ -89,5 +90,8 @@ def _one(number: int, dice: random.Random) -> dict[str, Any]:
 
 
 def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * _PAGE / 1e6
+    """Return the MB that are resident, exactly: `statm` may be some hundred pages behind."""
+    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise OSError("/proc/self/smaps_rollup says nothing of Rss")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from bench import _apps
-from bench._driver import BUSY_TURN, make_scope, serve
+from bench._driver import BUSY_TURN, check, make_scope, serve
 from bench._figure import OURS, Figure, share_of
 from bench._pairs import Effort, interleave
 from bench._workers import Worker, workers
@@ -37,7 +37,7 @@ def measure(effort: Effort) -> Figure:
                 bare.append(without)
             return float(overhead)
 
-        rounds = interleave({name: lambda name=name: ask(name) for name in VARIANTS}, effort.of(25, 5))
+        rounds = interleave(VARIANTS, ask, effort.of(40, 5))
     rounds[_BARE] = bare[1:]
     return Figure(
         name="request",
@@ -63,6 +63,8 @@ def watch(variant: str) -> Callable[[int], tuple[float, float]]:
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)  # as uvicorn and our own serve have it
     make, put_around = VARIANTS[variant]
     bare, watched = make(), runner.run(put_around(make()))
+    runner.run(check(bare))
+    runner.run(check(watched))
     turn = 1 if variant == _IDLE else BUSY_TURN
 
     def answer(requests: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from bench import _apps
-from bench._driver import make_scope, serve
+from bench._driver import check, make_scope, serve
 from bench._figure import OURS, Curve, Figure, Spread
 from bench._pairs import Effort, interleave
 from bench._workers import Worker, workers
@@ -47,6 +47,7 @@ def watch(name: str, routes: int) -> Callable[[int], float]:
     bare = _Router(_apps.bare_asgi())
     watched = _by_hand(bare) if name == _BY_HAND else runner.run(_ours(bare))
     paths = [f"/api/v1/resources/{number}" for number in range(routes)]
+    runner.run(check(watched))
     runner.run(serve(watched, [make_scope(path) for path in paths]))  # every route has had one
 
     def answer(requests: int) -> float:
@@ -102,7 +103,4 @@ def _rounds_of(size: int, effort: Effort) -> dict[str, list[float]]:
     started = {name: Worker.of(watch, name, size) for name in (OURS, _BY_HAND)}
     requests = effort.of(1920, 480)
     with workers(started):
-        return interleave(
-            {name: lambda worker=worker: float(worker.ask(requests)) for name, worker in started.items()},
-            effort.of(10, 3),
-        )
+        return interleave(started, lambda name: float(started[name].ask(requests)), effort.of(10, 3))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import sys
 from time import process_time
 from typing import TYPE_CHECKING, Any, Final
 
-from bench._figure import OURS, Curve, Figure, Spread, at_most, share_of
+from bench._figure import OURS, Curve, Figure, Goal, Spread, at_most, share_of
 from bench._pairs import Effort, interleave
 from bench._stores import MULTIPROCESS, Store, open_store, store_workers
 
@@ -28,15 +30,16 @@ def measure(effort: Effort) -> Figure:
     with store_workers((OURS, MULTIPROCESS), serve_routes, _WORKERS) as started:
         _touch(started.values(), _ROUTES)
         _check({kind: workers[0].ask(["check", 0]) for kind, workers in started.items()})
-        measures: dict[str, Callable[[], float]] = {}
-        for kind, usual in ((OURS, _USUAL), (MULTIPROCESS, _USUAL_PEER)):
-            workers = started[kind]
-            measures[kind] = lambda workers=workers: _scrape_after(workers, _ROUTES)
-            measures[usual] = lambda workers=workers: _scrape_after(workers, _FEW)
-        rounds = interleave(measures, effort.of(10, 3))
+        cases = {
+            OURS: (started[OURS], _ROUTES),
+            MULTIPROCESS: (started[MULTIPROCESS], _ROUTES),
+            _USUAL: (started[OURS], _FEW),
+            _USUAL_PEER: (started[MULTIPROCESS], _FEW),
+        }
+        rounds = interleave(cases, lambda name: _scrape_after(*cases[name]), effort.of(10, 3))
     return Figure(
         name="scrape",
-        title=f"scrape, {_WORKERS} workers × {_ROUTES} routes, all of them changed",
+        title=f"scrape, {_WORKERS} workers with {_ROUTES} routes each, all of them changed",
         unit="ms CPU",
         rounds=rounds,
         also=(_USUAL, _USUAL_PEER),
@@ -51,12 +54,13 @@ def measure(effort: Effort) -> Figure:
 def measure_by_series(effort: Effort) -> Figure:
     """Measure how a scrape grows with the number of series, of a counter in two workers."""
     sizes = (1, 10, 100, 1000, 10_000) if effort.quick else (1, 10, 100, 1000, 10_000, 100_000)
-    return _grow(
+    figure = _grow(
         "scrape-by-series",
         "scrape by series, 2 workers, all of them changed",
         "series",
         {size: _rounds_of(serve_series, 2, size, effort) for size in sizes},
     )
+    return dataclasses.replace(figure, goals=_linear(figure.curve))
 
 
 def measure_by_workers(effort: Effort) -> Figure:
@@ -100,19 +104,21 @@ def _server(store: Store, count: Callable[[int], None]) -> Callable[[Any], Any]:
     return answer
 
 
-def _look_at(body: bytes) -> tuple[int, float]:
+def _look_at(body: bytes) -> list[float]:
     """Return how many lines of our two HTTP metrics there are, and how many requests they say."""
-    lines = [line for line in body.splitlines() if line.startswith((b"http_requests_total", b"http_request_d"))]
+    lines = [
+        line for line in body.splitlines() if line.startswith((b"http_requests_total", b"http_request_d"))
+    ]
     counts = [line for line in lines if line.startswith(b"http_requests_total")]
-    return len(lines), sum(float(line.rsplit(b" ", 1)[1]) for line in counts)
+    return [len(lines), sum(float(line.rsplit(b" ", 1)[1]) for line in counts)]
 
 
-def _check(seen: dict[str, tuple[int, float]]) -> None:
+def _check(seen: dict[str, list[float]]) -> None:
     """See that what is compared is the same: every worker's requests on every route, in as many lines."""
-    expected = [_ROUTES * 12, float(_ROUTES * _WORKERS)]
+    expected: list[float] = [_ROUTES * 12, _ROUTES * _WORKERS]
     wrong = {kind: found for kind, found in seen.items() if found != expected}
     if wrong:
-        print(f"scrape: the scrape should hold {expected} (lines, requests): {wrong}")
+        print(f"scrape: the scrape should hold {expected} (lines, requests): {wrong}", file=sys.stderr)
 
 
 def _touch(all_workers: Iterable[list[Worker]], size: int) -> None:
@@ -126,14 +132,20 @@ def _scrape_after(workers: list[Worker], size: int) -> float:
     return float(workers[0].ask(["scrape", 0]))
 
 
-def _rounds_of(
-    serve: Callable[..., Any], count: int, size: int, effort: Effort
-) -> dict[str, list[float]]:
+def _rounds_of(serve: Callable[..., Any], count: int, size: int, effort: Effort) -> dict[str, list[float]]:
     with store_workers((OURS, MULTIPROCESS), serve, count, size) as started:
-        measures = {
-            kind: lambda workers=workers: _scrape_after(workers, size) for kind, workers in started.items()
-        }
-        return interleave(measures, 2 if size > 10_000 else effort.of(5, 2))
+        rounds = 2 if size > 10_000 else effort.of(5, 2)
+        return interleave(started, lambda kind: _scrape_after(started[kind], size), rounds)
+
+
+def _linear(curve: Curve | None) -> list[Goal]:
+    """Return the promise that at the far end ten times the series cost ten times as much, give or take."""
+    if curve is None:
+        return []
+    before, last = (value or 0.0 for value in curve.lines[OURS][-2:])
+    growth = last / before / (curve.x[-1] / curve.x[-2])
+    text = f"a line costs ≤ 1.3 times as much with {curve.x[-1]:,} series as with {curve.x[-2]:,}"
+    return [Goal(text=text, value=growth, at_most=1.3)]
 
 
 def _grow(name: str, title: str, label: str, found: dict[int, dict[str, list[float]]]) -> Figure:

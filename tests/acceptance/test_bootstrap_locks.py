@@ -133,12 +133,14 @@ def test_the_bench_measures_with_the_versions_that_the_tests_run_with() -> None:
 
 
 def test_the_bench_pins_its_peers_for_node_without_an_address() -> None:
-    """npm checks them by their hashes; where they come from is for the user's npm to say."""
+    """Their hashes are in the lock; where they come from is for the user's npm to say."""
     lock = json.loads((ROOT / "bench/node/package-lock.json").read_text(encoding="utf-8"))
     package = json.loads((ROOT / "bench/node/package.json").read_text(encoding="utf-8"))
     packages = {name: entry for name, entry in lock["packages"].items() if name}
     assert lock["packages"][""]["dependencies"] == package["dependencies"]
-    assert [version for version in package["dependencies"].values() if not re.fullmatch(r"[\d.]+", version)] == []
+    assert [
+        version for version in package["dependencies"].values() if not re.fullmatch(r"[\d.]+", version)
+    ] == []
     assert [name for name, entry in packages.items() if "integrity" not in entry or "resolved" in entry] == []
 
 
