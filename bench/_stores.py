@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -12,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from bench._figure import OURS
 from bench._workers import Worker
-from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.metrics import MAX_SERIES, HttpMetrics, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,13 +33,11 @@ class Ours:
 
     def __init__(self, folder: str, series: int = 1) -> None:
         self._registry = Registry(foreign=CollectorRegistry())
-        if hasattr(self._registry, "share"):
-            self._registry.share(Path(folder))
+        self._registry.share(Path(folder))
         self._http = HttpMetrics(self._registry, unit="ms", buckets=BUCKETS)
-        declare: Any = self._registry.counter
-        bounded = "max_series" in inspect.signature(declare).parameters
-        more = {"max_series": series + 1} if bounded else {}
-        self._events: Any = declare("events_total", "Events.", ("number",), **more)
+        self._events = self._registry.counter(
+            "events_total", "Events.", ("number",), max_series=max(series, MAX_SERIES)
+        )
         self._sizes = self._registry.histogram("sizes_bytes", "Sizes.", ("kind",), buckets=BUCKETS)
 
     def record(self, route: str, milliseconds: float) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import sys
 from time import process_time
 from typing import TYPE_CHECKING, Any, Final
 
 from bench._figure import OURS, Curve, Figure, Goal, Spread, at_most, share_of
 from bench._pairs import Effort, interleave
 from bench._stores import MULTIPROCESS, Store, open_store, store_workers
+from bench._workers import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Literal
 
     from bench._workers import Worker
+
 
 _WORKERS: Final = 4
 _ROUTES: Final = 1000
@@ -114,11 +115,14 @@ def _look_at(body: bytes) -> list[float]:
 
 
 def _check(seen: dict[str, list[float]]) -> None:
-    """See that what is compared is the same: every worker's requests on every route, in as many lines."""
+    """See that what is compared is the same: every worker's requests on every route, in as many lines.
+
+    Raises:
+        WorkerError: It is not.
+    """
     expected: list[float] = [_ROUTES * 12, _ROUTES * _WORKERS]
-    wrong = {kind: found for kind, found in seen.items() if found != expected}
-    if wrong:
-        print(f"scrape: the scrape should hold {expected} (lines, requests): {wrong}", file=sys.stderr)
+    if any(found != expected for found in seen.values()):
+        raise WorkerError(f"a scrape should hold {expected} (lines, requests), they hold {seen}")
 
 
 def _touch(all_workers: Iterable[list[Worker]], size: int) -> None:
