@@ -31,6 +31,7 @@ FIGURES: Final[dict[str, tuple[Callable[[Effort], Figure], str]]] = {
     "memory": (memory.measure, "growth over a million requests, half of them hostile"),
     "import": (imports.measure, "a fresh process that imports it"),
     "scrape-by-series": (scrape.measure_by_series, "how a scrape grows with the series"),
+    "scrape-by-routes": (scrape.measure_by_routes, "how a scrape grows with the routes"),
     "scrape-by-workers": (scrape.measure_by_workers, "how a scrape grows with the workers"),
     "request-by-routes": (routes.measure, "how the cost of a request grows with the routes"),
 }

@@ -117,12 +117,13 @@ def _rows(figure: Figure) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _markdown(figures: Sequence[Figure]) -> Iterator[str]:
-    yield "\n| promise | of | measured | |\n|---|---|---|---|"
+    yield "\n| figure | promise | measured | |\n|---|---|---|---|"
     for figure in figures:
         for goal in figure.goals:
             text = f"{goal.text} (hoped for)" if goal.stretch else goal.text
-            yield f"| {text} | {figure.title} | {_words.measured(goal)} | {_words.verdict(goal)} |"
-    yield "\n| figure | | value | ours is | rounds |\n|---|---|---|---|---|"
+            measured, verdict = _words.measured(goal), _words.verdict(goal)
+            yield f"| `{figure.name}` | {text} | {measured} | {verdict} |"
+    yield "\n| figure | | value | ours is | lowest and highest |\n|---|---|---:|---:|---|"
     for figure in figures:
         if figure.curve is None:
             yield from _markdown_rows(figure)
@@ -135,7 +136,7 @@ def _markdown(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def _markdown_rows(figure: Figure) -> Iterator[str]:
-    head = f"**{figure.name}**: {figure.title}, {figure.unit}"
+    head = f"`{figure.name}`: {figure.title}, {figure.unit}"
     for name, value, of, spread in _rows(figure):
         yield f"| {head} | {name} | {value} | {of} | {spread} |"
         head = ""
@@ -145,9 +146,9 @@ def _markdown_curve(figure: Figure) -> Iterator[str]:
     curve = figure.curve
     if curve is None:
         return
-    yield f"\n**{figure.name}**: {figure.title}, {figure.unit}\n"
+    yield f"\n`{figure.name}`: {figure.title}, {figure.unit}\n"
     yield f"| {curve.label} | " + " | ".join(f"{x:,}" for x in curve.x) + " |"
-    yield "|---" * (len(curve.x) + 1) + "|"
+    yield "|---|" + "---:|" * len(curve.x)
     for name, values in curve.lines.items():
         yield f"| {name} | " + " | ".join(map(_value, values)) + " |"
 

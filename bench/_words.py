@@ -32,7 +32,7 @@ def extremes(spread: Spread) -> str:
 
 def measured(goal: Goal) -> str:
     """Write what was measured of a promise, in the promise's own terms."""
-    return ratio(goal.value) if " of " in goal.text else number(goal.value)
+    return ratio(goal.value) if goal.text.startswith("≤ 1/") else number(goal.value)
 
 
 def verdict(goal: Goal) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import gc
 from time import process_time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,13 +53,25 @@ def measure(effort: Effort) -> Figure:
 def measure_by_series(effort: Effort) -> Figure:
     """Measure how a scrape grows with the number of series, of a counter in two workers."""
     sizes = (1, 10, 100, 1000, 10_000) if effort.quick else (1, 10, 100, 1000, 10_000, 100_000)
-    figure = _grow(
+    return _grow(
         "scrape-by-series",
         "scrape by series, 2 workers, all of them changed",
         "series",
         {size: _rounds_of(serve_series, 2, size, effort) for size in sizes},
+        linear=True,
     )
-    return dataclasses.replace(figure, goals=_linear(figure.curve))
+
+
+def measure_by_routes(effort: Effort) -> Figure:
+    """Measure how a scrape grows with the number of routes, twelve lines each."""
+    sizes = (1, 10, 100, 1000) if effort.quick else (1, 10, 100, 1000, 10_000)
+    return _grow(
+        "scrape-by-routes",
+        f"scrape by routes, {_WORKERS} workers, all of them changed",
+        "routes",
+        {size: _rounds_of(serve_routes, _WORKERS, size, effort) for size in sizes},
+        linear=True,
+    )
 
 
 def measure_by_workers(effort: Effort) -> Figure:
@@ -97,7 +107,6 @@ def _server(store: Store, count: Callable[[int], None]) -> Callable[[Any], Any]:
             return None
         if what == "check":
             return _look_at(store.render())
-        gc.collect()
         start = process_time()
         store.render()
         return (process_time() - start) * 1e3
@@ -138,29 +147,31 @@ def _scrape_after(workers: list[Worker], size: int) -> float:
 
 def _rounds_of(serve: Callable[..., Any], count: int, size: int, effort: Effort) -> dict[str, list[float]]:
     with store_workers((OURS, MULTIPROCESS), serve, count, size) as started:
-        rounds = 2 if size > 10_000 else effort.of(5, 2)
+        rounds = 2 if size >= 10_000 else effort.of(5, 2)
         return interleave(started, lambda kind: _scrape_after(started[kind], size), rounds)
 
 
-def _linear(curve: Curve | None) -> list[Goal]:
-    """Return the promise that at the far end ten times the series cost ten times as much, give or take."""
-    if curve is None:
-        return []
+def _linear(curve: Curve) -> list[Goal]:
+    """Return the promise that at the far end ten times as many cost ten times as much, give or take."""
     before, last = (value or 0.0 for value in curve.lines[OURS][-2:])
     growth = last / before / (curve.x[-1] / curve.x[-2])
-    text = f"a line costs ≤ 1.3 times as much with {curve.x[-1]:,} series as with {curve.x[-2]:,}"
+    text = f"≤ 1.3 times as much for each of {curve.x[-1]:,} {curve.label} as for each of {curve.x[-2]:,}"
     return [Goal(text=text, value=growth, at_most=1.3)]
 
 
-def _grow(name: str, title: str, label: str, found: dict[int, dict[str, list[float]]]) -> Figure:
+def _grow(
+    name: str, title: str, label: str, found: dict[int, dict[str, list[float]]], *, linear: bool = False
+) -> Figure:
     lines = {
         kind: tuple(Spread.of(rounds[kind]).median for rounds in found.values())
         for kind in (OURS, MULTIPROCESS)
     }
+    curve = Curve(label=label, x=tuple(found), lines=lines)
     return Figure(
         name=name,
         title=title,
         unit="ms CPU",
         rounds=found[max(found)],
-        curve=Curve(label=label, x=tuple(found), lines=lines),
+        goals=_linear(curve) if linear else (),
+        curve=curve,
     )

@@ -131,7 +131,7 @@ def test_the_tables_go_between_the_marks(figure: Figure, growing: Figure, tmp_pa
     assert text.endswith(f"\n{END}\nafter\n")
     assert "old" not in text
     assert "\nOn this machine.\n" in text
-    assert "| **small**: a small one, µs | watchkeeper | 2.00 |" in text
+    assert "| `small`: a small one, µs | watchkeeper | 2.00 |" in text
     assert "| watchkeeper | 0.500 | 30.0 |" in text
 
 
