@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import fastify, imports, instruments, line, memory, request, routes, scrape, throughput
+from bench import fastify, growth, imports, instruments, line, memory, request, routes, scrape, throughput
 from bench._pairs import Effort
 from bench._picture import draw
 from bench._report import MarksError, as_text, describe_run, write_json, write_markdown
@@ -30,9 +30,9 @@ FIGURES: Final[dict[str, tuple[Callable[[Effort], Figure], str]]] = {
     "line": (line.measure, "one request line"),
     "memory": (memory.measure, "growth over a million requests, half of them hostile"),
     "import": (imports.measure, "a fresh process that imports it"),
-    "scrape-by-series": (scrape.measure_by_series, "how a scrape grows with the series"),
-    "scrape-by-routes": (scrape.measure_by_routes, "how a scrape grows with the routes"),
-    "scrape-by-workers": (scrape.measure_by_workers, "how a scrape grows with the workers"),
+    "scrape-by-series": (growth.measure_by_series, "how a scrape grows with the series"),
+    "scrape-by-routes": (growth.measure_by_routes, "how a scrape grows with the routes"),
+    "scrape-by-workers": (growth.measure_by_workers, "how a scrape grows with the workers"),
     "request-by-routes": (routes.measure, "how the cost of a request grows with the routes"),
 }
 

@@ -152,6 +152,21 @@ class Figure:
         return name != OURS and name not in self.also
 
 
+def grown(
+    label: str, found: Mapping[tuple[int, str], Sequence[float]]
+) -> tuple[Curve, dict[str, Sequence[float]]]:
+    """Return the curve of what was found, and the rounds at its far end.
+
+    Args:
+        label: What grows.
+        found: The rounds by what has grown so far and by name.
+    """
+    x = tuple(sorted({step for step, _ in found}))
+    names = list(dict.fromkeys(name for _, name in found))
+    lines = {name: tuple(Spread.of(found[step, name]).median for step in x) for name in names}
+    return Curve(label=label, x=x, lines=lines), {name: found[x[-1], name] for name in names}
+
+
 def at_most(text: str, rounds: Mapping[str, Sequence[float]], limit: float) -> list[Goal]:
     """Return the promise that our value is at most `limit`; nothing where it was not measured."""
     if OURS not in rounds:

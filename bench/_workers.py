@@ -13,10 +13,12 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+_Name = TypeVar("_Name")
 
 
 class WorkerError(Exception):
@@ -86,7 +88,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(started: Mapping[str, Worker]) -> Iterator[Mapping[str, Worker]]:
+def workers(started: Mapping[_Name, Worker]) -> Iterator[Mapping[_Name, Worker]]:
     """End all workers with the block."""
     try:
         yield started

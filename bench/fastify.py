@@ -33,7 +33,7 @@ def measure(effort: Effort) -> Figure:
         pairs[_FASTIFY] = (_fastify(node, "bare"), _fastify(node, "watched"))
     except MissingError as error:
         missing[_FASTIFY] = str(error)
-    rounds = _measure(pairs, effort.of(20, 3))
+    rounds = _measure(pairs, effort.of(20, 2))
     bare = tuple(name for name in rounds if name.startswith("bare"))
     return Figure(
         name="fastify",

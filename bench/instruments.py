@@ -45,7 +45,7 @@ def _measure(call: str, effort: Effort) -> dict[str, list[float]]:
     with store_workers((OURS, MULTIPROCESS, PLAIN), serve, _WORKERS, call) as started:
         # All of a store's workers are there and have counted; in each round another of them is asked.
         turns = {kind: itertools.cycle(workers) for kind, workers in started.items()}
-        return interleave(turns, lambda kind: float(next(turns[kind]).ask(calls)), effort.of(120, 8))
+        return interleave(turns, lambda kind: float(next(turns[kind]).ask(calls)), effort.of(80, 8))
 
 
 def serve(kind: str, folder: str, call: str) -> Callable[[int], float]:

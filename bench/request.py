@@ -37,7 +37,7 @@ def measure(effort: Effort) -> Figure:
                 bare.append(without)
             return float(overhead)
 
-        rounds = interleave(VARIANTS, ask, effort.of(40, 5))
+        rounds = interleave(VARIANTS, ask, effort.of(30, 5))
     rounds[_BARE] = bare[1:]
     return Figure(
         name="request",

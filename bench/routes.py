@@ -11,7 +11,7 @@ import uvloop
 
 from bench import _apps
 from bench._driver import check, make_scope, serve
-from bench._figure import OURS, Curve, Figure, Spread
+from bench._figure import OURS, Figure, grown
 from bench._pairs import Effort, interleave
 from bench._workers import Worker, workers
 
@@ -28,20 +28,21 @@ def measure(effort: Effort) -> Figure:
     A framework's own search for the route would drown it: FastAPI and Starlette try one after the other.
     """
     sizes = (1, 100, 1000) if effort.quick else (1, 10, 100, 1000, 10_000)
-    found = {size: _rounds_of(size, effort) for size in sizes}
-    lines = {
-        name: tuple(Spread.of(rounds[name]).median for rounds in found.values()) for name in (OURS, _BY_HAND)
-    }
+    cases = [(size, name) for size in sizes for name in (OURS, _BY_HAND)]
+    requests = effort.of(1920, 480)
+    with workers({case: Worker.of(watch, *case) for case in cases}) as started:
+        found = interleave(cases, lambda case: float(started[case].ask(requests)), effort.of(12, 3))
+    curve, rounds = grown("routes", found)
     return Figure(
         name="request-by-routes",
         title="all of it over a plain ASGI app, by routes",
         unit="µs CPU a request",
-        rounds=found[max(found)],
-        curve=Curve(label="routes", x=tuple(sizes), lines=lines),
+        rounds=rounds,
+        curve=curve,
     )
 
 
-def watch(name: str, routes: int) -> Callable[[int], float]:
+def watch(routes: int, name: str) -> Callable[[int], float]:
     """Set the app up; asked for a number of requests, answer with what watching adds to one of them in µs."""
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     bare = _Router(_apps.bare_asgi())
@@ -97,10 +98,3 @@ def _by_hand(app: Any) -> Any:
     from bench._peer_middleware import PeerMiddleware
 
     return PeerMiddleware(app)
-
-
-def _rounds_of(size: int, effort: Effort) -> dict[str, list[float]]:
-    started = {name: Worker.of(watch, name, size) for name in (OURS, _BY_HAND)}
-    requests = effort.of(1920, 480)
-    with workers(started):
-        return interleave(started, lambda name: float(started[name].ask(requests)), effort.of(10, 3))

@@ -32,7 +32,7 @@ def measure(effort: Effort) -> Figure:
             name: stack.enter_context(_server(factory))
             for name, factory in ((OURS, "watched"), (_BARE, "bare"))
         }
-        rounds = interleave(servers, lambda name: servers[name].load(_ROUND).rate, effort.of(10, 3))
+        rounds = interleave(servers, lambda name: servers[name].load(_ROUND).rate, effort.of(10, 2))
     return Figure(
         name="throughput",
         title=f"the whole backend, {CONNECTIONS} connections",
