@@ -60,9 +60,9 @@ def bare_asgi() -> ASGIApp:
     return app
 
 
-def keeper(**changes: Any) -> Watchkeeper:
+def keeper() -> Watchkeeper:
     """Return a keeper as a service has it, without a database; its lines go to standard output."""
-    return Watchkeeper("bench", settings=Settings(service="bench", **changes), database=False)
+    return Watchkeeper("bench", settings=Settings(service="bench"), database=False)
 
 
 def watched_fastapi() -> ASGIApp:

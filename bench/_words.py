@@ -15,7 +15,7 @@ def number(value: float) -> str:
     for decimals, bound in ((0, 100), (1, 10), (2, 1)):
         if abs(value) >= bound:
             return f"{value:.{decimals}f}"
-    return f"{value:.3f}"
+    return f"{value:.3f}" if value else "0"
 
 
 def ratio(value: float) -> str:
@@ -26,7 +26,9 @@ def ratio(value: float) -> str:
 
 
 def extremes(spread: Spread) -> str:
-    """Write how far the rounds were apart."""
+    """Write how far the rounds were apart; nothing where there was one."""
+    if spread.lowest == spread.highest:
+        return ""
     return f"{number(spread.lowest)} to {number(spread.highest)}"
 
 

@@ -155,7 +155,15 @@ def test_the_picture_is_an_svg_with_names_values_and_units(figure: Figure, growi
 
 @pytest.mark.parametrize(
     ("value", "written"),
-    [(0.1194, "0.119"), (1.84, "1.84"), (24.12, "24.1"), (458.3, "458"), (2411.2, "2,411"), (-3.25, "-3.25")],
+    [
+        (0.1194, "0.119"),
+        (1.84, "1.84"),
+        (24.12, "24.1"),
+        (458.3, "458"),
+        (2411.2, "2,411"),
+        (-3.25, "-3.25"),
+        (0.0, "0"),
+    ],
 )
 def test_numbers_have_three_digits(value: float, written: str) -> None:
     """More would be noise."""
