@@ -2,7 +2,8 @@
 """Sets this checkout up by itself, then runs it: `python3 dev.py serve`, `python3 dev.py test`.
 
 It needs Python 3.11 or newer with pip, and nothing else. What the backend needs goes into `.venv`, what tests
-and checks need into `.venv-test`, each made once from a lock file with hashes (see docs/development.md).
+and checks need into `.venv-test`, the peers of the bench into `.venv-bench`, each made once from a lock file
+with hashes (see docs/development.md).
 
 This file has no syntax newer than Python 3.6: an older Python reads as far as the first sentence below.
 """
@@ -41,10 +42,12 @@ USAGE = """\
 python3 dev.py serve             run the backend on 127.0.0.1:3001 (HOST, PORT), with a PostgreSQL of its own
 python3 dev.py test [ARGS]       run all tests with coverage; with ARGS: pytest ARGS, without coverage
 python3 dev.py check             ruff, ruff format --check, mypy --strict
+python3 dev.py bench [ARGS]      measure it beside its peers, see docs/performance.md; bench --help
 python3 dev.py traffic [ARGS]    play a client against the running backend; traffic --help
 python3 dev.py keep ARGS         the keeper's own commands, such as: keep retention plan
 
-The first start sets up .venv, for test and check .venv-test, and needs the network once.
+The first start sets up .venv, for test and check .venv-test, for bench .venv-bench, and needs the network
+once.
 """
 ROOT = pathlib.Path(__file__).resolve().parent
 PROJECTS = (ROOT, ROOT / "apps" / "backend")
@@ -121,6 +124,7 @@ class Environment:
 
 SERVE = Environment(".venv", "requirements.lock")
 TEST = Environment(".venv-test", "requirements-test.lock")
+BENCH = Environment(".venv-bench", "requirements-bench.lock")
 
 
 def say(text: str) -> None:
@@ -199,7 +203,7 @@ def build(environment: Environment, descriptor: int) -> None:
 
 def choose_python() -> str:
     """Name the Python to make environments with: the one that runs this, unless it is out of one of them."""
-    if pathlib.Path(sys.prefix).resolve() in (SERVE.folder, TEST.folder):
+    if pathlib.Path(sys.prefix).resolve() in (SERVE.folder, TEST.folder, BENCH.folder):
         return f"{sys.base_prefix}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     return sys.executable
 
@@ -305,10 +309,21 @@ def fill_in(sentence: str, environment: Environment, **more: str) -> str:
 
 
 def start_backend(command: str, arguments: list[str]) -> int:
-    """Become a command of the backend: its signals and its exit code are then its own."""
-    occupy(SERVE)
-    program = [str(SERVE.python), "-m", "realestate", command, *arguments]
-    os.execv(SERVE.python, program)  # noqa: S606  # no shell is wanted
+    """Become a command of the backend."""
+    return become(SERVE, "realestate", command, *arguments)
+
+
+def start_bench(arguments: list[str]) -> int:
+    """Become the bench, which is a package of the checkout and not of an environment."""
+    os.chdir(ROOT)
+    return become(BENCH, "bench", *arguments)
+
+
+def become(environment: Environment, module: str, *arguments: str) -> int:
+    """Run a module instead of this script: signals and exit code are then its own."""
+    occupy(environment)
+    program = [str(environment.python), "-m", module, *arguments]
+    os.execv(environment.python, program)  # noqa: S606  # no shell is wanted
 
 
 def run_tests(arguments: list[str]) -> int:
@@ -355,6 +370,7 @@ COMMANDS: typing.Mapping[str, typing.Callable[[list[str]], int]] = {
     "serve": functools.partial(start_backend, "serve"),
     "test": run_tests,
     "check": run_checks,
+    "bench": start_bench,
     "traffic": functools.partial(start_backend, "traffic"),
     "keep": functools.partial(start_backend, "keep"),
 }

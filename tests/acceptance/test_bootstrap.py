@@ -99,6 +99,15 @@ def test_the_first_start_sets_up_and_the_second_only_runs(checkout: Checkout) ->
     assert not (checkout.root / ".venv-test").exists()
 
 
+def test_the_bench_has_an_environment_of_its_own(checkout: Checkout) -> None:
+    """Its package is the checkout's and not installed; the peers do not get into what serve runs in."""
+    shutil.copytree(checkout.root / "src/small", checkout.root / "bench")
+    measured = checkout.run("bench", "--quick")
+    assert started(measured) == {"arguments": ["--quick"], "prefix": str(checkout.root / ".venv-bench")}
+    assert "setting up .venv-bench" in measured.stderr
+    assert not (checkout.root / ".venv").exists()
+
+
 def test_the_environments_own_python_can_make_it_again(checkout: Checkout) -> None:
     """Who has activated .venv starts dev.py out of the environment that is about to be cleared."""
     subprocess.run([BASE_PYTHON, "-m", "venv", "--without-pip", str(checkout.root / ".venv")], check=True)

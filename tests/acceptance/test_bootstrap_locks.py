@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-test.lock")
+ALL_LOCKS = (*LOCKS, "requirements-bench.lock")  # the last one's packages are not installed where tests run
 PROJECTS = ("pyproject.toml", "apps/backend/pyproject.toml")
 OURS = {"watchkeeper", "realestate-backend"}
 
@@ -73,7 +75,7 @@ def asked_for(name: str) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines if line and line[0] not in "#-"}
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", ALL_LOCKS)
 def test_every_pin_has_its_hashes(lock: str) -> None:
     """Without one pip refuses the whole lock, and only SHA-256 counts."""
     assert [pin.name for pin in read_lock(lock) if not pin.hashes] == []
@@ -81,14 +83,16 @@ def test_every_pin_has_its_hashes(lock: str) -> None:
     assert [digest for digest in hashes if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)] == []
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, "requirements.in", "requirements-test.in"])
+@pytest.mark.parametrize(
+    "lock", [*ALL_LOCKS, "requirements.in", "requirements-test.in", "requirements-bench.in"]
+)
 def test_no_file_names_an_address(lock: str) -> None:
     """Where packages come from is for the user's pip to say."""
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert re.findall(r"://|--(?:extra-)?index|--find-links|--trusted", text) == []
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", ALL_LOCKS)
 @pytest.mark.parametrize("project", PROJECTS)
 def test_the_pins_are_in_the_ranges_of_the_packages(lock: str, project: str) -> None:
     """What the tests run with is what the metadata allows, for every extra."""
@@ -111,11 +115,33 @@ def test_requirements_in_names_nothing_else() -> None:
     assert asked_for("requirements.in") - needed == {"flit-core"}
 
 
-def test_the_test_lock_holds_the_same_pins_and_more() -> None:
-    """Tests run with the very versions that serve runs with."""
-    served, tested = (set(installed_here(read_lock(lock)).items()) for lock in LOCKS)
-    assert served - tested == set()
-    assert asked_for("requirements-test.in") - {name for name, _ in tested} == set()
+@pytest.mark.parametrize("purpose", ["test", "bench"])
+def test_the_other_locks_hold_the_same_pins_and_more(purpose: str) -> None:
+    """Tests and bench run with the very versions that serve runs with."""
+    served = set(installed_here(read_lock("requirements.lock")).items())
+    other = set(installed_here(read_lock(f"requirements-{purpose}.lock")).items())
+    assert served - other == set()
+    assert asked_for(f"requirements-{purpose}.in") - {name for name, _ in other} == set()
+
+
+def test_the_bench_measures_with_the_versions_that_the_tests_run_with() -> None:
+    """A framework that both use is one and the same."""
+    tested, measured = (
+        installed_here(read_lock(f"requirements-{purpose}.lock")) for purpose in ("test", "bench")
+    )
+    assert [name for name in tested.keys() & measured.keys() if tested[name] != measured[name]] == []
+
+
+def test_the_bench_pins_its_peers_for_node_without_an_address() -> None:
+    """Their hashes are in the lock; where they come from is for the user's npm to say."""
+    lock = json.loads((ROOT / "bench/node/package-lock.json").read_text(encoding="utf-8"))
+    package = json.loads((ROOT / "bench/node/package.json").read_text(encoding="utf-8"))
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert lock["packages"][""]["dependencies"] == package["dependencies"]
+    assert [
+        version for version in package["dependencies"].values() if not re.fullmatch(r"[\d.]+", version)
+    ] == []
+    assert [name for name, entry in packages.items() if "integrity" not in entry or "resolved" in entry] == []
 
 
 @pytest.mark.parametrize("lock", LOCKS)

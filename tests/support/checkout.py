@@ -127,7 +127,7 @@ def make_checkout(folder: Path) -> Checkout:
         (package / "__main__.py").write_text(_PROGRAM, encoding="utf-8")
         (project / "pyproject.toml").write_text(_PROJECT.format(name=name, module=module), encoding="utf-8")
     pin = f"flit-core=={distribution('flit_core').version} \\\n    --hash=sha256:{digest}\n"
-    for lock in ("requirements.lock", "requirements-test.lock"):
+    for lock in ("requirements.lock", "requirements-test.lock", "requirements-bench.lock"):
         (root / lock).write_text(pin, encoding="utf-8")
     shutil.copy(ROOT / "dev.py", root)
     return Checkout(root=root, wheels=wheels)

@@ -211,6 +211,34 @@ def test_help_names_every_command(
     assert [name for name in dev.COMMANDS if f"python3 dev.py {name} " not in shown] == []
 
 
+def test_each_environment_has_its_own_folder_and_a_lock_in_the_checkout() -> None:
+    """Serving, testing and measuring share pins, and no packages."""
+    script: Any = load(SCRIPT)
+    environments = (script.SERVE, script.TEST, script.BENCH)
+    assert len({environment.folder for environment in environments}) == len(environments)
+    assert [environment.lock.name for environment in environments if not environment.lock.is_file()] == []
+
+
+def test_no_environment_makes_another(dev: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python out of one of them may be cleared with it: the one that it was made from is taken."""
+    for environment in (dev.SERVE, dev.TEST, dev.BENCH):
+        monkeypatch.setattr(sys, "prefix", str(environment.folder))
+        assert dev.choose_python().startswith(f"{sys.base_prefix}/bin/python3")
+
+
+def test_the_bench_becomes_the_package_in_the_checkout(
+    dev: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It runs in the checkout's root, with its own environment's Python, wherever it was started."""
+    monkeypatch.chdir(tmp_path)
+    became: list[Any] = []
+    monkeypatch.setattr(dev, "occupy", became.append)
+    monkeypatch.setattr(dev.os, "execv", lambda python, program: became.append((python, program, Path.cwd())))
+    dev.main("bench", "--quick")
+    python = dev.BENCH.python
+    assert became == [dev.BENCH, (python, [str(python), "-m", "bench", "--quick"], dev.ROOT)]
+
+
 def test_check_takes_no_arguments(dev: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A path behind check would be taken for granted and ignored."""
     assert dev.main("check", "src") == 1

@@ -1,0 +1,105 @@
+"""`python3 dev.py bench`: measures all figures, one after the other, and says which promises were kept."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from bench import fastify, growth, imports, instruments, line, memory, request, routes, scrape, throughput
+from bench._pairs import Effort
+from bench._picture import draw
+from bench._report import MarksError, as_text, describe_run, write_json, write_markdown
+from bench._workers import WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench._figure import Figure
+
+FIGURES: Final[dict[str, tuple[Callable[[Effort], Figure], str]]] = {
+    "request": (request.measure, "what watching adds to a request, in process"),
+    "fastify": (fastify.measure, "the same as processes, beside the original's stack under Node"),
+    "throughput": (throughput.measure, "the whole backend with its database, bare and watched"),
+    "inc": (instruments.measure_inc, "a counter's inc, several workers"),
+    "observe": (instruments.measure_observe, "a histogram's observe, several workers"),
+    "scrape": (scrape.measure, "a scrape over all workers"),
+    "line": (line.measure, "one request line"),
+    "memory": (memory.measure, "growth over a million requests, half of them hostile"),
+    "import": (imports.measure, "a fresh process that imports it"),
+    "scrape-by-series": (growth.measure_by_series, "how a scrape grows with the series"),
+    "scrape-by-routes": (growth.measure_by_routes, "how a scrape grows with the routes"),
+    "scrape-by-workers": (growth.measure_by_workers, "how a scrape grows with the workers"),
+    "request-by-routes": (routes.measure, "how the cost of a request grows with the routes"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the bench and return the exit code: 1 where something could not be measured or written.
+
+    Args:
+        argv: The arguments; default the process's.
+    """
+    options = _parser().parse_args(argv)
+    if options.list:
+        for name, (_, about) in FIGURES.items():
+            print(f"{name:<20}{about}")
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends too
+    run = describe_run()
+    print(f"{run}\n", flush=True)
+    figures, complete = _measure(options.only or list(FIGURES), Effort(quick=options.quick))
+    if options.json:
+        write_json(figures, options.json)
+    if options.svg:
+        options.svg.write_text(draw(figures), encoding="utf-8")
+    if options.markdown:
+        try:
+            write_markdown(figures, options.markdown, run)
+        except MarksError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
+    promised = [goal for figure in figures for goal in figure.goals if not goal.stretch]
+    kept = sum(goal.reached for goal in promised)
+    print(f"{kept} of {len(promised)} promises reached.")
+    return 0 if complete else 1
+
+
+def _measure(names: Sequence[str], effort: Effort) -> tuple[list[Figure], bool]:
+    figures: list[Figure] = []
+    for name in names:
+        started = time.monotonic()
+        try:
+            figure = FIGURES[name][0](effort)
+        except (WorkerError, OSError) as error:
+            print(f"bench: {name} could not be measured: {error}", file=sys.stderr, flush=True)
+            continue
+        figures.append(figure)
+        print(as_text(figure), flush=True)
+        print(f"bench: {name} took {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return figures, len(figures) == len(names)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 dev.py bench", description="Measures ours beside its peers."
+    )
+    parser.add_argument(
+        "--only", action="append", choices=tuple(FIGURES), metavar="NAME", help="one figure; may be repeated"
+    )
+    parser.add_argument("--quick", action="store_true", help="a short run with coarse figures")
+    parser.add_argument("--list", action="store_true", help="name the figures and measure nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one object a figure")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the figures")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the tables between a page's marks")
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,48 @@
+"""How figures are written for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench._figure import Goal, Spread
+
+
+def number(value: float) -> str:
+    """Write a value with three digits that mean something."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    for decimals, bound in ((0, 100), (1, 10), (2, 1)):
+        if abs(value) >= bound:
+            return f"{value:.{decimals}f}"
+    return f"{value:.3f}" if value else "0"
+
+
+def ratio(value: float) -> str:
+    """Write what ours is of another's: as a part of it, or as so many times."""
+    if value <= 0.0:
+        return "nothing"
+    return f"1/{_digits(1 / value)}" if value < 1.0 else f"{_digits(value)} times"
+
+
+def extremes(spread: Spread) -> str:
+    """Write how far the rounds were apart; nothing where there was one."""
+    if spread.lowest == spread.highest:
+        return ""
+    return f"{number(spread.lowest)} to {number(spread.highest)}"
+
+
+def measured(goal: Goal) -> str:
+    """Write what was measured of a promise, in the promise's own terms."""
+    return ratio(goal.value) if goal.text.startswith("≤ 1/") else number(goal.value)
+
+
+def verdict(goal: Goal) -> str:
+    """Write how a promise was kept."""
+    if goal.reached:
+        return "reached"
+    return "not yet" if goal.stretch else "MISSED"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}"

@@ -1,0 +1,91 @@
+"""How many requests a second the whole backend answers, its database included: bare and watched."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from bench._figure import OURS, Figure
+from bench._pairs import Effort, interleave
+from bench._servers import CONNECTIONS, Server
+from watchkeeper.http import Lifespan
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from watchkeeper import Watchkeeper
+
+_PATH: Final = "/api/listings/search?type=house"
+_BARE: Final = "the backend, bare"
+_ROUND: Final = timedelta(seconds=2)
+
+
+def measure(effort: Effort) -> Figure:
+    """Measure a search of the listings, through the database."""
+    with contextlib.ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(_server(factory))
+            for name, factory in ((OURS, "watched"), (_BARE, "bare"))
+        }
+        rounds = interleave(servers, lambda name: servers[name].load(_ROUND).rate, effort.of(10, 2))
+    return Figure(
+        name="throughput",
+        title=f"the whole backend, {CONNECTIONS} connections",
+        unit="requests/s",
+        rounds=rounds,
+        more_is_better=True,
+    )
+
+
+def watched() -> Any:
+    """Return the backend as it is served."""
+    from realestate.app import create
+
+    return create()
+
+
+def bare() -> Any:
+    """Return the backend with its keeper's house (pool, migrations, retention), and nobody at the door."""
+    from realestate.app import create_app
+    from realestate.monitoring import build
+
+    backend = build(os.environ)
+    keeper = cast("Watchkeeper", _Housekeeper(backend.keeper))
+    return create_app(dataclasses.replace(backend, keeper=keeper))
+
+
+class _Housekeeper:
+    """A keeper that keeps house and watches nothing.
+
+    Args:
+        keeper: Whose house it keeps.
+    """
+
+    def __init__(self, keeper: Watchkeeper) -> None:
+        self._keeper = keeper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._keeper, name)
+
+    def wrap(self, app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        """Return `app`, which starts and stops the house with itself."""
+        lifespan = Lifespan(app, self._keeper.start, self._keeper.close)
+
+        async def kept(scope: Any, receive: Any, send: Any) -> None:
+            await (lifespan if scope["type"] == "lifespan" else app)(scope, receive, send)
+
+        return kept
+
+
+@contextlib.contextmanager
+def _server(factory: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as state:
+        # As root the embedded server runs as somebody else, who has to pass through.
+        Path(state).chmod(0o755)
+        with Server.uvicorn(f"bench.throughput:{factory}", _PATH, {"WATCHKEEPER_STATE_DIR": state}) as server:
+            yield server
