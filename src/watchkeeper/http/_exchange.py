@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.http._asgi import (
@@ -22,6 +22,8 @@ from watchkeeper.http._sampling import RANDOM_FROM
 from watchkeeper.logs import NO_HEAD, RequestFields
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from watchkeeper.http._asgi import Message, Receive, Scope, Send
     from watchkeeper.http._middleware import Middleware
 
@@ -56,6 +58,10 @@ class Exchange:
     _left = False
     _unheard = False
     _asking = 0
+    _observe: Callable[[float, str], None] | None = None
+    _outcome = ""
+    _sampled = False
+    ended_at = 0
     _held: tuple[Message, ...] = ()
 
     def __init__(self, edge: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,6 +103,9 @@ class Exchange:
                     return
                 if perf_counter() >= self._look_at:
                     self._look()
+                # Before the last byte leaves: a client that has it was counted, whatever kills this process.
+                if self._observe is None and self.status:
+                    self._count(CLIENT_LEFT if self._unheard else self.status)
                 await self._send(message)
                 if self._duration < 0.0:
                     self._finish()
@@ -237,11 +246,19 @@ class Exchange:
 
     def _book(self, status: int, outcome: str) -> None:
         edge = self._edge
-        route = self.route or self._resolve(status)
-        if edge.count is not None:
-            edge.count(self._method, route, status, self._duration, self.context.trace_id)
+        self.status = status
+        if self._observe is None:
+            self._count(status)
+        if self._observe is not None:
+            self._observe(self._duration * edge.scale, self.context.trace_id)
         if edge.request_lines:
-            self._say(route, status, outcome)
+            self._say(outcome)
+
+    def _count(self, status: int) -> None:
+        if not self.route:
+            self.route = self._resolve(status)
+        if self._edge.count is not None:
+            self._observe = self._edge.count(self._method, self.route, status)
 
     def _resolve(self, status: int) -> str:
         try:
@@ -251,30 +268,36 @@ class Exchange:
             return UNMATCHED
         return route if status not in MATCHED_NOTHING else route_label(route, status)
 
-    def _say(self, route: str, status: int, outcome: str) -> None:
+    def _say(self, outcome: str) -> None:
         edge = self._edge
+        if outcome == "completed" and self.status < 500:
+            if self.is_probe and self.status < 400:
+                return
+            if edge.sample_rate is not None:
+                if self.context.trace_id[RANDOM_FROM:] < edge.sample_floor:
+                    return
+                self._sampled = True
+        self._outcome = outcome
+        self.ended_at = int(time() * 1000)
+        edge.say(self)
+
+    def line(self) -> RequestFields:
+        """Return what the request's line holds, once it has ended."""
         context = self.context
-        rate = None
-        if outcome == "completed" and status < 500:
-            if self.is_probe and status < 400:
-                return
-            rate = edge.sample_rate
-            if rate is not None and context.trace_id[RANDOM_FROM:] < edge.sample_floor:
-                return
         url = self._path + b"?" + self._query if self._query else self._path
         fields = RequestFields(
             NO_HEAD,
             self._method,
             url.decode("utf-8", "backslashreplace"),
-            status,
+            self.status,
             int(self._duration * 1_000_000) / 1000,
             context.request_id,
-            route,
-            outcome,
+            self.route,
+            self._outcome,
             context.trace_id,
             context.span_id,
             0 if self._method == "HEAD" else self._bytes,
         )
-        if rate is not None:
-            fields.sampleRate = rate
-        edge.say(fields)
+        if self._sampled and self._edge.sample_rate is not None:
+            fields.sampleRate = self._edge.sample_rate
+        return fields

@@ -57,8 +57,9 @@ class Middleware:
         self._tells_probes = probe_lines
         # What each request needs is looked up once, here.
         self.lines = logging
-        self.say = logging.write_request
-        self.count = None if metrics is None else metrics.record
+        self.say = logging.sink.write_later
+        self.count = None if metrics is None else metrics.count
+        self.scale = 1.0 if metrics is None else metrics.scale
         self.websockets = websockets
         self.request_lines = request_lines
         self.sample_rate = None if request_sample >= 1.0 else request_sample

@@ -20,6 +20,8 @@ from watchkeeper.logs._stdlib import Handler, Takeover
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from watchkeeper.logs._request_line import EndedRequest
+
 _INFO: Final = LEVELS["info"]
 _REMEMBERED_URLS: Final = 1024
 _SHORT_URL: Final = 128
@@ -60,6 +62,7 @@ class Logging:
         self._put = self.sink.write
         if isinstance(self.sink, Sink) and self.sink.on_recover is None:
             self.sink.on_recover = self._say_dropped
+        self.sink.render = self._write_ended
         self._takeover = Takeover(Handler(self.write))
         self._hooks = Hooks(self)
         self._restore_structlog: Callable[[], None] | None = None
@@ -145,13 +148,14 @@ class Logging:
         except (ValueError, OverflowError):  # an endless duration, or none
             self._write_with_care(fields)
         else:
-            self.write_request(fields)
+            self.write_request(fields, int(time() * 1000))
 
-    def write_request(self, fields: RequestFields) -> None:
+    def write_request(self, fields: RequestFields, now: int) -> None:
         """Write the line of a request, `info` whatever its status; what stands before the method is set here.
 
         Args:
             fields: Of the line; the duration is finite.
+            now: When the request ended, in milliseconds since the epoch.
         """
         if self.threshold > _INFO:
             return
@@ -162,7 +166,6 @@ class Logging:
             or len(request_id) < self._shortest_secret
             or self._is_free(request_id)
         ):
-            now = int(time() * 1000)
             head = self._head
             if head[0] != now:
                 head = self._head = self._head_at(now)
@@ -230,7 +233,12 @@ class Logging:
     def write(self, level: str, fields: dict[str, Any]) -> None:
         """Write a line of a known level with these fields."""
         if LEVELS[level] >= self.threshold:
+            if self.sink.later:
+                self.sink.render_later()  # requests that ended before this
             self.sink.write(self._renderer.line(level, fields))
+
+    def _write_ended(self, request: EndedRequest) -> None:
+        self.write_request(request.line(), request.ended_at)
 
 
 def line_handler(*, service: str, env: str, level: str = "info") -> Handler:

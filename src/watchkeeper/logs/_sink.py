@@ -13,7 +13,7 @@ from asyncio import _get_running_loop
 from collections import deque
 from contextvars import Context
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.logs._pieces import Pieces
 from watchkeeper.logs._writer import Writer
@@ -56,6 +56,8 @@ class Sink:
     ) -> None:
         self.dropped = 0
         self.at_once = False  # for a loop that may end before its turn does
+        self.render: Callable[[Any], None] | None = None
+        """Writes the line of something that was given to `write_later`."""
         self.on_drop = on_drop
         self.on_recover = on_recover
         # Python found no standard output when it started: by now the number may be somebody's socket.
@@ -65,6 +67,8 @@ class Sink:
         _sinks.add(self)
 
     def _begin(self) -> None:
+        self.later: deque[Any] = deque()
+        """What has a line, but not in bytes yet."""
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0  # the writer thread's share included
         self._scheduled: AbstractEventLoop | None = None
@@ -97,9 +101,34 @@ class Sink:
         if loop is None:
             self._drain()
         elif loop is not self._scheduled:
-            self._scheduled = loop
-            # In a context of its own: it must not keep the request's alive, nor be entered by two loops.
-            loop.call_soon(self._end_turn, context=Context())
+            self._schedule(loop)
+
+    def write_later(self, said: Any) -> None:
+        """Take what `render` makes a line of: now, or with all others at the end of the loop's turn.
+
+        A request does not wait for its line then, and lines that are made together cost half each. Whoever
+        writes another line meanwhile calls `render_later` first, or the order would be lost.
+        """
+        self.later.append(said)
+        loop = None if self.at_once else _get_running_loop()
+        if loop is None:
+            self.render_later()
+        elif loop is not self._scheduled:
+            self._schedule(loop)
+
+    def render_later(self) -> None:
+        """Make the lines of all that was given to `write_later`."""
+        while self.later and self.render is not None:
+            try:
+                said = self.later.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            self.render(said)
+
+    def _schedule(self, loop: AbstractEventLoop) -> None:
+        self._scheduled = loop
+        # In a context of its own: it must not keep the request's alive, nor be entered by two loops.
+        loop.call_soon(self._end_turn, context=Context())
 
     def flush(self) -> None:
         """Write what is gathered, and wait for the reader; what it has not taken in time is dropped.
@@ -110,9 +139,11 @@ class Sink:
         if _get_running_loop() is None:
             self._flush(since=time.monotonic())
         else:
+            self.render_later()
             self._drain()
 
     def _flush(self, since: float) -> None:
+        self.render_later()
         deadline = since + (0 if self._pieces.failing else self._patience)
         me = threading.get_ident()  # in a callback or a signal handler it may be what would be waited for
         while self._drain() and self.is_behind and me not in (self._waiting, self._handing_over):
@@ -128,8 +159,11 @@ class Sink:
             self._write_out_and_release(deadline)  # there is no thread to be had
 
     def _end_turn(self) -> None:
-        self._scheduled = None
-        self._drain()
+        try:
+            self.render_later()
+        finally:
+            self._scheduled = None
+            self._drain()
 
     def _drain(self) -> bool:
         """Write what is gathered, or see that it is written; return False if nobody will."""

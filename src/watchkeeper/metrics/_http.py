@@ -50,7 +50,7 @@ class HttpMetrics:
     ) -> None:
         if unit not in {"s", "ms"}:
             raise MetricError(f"The unit of the duration is 's' or 'ms', not {unit!r}.")
-        name, default, self._factor = (
+        name, default, self.scale = (
             ("http_request_duration_seconds", SECONDS_BUCKETS, 1.0)
             if unit == "s"
             else ("http_request_duration_ms", MILLISECONDS_BUCKETS, 1000.0)
@@ -78,6 +78,16 @@ class HttpMetrics:
             duration: In seconds, whatever the unit of the metric.
             trace_id: By which an exemplar finds the request's trace and lines.
         """
+        self.count(method, route, status)(duration * self.scale, trace_id)
+
+    def count(self, method: str, route: str, status: int) -> Callable[[float, str], None]:
+        """Count one request, and return what observes its duration, times `scale`, and its trace id.
+
+        Args:
+            method: As received; an unknown one is counted as `_OTHER`.
+            route: Template of the route, never a raw path.
+            status: Of the response.
+        """
         if method not in METHODS:
             method = OTHER_METHOD
         try:
@@ -85,7 +95,7 @@ class HttpMetrics:
         except KeyError:
             count, observe = self._find(method, route, status)
         count()
-        observe(duration * self._factor, trace_id)
+        return observe
 
     def _find(self, method: str, route: str, status: int) -> _Way:
         counter = self._requests.labels(method=method, route=route, status=str(status))
