@@ -77,6 +77,8 @@ def _histogram_writer(family: Family) -> Callable[[tuple[str, ...]], Callable[[S
 
         def write(cells: Sequence[float]) -> str:
             counts = tuple(accumulate(cells[:-1]))
+            if not math.isfinite(counts[-1]):
+                return ""  # a garbled slot, which its next worker sets aside
             return template % (*counts, counts[-1], number(cells[-1]))
 
         return write
