@@ -143,12 +143,7 @@ class Service:
 
     def scrape(self) -> Samples:
         """Scrape whichever worker answers."""
-        text = self.get("/metrics").decode()
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+        return samples_of(self.get("/metrics").decode())
 
     def total(self, name: str, **labels: str) -> float:
         """Return the sum of all samples of a name that have these labels."""
@@ -228,6 +223,15 @@ class Client:
         self._ended.set()
         for thread in self._threads:
             thread.join()
+
+
+def samples_of(text: str) -> Samples:
+    """Return the samples of an exposition, read by prometheus_client."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 def total(samples: Samples, name: str, **labels: str) -> float:
