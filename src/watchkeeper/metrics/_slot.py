@@ -57,7 +57,6 @@ class Slot:
 
     def __init__(self, folder: Path, number: int, lock: int, on_error: Callable[[MetricError], None]) -> None:
         self.number = number
-        self._lock = lock
         self._values_path = folder / f"{number}.values"
         self._keys_path = folder / f"{number}.keys"
         keys = self._read_keys(on_error)
@@ -78,6 +77,7 @@ class Slot:
             os.truncate(self._file, _CELLS * CELL)
             self.values = memoryview(mmap.mmap(self._file, _CELLS * CELL)).cast("d")
             undo.pop_all()
+        self._descriptors: tuple[int, ...] = (lock, self._keys, self._file)
         self._take_over()
 
     @classmethod
@@ -134,9 +134,10 @@ class Slot:
 
     def let_go(self) -> None:
         """Leave the slot to whoever comes next; in a forked child, to the parent."""
-        for descriptor in (self._lock, self._keys, self._file):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        # Once: their numbers belong to somebody else then.
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = ()
 
     def _take_over(self) -> None:
         # What a dead worker's gauges showed is nobody's state now; only then is the slot's writer alive.
