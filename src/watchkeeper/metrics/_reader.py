@@ -48,7 +48,8 @@ class _Source:
         self._origin = origin
         self._taken = 0
         self._firsts: list[int] = []
-        self._rows: list[tuple[Block, int]] = []
+        self._blocks: list[Block] = []
+        self._rows: list[int] = []
         self._bytes = b""
         self.cells = memoryview(b"").cast("d")
 
@@ -59,7 +60,8 @@ class _Source:
             place = find(series[at])
             if place is not None:
                 self._firsts.append(series[at].first)
-                self._rows.append(place)
+                self._blocks.append(place[0])
+                self._rows.append(place[1])
             self._taken = at + 1
             if at % _SERIES_AT_ONCE == 0:
                 yield ""
@@ -81,8 +83,7 @@ class _Source:
         firsts = self._firsts
         # The series that begins before `begin` may reach into it.
         for at in range(max(bisect_right(firsts, begin) - 1, 0), bisect_left(firsts, end)):
-            block, row = self._rows[at]
-            block.dirty.add(row)
+            self._blocks[at].dirty.add(self._rows[at])
 
 
 class Reader:
@@ -160,9 +161,7 @@ class Reader:
         reading = yield from self._read(declared)
         if openmetrics:
             reading.created = created
-            reading.exemplars = {
-                worker: dict(sorted(of_worker.items())) for worker, of_worker in exemplars.items()
-            }
+            reading.exemplars = {worker: (sorted(one), one) for worker, one in exemplars.items()}
         for table in self._in_order(declared):
             started = False
             for block in table.blocks:
