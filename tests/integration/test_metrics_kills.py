@@ -1,4 +1,4 @@
-"""Processes that count in one folder and are killed at any moment: while they count, declare, grow and fork."""
+"""Processes that count in one folder and are killed at any moment: while they count, declare and grow."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_nothing(way: str, tmp_path
             said += len(rest)
             errors += more
     counted = _counted(registry)
-    print(f"{way}: {said:.0f} said, {counted:.0f} counted, {kills} kills")
+    sys.stdout.write(f"{way}: {said:.0f} said, {counted:.0f} counted, {kills} kills\n")
     assert said <= counted <= said + kills
     assert errors == b""
     assert told == []
@@ -303,7 +303,7 @@ def test_a_process_that_ends_takes_its_own_instance_along(tmp_path: Path) -> Non
 
 
 def test_a_name_joins_processes_that_have_nothing_in_common(tmp_path: Path) -> None:
-    """WATCHKEEPER_METRICS_INSTANCE adds up unrelated processes, also one after the other; others stay apart."""
+    """WATCHKEEPER_METRICS_INSTANCE adds up unrelated processes, also one after another; others stay apart."""
     program = (
         "import asyncio, sys\n"
         "from watchkeeper import Watchkeeper\n"

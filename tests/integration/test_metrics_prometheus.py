@@ -18,7 +18,6 @@ from watchkeeper.metrics import Exposition, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from support.prometheus import Prometheus
 

@@ -7,6 +7,7 @@ import http.client
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -85,9 +86,9 @@ def test_workers_that_are_killed_under_load_lose_nothing(server: str, tmp_path: 
         samples = service.scrape()
         counted = total(samples, "orders_total", kind="load")
         of_http = total(samples, "http_requests_total", route="unmatched")
-        print(
-            f"{server}: {kills} kills, {client.answered} answered, {client.broken} broken, {counted:.0f} counted,"
-            f" {of_http:.0f} by http_requests_total, {scraper.scrapes} scrapes"
+        sys.stdout.write(
+            f"{server}: {kills} kills, {client.answered} answered, {client.broken} broken,"
+            f" {counted:.0f} counted, {of_http:.0f} by http_requests_total, {scraper.scrapes} scrapes\n"
         )
         assert kills >= 3
         assert scraper.scrapes > 5

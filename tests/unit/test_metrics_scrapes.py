@@ -11,21 +11,25 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from support.asgi import ask, watch
+from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics import Exposition, Registry, Workers, accepts_gzip
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
-    from pathlib import Path
 
     from watchkeeper.metrics._family import Across
 
@@ -127,6 +131,53 @@ def test_a_gauge_of_several_label_sets_is_ruled_one_by_one(tmp_path: Path) -> No
     assert lines_of(one.render(), "pid") == ['pid{kind="a",worker="0"} 1.0', 'pid{kind="a",worker="1"} 5.0']
 
 
+LABEL_VALUES = st.text(
+    st.one_of(
+        st.sampled_from('\\"\n\r\t{}=, #%\0\x7f\x85\u2028\u202e\ufeff'),
+        st.characters(exclude_categories=["Cs"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counted=st.lists(
+        st.tuples(st.integers(0, 1), LABEL_VALUES, st.floats(0, 1e300), st.integers(0, 12)), max_size=12
+    )
+)
+def test_hostile_labels_of_two_workers_come_back_as_their_sum(
+    counted: list[tuple[int, str, float, int]],
+) -> None:
+    """Both parsers of prometheus_client read the same from either worker, whatever is in a label."""
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [worker(Path(folder)) for _ in range(2)]
+        declared = [
+            (
+                one.counter("jobs_total", "Jobs %d.", ("kind",)),
+                one.histogram("took_seconds", "Time.", ("kind",), buckets=(0.1, 5)),
+                one.gauge("level", "Level.", ("kind",), across="max"),
+            )
+            for one in workers
+        ]
+        sums: dict[str, list[float]] = {}
+        for which, kind, amount, size in counted:
+            jobs, took, level = declared[which]
+            jobs.labels(kind=kind).inc(amount)
+            took.labels(kind=kind).observe(size, {"trace_id": "a" * 32})
+            level.labels(kind=kind).set(size)
+            sums.setdefault(kind, []).append(amount)
+        for one in workers:
+            text = samples_of(one.render().body.decode())
+            strict = openmetrics_samples(one.render(OPENMETRICS))
+            assert text == strict
+            for kind, amounts in sums.items():
+                labels = frozenset({("kind", kind)})
+                assert text["jobs_total", labels] == pytest.approx(math.fsum(amounts))
+                assert text["took_seconds_count", labels] == len(amounts)
+            assert sum(name == "jobs_total" for name, _ in text) == len(sums)
+
+
 @pytest.mark.parametrize("seen_before", [False, True])
 def test_a_worker_that_declares_another_thing_is_left_out(tmp_path: Path, *, seen_before: bool) -> None:
     """Each shows what it declares itself, whichever was there first, and says it once."""
@@ -139,8 +190,10 @@ def test_a_worker_that_declares_another_thing_is_left_out(tmp_path: Path, *, see
     for _ in range(3):
         assert lines_of(one.render(), "jobs_total") == ["jobs_total 2.0"]
     assert [str(error) for error in told] == [
-        "Worker 1 declares 'jobs_total' in another way than this one: what it counts there is left out. Let all"
-        " workers run the same code."
+        (
+            "Worker 1 declares 'jobs_total' in another way than this one: what it counts there is left out."
+            " Let all workers run the same code."
+        )
     ]
 
 
@@ -189,7 +242,7 @@ async def test_exemplars_of_all_workers_are_in_one_scrape(tmp_path: Path) -> Non
 
 
 def test_an_exemplar_has_128_characters_at_most(tmp_path: Path) -> None:
-    """OpenMetrics counts names and values together; what is longer is refused, and so are names it forbids."""
+    """OpenMetrics counts names and values together; what is longer is refused, as are other names."""
     registry = worker(tmp_path)
     jobs = registry.counter("jobs_total", "Jobs.")
     took = registry.histogram("took_seconds", "Time.", buckets=(1, 2))
@@ -249,15 +302,17 @@ async def test_scrapes_that_overlap_share_one_rendering(tmp_path: Path) -> None:
     assert {reply.headers.get("content-encoding", "") for reply in replies} == {"", "gzip"}
     assert rendered == [False]
     # Both formats at once, while another worker comes and declares.
+    coming = asyncio.create_task(asyncio.to_thread(_come, tmp_path))
     replies = await asyncio.gather(
-        *(
-            ask(watched.app, "/metrics", headers=headers)
-            for headers in (plain, openmetrics)
-            for _ in range(5)
-        ),
-        asyncio.to_thread(lambda: worker(tmp_path).counter("late_total", "Late.").inc()),
+        *(ask(watched.app, "/metrics", headers=headers) for headers in (plain, openmetrics) for _ in range(5))
     )
+    await coming
+    assert {reply.status for reply in replies} == {200}
     assert sorted(rendered[1:]) == [False, True]
+
+
+def _come(folder: Path) -> None:
+    worker(folder).counter("late_total", "Late.").inc()
 
 
 async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
@@ -287,9 +342,8 @@ async def test_a_worker_that_hangs_delays_a_scrape_by_half_a_second(tmp_path: Pa
     foreign = CollectorRegistry()
     Gauge("theirs", "Theirs.", registry=foreign).set(4)
     registry = worker(tmp_path, foreign=foreign)
-    with subprocess.Popen(
-        [sys.executable, "-c", STOPPED, tmp_path], stdout=subprocess.PIPE, bufsize=0
-    ) as child:
+    command = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as child:  # noqa: ASYNC220 - does not last
         try:
             assert child.stdout is not None
             assert await asyncio.to_thread(child.stdout.read, 2) == b"up"
@@ -344,5 +398,5 @@ async def test_a_scrape_of_a_hundred_thousand_series_lets_others_in_between(tmp_
                     shown.setdefault(name, []).append(round(gap * 1000, 1))
     finally:
         gc.unfreeze()
-    print(f"longest gaps in ms: {shown}")
+    sys.stdout.write(f"longest gaps in ms: {shown}\n")
     assert max(map(min, shown.values())) < 25

@@ -10,8 +10,9 @@ import shutil
 import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from support.workers import Samples
 
 
-def worker(folder: Path | None = None, told: list[MetricError] | None = None, **options: int) -> Registry:
+def worker(folder: Path | None = None, told: list[MetricError] | None = None, **options: Any) -> Registry:
     """Return a registry without anything foreign, shared in `folder`."""
     registry = Registry(
         foreign=CollectorRegistry(), on_error=None if told is None else told.append, **options
@@ -221,45 +222,56 @@ def _together(*calls: Callable[[], None]) -> None:
         thread.join()
 
 
+ROUNDS = 3000
+
+
+class _Counting:
+    """Eight threads that count, move a gauge, observe and declare, and one that shares the registry."""
+
+    def __init__(self, folder: Path, *, locked: bool) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.registry = worker()
+        if locked:
+            self.registry._store.lock = threading.Lock()
+        self._jobs = self.registry.counter("jobs_total", "Jobs.", ("kind",))
+        self._level = self.registry.gauge("level", "Level.", across="sum")
+        self._took = self.registry.histogram("took_seconds", "Time.", buckets=(1, 2))
+        self._go = threading.Event()
+
+    def count(self, number: int) -> None:
+        bound = self._jobs.labels(kind="all")
+        for turn in range(ROUNDS):
+            bound.inc()
+            self._level.inc()
+            self._took.observe(1.5)
+            self._jobs.labels(kind=f"{number}.{turn % 100}").inc()
+            if turn % 100 == 0:
+                self.registry.counter(f"of_{number}_{turn}_total", "Jobs.").inc()
+            self._go.set()
+
+    def share(self) -> None:
+        self._go.wait()
+        self.registry.share(self.folder)
+
+    def run(self) -> None:
+        _together(*(partial(self.count, number) for number in range(8)), self.share)
+
+
 @pytest.mark.parametrize("locked", [False, True])
 @pytest.mark.usefixtures("tiny_switches")
 def test_threads_lose_nothing_while_a_registry_becomes_shared(tmp_path: Path, *, locked: bool) -> None:
-    """Eight threads count, move a gauge, observe and declare while `share` moves all series: sums are exact."""
+    """Whatever moment `share` moves the series in: what eight threads counted is there to the last event."""
     for attempt in range(4):
-        registry = worker()
-        if locked:
-            registry._store.lock = threading.Lock()
-        jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
-        level = registry.gauge("level", "Level.", across="sum")
-        took = registry.histogram("took_seconds", "Time.", buckets=(1, 2))
-        go = threading.Event()
-        rounds = 3000
-
-        def count(number: int) -> None:
-            bound = jobs.labels(kind="all")
-            for turn in range(rounds):
-                bound.inc()
-                level.inc()
-                took.observe(1.5)
-                jobs.labels(kind=f"{number}.{turn % 100}").inc()
-                if turn % 100 == 0:
-                    registry.counter(f"of_{number}_{turn}_total", "Jobs.").inc()
-                go.set()
-
-        def share() -> None:
-            go.wait()
-            registry.share(tmp_path / str(attempt))
-
-        (tmp_path / str(attempt)).mkdir()
-        _together(*(lambda number=number: count(number) for number in range(8)), share)  # type: ignore[misc] # its default is a number
-        other = worker(tmp_path / str(attempt))
-        for one in (registry, other):
+        counting = _Counting(tmp_path / str(attempt), locked=locked)
+        counting.run()
+        for one in (counting.registry, worker(counting.folder)):
             samples = shown(one)
-            assert samples["jobs_total", frozenset({("kind", "all")})] == 8 * rounds
-            assert samples["level", frozenset()] == 8 * rounds
-            assert samples["took_seconds_count", frozenset()] == 8 * rounds
-            assert samples["took_seconds_sum", frozenset()] == 8 * rounds * 1.5
-            assert sum(value for (name, _), value in samples.items() if name == "jobs_total") == 16 * rounds
+            assert samples["jobs_total", frozenset({("kind", "all")})] == 8 * ROUNDS
+            assert samples["level", frozenset()] == 8 * ROUNDS
+            assert samples["took_seconds_count", frozenset()] == 8 * ROUNDS
+            assert samples["took_seconds_sum", frozenset()] == 8 * ROUNDS * 1.5
+            assert sum(value for (name, _), value in samples.items() if name == "jobs_total") == 16 * ROUNDS
             assert sum(value for (name, _), value in samples.items() if name.startswith("of_")) == 8 * 30
 
 

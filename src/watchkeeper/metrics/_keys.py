@@ -86,19 +86,24 @@ class KeyReader:
         at = 0
         until = len(self.series) + at_most
         try:
-            while at + _FRAME.size <= len(data) and len(self.series) < until:
-                size, checksum = _FRAME.unpack_from(data, at)
-                end = at + _FRAME.size + size
-                if end > len(data) and size <= LARGEST:
-                    break
-                self._take(data[at + _FRAME.size : end], checksum)
+            while len(self.series) < until and (end := self._take(data, at)) > at:
                 at = end
         except (ValueError, IndexError, msgspec.MsgspecError) as error:
             raise MetricError(f"The keys are damaged at byte {self.read + at}: {error}.") from error
         finally:
             self.read += at
 
-    def _take(self, content: bytes, checksum: int) -> None:
+    def _take(self, data: bytes, at: int) -> int:
+        """Take in the record at this place; return where it ends, or `at` when it is not whole."""
+        begin = at + _FRAME.size
+        if begin > len(data):
+            return at
+        size, checksum = _FRAME.unpack_from(data, at)
+        if size > LARGEST:
+            raise ValueError("a length is wrong")
+        if begin + size > len(data):
+            return at
+        content = data[begin : begin + size]
         if zlib.crc32(content) != checksum:
             raise ValueError("a checksum is wrong")
         record = _decode(content)
@@ -109,3 +114,4 @@ class KeyReader:
             self.families.append(family)
         self.series.append(Series(family, record.labels, record.first, record.born))
         self.cells = record.first + family.width
+        return begin + int(size)
