@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import gzip
 import math
 import os
 import re
@@ -26,7 +27,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from support.asgi import ask, watch
 from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import Exposition, Registry, Workers, accepts_gzip
+from watchkeeper.metrics import BoundCounter, Exposition, Registry, Workers, accepts_gzip
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -301,6 +302,8 @@ async def test_scrapes_that_overlap_share_one_rendering(tmp_path: Path) -> None:
     assert {reply.status for reply in replies} == {200}
     assert {reply.headers.get("content-encoding", "") for reply in replies} == {"", "gzip"}
     assert rendered == [False]
+    bodies = {reply.headers.get("content-encoding", ""): reply.body for reply in replies}
+    assert gzip.decompress(bodies["gzip"]) == bodies[""]
     # Both formats at once, while another worker comes and declares.
     coming = asyncio.create_task(asyncio.to_thread(_come, tmp_path))
     replies = await asyncio.gather(
@@ -317,6 +320,67 @@ def _come(folder: Path) -> None:
 
 async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
     raise AssertionError("it is asked for its metrics only")
+
+
+def test_a_scrape_that_is_given_up_hides_nothing_from_the_next(tmp_path: Path) -> None:
+    """At whichever step it ends: what it had read and not yet written is in the next one."""
+    one, two = worker(tmp_path), worker(tmp_path)
+    _many(one)
+    bound = _many(two)
+    for step in range(16):
+        for child in bound:  # in one of them: what another one changes would be written anew for that
+            child.inc()
+        given_up = one.steps(openmetrics=False)
+        for _ in range(step):
+            next(given_up, None)
+        del given_up
+        values = {line.rsplit(" ")[-1] for line in lines_of(one.render(), "jobs_total")}
+        assert values == {f"{step + 1.0}"}
+
+
+def _many(registry: Registry, count: int = 9000) -> list[BoundCounter]:
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    return [jobs.labels(kind=str(number)) for number in range(count)]
+
+
+def test_scrapes_that_overlap_do_not_mix(tmp_path: Path) -> None:
+    """One that begins while another is at work, and sees a worker come: both show everything once."""
+    for step in range(12, 46, 3):  # while it finds the other, takes in what that has, and reads its values
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        one, two = worker(folder), worker(folder)
+        for child in _many(one, 5000) + _many(two, 5000):
+            child.inc()
+        first = one.steps(openmetrics=False)
+        started = [next(first) for _ in range(step)]
+        _come(folder)
+        second = one.render()
+        for text in ("".join([*started, *first]), second.body.decode()):
+            assert text.count("\njobs_total{") == 5000
+            assert text.count("} 2.0\n") == 5000
+
+
+async def test_workers_answer_each_other_in_long_paths(tmp_path: Path) -> None:
+    """A socket's address has 107 bytes, a path may have more; the figures of both are in one scrape."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    registries = []
+    for value in (1, 2):
+        foreign = CollectorRegistry()
+        Gauge("theirs", "Theirs.", registry=foreign).set(value)
+        registries.append(worker(folder, foreign=foreign))
+    async with answering(*registries) as workers:
+        for scraper in workers:
+            exposition = await scraper.scrape(openmetrics=False)
+            assert sorted(lines_of(exposition, "theirs")) == [
+                'theirs{worker="0"} 1.0',
+                'theirs{worker="1"} 2.0',
+            ]
+        # One that was closed and opened again answers as before, and so does the other.
+        await workers[1].close()
+        assert lines_of(await workers[0].scrape(openmetrics=False), "theirs") == ['theirs{worker="0"} 1.0']
+        await workers[1].open()
+        assert len(lines_of(await workers[0].scrape(openmetrics=False), "theirs")) == 2
 
 
 STOPPED = """

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -273,6 +273,50 @@ def test_threads_lose_nothing_while_a_registry_becomes_shared(tmp_path: Path, *,
             assert samples["took_seconds_sum", frozenset()] == 8 * ROUNDS * 1.5
             assert sum(value for (name, _), value in samples.items() if name == "jobs_total") == 16 * ROUNDS
             assert sum(value for (name, _), value in samples.items() if name.startswith("of_")) == 8 * 30
+
+
+class _Meddling(list[float]):
+    """Cells that another thread counts in just before the first of them is written."""
+
+    def __init__(self, meddle: Callable[[], None]) -> None:
+        super().__init__([0.0] * 4)
+        self._meddle: Callable[[], None] | None = meddle
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        meddle, self._meddle = self._meddle, None
+        if meddle is not None:
+            meddle()
+        super().__setitem__(index, value)
+
+
+def test_a_gauge_that_is_moved_keeps_the_step_that_comes_in_between() -> None:
+    """Whether it went to the old cells or to the new ones."""
+    level = worker().gauge("level", "Level.", across="sum")
+    level.inc(5)
+    cells = _Meddling(level.inc)
+    [(_, child)] = level.series()
+    child.move(cast("memoryview[float]", cells), 0, level.family.width, carry=True)
+    level.inc()
+    assert cells[0] == 7.0
+
+
+def test_a_metric_that_is_declared_while_a_registry_becomes_shared_is_shared(tmp_path: Path) -> None:
+    """A declaration is whole before the series move, so that none of them stays behind."""
+    registry = worker()
+    sharing = threading.Thread(target=registry.share, args=(tmp_path,))
+
+    def known() -> Iterator[dict[str, str]]:
+        yield {"kind": "before"}
+        sharing.start()
+        sharing.join(0.2)
+        yield {"kind": "after"}
+
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",), known=known())
+    sharing.join()
+    other = worker(tmp_path)
+    for kind in ("before", "after"):
+        jobs.labels(kind=kind).inc()
+        assert other.sample("jobs_total", kind=kind) == 1.0
 
 
 def test_what_came_before_an_adopted_slot_is_added_to_it(tmp_path: Path) -> None:
