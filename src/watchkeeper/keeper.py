@@ -308,6 +308,9 @@ class Watchkeeper:
         if not self.settings.metrics:
             return
         try:
+            if self.registry.folder is not None:  # a keeper that was closed and starts again
+                await self._workers.open()
+                return
             instance = Instance(
                 self.settings.service, name=self.settings.metrics_instance, base=self.settings.metrics_dir
             )

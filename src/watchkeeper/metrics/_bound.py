@@ -41,10 +41,19 @@ class Bound:
         # Memory and index as one: they are replaced together, whatever another thread does meanwhile.
         self._cells = store.memory.values, store.memory.place(family, labels)
 
-    def move(self, values: Cells, first: int) -> tuple[Cells, int]:
-        """Count in these cells from now on; return the memory and the first cell from before."""
-        before, self._cells = self._cells, (values, first)
-        return before
+    def move(self, values: Cells, first: int, width: int, *, carry: bool) -> None:
+        """Count in these cells from now on.
+
+        Args:
+            values: Where to.
+            first: The first cell there.
+            width: How many cells the series has.
+            carry: Whether what was counted so far is added there.
+        """
+        # What other threads count meanwhile goes to the one place before the change, to the other after it.
+        (before, at), self._cells = self._cells, (values, first)
+        for offset in range(width if carry else 0):
+            values[first + offset] += before[at + offset]
 
 
 class BoundCounter(Bound):
@@ -67,11 +76,12 @@ class BoundCounter(Bound):
             raise MetricError(f"A counter only goes up, by a finite number: {amount!r} is refused.")
         if type(amount) is not float:
             amount = float(amount)  # here, so that no method of a foreign number runs between load and store
-        values, first = self._cells
         if self._lock is None:
+            values, first = self._cells
             values[first] += amount
         else:
             with self._lock:
+                values, first = self._cells
                 values[first] += amount
         if exemplar is not None:
             self._store.exemplars[first] = Exemplar(checked_exemplar(exemplar), amount, time.time())
@@ -114,17 +124,30 @@ class BoundGauge(Bound):
             raise MetricError(f"A gauge moves by a finite number: {amount!r} is refused.")
         if type(amount) is not float:
             amount = float(amount)
-        values, first = self._cells
         if self._lock is None:
+            values, first = self._cells
             values[first] += amount
         else:
             with self._lock:
+                values, first = self._cells
                 values[first] += amount
         values[first + 1] = _SHOWN
 
     def dec(self, amount: float = 1.0) -> None:
         """Move the gauge down by `amount`."""
         self.inc(-amount)
+
+    def move(self, values: Cells, first: int, width: int, *, carry: bool) -> None:
+        """Show the value in these cells from now on; see `Bound.move`."""
+        before, at = self._cells
+        carried = [before[at + offset] for offset in range(width if carry else 0)]
+        # Put there first, as another thread may set the new ones at once; then what came in between.
+        for offset, amount in enumerate(carried):
+            values[first + offset] = amount
+        self._cells = values, first
+        for offset, amount in enumerate(carried):
+            if before[at + offset] != amount:
+                values[first + offset] += before[at + offset] - amount
 
     def clear(self) -> None:
         """Take the series out of the exposition until it is set again."""
@@ -161,13 +184,15 @@ class BoundHistogram(Bound):
         if type(value) is not float:
             value = float(value)
         bucket = bisect_left(self._bounds, value)
-        values, first = self._cells
-        index, total = first + bucket, first + self._sum_offset
         if self._lock is None:
+            values, first = self._cells
+            index, total = first + bucket, first + self._sum_offset
             values[index] += 1.0
             values[total] += value
         else:
             with self._lock:
+                values, first = self._cells
+                index, total = first + bucket, first + self._sum_offset
                 values[index] += 1.0
                 values[total] += value
         if exemplar is not None:
@@ -179,13 +204,15 @@ class BoundHistogram(Bound):
         A bucket's first observation is always kept, then one in sixteen: the way of a request is short.
         """
         bucket = bisect_left(self._bounds, value)
-        values, first = self._cells
-        index, total = first + bucket, first + self._sum_offset
         if self._lock is None:
+            values, first = self._cells
+            index, total = first + bucket, first + self._sum_offset
             values[index] += 1.0
             values[total] += value
         else:
             with self._lock:
+                values, first = self._cells
+                index, total = first + bucket, first + self._sum_offset
                 values[index] += 1.0
                 values[total] += value
         if trace_id and (trace_id[-1] == "0" or index not in self._store.exemplars):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._bound import BoundCounter, BoundGauge, BoundHistogram, Timer
-from watchkeeper.metrics._naming import check_family, label_text
+from watchkeeper.metrics._naming import label_text
 from watchkeeper.metrics._overflow import LostCounter, LostGauge, LostHistogram
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Instrument(ABC, Generic[_Bound]):
         on_overflow: Called with the instrument and why, for each event that finds no series.
 
     Raises:
-        MetricError: The declaration is not usable.
+        MetricError: A known label set has other names than the family.
     """
 
     def __init__(
@@ -42,7 +43,6 @@ class Instrument(ABC, Generic[_Bound]):
         max_series: int,
         on_overflow: Callable[[Family, str], None],
     ) -> None:
-        check_family(family)
         self.family = family
         self._store = store
         self._max_series = max_series
@@ -99,16 +99,9 @@ class Instrument(ABC, Generic[_Bound]):
             places: The first cell of each series there.
             carry: Whether what was counted so far comes along.
         """
-        width = self.family.width
         for labels, child in self.series():
-            first = places[labels]
-            before, at = child.move(memory.values, first)
-            for offset in range(width if carry else 0):
-                amount = before[at + offset]
-                if self.kind == "gauge":
-                    memory.values[first + offset] = amount
-                else:
-                    memory.values[first + offset] += amount
+            with self._store.lock or contextlib.nullcontext():
+                child.move(memory.values, places[labels], self.family.width, carry=carry)
 
     @property
     @abstractmethod

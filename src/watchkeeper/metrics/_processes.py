@@ -9,13 +9,15 @@ from pathlib import Path
 def start_of(pid: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 where it is gone or the system tells not.
 
-    Field 22 of /proc/PID/stat (proc(5)); the name before it may hold spaces and brackets.
+    Field 22 of /proc/PID/stat (proc(5)); the name before it may hold spaces and brackets. One that ended and
+    was not waited for (a zombie, state Z or X) is gone.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return 0
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+    state, *fields = stat[stat.rindex(b")") + 2 :].split()
+    return 0 if state in {b"Z", b"X"} else int(fields[18])
 
 
 def is_running(pid: int, start: int) -> bool:

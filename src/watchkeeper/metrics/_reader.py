@@ -10,7 +10,8 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Final, Protocol
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics._slot import Sibling, numbers_in
+from watchkeeper.metrics._sibling import Sibling, numbers_in
+from watchkeeper.metrics._slot import CELL, is_alive
 from watchkeeper.metrics._tables import Reading, Table
 from watchkeeper.metrics._text import head
 
@@ -19,25 +20,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from watchkeeper.metrics._family import Family, Series
-    from watchkeeper.metrics._store import Cells, Exemplar, Memory
+    from watchkeeper.metrics._store import Exemplar, Memory
     from watchkeeper.metrics._tables import Block
 
 _SERIES_AT_ONCE: Final = 512
-_CELL: Final = 8
-_COARSE: Final = 4096 * _CELL
-_FINE: Final = 128 * _CELL
+_COARSE: Final = 4096 * CELL
+_FINE: Final = 128 * CELL
 
 
 class _Origin(Protocol):
     """Where the values of a worker come from: this process's memory, or another's slot."""
 
     @property
-    def values(self) -> Cells | None: ...
-
-    @property
     def series(self) -> Sequence[Series]: ...
 
-    def filled(self) -> int: ...
+    def read(self) -> bytes: ...
 
 
 class _Source:
@@ -51,7 +48,8 @@ class _Source:
         self._origin = origin
         self._taken = 0
         self._firsts: list[int] = []
-        self._rows: list[tuple[Block, int]] = []
+        self._blocks: list[Block] = []
+        self._rows: list[int] = []
         self._bytes = b""
         self.cells = memoryview(b"").cast("d")
 
@@ -62,15 +60,15 @@ class _Source:
             place = find(series[at])
             if place is not None:
                 self._firsts.append(series[at].first)
-                self._rows.append(place)
+                self._blocks.append(place[0])
+                self._rows.append(place[1])
             self._taken = at + 1
             if at % _SERIES_AT_ONCE == 0:
                 yield ""
 
     def read(self) -> Iterator[str]:
         """Read all values, and mark the rows in which one has changed."""
-        values, before = self._origin.values, self._bytes
-        now = b"" if values is None else values[: self._origin.filled()].tobytes()
+        before, now = self._bytes, self._origin.read()
         if now == before:
             return
         self._bytes, self.cells = now, memoryview(now).cast("d")
@@ -78,15 +76,14 @@ class _Source:
             if now[start : start + _COARSE] != before[start : start + _COARSE]:
                 for at in range(start, min(start + _COARSE, len(now)), _FINE):
                     if now[at : at + _FINE] != before[at : at + _FINE]:
-                        self._mark(at // _CELL, (at + _FINE) // _CELL)
+                        self._mark(at // CELL, (at + _FINE) // CELL)
             yield ""
 
     def _mark(self, begin: int, end: int) -> None:
         firsts = self._firsts
         # The series that begins before `begin` may reach into it.
         for at in range(max(bisect_right(firsts, begin) - 1, 0), bisect_left(firsts, end)):
-            block, row = self._rows[at]
-            block.dirty.add(row)
+            self._blocks[at].dirty.add(self._rows[at])
 
 
 class Reader:
@@ -140,6 +137,11 @@ class Reader:
         self.is_busy = True
         try:
             yield from self._steps(declared, openmetrics, created, exemplars or {})
+        except (
+            BaseException
+        ):  # one that is given up too: what was read and is not written yet would be missed
+            self._begin()
+            raise
         finally:
             self.is_busy = False
 
@@ -150,12 +152,16 @@ class Reader:
         created: bool,  # noqa: FBT001 - the same
         exemplars: Mapping[int, Mapping[int, Exemplar]],
     ) -> Iterator[str]:
+        shapes = [
+            (declared.get(name, table.family).shape, table.family.shape)
+            for name, table in self._tables.items()
+        ]
+        if any(declares != shows for declares, shows in shapes):
+            self._begin()  # another worker's declaration was seen before this one's own
         reading = yield from self._read(declared)
         if openmetrics:
             reading.created = created
-            reading.exemplars = {
-                worker: dict(sorted(of_worker.items())) for worker, of_worker in exemplars.items()
-            }
+            reading.exemplars = {worker: (sorted(one), one) for worker, one in exemplars.items()}
         for table in self._in_order(declared):
             started = False
             for block in table.blocks:
@@ -167,35 +173,35 @@ class Reader:
             if not started:
                 yield head(table.family, openmetrics=openmetrics)
 
-    def alive(self) -> frozenset[int]:
-        """Return the numbers of the other workers that run, as of the last scrape's look at them."""
-        return frozenset(number for number, sibling in self._siblings.items() if sibling.is_alive)
-
-    def find_siblings(self) -> None:
+    def _find_siblings(self) -> Iterator[str]:
         """Look for other workers, and for what they declared since the last time."""
-        if self._folder is None:
+        folder = self._folder
+        if folder is None:
             return
-        for number in sorted(numbers_in(self._folder)):
-            if number == self._number:
-                continue
-            sibling = self._siblings.get(number) or Sibling(self._folder, number)
+        for number in self._numbers(folder):
             try:
-                if not sibling.refresh():
+                sibling = self._siblings.get(number) or Sibling(folder, number)
+                if sibling.is_replaced():
                     # Set aside and begun anew by its next worker: what was added up of it does not hold.
                     self._begin()
-                    self.find_siblings()
+                    yield from self._find_siblings()
                     return
+                yield from sibling.refresh()
             except (MetricError, OSError) as error:
-                told = MetricError(f"The figures of worker {number} cannot be read and are left out.")
-                told.__cause__ = error
-                self._on_error(told)
+                self._tell(f"The figures of worker {number} cannot be read and are left out.", error)
             else:
                 self._siblings[number] = sibling
                 self._sources.setdefault(number, _Source(sibling))
 
+    def _numbers(self, folder: Path) -> list[int]:
+        try:
+            return [number for number in numbers_in(folder) if number != self._number]
+        except OSError as error:
+            self._tell(f"{folder} cannot be read: workers that come now are left out.", error)
+            return []
+
     def _read(self, declared: Mapping[str, Family]) -> Generator[str, None, Reading]:
-        self.find_siblings()
-        yield ""
+        yield from self._find_siblings()
         for worker, source in self._sources.items():
 
             def find(series: Series, worker: int = worker) -> tuple[Block, int] | None:
@@ -205,7 +211,14 @@ class Reader:
         for source in self._sources.values():
             yield from source.read()
         cells = {worker: source.cells for worker, source in self._sources.items()}
-        return Reading(cells=cells, alive=self.alive() | {self._number})
+        # By what was read: an adopter clears the gauges before it says that it is there.
+        alive = {worker for worker, header in cells.items() if worker == self._number or is_alive(header)}
+        return Reading(cells=cells, alive=frozenset(alive))
+
+    def _tell(self, text: str, cause: Exception) -> None:
+        error = MetricError(text)
+        error.__cause__ = cause
+        self._on_error(error)
 
     def _find(self, worker: int, series: Series, declared: Mapping[str, Family]) -> tuple[Block, int] | None:
         name = series.family.name

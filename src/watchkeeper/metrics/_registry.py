@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -13,8 +14,9 @@ from watchkeeper.metrics._family import Family
 from watchkeeper.metrics._foreign import check_free, collect_foreign, default_registry, write_foreign
 from watchkeeper.metrics._instance import remove_unused
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
-from watchkeeper.metrics._naming import checked_buckets, checked_labels, exposed_names
+from watchkeeper.metrics._naming import check_family, checked_buckets, checked_labels, exposed_names
 from watchkeeper.metrics._reader import Reader
+from watchkeeper.metrics._sibling import running_in
 from watchkeeper.metrics._slot import Slot
 from watchkeeper.metrics._store import LocalMemory, Store
 
@@ -65,7 +67,6 @@ class Registry:
         self._reported: set[str] = set()
         self._instruments: dict[str, Counter | Gauge | Histogram] = {}
         self._names: dict[str, str] = {}
-        self._declaring = threading.Lock()
         self._slot: Slot | None = None
         self.folder: Path | None = None
         self._reader = Reader(self._store.memory, self._report)
@@ -74,6 +75,7 @@ class Registry:
             "metrics_overflow_total",
             "Events that found no series: their metric is at its cap, or there is no room.",
             ("metric",),
+            max_series=sys.maxsize,  # as many as there are metrics
         )
 
     def counter(
@@ -231,8 +233,7 @@ class Registry:
 
     def other_workers(self) -> frozenset[int]:
         """Return the numbers of the other workers that run now."""
-        self._reader.find_siblings()
-        return self._reader.alive()
+        return frozenset() if self.folder is None else running_in(self.folder) - {self.worker}
 
     @property
     def exemplars(self) -> Mapping[int, Exemplar]:
@@ -292,6 +293,8 @@ class Registry:
         except (OSError, MetricError):  # what it counts is its own then, and nobody shows it
             self._move(LocalMemory(), carry=False)
             self._reader.read_from(0, self._store.memory, None)
+            self.folder = None
+            _shared.discard(self)
         else:
             self._enter(slot, self.folder)
 
@@ -320,15 +323,10 @@ class Registry:
         known: Iterable[Mapping[str, str]],
         max_series: int | None,
     ) -> _Any:
-        instrument = kind(
-            self._store,
-            family,
-            known=known,
-            max_series=self._max_series if max_series is None else max_series,
-            on_overflow=self._count_overflow,
-        )
+        check_family(family)
         names = exposed_names(family.kind, family.name)
-        with self._declaring:
+        # Also against a move to other memory, which would not find the series of what is half declared.
+        with self._store.growth:
             taken = sorted(names & self._names.keys())
             if taken:
                 raise MetricError(
@@ -336,10 +334,17 @@ class Registry:
                     f" name {taken[0]!r}: declare a metric once, or rename one of the two."
                 )
             check_free(family, self._foreign())
+            instrument = kind(
+                self._store,
+                family,
+                known=known,
+                max_series=self._max_series if max_series is None else max_series,
+                on_overflow=self._count_overflow,
+            )
             self._instruments[family.name] = instrument
             self._names.update(dict.fromkeys(names, f"the {family.kind} {family.name!r}"))
-        if self._overflow is not None:
-            self._overflow.labels(metric=family.name)
+            if self._overflow is not None:
+                self._overflow.labels(metric=family.name)
         return instrument
 
     def _count_overflow(self, family: Family, reason: str) -> None:

@@ -12,7 +12,9 @@ page that the file system has no room for is a SIGBUS).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import math
 import mmap
 import os
 import time
@@ -24,18 +26,20 @@ from watchkeeper.metrics._keys import KeyReader, KeyWriter
 from watchkeeper.metrics._processes import is_running, start_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from watchkeeper.metrics._family import Family
 
+CELL: Final = 8
+"""Bytes of a cell."""
 HEADER: Final = 8
-"""Cells before the first series: the mark, the writer's pid, its start time, and room for more."""
+"""Cells before the first series: mark, the writer's pid, its start time, cells in use, and room for more."""
+PID: Final = 1
+START: Final = 2
+USED: Final = 3
 
 _MARK: Final = 6.02214076e23  # no other file begins like this, nor does one of another byte order
-_PID: Final = 1
-_START: Final = 2
-_CELL: Final = 8
 _CELLS: Final = 1 << 24  # 128 MiB of address space: a million histograms
 _STEP: Final = 64 * 1024
 _SLOTS: Final = 1024
@@ -53,22 +57,27 @@ class Slot:
 
     def __init__(self, folder: Path, number: int, lock: int, on_error: Callable[[MetricError], None]) -> None:
         self.number = number
-        self._lock = lock
         self._values_path = folder / f"{number}.values"
         self._keys_path = folder / f"{number}.keys"
-        keys = self._read(on_error)
+        keys = self._read_keys(on_error)
         self.series = keys.series
         self._writer = KeyWriter(keys.families)
         self._adopted = {(one.family.shape, one.labels): one.first for one in keys.series}
         self._used = max(keys.cells, HEADER)
         self._reserved = 0
         self._told = keys.read
-        self._keys = os.open(self._keys_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._file = os.open(self._values_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.truncate(self._keys, keys.read)  # a record that a kill cut off
-        os.truncate(self._file, _CELLS * _CELL)
-        self._reserve(self._used)
-        self.values = memoryview(mmap.mmap(self._file, _CELLS * _CELL)).cast("d")
+        with contextlib.ExitStack() as undo:
+            self._keys = _opened(self._keys_path, os.O_WRONLY | os.O_APPEND)
+            undo.callback(os.close, self._keys)
+            self._file = _opened(self._values_path, os.O_RDWR)
+            undo.callback(os.close, self._file)
+            os.truncate(self._keys, keys.read)  # a record that a kill cut off
+            # In this order: a file that has its size has its header too, whose pages are there to be read.
+            self._reserve(self._used)
+            os.truncate(self._file, _CELLS * CELL)
+            self.values = memoryview(mmap.mmap(self._file, _CELLS * CELL)).cast("d")
+            undo.pop_all()
+        self._descriptors: tuple[int, ...] = (lock, self._keys, self._file)
         self._take_over()
 
     @classmethod
@@ -84,10 +93,11 @@ class Slot:
             MetricError: There are too many workers.
         """
         for number in range(_SLOTS):
-            path = folder / f"{number}.lock"
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = _opened(folder / f"{number}.lock", os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(lock).st_nlink:
+                    raise FileNotFoundError(errno.ENOENT, "the folder is being removed")  # noqa: TRY301
                 return cls(folder, number, lock, on_error)
             except BlockingIOError:
                 os.close(lock)
@@ -107,55 +117,58 @@ class Slot:
             return first
         first = self._used
         if first + family.width > _CELLS:
-            raise OSError("the slot is full")
+            raise OSError(errno.ENOSPC, "the slot is full")
         self._reserve(first + family.width)
         series = Series(family, labels, first, time.time())
-        self._append(self._writer.records(series))
+        self._append(self._writer.record(series))
         self._writer.written(series)
         self._used = first + family.width
+        # After the record: who reads this first and the keys then finds the keys of all these cells.
+        self.values[USED] = float(self._used)
         self.series.append(series)
         return first
 
-    def filled(self) -> int:
-        """Return how many cells are in use."""
-        return self._used
+    def read(self) -> bytes:
+        """Return all cells in use, as they are now."""
+        return self.values[: self._used].tobytes()
 
     def let_go(self) -> None:
         """Leave the slot to whoever comes next; in a forked child, to the parent."""
-        for descriptor in (self._lock, self._keys, self._file):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        # Once: their numbers belong to somebody else then.
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = ()
 
     def _take_over(self) -> None:
         # What a dead worker's gauges showed is nobody's state now; only then is the slot's writer alive.
         for one in self.series:
             if one.family.kind == "gauge":
                 self.values[one.first] = self.values[one.first + 1] = 0.0
-        self.values[_PID] = 0.0
-        self.values[_START] = float(start_of(os.getpid()))
-        self.values[_PID] = float(os.getpid())
+        self.values[PID] = 0.0
+        self.values[START] = float(start_of(os.getpid()))
+        self.values[USED] = float(self._used)
+        self.values[PID] = float(os.getpid())
         self.values[0] = _MARK
 
-    def _append(self, records: bytes) -> None:
+    def _append(self, record: bytes) -> None:
         written = 0
         try:
-            # In one piece: a reader then sees whole records, or none of them.
-            written = os.write(self._keys, records)
+            written = os.write(self._keys, record)
         finally:
-            if written == len(records):
+            if written == len(record):
                 self._told += written
             else:
                 os.truncate(self._keys, self._told)
-        if written != len(records):
-            raise OSError("the records of a series were cut off")
+        if written != len(record):
+            raise OSError(errno.ENOSPC, "the record of a series was cut off")
 
     def _reserve(self, cells: int) -> None:
-        if cells * _CELL > self._reserved:
-            size = -(-cells * _CELL // _STEP) * _STEP
+        if cells * CELL > self._reserved:
+            size = -(-cells * CELL // _STEP) * _STEP
             os.posix_fallocate(self._file, self._reserved, size - self._reserved)
             self._reserved = size
 
-    def _read(self, on_error: Callable[[MetricError], None]) -> KeyReader:
+    def _read_keys(self, on_error: Callable[[MetricError], None]) -> KeyReader:
         keys = KeyReader()
         try:
             if self._keys_path.exists() or self._values_path.exists():
@@ -178,76 +191,37 @@ class Slot:
         on_error(told)
 
 
-class Sibling:
-    """Another worker's slot, or a dead one's, as a scrape reads it.
+def is_alive(header: Sequence[float]) -> bool:
+    """Say whether the writer runs whose slot begins with these cells."""
+    try:
+        return is_running(int(header[PID]), int(header[START]))
+    except (IndexError, ValueError, OverflowError):
+        return False  # it is just being made, or garbled
 
-    Args:
-        folder: Of the instance.
-        number: Of the slot.
+
+def _opened(path: Path, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _check(path: Path, keys: KeyReader) -> None:
+    """Refuse values that cannot be those of these keys.
+
+    Raises:
+        MetricError: They are cut off or garbled, or the keys are.
     """
-
-    def __init__(self, folder: Path, number: int) -> None:
-        self.number = number
-        self._values_path = folder / f"{number}.values"
-        self._keys_path = folder / f"{number}.keys"
-        self._keys = KeyReader()
-        self._identity: tuple[int, int] | None = None
-        self.values: memoryview[float] | None = None
-
-    @property
-    def series(self) -> list[Series]:
-        """Its series as far as they were read; it only grows."""
-        return self._keys.series
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether its writer runs."""
-        return self.values is not None and is_running(int(self.values[_PID]), int(self.values[_START]))
-
-    def filled(self) -> int:
-        """Return how many cells are in use."""
-        return self._keys.cells
-
-    def refresh(self) -> bool:
-        """Read what came since the last time; False when it is another file now and all is to be read anew.
-
-        Raises:
-            MetricError: It is damaged.
-            OSError: It cannot be read.
-        """
-        found = self._values_path.stat()
-        identity = (found.st_dev, found.st_ino)
-        if self._identity is not None and self._identity != identity:
-            return False
-        with self._keys_path.open("rb") as file:
-            file.seek(self._keys.read)
-            self._keys.feed(file.read())
-        if not found.st_size and not self._keys.series:
-            return True  # it is just being made
-        if found.st_size < max(self._keys.cells, HEADER) * _CELL:
-            raise MetricError(f"The values of worker {self.number} are cut off.")
-        if self._identity is None:
-            with self._values_path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), found.st_size, prot=mmap.PROT_READ)
-            self.values = memoryview(mapped)[: found.st_size // _CELL * _CELL].cast("d")
-            self._identity = identity
-        return True
-
-
-def numbers_in(folder: Path) -> Iterator[int]:
-    """Give the numbers of the slots that are there."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name, _, kind = entry.name.partition(".")
-            if kind == "values" and name.isdigit():
-                yield int(name)
-
-
-def _check(values: Path, keys: KeyReader) -> None:
-    with values.open("rb") as file:
-        if os.fstat(file.fileno()).st_size < max(keys.cells, HEADER) * _CELL:
-            raise MetricError("The values are cut off.")
-        mark = memoryview(file.read(_CELL)).cast("d")[0]
-    # A writer that was killed in its first moment has left no mark and no series.
-    if mark != _MARK and keys.series:
+    with path.open("rb") as file:
+        content = file.read(max(keys.cells, HEADER) * CELL)
+    values = memoryview(content[: len(content) // CELL * CELL]).cast("d")
+    has_mark = len(values) > 0 and values[0] == _MARK
+    if not has_mark and not keys.series:
+        return  # its writer was killed in its first moment
+    if len(values) < max(keys.cells, HEADER):
+        raise MetricError("The values are cut off.")
+    if not has_mark:
         raise MetricError("The values do not begin with their mark.")
+    if not HEADER <= values[USED] <= max(keys.cells, HEADER):
+        raise MetricError("The keys are cut off.")
+    for one in keys.series:
+        cells = values[one.first : one.first + one.family.width]
+        if one.family.kind != "gauge" and not all(map(math.isfinite, cells)):
+            raise MetricError(f"A value of {one.family.name!r} is no number.")

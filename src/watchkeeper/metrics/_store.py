@@ -53,8 +53,8 @@ class Memory(Protocol):
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
         """Return the first cell of a series, made at 0 if it is new."""
 
-    def filled(self) -> int:
-        """Return how many cells are in use."""
+    def read(self) -> bytes:
+        """Return all cells in use, as they are now."""
 
 
 class LocalMemory:
@@ -71,9 +71,9 @@ class LocalMemory:
         self.series.append(Series(family, labels, first, time.time()))
         return first
 
-    def filled(self) -> int:
-        """Return how many cells are in use."""
-        return len(self.values)
+    def read(self) -> bytes:
+        """Return all cells, as they are now."""
+        return self.values.tobytes()
 
 
 class Store:

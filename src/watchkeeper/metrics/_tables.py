@@ -12,10 +12,17 @@ from operator import add
 from typing import TYPE_CHECKING, Final, Protocol
 
 from watchkeeper.metrics._naming import WORKER
-from watchkeeper.metrics._text import created_line, label_pairs, number, with_exemplars, writer_for
+from watchkeeper.metrics._text import (
+    HistogramWriter,
+    PlainWriter,
+    created_line,
+    label_pairs,
+    number,
+    with_exemplars,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from watchkeeper.metrics._family import Family, Series
     from watchkeeper.metrics._store import Exemplar
@@ -31,13 +38,14 @@ class Reading:
     Args:
         cells: Of each worker, by its number.
         alive: The workers that run: the gauges of others are not shown.
-        exemplars: Of each worker, by cell, in the order of the cells; empty where none are wanted.
+        exemplars: Of each worker: the cells that have one, in order, and the exemplars by cell; empty where
+            none are wanted.
         created: Whether to tell when series began.
     """
 
     cells: Mapping[int, memoryview[float]]
     alive: frozenset[int]
-    exemplars: Mapping[int, Mapping[int, Exemplar]] = field(default_factory=dict)
+    exemplars: Mapping[int, tuple[Sequence[int], Mapping[int, Exemplar]]] = field(default_factory=dict)
     created: bool = False
 
 
@@ -79,33 +87,41 @@ class Table:
 
 
 class SummedBlock:
-    """Rows of a counter or a histogram, whose cells are added up over all workers, dead or alive."""
+    """Rows of a counter or a histogram, whose cells are added up over all workers, dead or alive.
+
+    A row is a place in a few lists and no object: of what holds only texts and numbers the garbage collector
+    takes no notice, and a hundred thousand rows do not make it stop the process.
+    """
 
     def __init__(self, family: Family) -> None:
         self.dirty: set[int] = set()
         self._family = family
         self._width = family.width
-        self._writer_for = writer_for(family)
-        self._rows: list[_Row] = []
+        self._writer = HistogramWriter(family) if family.kind == "histogram" else PlainWriter(family)
+        self._labels: list[tuple[str, ...]] = []
+        self._born: list[float] = []
+        self._firsts: list[dict[int, int]] = []
+        self._templates: list[str] = []
         self._texts: list[str] = []
         self._text = ""
 
     def add(self, worker: int, row: int, series: Series) -> None:
         """Note where a worker has the series of a row, which may be a new one."""
-        if row == len(self._rows):
-            self._rows.append(_Row(series.labels, series.born, self._writer_for(series.labels)))
+        if row == len(self._labels):
+            self._labels.append(series.labels)
+            self._born.append(series.born)
+            self._firsts.append({})
+            self._templates.append(self._writer.template(series.labels))
             self._texts.append("")
-        known = self._rows[row]
-        known.born = min(known.born, series.born)
-        known.firsts[worker] = series.first
-        known.runs[worker] = slice(series.first, series.first + self._width)
+        self._born[row] = min(self._born[row], series.born)
+        self._firsts[row][worker] = series.first
         self.dirty.add(row)
 
     def write(self, reading: Reading) -> str:
         """Return the lines of all rows."""
         if self.dirty:
             for row, cells in self._sums(self.dirty, reading):
-                self._texts[row] = self._rows[row].write(cells)
+                self._texts[row] = self._writer.write(self._templates[row], cells)
             self.dirty.clear()
             self._text = "".join(self._texts)
         found = self._find_exemplars(reading) if reading.exemplars else {}
@@ -115,20 +131,21 @@ class SummedBlock:
         for at, exemplars in found.items():
             texts[at] = with_exemplars(texts[at], exemplars)
         if reading.created:
-            for at, one in enumerate(self._rows):
-                texts[at] += created_line(self._family, one.labels, one.born)
+            for at, (labels, born) in enumerate(zip(self._labels, self._born, strict=True)):
+                texts[at] += created_line(self._family, labels, born)
         return "".join(texts)
 
     def _sums(self, rows: Iterable[int], reading: Reading) -> Iterator[tuple[int, Sequence[float]]]:
         """Add up what all workers have of these rows: many rows at once, so that the work is done in C."""
         together: dict[tuple[int, ...], list[int]] = {}
         for row in rows:
-            together.setdefault(tuple(self._rows[row].runs), []).append(row)
+            together.setdefault(tuple(self._firsts[row]), []).append(row)
         width = self._width
         for workers, members in together.items():
             totals: list[float] = []
             for worker in workers:
-                runs = [self._rows[row].runs[worker] for row in members]
+                firsts = [self._firsts[row][worker] for row in members]
+                runs = [slice(first, first + width) for first in firsts]
                 cells = chain.from_iterable(map(reading.cells[worker].__getitem__, runs))
                 totals = list(map(add, totals, cells)) if totals else list(cells)
             for at, row in enumerate(members):
@@ -136,28 +153,17 @@ class SummedBlock:
 
     def _find_exemplars(self, reading: Reading) -> dict[int, dict[int, Exemplar]]:
         found: dict[int, dict[int, Exemplar]] = {}
-        for worker, exemplars in reading.exemplars.items():
-            cells = list(exemplars)
-            for at, row in enumerate(self._rows if cells else ()):
-                first = row.firsts.get(worker)
+        for worker, (cells, exemplars) in reading.exemplars.items():
+            for at, firsts in enumerate(self._firsts if cells else ()):
+                first = firsts.get(worker)
                 if first is None:
                     continue
-                for cell in cells[bisect_left(cells, first) : bisect_left(cells, first + self._width)]:
+                begin = bisect_left(cells, first)
+                for cell in cells[begin : bisect_left(cells, first + self._width, begin)]:
                     of_row, exemplar = found.setdefault(at, {}), exemplars[cell]
                     known = of_row.get(cell - first)
                     of_row[cell - first] = exemplar if known is None or known.at < exemplar.at else known
         return found
-
-
-@dataclass(slots=True)
-class _Row:
-    """One label set: what writes it, and the cells of each worker that has it."""
-
-    labels: tuple[str, ...]
-    born: float
-    write: Callable[[Sequence[float]], str]
-    firsts: dict[int, int] = field(default_factory=dict)
-    runs: dict[int, slice] = field(default_factory=dict)
 
 
 class GaugeBlock:

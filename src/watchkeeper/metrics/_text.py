@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from watchkeeper.metrics._family import Family
     from watchkeeper.metrics._store import Exemplar
@@ -50,38 +50,53 @@ def head(family: Family, *, openmetrics: bool) -> str:
     return f"# HELP {name} {text}\n# TYPE {name} {family.kind}\n"
 
 
-def writer_for(family: Family) -> Callable[[tuple[str, ...]], Callable[[Sequence[float]], str]]:
-    """Return what makes, of a series' label values, what makes its lines of its cells."""
-    return _histogram_writer(family) if family.kind == "histogram" else _plain_writer(family)
+class PlainWriter:
+    """Writes the series of a counter.
+
+    Args:
+        family: Whose series.
+    """
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def template(self, labels: tuple[str, ...]) -> str:
+        """Return what `write` needs of a series."""
+        pairs = label_pairs(self._family.labels, labels)
+        return f"{self._family.name}{{{pairs}}} " if pairs else f"{self._family.name} "
+
+    def write(self, template: str, cells: Sequence[float]) -> str:
+        """Return the lines of a series."""
+        return f"{template}{number(cells[0])}\n"
 
 
-def _plain_writer(family: Family) -> Callable[[tuple[str, ...]], Callable[[Sequence[float]], str]]:
-    def writer(labels: tuple[str, ...]) -> Callable[[Sequence[float]], str]:
-        pairs = label_pairs(family.labels, labels)
-        start = f"{family.name}{{{pairs}}} " if pairs else f"{family.name} "
-        return lambda cells: f"{start}{number(cells[0])}\n"
+class HistogramWriter:
+    """Writes the series of a histogram.
 
-    return writer
+    Args:
+        family: Whose series.
+    """
 
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._bounds = [*map(bound_text, family.bounds), "+Inf"]
 
-def _histogram_writer(family: Family) -> Callable[[tuple[str, ...]], Callable[[Sequence[float]], str]]:
-    bounds = [*map(bound_text, family.bounds), "+Inf"]
-
-    def writer(labels: tuple[str, ...]) -> Callable[[Sequence[float]], str]:
-        pairs = label_pairs(family.labels, labels).replace("%", "%%")
+    def template(self, labels: tuple[str, ...]) -> str:
+        """Return what `write` needs of a series."""
+        name = self._family.name
+        pairs = label_pairs(self._family.labels, labels).replace("%", "%%")
         before = pairs + "," if pairs else ""
         braced = f"{{{pairs}}}" if pairs else ""
         # Counts are whole numbers: %d.0 writes them as %r would, in half of its time.
-        lines = [f'{family.name}_bucket{{{before}le="{bound}"}} %d.0\n' for bound in bounds]
-        template = "".join((*lines, f"{family.name}_count{braced} %d.0\n{family.name}_sum{braced} %s\n"))
+        lines = [f'{name}_bucket{{{before}le="{bound}"}} %d.0\n' for bound in self._bounds]
+        return "".join((*lines, f"{name}_count{braced} %d.0\n{name}_sum{braced} %s\n"))
 
-        def write(cells: Sequence[float]) -> str:
-            counts = tuple(accumulate(cells[:-1]))
-            return template % (*counts, counts[-1], number(cells[-1]))
-
-        return write
-
-    return writer
+    def write(self, template: str, cells: Sequence[float]) -> str:
+        """Return the lines of a series."""
+        counts = tuple(accumulate(cells[:-1]))
+        if not math.isfinite(counts[-1]):
+            return ""  # a garbled slot, which its next worker sets aside
+        return template % (*counts, counts[-1], number(cells[-1]))
 
 
 def created_line(family: Family, labels: tuple[str, ...], born: float) -> str:

@@ -1,0 +1,135 @@
+"""What real Prometheus makes of the metrics of two workers with hostile labels: exactly what was exposed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client import Counter as ForeignCounter
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from support.prometheus import exporting, running_prometheus, wait_until
+from support.workers import samples_of
+from watchkeeper.metrics import Exposition, Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from support.prometheus import Prometheus
+
+HOSTILE: Final = (
+    *('a"b', "a\\", "\\n", "a\nb", "\r\n\t", "{}=,", "# EOF", " ", "", "%d%s%", "\x00", "\x7f\x85"),
+    *("\u2028\u202e\ufeff", "\U0001f4a9", "\udc80", 'x"} 9e9\nforged_total{a="b', "a" * 1000, "' OR 1=1"),
+)
+OPENMETRICS: Final = "application/openmetrics-text"
+TRACES: Final = ("a" * 32, "b" * 32)
+
+
+class _TextOnly:
+    """A registry that knows one format, as a scraper without OpenMetrics has it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def render(self, _accept: str) -> Exposition:
+        return self._registry.render()
+
+
+@pytest.fixture(scope="module")
+def registries(tmp_path_factory: pytest.TempPathFactory) -> list[Registry]:
+    """Two workers that count in one folder, and one of them what is foreign too."""
+    folder = tmp_path_factory.mktemp("instance")
+    foreign = CollectorRegistry()
+    legacy = ForeignCounter("legacy", "Legacy.", ["kind"], registry=foreign)
+    workers = [Registry(foreign=foreign), Registry(foreign=CollectorRegistry())]
+    for registry, trace in zip(workers, TRACES, strict=True):
+        registry.share(folder)
+        jobs = registry.counter("jobs_total", 'Jobs, "quoted" \\ and\nbroken.', ("kind", "peer"))
+        took = registry.histogram("took_seconds", "Time.", ("kind",), buckets=(0.1, 5, 2_500_000))
+        level = registry.gauge("level", "Level.", ("kind",), across="sum")
+        each = registry.gauge("each", "Each.", ("kind",), across="worker")
+        for number, value in enumerate(HOSTILE):
+            jobs.labels(kind=value, peer=HOSTILE[-number]).inc(number + 0.1, {"trace_id": trace})
+            took.labels(kind=value).observe(number, {"trace_id": trace})
+            level.labels(kind=value).set(-number)
+            each.labels(kind=value).set(1e-9 * number)
+    for value in HOSTILE[:-4]:
+        legacy.labels(value).inc()
+    return workers
+
+
+@pytest.fixture(scope="module")
+def prometheus(registries: list[Registry], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Run Prometheus with two jobs over these workers, one for each format."""
+    config = tmp_path_factory.mktemp("prometheus") / "prometheus.yml"
+    with contextlib.ExitStack() as stack:
+        exporters = {
+            "openmetrics": stack.enter_context(exporting(registries[0], "token")),
+            "text": stack.enter_context(exporting(cast("Registry", _TextOnly(registries[0])), "token")),
+        }
+        jobs = [
+            {
+                "job_name": name,
+                "authorization": {"credentials": "token"},
+                "static_configs": [{"targets": [exporter.address], "labels": {"instance": ""}}],
+            }
+            for name, exporter in exporters.items()
+        ]
+        scrape = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+        config.write_text(yaml.safe_dump({"global": scrape, "scrape_configs": jobs}))
+        found = stack.enter_context(running_prometheus(config, "--enable-feature=exemplar-storage"))
+        for name in exporters:
+            wait_until(lambda name=name: name in str(found.query("jobs_total")), f"scrape of {name}")  # type: ignore[misc] # its default is a name
+        yield found
+
+
+def _samples(families: Iterable[Any]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize("format_", ["text", "openmetrics"])
+def test_prometheus_has_exactly_what_was_exposed(
+    format_: str, registries: list[Registry], prometheus: Prometheus
+) -> None:
+    """Every series, every label to the last character, every value to the last bit; and nothing more."""
+    if format_ == "text":
+        exposed = samples_of(registries[0].render().body.decode())
+    else:
+        exposed = _samples(parse_openmetrics(registries[0].render(OPENMETRICS).body.decode()))  # type: ignore[no-untyped-call] # it has no types
+    assert len(exposed) > 8 * len(HOSTILE)
+    expected = {
+        (name, frozenset((key, value) for key, value in labels if value)): number
+        for (name, labels), number in exposed.items()
+    }
+    found = {}
+    for labels, number in prometheus.query(f'{{job="{format_}"}}').items():
+        has = dict(labels)
+        del has["job"]
+        has.pop("instance", None)
+        found[has.pop("__name__"), frozenset(has.items())] = number
+    own = {"up"} | {name for name, _ in found if name.startswith("scrape_")}
+    assert {key: value for key, value in found.items() if key[0] not in own} == expected
+    assert prometheus.query(f'up{{job="{format_}"}}').popitem()[1] == 1.0
+
+
+def test_prometheus_stores_the_exemplars(prometheus: Prometheus) -> None:
+    """Each counter and bucket that has one, with its trace id; of the text format there are none."""
+    now = time.time()
+    found = prometheus.get(
+        "query_exemplars",
+        query='{__name__=~"jobs_total|took_seconds_bucket"}',
+        start=str(now - 600),
+        end=str(now),
+    )
+    assert {one["seriesLabels"]["job"] for one in found} == {"openmetrics"}
+    names = [one["seriesLabels"]["__name__"] for one in found]
+    assert names.count("jobs_total") == names.count("took_seconds_bucket") == len(HOSTILE)
+    assert {exemplar["labels"]["trace_id"] for one in found for exemplar in one["exemplars"]} <= set(TRACES)

@@ -1,0 +1,517 @@
+"""Slots that were damaged, folders that are not ours, threads that count while a registry becomes shared."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from support.workers import samples_of
+from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics import Instance, Registry
+from watchkeeper.metrics._processes import is_running, start_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.workers import Samples
+
+
+def worker(folder: Path | None = None, told: list[MetricError] | None = None, **options: Any) -> Registry:
+    """Return a registry without anything foreign, shared in `folder`."""
+    registry = Registry(
+        foreign=CollectorRegistry(), on_error=None if told is None else told.append, **options
+    )
+    if folder is not None:
+        registry.share(folder)
+    return registry
+
+
+def leave(registry: Registry) -> None:
+    """Let a worker go as a kill does: nothing is tidied up, only its lock is free."""
+    slot = registry._slot
+    assert slot is not None
+    slot.values[1] = 0.0  # nobody's: in a test the process that wrote goes on
+    slot.let_go()
+    registry._slot = None
+
+
+def shown(registry: Registry) -> Samples:
+    """Return what a scrape of this worker shows."""
+    return samples_of(registry.render().body.decode())
+
+
+def declare(registry: Registry, amount: float) -> None:
+    """Count something of each kind."""
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+    for kind in ("a", "b", "c"):
+        jobs.labels(kind=kind).inc(amount)
+    registry.gauge("level", "Level.", across="sum").set(amount)
+    registry.histogram("took_seconds", "Time.", buckets=(1, 2)).observe(1.5)
+
+
+@pytest.fixture(scope="module")
+def two_slots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slots of two dead workers; the second one stays whole."""
+    folder = tmp_path_factory.mktemp("slots")
+    workers = [worker(folder), worker(folder)]
+    for one in workers:
+        declare(one, 7.0)
+        leave(one)
+    # Without the sparse rest of 128 MiB, which would make copies slow.
+    for path in folder.glob("*.values"):
+        os.truncate(path, 64 * 1024)
+    return folder
+
+
+def _flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def _is_sane(value: float) -> bool:
+    return math.isfinite(value) and value >= 0.0
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    kind=st.sampled_from(["keys", "values"]),
+    cut=st.one_of(st.none(), st.floats(0, 1)),
+    flips=st.lists(st.floats(0, 0.9999), max_size=3),
+    garbage=st.binary(max_size=40),
+)
+def test_a_damaged_slot_costs_its_own_figures_at_most(
+    two_slots: Path, kind: str, cut: float | None, flips: list[float], garbage: bytes
+) -> None:
+    """Whatever is in it: scrapes and the next worker go on, the others' figures are right, and it is said."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "slots"
+        shutil.copytree(two_slots, folder)
+        path = folder / f"0.{kind}"
+        whole = path.read_bytes()
+        used = len(whole) if kind == "keys" else 8 * 30
+        data = whole if cut is None else whole[: int(cut * used)]
+        for place in flips:
+            if data:
+                data = _flipped(data, int(place * 8 * min(used, len(data))))
+        path.write_bytes(data + (garbage if cut is not None or kind == "keys" else b""))
+
+        told: list[MetricError] = []
+        third = worker(told=told)
+        third._reader.read_from(9, third._store.memory, folder)  # as a worker that has its slot already
+        seen = shown(third)
+        for kind_of_job in "abc":
+            assert seen.get(("jobs_total", frozenset({("kind", kind_of_job)})), 7.0) != 0.0
+        assert len(told) <= 1
+
+        errors: list[MetricError] = []
+        first, second = worker(folder, errors), worker(folder, errors)
+        assert (first.worker, second.worker) == (0, 1)
+        declare(first, 1.0)
+        declare(second, 1.0)
+        assert len(errors) <= 1
+        for registry in (first, second):
+            samples = shown(registry)
+            jobs = [samples["jobs_total", frozenset({("kind", one)})] for one in "abc"]
+            if errors:
+                assert "is damaged; it is set aside" in str(errors[0])
+                assert jobs == [9.0] * 3
+                assert samples["took_seconds_count", frozenset()] == 3.0
+            elif kind == "keys":
+                assert jobs == [16.0] * 3
+            else:
+                assert all(map(math.isfinite, jobs))
+            assert samples["level", frozenset()] == 2.0
+        leave(first)
+        again: list[MetricError] = []
+        worker(folder, again)
+        assert again == []
+
+
+def test_keys_that_end_early_are_noticed(tmp_path: Path) -> None:
+    """A file cut at the end of a record is whole by its checksums, but the slot says how much it uses."""
+    first = worker(tmp_path)
+    declare(first, 7.0)
+    leave(first)
+    os.truncate(tmp_path / "0.keys", 0)
+    told: list[MetricError] = []
+    reader = worker(told=told)
+    reader._reader.read_from(9, reader._store.memory, tmp_path)
+    assert ("jobs_total", frozenset({("kind", "a")})) not in shown(reader)
+    assert [str(one) for one in told] == ["The figures of worker 0 cannot be read and are left out."]
+    told.clear()
+    second = worker(tmp_path, told)
+    declare(second, 1.0)
+    assert second.sample("jobs_total", kind="a") == 1.0
+    assert "The keys are cut off." in str(told[0])
+    assert {path.name for path in tmp_path.glob("*.damaged")} == {"0.keys.damaged", "0.values.damaged"}
+
+
+def test_a_slot_that_is_set_aside_is_read_anew_by_the_others(tmp_path: Path) -> None:
+    """Who added up the old file drops it, and shows what its next worker counts."""
+    told: list[MetricError] = []
+    other = worker(tmp_path, told)
+    first = worker(tmp_path)
+    declare(other, 1.0)
+    declare(first, 7.0)
+    assert other.sample("jobs_total", kind="a") == 8.0
+    leave(first)
+    keys = tmp_path / "1.keys"
+    keys.write_bytes(_flipped(keys.read_bytes(), 100))
+    assert other.sample("jobs_total", kind="a") == 8.0
+    second = worker(tmp_path, told)
+    declare(second, 2.0)
+    assert other.sample("jobs_total", kind="a") == 3.0
+    assert len(told) == 1
+
+
+def test_what_others_have_is_shown_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    """A family that only another worker knows, declared after the first scrape, is in the next one."""
+    one, two = worker(tmp_path), worker(tmp_path)
+    assert one.sample("late_total") is None
+    late = two.counter("late_total", "Late.")
+    assert one.sample("late_total") == 0.0
+    late.inc(3)
+    assert one.sample("late_total") == 3.0
+    three = worker(tmp_path)
+    three.counter("late_total", "Late.").inc()
+    assert one.sample("late_total") == 4.0
+
+
+def test_a_refused_declaration_leaves_the_first_one_as_it_was(tmp_path: Path) -> None:
+    """Also a second one that is the same: what was counted is still there, here and for the next worker."""
+    for registry in (worker(), worker(tmp_path)):
+        jobs = registry.counter("jobs_total", "Jobs.")
+        jobs.inc(5)
+        with pytest.raises(MetricError, match="clashes with the counter 'jobs_total'"):
+            registry.counter("jobs_total", "Jobs.")
+        jobs.inc()
+        assert registry.sample("jobs_total") == 6.0
+    leave(registry)
+    assert worker(tmp_path).sample("jobs_total") == 6.0
+
+
+@pytest.fixture
+def tiny_switches() -> Iterator[None]:
+    """Have the interpreter change threads as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def _together(*calls: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+ROUNDS = 3000
+
+
+class _Counting:
+    """Eight threads that count, move a gauge, observe and declare, and one that shares the registry."""
+
+    def __init__(self, folder: Path, *, locked: bool) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.registry = worker()
+        if locked:
+            self.registry._store.lock = threading.Lock()
+        self._jobs = self.registry.counter("jobs_total", "Jobs.", ("kind",))
+        self._level = self.registry.gauge("level", "Level.", across="sum")
+        self._took = self.registry.histogram("took_seconds", "Time.", buckets=(1, 2))
+        self._go = threading.Event()
+
+    def count(self, number: int) -> None:
+        bound = self._jobs.labels(kind="all")
+        for turn in range(ROUNDS):
+            bound.inc()
+            self._level.inc()
+            self._took.observe(1.5)
+            self._jobs.labels(kind=f"{number}.{turn % 100}").inc()
+            if turn % 100 == 0:
+                self.registry.counter(f"of_{number}_{turn}_total", "Jobs.").inc()
+            self._go.set()
+
+    def share(self) -> None:
+        self._go.wait()
+        self.registry.share(self.folder)
+
+    def run(self) -> None:
+        _together(*(partial(self.count, number) for number in range(8)), self.share)
+
+
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.usefixtures("tiny_switches")
+def test_threads_lose_nothing_while_a_registry_becomes_shared(tmp_path: Path, *, locked: bool) -> None:
+    """Whatever moment `share` moves the series in: what eight threads counted is there to the last event."""
+    for attempt in range(4):
+        counting = _Counting(tmp_path / str(attempt), locked=locked)
+        counting.run()
+        for one in (counting.registry, worker(counting.folder)):
+            samples = shown(one)
+            assert samples["jobs_total", frozenset({("kind", "all")})] == 8 * ROUNDS
+            assert samples["level", frozenset()] == 8 * ROUNDS
+            assert samples["took_seconds_count", frozenset()] == 8 * ROUNDS
+            assert samples["took_seconds_sum", frozenset()] == 8 * ROUNDS * 1.5
+            assert sum(value for (name, _), value in samples.items() if name == "jobs_total") == 16 * ROUNDS
+            assert sum(value for (name, _), value in samples.items() if name.startswith("of_")) == 8 * 30
+
+
+class _Meddling(list[float]):
+    """Cells that another thread counts in just before the first of them is written."""
+
+    def __init__(self, meddle: Callable[[], None]) -> None:
+        super().__init__([0.0] * 4)
+        self._meddle: Callable[[], None] | None = meddle
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        meddle, self._meddle = self._meddle, None
+        if meddle is not None:
+            meddle()
+        super().__setitem__(index, value)
+
+
+def test_a_gauge_that_is_moved_keeps_the_step_that_comes_in_between() -> None:
+    """Whether it went to the old cells or to the new ones."""
+    level = worker().gauge("level", "Level.", across="sum")
+    level.inc(5)
+    cells = _Meddling(level.inc)
+    [(_, child)] = level.series()
+    child.move(cast("memoryview[float]", cells), 0, level.family.width, carry=True)
+    level.inc()
+    assert cells[0] == 7.0
+
+
+def test_a_metric_that_is_declared_while_a_registry_becomes_shared_is_shared(tmp_path: Path) -> None:
+    """A declaration is whole before the series move, so that none of them stays behind."""
+    registry = worker()
+    sharing = threading.Thread(target=registry.share, args=(tmp_path,))
+
+    def known() -> Iterator[dict[str, str]]:
+        yield {"kind": "before"}
+        sharing.start()
+        sharing.join(0.2)
+        yield {"kind": "after"}
+
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",), known=known())
+    sharing.join()
+    other = worker(tmp_path)
+    for kind in ("before", "after"):
+        jobs.labels(kind=kind).inc()
+        assert other.sample("jobs_total", kind=kind) == 1.0
+
+
+def test_what_came_before_an_adopted_slot_is_added_to_it(tmp_path: Path) -> None:
+    """Counts of both are there; of gauges only what is true now."""
+    first = worker(tmp_path)
+    declare(first, 7.0)
+    first.gauge("gone", "Gone.", across="sum").set(9)
+    leave(first)
+    second = worker()
+    declare(second, 2.0)
+    second.share(tmp_path)
+    samples = shown(second)
+    assert second.worker == 0
+    assert samples["jobs_total", frozenset({("kind", "a")})] == 9.0
+    assert samples["took_seconds_count", frozenset()] == 2.0
+    assert samples["level", frozenset()] == 2.0
+    assert ("gone", frozenset()) not in samples
+
+
+def test_label_values_without_end_are_no_series(tmp_path: Path) -> None:
+    """A megabyte in a label is counted as lost, and does not fill the memory that all share."""
+    told: list[MetricError] = []
+    one, two = worker(tmp_path, told), worker(tmp_path, told)
+    jobs = one.counter("jobs_total", "Jobs.", ("kind",))
+    jobs.labels(kind="x" * 60_000).inc()
+    jobs.labels(kind="x" * 1_000_000).inc()
+    jobs.labels(kind="y").inc()
+    assert two.sample("jobs_total", kind="y") == 1.0
+    assert two.sample("jobs_total", kind="x" * 60_000) == 1.0
+    assert two.sample("metrics_overflow_total", metric="jobs_total") == 1.0
+    assert "its label values are too long" in str(told[0])
+
+
+def test_the_overflow_is_counted_whatever_the_cap_is(tmp_path: Path) -> None:
+    """Each metric has its own count of what it lost, also where the cap is below the number of metrics."""
+    told: list[MetricError] = []
+    registry = worker(tmp_path, told, max_series=1)
+    for name in ("one_total", "two_total", "three_total"):
+        jobs = registry.counter(name, "Jobs.", ("kind",))
+        for number in range(5):
+            jobs.labels(kind=str(number)).inc()
+        assert registry.sample("metrics_overflow_total", metric=name) == 4.0
+    assert len(told) == 3
+    assert "'two_total' gets no new series: it has 1 series, its cap" in str(told[1])
+
+
+def test_labels_at_the_cap_do_not_grow_memory(tmp_path: Path) -> None:
+    """Whatever comes when a metric is full: no series, no file that grows, nothing that is kept."""
+    registry = worker(tmp_path, [], max_series=10)
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
+
+    def attack() -> None:
+        for number in range(20_000):
+            jobs.labels(kind=f"\x00{number}\n").inc()
+
+    attack()
+    gc.collect()
+    objects, keys = len(gc.get_objects()), (tmp_path / "0.keys").stat().st_size
+    attack()
+    gc.collect()
+    assert len(gc.get_objects()) < objects + 100
+    assert (tmp_path / "0.keys").stat().st_size == keys
+    assert registry.render().body.count(b"\njobs_total{") == 10
+
+
+def test_registries_that_are_dropped_leave_no_descriptor(tmp_path: Path) -> None:
+    """Neither the files of their own slot nor those of others stay open or mapped."""
+
+    def use() -> None:
+        gc.collect()
+        workers = [worker(tmp_path) for _ in range(3)]
+        for one in workers:
+            declare(one, 1.0)
+            shown(one)
+
+    def held() -> tuple[int, int]:
+        gc.collect()
+        maps = Path("/proc/self/maps").read_text()
+        return len(os.listdir("/proc/self/fd")), maps.count(str(tmp_path))  # noqa: PTH208 - only how many
+
+    use()
+    before = held()
+    for _ in range(5):
+        use()
+    assert held() == before
+    assert before[1] == 0
+    assert len(list(tmp_path.glob("*.values"))) == 3
+
+
+def test_a_folder_that_goes_away_stops_nothing(tmp_path: Path) -> None:
+    """A cleaner of temporary files takes the folder: workers show what they know, and say it once."""
+    told: list[MetricError] = []
+    folder = tmp_path / "instance"
+    folder.mkdir()
+    one, two = worker(folder, told), worker(folder)
+    declare(one, 1.0)
+    declare(two, 2.0)
+    assert one.sample("jobs_total", kind="a") == 3.0
+    shutil.rmtree(folder)
+    declare_more = one.counter("more_total", "More.")
+    declare_more.inc()
+    for _ in range(2):
+        assert one.sample("jobs_total", kind="a") == 3.0
+        assert one.sample("more_total") == 1.0
+    assert one.other_workers() == frozenset()
+    assert len(told) == 1
+    assert "cannot be read" in str(told[0])
+
+
+def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
+    """A file in its place, one that is not there: the worker counts by itself."""
+    registry = worker()
+    jobs = registry.counter("jobs_total", "Jobs.")
+    jobs.inc()
+    (tmp_path / "file").write_text("")
+    for name, reason in (("file", "Not a directory"), ("none", "No such file or directory")):
+        with pytest.raises(MetricError, match=f"Metrics cannot be shared in .*/{name}: {reason}"):
+            registry.share(tmp_path / name)
+    jobs.inc()
+    assert registry.sample("jobs_total") == 2.0
+    assert registry.share(tmp_path) == 0
+    assert registry.sample("jobs_total") == 2.0
+
+
+def test_a_shared_folder_of_others_is_refused(tmp_path: Path) -> None:
+    """In a place where everybody may write, a folder that others may read or that is a link is not ours."""
+    ours = tmp_path / f"watchkeeper-{os.geteuid()}"
+    ours.mkdir(mode=0o755)
+    with pytest.raises(MetricError, match="is not a folder of this user alone: remove it, or set its mode"):
+        Instance("shop", base=tmp_path)
+    ours.chmod(0o700)
+    assert Instance("shop", base=tmp_path).folder.parent == ours
+    if os.geteuid() == 0:
+        os.chown(ours, 65534, 65534)
+        with pytest.raises(MetricError, match="is not a folder of this user alone"):
+            Instance("shop", base=tmp_path)
+    shutil.rmtree(ours)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    ours.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MetricError, match="is not a folder of this user alone"):
+        Instance("shop", base=tmp_path)
+    ours.unlink()
+    ours.write_text("")
+    with pytest.raises(MetricError, match="cannot be made: File exists"):
+        Instance("shop", base=tmp_path)
+
+
+def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
+    """A worker is known by its start time too: the gauges of a dead one stay away."""
+    assert is_running(os.getpid(), start_of(os.getpid()))
+    assert not is_running(os.getpid(), start_of(os.getpid()) - 1)
+    one, two = worker(tmp_path), worker(tmp_path)
+    two.gauge("level", "Level.", across="sum").set(5)
+    assert one.sample("level") == 5.0
+    assert two._slot is not None
+    two._slot.values[2] -= 1.0
+    assert one.sample("level") is None
+    for garbled in (math.nan, math.inf, -1.0, 1e300):
+        two._slot.values[1] = garbled
+        assert one.sample("level") is None
+
+
+def test_keepers_of_one_process_are_instances_of_their_own(tmp_path: Path) -> None:
+    """Two keepers of one service side by side do not mix; a name joins them."""
+    folders = [Instance("shop", base=tmp_path).folder for _ in range(2)]
+    folders.append(Instance("shop2", base=tmp_path).folder)
+    named = [Instance("shop", name="all", base=tmp_path).folder for _ in range(2)]
+    assert len({*folders, *named}) == 4
+    assert len(set(named)) == 1
+
+
+def test_adoptions_while_others_scrape_take_nothing_back(tmp_path: Path) -> None:
+    """Workers die and are adopted while another scrapes all the time: no counter falls, no gauge is stale."""
+    told: list[MetricError] = []
+    reader = worker(tmp_path, told)
+    ended = threading.Event()
+    fell: list[tuple[float, float]] = []
+
+    def scrape() -> None:
+        before = 0.0
+        while not ended.is_set():
+            samples = shown(reader)
+            now = samples.get(("jobs_total", frozenset({("kind", "a")})), 0.0)
+            if now < before or samples.get(("level", frozenset()), 1.0) != 1.0:
+                fell.append((before, now))
+            before = now
+
+    def live_and_die() -> None:
+        for _ in itertools.repeat(None, 60):
+            one = worker(tmp_path)
+            declare(one, 1.0)
+            leave(one)
+        ended.set()
+
+    _together(scrape, live_and_die)
+    assert fell == []
+    assert reader.sample("jobs_total", kind="a") == 60.0
+    assert told == []
