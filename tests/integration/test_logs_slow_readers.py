@@ -107,6 +107,11 @@ class Output:
 
     def start(self, body: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """Run a program that writes here."""
+        if NOBODY in body:
+            # Coverage cannot keep its data as another user, and would say so at exit in a line of its own.
+            options["env"] = {
+                name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
+            }
         return subprocess.Popen(
             [sys.executable, "-c", START + textwrap.dedent(body), *arguments],
             stdout=self.writer,
