@@ -8,8 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from watchkeeper.exceptions import ConfigurationError, MetricError, WatchkeeperError
-from watchkeeper.health import CheckRunner
-from watchkeeper.house import House
+from watchkeeper.health import DATABASE_CHECK, CheckRunner
 from watchkeeper.http import Endpoints, Lifespan, Middleware, is_loopback
 from watchkeeper.logs import (
     DROP_REASONS,
@@ -22,7 +21,6 @@ from watchkeeper.logs import (
 )
 from watchkeeper.metrics import HttpMetrics, Instance, Registry, WebsocketMetrics, Workers
 from watchkeeper.settings import Settings
-from watchkeeper.storage import DATABASE_CHECK
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.database import Database, MigrationSource
     from watchkeeper.health import Check, CheckResult
+    from watchkeeper.house import House
     from watchkeeper.retention import Policy, Retention
     from watchkeeper.settings import Secret
     from watchkeeper.storage import Storage
@@ -117,6 +116,8 @@ class Watchkeeper:
         self.websocket_metrics = WebsocketMetrics(self.registry)
         self._house: House | None = None
         if database or retention or migrations:
+            from watchkeeper.house import House  # noqa: PLC0415 - only those load it who have a database
+
             self._house = House(
                 self.settings,
                 migrations=migrations,

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError, needing
+from watchkeeper.health import DATABASE_CHECK
 from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from watchkeeper.database.embedded import EmbeddedServer
     from watchkeeper.settings import Settings
 
-DATABASE_CHECK: Final = "db"
 
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 2.0

@@ -16,7 +16,7 @@ ARROWS = {
     "audit": {"database"},
     "retention": {"audit", "database", "logs", "metrics"},
     "schedule": {"retention", "audit", "database", "logs", "metrics"},
-    "storage": {"database"},
+    "storage": {"database", "health"},
     "house": {"storage", "schedule", "retention", "audit", "database", "logs", "metrics"},
     "keeper": {"house", "storage", "retention", "database", "http", "health", "logs", "metrics"},
     "server": {"keeper", "http"},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from watchkeeper.health import BoundedCall, SharedCall
+from watchkeeper.health import DATABASE_CHECK, BoundedCall, SharedCall
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._local import is_local, is_loopback
 from watchkeeper.logs import describe_exception
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from watchkeeper.metrics import Exposition, Workers
     from watchkeeper.settings import Settings
 
-DATABASE_CHECK: Final = "db"
 REFRESH_TIMEOUT: Final = timedelta(seconds=1)
 
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([^ ]+) *")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from time import perf_counter, time
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.http._asgi import (
@@ -59,9 +59,6 @@ class Exchange:
     _unheard = False
     _asking = 0
     _observe: Callable[[float, str], None] | None = None
-    _outcome = ""
-    _sampled = False
-    ended_at = 0
     _held: tuple[Message, ...] = ()
 
     def __init__(self, edge: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,7 +203,7 @@ class Exchange:
                 self._record("aborted")
             else:  # the usual way
                 self.recorded = True
-                self._book(self.status, "completed")
+                self._book("completed")
 
     def _how_it_ended(self) -> str:
         return "aborted" if self._left else "completed"
@@ -242,13 +239,13 @@ class Exchange:
         status = self.status or (500 if outcome == "failed" else CLIENT_LEFT)
         if self._unheard:
             status, outcome = CLIENT_LEFT, "aborted"
-        self._book(status, outcome)
-
-    def _book(self, status: int, outcome: str) -> None:
-        edge = self._edge
         self.status = status
+        self._book(outcome)
+
+    def _book(self, outcome: str) -> None:
+        edge = self._edge
         if self._observe is None:
-            self._count(status)
+            self._count(self.status)
         if self._observe is not None:
             self._observe(self._duration * edge.scale, self.context.trace_id)
         if edge.request_lines:
@@ -270,20 +267,14 @@ class Exchange:
 
     def _say(self, outcome: str) -> None:
         edge = self._edge
+        context = self.context
+        rate = None
         if outcome == "completed" and self.status < 500:
             if self.is_probe and self.status < 400:
                 return
-            if edge.sample_rate is not None:
-                if self.context.trace_id[RANDOM_FROM:] < edge.sample_floor:
-                    return
-                self._sampled = True
-        self._outcome = outcome
-        self.ended_at = int(time() * 1000)
-        edge.say(self)
-
-    def line(self) -> RequestFields:
-        """Return what the request's line holds, once it has ended."""
-        context = self.context
+            rate = edge.sample_rate
+            if rate is not None and context.trace_id[RANDOM_FROM:] < edge.sample_floor:
+                return
         url = self._path + b"?" + self._query if self._query else self._path
         fields = RequestFields(
             NO_HEAD,
@@ -293,11 +284,11 @@ class Exchange:
             int(self._duration * 1_000_000) / 1000,
             context.request_id,
             self.route,
-            self._outcome,
+            outcome,
             context.trace_id,
             context.span_id,
             0 if self._method == "HEAD" else self._bytes,
         )
-        if self._sampled and self._edge.sample_rate is not None:
-            fields.sampleRate = self._edge.sample_rate
-        return fields
+        if rate is not None:
+            fields.sampleRate = rate
+        edge.say(fields)

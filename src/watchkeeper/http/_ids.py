@@ -12,14 +12,20 @@ from watchkeeper.logs import RequestContext
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Headers
 
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # https://www.w3.org/TR/trace-context/#traceparent-header; only versions after 00 may carry more fields.
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACESTATE: Final = re.compile(rb"[\x20-\x7e\t]{1,512}")
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _WANTED: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
-_NO_TRACE: Final = b"0" * 32
-_NO_SPAN: Final = b"0" * 16
-_KNOWN_FLAGS: Final = 0b11  # sampled, and level 2's random
+# A traceparent of version 00 has this shape once each digit is a 0 and all but digits and dashes is not.
+_SHAPE: Final = b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-00"
+_TO_SHAPE: Final = bytes(
+    byte if byte == ord("-") else ord("0") if byte in b"0123456789abcdef" else 0 for byte in range(256)
+)
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
+# The first bit says sampled, the second is level 2's random; nobody knows yet what the others will say.
+_KEPT_FLAGS: Final = {f"{flags:02x}": f"{flags & 0b11:02x}" for flags in range(256)}
 _SHEET: Final = 64
 
 # Ids are no secrets: they need to differ, also after a fork and where a service seeds the shared generator.
@@ -50,9 +56,26 @@ def read_ids(headers: Headers) -> RequestContext:
         trace_id, span_id = _take()
     except IndexError:
         trace_id, span_id = _make()
-    if _WANTED.isdisjoint(dict(headers)):  # a loop in C, of which the hot caches of a test show little
+    # Loops in C and few patterns: the hot caches of a test show little of what those cost.
+    named = dict(headers)
+    parent = named.get(b"traceparent")
+    sent_id = named.get(b"x-request-id")
+    if parent is None and sent_id is None:
         return RequestContext(trace_id, trace_id, span_id)
-    return _keep_valid(headers, trace_id, span_id)
+    if len(named) != len([*headers]) or b"tracestate" in named:
+        return _keep_valid(headers, trace_id, span_id)
+    request_id = trace_id
+    if sent_id is not None and _REQUEST_ID.fullmatch(sent_id):
+        request_id = sent_id.decode("ascii")
+    if parent is None:
+        return RequestContext(request_id, trace_id, span_id)
+    if parent.translate(_TO_SHAPE) != _SHAPE or not parent.startswith(b"00-"):
+        return _keep_valid(headers, trace_id, span_id)
+    sent = parent.decode("ascii")
+    parent_trace = sent[3:35]
+    if parent_trace == _NO_TRACE or sent[36:52] == _NO_SPAN:
+        return RequestContext(request_id, trace_id, span_id)
+    return RequestContext(request_id, parent_trace, span_id, _KEPT_FLAGS[sent[53:]])
 
 
 def _make() -> tuple[str, str]:
@@ -77,7 +100,7 @@ def _keep_valid(headers: Headers, made_trace: str, span_id: str) -> RequestConte
         request_id,
         parent[2].decode("ascii"),
         span_id,
-        f"{int(parent[4], 16) & _KNOWN_FLAGS:02x}",
+        _KEPT_FLAGS[parent[4].decode("ascii")],
         state.decode("ascii") if _TRACESTATE.fullmatch(state) else "",
     )
 
@@ -86,7 +109,7 @@ def _is_valid(parent: re.Match[bytes]) -> bool:
     version, trace_id, span_id, _, more = parent.groups()
     return (
         version != b"ff"
-        and trace_id != _NO_TRACE
-        and span_id != _NO_SPAN
+        and trace_id != _NO_TRACE.encode()
+        and span_id != _NO_SPAN.encode()
         and (more is None or version != b"00")
     )

@@ -57,7 +57,7 @@ class Middleware:
         self._tells_probes = probe_lines
         # What each request needs is looked up once, here.
         self.lines = logging
-        self.say = logging.sink.write_later
+        self.say = logging.say_request
         self.count = None if metrics is None else metrics.count
         self.scale = 1.0 if metrics is None else metrics.scale
         self.websockets = websockets

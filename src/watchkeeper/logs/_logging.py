@@ -20,12 +20,12 @@ from watchkeeper.logs._stdlib import Handler, Takeover
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from watchkeeper.logs._request_line import EndedRequest
-
 _INFO: Final = LEVELS["info"]
 _REMEMBERED_URLS: Final = 1024
 _SHORT_URL: Final = 128
-_QUICK_LINE: Final = 2048  # a longer request line carries something unusual
+# What is longer needs a closer look, as what is not ASCII does.
+_USUAL_URL: Final = 1024
+_USUAL_METHOD: Final = 32
 
 
 class Logging:
@@ -58,11 +58,12 @@ class Logging:
         self._head = self._head_at(0)
         self._plain_urls: set[str] = set()
         self._is_free = self.redactor.is_free
-        self._shortest_secret = self.redactor.shortest
         self._put = self.sink.write
         if isinstance(self.sink, Sink) and self.sink.on_recover is None:
             self.sink.on_recover = self._say_dropped
-        self.sink.render = self._write_ended
+        self.sink.render = self._write_requests
+        self.say_request: Callable[[RequestFields], None] = self.sink.write_later
+        """Takes what the line of a request holds; its duration is finite."""
         self._takeover = Takeover(Handler(self.write))
         self._hooks = Hooks(self)
         self._restore_structlog: Callable[[], None] | None = None
@@ -116,7 +117,7 @@ class Logging:
         span_id: str,
         bytes_sent: int,
     ) -> None:
-        """Write the line of a request, `info` whatever its status; see `RequestFields`.
+        """Write the line of a request, `info` whatever its status, at the end of the loop's turn.
 
         Args:
             method: As received.
@@ -148,40 +149,40 @@ class Logging:
         except (ValueError, OverflowError):  # an endless duration, or none
             self._write_with_care(fields)
         else:
-            self.write_request(fields, int(time() * 1000))
+            self.say_request(fields)
 
-    def write_request(self, fields: RequestFields, now: int) -> None:
-        """Write the line of a request, `info` whatever its status; what stands before the method is set here.
-
-        Args:
-            fields: Of the line; the duration is finite.
-            now: When the request ended, in milliseconds since the epoch.
-        """
+    def _write_requests(self, ended: list[RequestFields]) -> None:
         if self.threshold > _INFO:
             return
-        request_id = fields.requestId
-        # An id that was made here is the trace's, and no secret; one of a client's may be one.
-        if (
-            request_id is fields.trace_id
-            or len(request_id) < self._shortest_secret
-            or self._is_free(request_id)
-        ):
-            head = self._head
-            if head[0] != now:
-                head = self._head = self._head_at(now)
-            fields.level = head[1]
-            url = fields.url
-            if url not in self._plain_urls:
-                fields.url = self._shown_url(url)
+        now = int(time() * 1000)
+        head = self._head
+        if head[0] != now:
+            head = self._head = self._head_at(now)
+        level = head[1]
+        plain_urls = self._plain_urls
+        usual = True
+        for fields in ended:
+            fields.level = level
+            if (
+                (fields.url not in plain_urls and not self._is_plain(fields.url))
+                # An id that was made here is the trace's, and no secret; one of a client's may be one.
+                or (fields.requestId is not fields.trace_id and not self._is_free(fields.requestId))
+                or len(fields.method) > _USUAL_METHOD
+            ):
+                usual = False
+        if usual:
             try:
-                line = encode_lines([fields])
+                lines = encode_lines(ended)
             except UnicodeEncodeError:  # a lone surrogate
-                line = b"\xff"
-            if line.isascii() and len(line) < _QUICK_LINE and b"\x7f" not in line:
-                self._put(line)
+                lines = b"\xff"
+            if lines.isascii() and b"\x7f" not in lines:
+                self._put(lines)
                 return
-            fields.url = url
-        self._write_with_care(fields)
+        if len(ended) > 1:
+            for fields in ended:
+                self._write_requests([fields])
+        else:
+            self._write_with_care(ended[0])
 
     def _write_with_care(self, fields: RequestFields) -> None:
         # Something here needs a closer look: hardly ever, and then it costs what any other line does.
@@ -189,13 +190,14 @@ class Logging:
         del given["level"]
         self.event("info", type="request", **given | {"url": self.redactor.url(fields.url)})
 
-    def _shown_url(self, url: str) -> str:
-        shown = self.redactor.url(url)
-        if shown == url and len(url) <= _SHORT_URL:
+    def _is_plain(self, url: str) -> bool:
+        if len(url) > _USUAL_URL or self.redactor.url(url) != url:
+            return False
+        if len(url) <= _SHORT_URL:
             if len(self._plain_urls) >= _REMEMBERED_URLS:
                 self._plain_urls.clear()  # paths with ids are without end
             self._plain_urls.add(url)
-        return shown
+        return True
 
     def exception(
         self, exc: BaseException, /, *, message: str, level: str = "error", **fields: object
@@ -236,9 +238,6 @@ class Logging:
             if self.sink.later:
                 self.sink.render_later()  # requests that ended before this
             self.sink.write(self._renderer.line(level, fields))
-
-    def _write_ended(self, request: EndedRequest) -> None:
-        self.write_request(request.line(), request.ended_at)
 
 
 def line_handler(*, service: str, env: str, level: str = "info") -> Handler:

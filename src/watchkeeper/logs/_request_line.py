@@ -5,7 +5,7 @@ What is the same in every line is encoded once, with the time once a millisecond
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -35,16 +35,6 @@ class RequestFields(msgspec.Struct, gc=False):
     span_id: str
     bytes: int
     sampleRate: float | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 - a key beside the contract's
-
-
-class EndedRequest(Protocol):
-    """A request that has a line, to be made at the end of the loop's turn."""
-
-    ended_at: int
-    """In milliseconds since the epoch."""
-
-    def line(self) -> RequestFields:
-        """Return what its line holds."""
 
 
 class RequestHead:

@@ -56,8 +56,8 @@ class Sink:
     ) -> None:
         self.dropped = 0
         self.at_once = False  # for a loop that may end before its turn does
-        self.render: Callable[[Any], None] | None = None
-        """Writes the line of something that was given to `write_later`."""
+        self.render: Callable[[list[Any]], None] | None = None
+        """Writes the lines of all that was given to `write_later`."""
         self.on_drop = on_drop
         self.on_recover = on_recover
         # Python found no standard output when it started: by now the number may be somebody's socket.
@@ -89,14 +89,13 @@ class Sink:
         """Whether lines wait for the reader."""
         return self._lock.locked() or bool(self._pending)
 
-    def write(self, line: bytes) -> None:
-        """Take one whole line, its newline included; it is written now or at the end of the loop's turn."""
-        size = len(line)
+    def write(self, lines: bytes) -> None:
+        """Take one or more whole lines, newlines included; written now or at the end of the loop's turn."""
         if self._pending_bytes > PENDING_BYTES:
-            self._drop(1, "overflow")
+            self._drop(lines.count(b"\n"), "overflow")
             return
-        self._pending_bytes += size  # no call between load and store: whole under the GIL
-        self._pending.append(line)
+        self._pending_bytes += len(lines)  # no call between load and store: whole under the GIL
+        self._pending.append(lines)
         loop = None if self.at_once else _get_running_loop()
         if loop is None:
             self._drain()
@@ -118,11 +117,13 @@ class Sink:
 
     def render_later(self) -> None:
         """Make the lines of all that was given to `write_later`."""
-        while self.later and self.render is not None:
-            try:
-                said = self.later.popleft()
-            except IndexError:  # another thread was quicker
-                return
+        said: list[Any] = []
+        try:
+            while self.later:
+                said.append(self.later.popleft())
+        except IndexError:  # another thread was quicker
+            pass
+        if said and self.render is not None:
             self.render(said)
 
     def _schedule(self, loop: AbstractEventLoop) -> None:

@@ -16,12 +16,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import multiprocessing
 import os
-import shutil
 import stat
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -75,9 +72,10 @@ class Instance:
 
 def leader() -> int:
     """Return the process that all workers of this instance have in common."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
-        return parent.pid
+    processes = sys.modules.get("multiprocessing.process")  # there in each process that it started
+    parent = None if processes is None else processes.parent_process()
+    if parent is not None:
+        return int(parent.pid)
     if "gunicorn.arbiter" in sys.modules and _is_gunicorn(os.getppid()):
         return os.getppid()
     return os.getpid()
@@ -101,7 +99,11 @@ def _namespace() -> str:
 
 def _base() -> Path:
     usable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
-    return _SHARED_MEMORY if usable else Path(tempfile.gettempdir())
+    if usable:
+        return _SHARED_MEMORY
+    import tempfile  # noqa: PLC0415 - hardly ever
+
+    return Path(tempfile.gettempdir())
 
 
 def _private(base: Path) -> Path:
@@ -128,6 +130,8 @@ def _remove_dead(parent: Path, service: str) -> None:
 
 def remove_unused(folder: Path) -> None:
     """Remove an instance's folder, unless a worker holds a slot in it."""
+    import shutil  # noqa: PLC0415 - takes a while, and the start does not wait for the end
+
     locks = []
     try:
         for path in folder.glob("*.lock"):
