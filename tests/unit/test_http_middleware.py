@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from support.asgi import LOCAL_HOST, ask, scope_of, watch
 from watchkeeper.http import Middleware, error_body, name_route, note_exception
+from watchkeeper.http._exchange import AT_ONCE
 from watchkeeper.logs import current_request, trace_headers
 
 if TYPE_CHECKING:
@@ -151,15 +152,39 @@ async def test_streaming_is_measured_to_the_last_byte(tmp_path: Path) -> None:
     assert watched.durations("unmatched") >= 0.06
 
 
-async def test_a_slow_client_is_part_of_the_duration(tmp_path: Path) -> None:
-    """The server's back pressure on the last byte counts."""
+@pytest.mark.parametrize("parts", [[b"x" * (AT_ONCE + 1)], [b"x", b""], [b"x", b"y" * AT_ONCE]])
+async def test_a_slow_client_is_part_of_the_duration(parts: list[bytes], tmp_path: Path) -> None:
+    """The server's back pressure on the last byte counts, wherever there can be any."""
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in parts[:-1]:
+            await send(_body(part, more=True))
+        await send(_body(parts[-1]))
 
     async def slow(message: Message) -> None:
-        await asyncio.sleep(0.05 if message["type"] == "http.response.body" else 0)
+        last = message["type"] == "http.response.body" and not message.get("more_body")
+        await asyncio.sleep(0.05 if last else 0)
 
-    watched = watch(_hello, tmp_path)
+    watched = watch(app, tmp_path)
     await ask(watched.app, on_send=slow)
     assert watched.lines()[0]["duration"] >= 50
+    assert watched.durations("unmatched") >= 0.05
+
+
+async def test_a_short_answer_is_measured_and_counted_before_it_leaves(tmp_path: Path) -> None:
+    """Whoever has it whole was counted, also where the process is killed the moment it left."""
+    counted: list[tuple[str, float, float]] = []
+
+    async def note(message: Message) -> None:
+        measured = watched.registry.sample(
+            "http_request_duration_seconds_count", method="GET", route="unmatched"
+        )
+        counted.append((message["type"], watched.count("unmatched", 201), measured or 0.0))
+
+    watched = watch(_hello, tmp_path)
+    await ask(watched.app, on_send=note)
+    assert counted == [("http.response.start", 0.0, 0.0), ("http.response.body", 1.0, 1.0)]
 
 
 async def test_what_runs_after_the_last_byte_is_not_part_of_the_duration(tmp_path: Path) -> None:

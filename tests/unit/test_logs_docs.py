@@ -31,7 +31,8 @@ def test_every_type_of_line_is_documented() -> None:
     """A new one is entered in the table of docs/logs.md."""
     sources = [*ROOT.glob("src/watchkeeper/**/*.py"), *ROOT.glob("apps/backend/src/**/*.py")]
     written = set().union(*(types_in(path.read_text()) for path in sources))
-    assert {"job", "retention", "log", "request"} <= written
+    assert {"job", "retention", "log", "websocket"} <= written
+    written.add("request")  # a line of its own making
     assert {name for name in written if f"\n| `{name}` |" not in PAGE} == set()
 
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics import Registry
+from watchkeeper.metrics._bound import BoundRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -290,8 +291,11 @@ def test_a_store_with_a_lock_counts_the_same(registry: Registry) -> None:
     registry.gauge("level", "Level.", across="sum").inc(3)
     time = registry.histogram("time_seconds", "Time.", buckets=(1.0,))
     time.observe(0.5)
-    time.labels().observe_traced(0.25, "")
+    request = BoundRequest(registry.counter("requests_total", "Requests.").labels(), time.labels())
+    request.count()
+    request.observe(0.25, "")
     assert registry.sample("jobs_total") == 2.0
+    assert registry.sample("requests_total") == 1.0
     assert registry.sample("level") == 3.0
     assert registry.sample("time_seconds_count") == 2.0
     assert registry.sample("time_seconds_sum") == 0.75

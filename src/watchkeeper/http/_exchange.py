@@ -19,13 +19,16 @@ from watchkeeper.http._errors import error_body
 from watchkeeper.http._ids import read_ids
 from watchkeeper.http._routes import MATCHED_NOTHING, UNMATCHED, route_label
 from watchkeeper.http._sampling import RANDOM_FROM
-from watchkeeper.logs import NO_HEAD, RequestFields
+from watchkeeper.logs import UNSAMPLED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from watchkeeper.http._asgi import Message, Receive, Scope, Send
     from watchkeeper.http._middleware import Middleware
+    from watchkeeper.logs import SampleRate
+    from watchkeeper.metrics import RequestSeries
+
+AT_ONCE: Final = 64 * 1024
+"""What a server takes of a body in one message without waiting for the client; its buffers hold as much."""
 
 LOOK_AFTER_S: Final = 0.010
 """A client hardly leaves within so short a time: only after it a look is worth its cost (some 5 µs)."""
@@ -46,24 +49,37 @@ class Exchange:
         send: The server's.
     """
 
-    # Defaults of the class: an attribute that a usual request never touches costs it nothing.
-    route = ""
-    status = 0
-    is_probe = False
-    recorded = False
-    _bytes = 0
-    _duration = -1.0
-    _trailers = False
-    _failed = False
-    _left = False
-    _unheard = False
-    _asking = 0
-    _observe: Callable[[float, str], None] | None = None
-    _held: tuple[Message, ...] = ()
+    # Slots, each set here: a default of the class would be looked up in two places.
+    __slots__ = (
+        "_asking",
+        "_bytes",
+        "_complete",
+        "_duration",
+        "_edge",
+        "_failed",
+        "_held",
+        "_left",
+        "_look_at",
+        "_method",
+        "_path",
+        "_query",
+        "_receive",
+        "_scope",
+        "_send",
+        "_series",
+        "_start",
+        "_trailers",
+        "_unheard",
+        "context",
+        "is_probe",
+        "recorded",
+        "route",
+        "status",
+    )
 
     def __init__(self, edge: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self._start = perf_counter()
-        self._look_at = self._start + LOOK_AFTER_S
+        self._start = start = perf_counter()
+        self._look_at = start + LOOK_AFTER_S
         self._edge = edge
         self._scope = scope
         self._receive = receive
@@ -71,6 +87,13 @@ class Exchange:
         self._method: str = scope["method"]
         self._path: bytes = scope.get("raw_path") or path_as_sent(scope)
         self._query: bytes = scope["query_string"]
+        self._duration = -1.0
+        self._series: RequestSeries | None = None
+        self._held: tuple[Message, ...] = ()
+        self.route = ""
+        self.status = self._bytes = self._asking = 0
+        self.is_probe = self.recorded = False
+        self._trailers = self._complete = self._failed = self._left = self._unheard = False
         self.context = read_ids(scope["headers"])
         scope[SCOPE_KEY] = self
 
@@ -94,30 +117,26 @@ class Exchange:
         kind = message["type"]
         try:
             if kind == "http.response.body":
-                self._bytes += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                self._bytes += size
                 if message.get("more_body", False) or self._trailers:
                     await self._send(message)
                     return
-                if perf_counter() >= self._look_at:
-                    self._look()
-                # Before the last byte leaves: a client that has it was counted, whatever kills this process.
-                if self._observe is None and self.status:
-                    self._count(CLIENT_LEFT if self._unheard else self.status)
+                self._begin_last(size)
                 await self._send(message)
-                if self._duration < 0.0:
+                if not self._complete:
                     self._finish()
             elif kind == "http.response.start":
                 if perf_counter() >= self._look_at:
                     self._look()
                 self.status = message["status"]
-                if "trailers" in message:
-                    self._trailers = bool(message["trailers"])
+                self._trailers = message.get("trailers", False)
                 await self._send(with_request_id(message, self.context.request_id))
             else:
                 await self._send(message)
                 self._notice(message)
         except OSError:  # what the protocol has for a client that left, from version 2.4 on
-            self._left = self._left or self._duration < 0.0
+            self._left = self._left or not self._complete
             raise
 
     async def fail(self, error: Exception) -> None:
@@ -127,15 +146,14 @@ class Exchange:
             Exception: The app's, where its response had begun and not ended: the server has to close.
         """
         self._failed = True
-        if self._left and is_about_leaving(error) and self._duration < 0.0:
+        if self._left and is_about_leaving(error) and not self._complete:
             self._end("aborted")
         elif not self.status:
             await self._answer_failure(error)
         else:
             self._tell(error)
-            cut_short = self._duration < 0.0
             self._end("failed")
-            if cut_short:
+            if not self._complete:
                 raise error
 
     async def end(self) -> None:
@@ -144,14 +162,14 @@ class Exchange:
             return
         if not self.status and not self._left:
             await self._answer_failure(RuntimeError("The app returned without a response."))
-        elif self._duration < 0.0:
+        elif not self._complete:
             self._end("aborted" if self._left else "failed")
         else:
             self._end("failed" if self._failed else self._how_it_ended())
 
     def cancel(self) -> None:
         """Close the books on a request that the server cancelled."""
-        self._end("cancelled" if self._duration < 0.0 else self._how_it_ended())
+        self._end(self._how_it_ended() if self._complete else "cancelled")
 
     def note(self, error: BaseException) -> None:
         """Log an exception that the framework answers by itself, and remember that the request failed."""
@@ -161,7 +179,7 @@ class Exchange:
         self._tell(error)
 
     def _note_leaving(self) -> None:
-        if self._duration >= 0.0:
+        if self._complete:
             return  # a server also says so once the response is complete
         self._left = True
         # What the app makes of it reaches nobody: it is not the app's 5xx.
@@ -192,18 +210,31 @@ class Exchange:
             ends = True
         else:
             ends = kind == "http.response.trailers" and not message.get("more_trailers", False)
-        if ends and self._duration < 0.0:
+        if ends and not self._complete:
             self._finish()
 
+    def _begin_last(self, size: int) -> None:
+        now = perf_counter()
+        if now >= self._look_at:
+            self._look()
+        # Before the last byte leaves: a client that has it was counted, whatever kills this process.
+        if self._duration < 0.0 and self.status:
+            self._count()
+            if self._bytes == size <= AT_ONCE:
+                self._measure(now)
+
     def _finish(self) -> None:
-        self._duration = perf_counter() - self._start
+        self._complete = True
+        if self._duration < 0.0:
+            self._measure(perf_counter())
         # Starlette sends its 500 and raises then: what became of a 5xx is known when the app has ended.
         if self.status < 500:
             if self._left:
                 self._record("aborted")
             else:  # the usual way
                 self.recorded = True
-                self._book("completed")
+                if self._edge.request_lines:
+                    self._say("completed")
 
     def _how_it_ended(self) -> str:
         return "aborted" if self._left else "completed"
@@ -234,61 +265,63 @@ class Exchange:
 
     def _record(self, outcome: str) -> None:
         self.recorded = True
-        if self._duration < 0.0:
-            self._duration = perf_counter() - self._start
-        status = self.status or (500 if outcome == "failed" else CLIENT_LEFT)
         if self._unheard:
-            status, outcome = CLIENT_LEFT, "aborted"
-        self.status = status
-        self._book(outcome)
-
-    def _book(self, outcome: str) -> None:
-        edge = self._edge
-        if self._observe is None:
-            self._count(self.status)
-        if self._observe is not None:
-            self._observe(self._duration * edge.scale, self.context.trace_id)
-        if edge.request_lines:
+            self.status, outcome = CLIENT_LEFT, "aborted"
+        elif not self.status:
+            self.status = 500 if outcome == "failed" else CLIENT_LEFT
+        if self._duration < 0.0:
+            self._measure(perf_counter())
+        if self._edge.request_lines:
             self._say(outcome)
 
-    def _count(self, status: int) -> None:
-        if not self.route:
-            self.route = self._resolve(status)
-        if self._edge.count is not None:
-            self._observe = self._edge.count(self._method, self.route, status)
+    def _measure(self, now: float) -> None:
+        self._duration = duration = now - self._start
+        if self._series is None:
+            self._count()
+        if self._series is not None:
+            self._series.observe(duration * self._edge.scale, self.context.trace_id)
 
-    def _resolve(self, status: int) -> str:
-        try:
-            route = self._edge.resolve_route(self._scope)
-        except Exception as error:  # noqa: BLE001 - the service's own resolver must not cost the response
-            self._tell(error)
-            return UNMATCHED
-        return route if status not in MATCHED_NOTHING else route_label(route, status)
+    def _count(self) -> None:
+        edge = self._edge
+        route = self.route
+        status = CLIENT_LEFT if self._unheard else self.status
+        if not route:
+            try:
+                route = edge.resolve_route(self._scope)
+            except Exception as error:  # noqa: BLE001 - the service's own resolver must not cost the response
+                self._tell(error)
+                route = UNMATCHED
+            if status in MATCHED_NOTHING:
+                route = route_label(route, status)
+            self.route = route
+        if edge.series is not None:
+            self._series = series = edge.series(self._method, route, status)
+            series.count()
 
     def _say(self, outcome: str) -> None:
         edge = self._edge
         context = self.context
-        rate = None
+        rate: SampleRate = UNSAMPLED
         if outcome == "completed" and self.status < 500:
             if self.is_probe and self.status < 400:
                 return
             rate = edge.sample_rate
-            if rate is not None and context.trace_id[RANDOM_FROM:] < edge.sample_floor:
+            if rate is not UNSAMPLED and context.trace_id[RANDOM_FROM:] < edge.sample_floor:
                 return
+        method = self._method
         url = self._path + b"?" + self._query if self._query else self._path
-        fields = RequestFields(
-            NO_HEAD,
-            self._method,
-            url.decode("utf-8", "backslashreplace"),
-            self.status,
-            int(self._duration * 1_000_000) / 1000,
-            context.request_id,
-            self.route,
-            outcome,
-            context.trace_id,
-            context.span_id,
-            0 if self._method == "HEAD" else self._bytes,
+        edge.say(
+            (
+                method,
+                url.decode("utf-8", "backslashreplace"),
+                self.status,
+                int(self._duration * 1_000_000) / 1000,
+                context.request_id,
+                self.route,
+                outcome,
+                context.trace_id,
+                context.span_id,
+                0 if method == "HEAD" else self._bytes,
+                rate,
+            )
         )
-        if rate is not None:
-            fields.sampleRate = rate
-        edge.say(fields)

@@ -9,14 +9,14 @@ from watchkeeper.http._exchange import Exchange
 from watchkeeper.http._routes import resolver_for
 from watchkeeper.http._sampling import sample_floor
 from watchkeeper.http._websocket import Socket
-from watchkeeper.logs import bind_request, unbind_request
+from watchkeeper.logs import UNSAMPLED, bind_request, unbind_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from watchkeeper.http._asgi import ASGIApp, Receive, Scope, Send
     from watchkeeper.http._endpoints import Endpoints
-    from watchkeeper.logs import Logging
+    from watchkeeper.logs import Logging, SampleRate
     from watchkeeper.metrics import HttpMetrics, WebsocketMetrics
 
 
@@ -58,11 +58,11 @@ class Middleware:
         # What each request needs is looked up once, here.
         self.lines = logging
         self.say = logging.say_request
-        self.count = None if metrics is None else metrics.count
+        self.series = None if metrics is None else metrics.series
         self.scale = 1.0 if metrics is None else metrics.scale
         self.websockets = websockets
         self.request_lines = request_lines
-        self.sample_rate = None if request_sample >= 1.0 else request_sample
+        self.sample_rate: SampleRate = UNSAMPLED if request_sample >= 1.0 else request_sample
         self.sample_floor = sample_floor(request_sample)
         self.resolve_route = resolver_for(app) if resolve_route is None else resolve_route
 

@@ -12,7 +12,7 @@ from watchkeeper.logs._levels import LEVELS, parse_level
 from watchkeeper.logs._logging import Logging, line_handler
 from watchkeeper.logs._redaction import DEFAULT_KEYS, Redactor
 from watchkeeper.logs._render import MAX_LINE
-from watchkeeper.logs._request_line import NO_HEAD, RequestFields
+from watchkeeper.logs._request_line import UNSAMPLED, SampleRate
 from watchkeeper.logs._sink import DROP_REASONS, Sink
 from watchkeeper.logs._threads import carry_context_into_threads, stop_carrying_context_into_threads
 
@@ -21,11 +21,11 @@ __all__ = [
     "DROP_REASONS",
     "LEVELS",
     "MAX_LINE",
-    "NO_HEAD",
+    "UNSAMPLED",
     "Logging",
     "Redactor",
     "RequestContext",
-    "RequestFields",
+    "SampleRate",
     "Sink",
     "bind_request",
     "carry_context_into_threads",

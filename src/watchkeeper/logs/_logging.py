@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import starmap
+from math import isfinite
+from operator import itemgetter
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import UNSET
 from msgspec.structs import asdict
 
 from watchkeeper.logs._errors import claim_exception
@@ -13,16 +16,26 @@ from watchkeeper.logs._hooks import Hooks
 from watchkeeper.logs._levels import ALIASES, LEVELS, parse_level
 from watchkeeper.logs._redaction import Redactor
 from watchkeeper.logs._render import Renderer
-from watchkeeper.logs._request_line import NO_HEAD, RequestFields, RequestHead, encode_lines
+from watchkeeper.logs._request_line import UNSAMPLED, RequestFields, RequestHead, encode_lines
 from watchkeeper.logs._sink import Sink
 from watchkeeper.logs._stdlib import Handler, Takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from watchkeeper.logs._request_line import EndedRequest
+
 _INFO: Final = LEVELS["info"]
 _REMEMBERED_URLS: Final = 1024
 _SHORT_URL: Final = 128
+# Where in an ended request they are.
+_METHOD: Final = 0
+_URL: Final = 1
+_REQUEST_ID: Final = 4
+_TRACE_ID: Final = 7
+_method_of: Final = itemgetter(_METHOD)
+_url_of: Final = itemgetter(_URL)
+
 # What is longer needs a closer look, as what is not ASCII does.
 _USUAL_URL: Final = 1024
 _USUAL_METHOD: Final = 32
@@ -55,15 +68,15 @@ class Logging:
         self._renderer = Renderer(_encodable(service), _encodable(env), self.redactor)
         # Bound once: the way of a request line is counted in tenths of a microsecond.
         self._head_at = RequestHead(self._renderer.service, self._renderer.env).at
-        self._head = self._head_at(0)
         self._plain_urls: set[str] = set()
         self._is_free = self.redactor.is_free
+        self._knows_secrets = self.redactor.knows_secrets
         self._put = self.sink.write
         if isinstance(self.sink, Sink) and self.sink.on_recover is None:
             self.sink.on_recover = self._say_dropped
         self.sink.render = self._write_requests
-        self.say_request: Callable[[RequestFields], None] = self.sink.write_later
-        """Takes what the line of a request holds; its duration is finite."""
+        self.say_request: Callable[[EndedRequest], None] = self.sink.write_later
+        """Takes a request whose line is made at the end of the loop's turn."""
         self._takeover = Takeover(Handler(self.write))
         self._hooks = Hooks(self)
         self._restore_structlog: Callable[[], None] | None = None
@@ -131,64 +144,59 @@ class Logging:
             span_id: This service's part of it.
             bytes_sent: Of the response's body.
         """
-        fields = RequestFields(
-            NO_HEAD,
+        try:
+            duration = int(duration_ms * 1000) / 1000
+        except (ValueError, OverflowError):  # an endless duration, or none
+            duration = duration_ms
+        ended: EndedRequest = (
             method,
             url,
             status,
-            duration_ms,
+            duration,
             request_id,
             route,
             outcome,
             trace_id,
             span_id,
             bytes_sent,
+            UNSAMPLED,
         )
-        try:
-            fields.duration = int(duration_ms * 1000) / 1000
-        except (ValueError, OverflowError):  # an endless duration, or none
-            self._write_with_care(fields)
+        if isfinite(duration):
+            self.say_request(ended)
         else:
-            self.say_request(fields)
+            self._write_with_care(ended)
 
-    def _write_requests(self, ended: list[RequestFields]) -> None:
+    def _write_requests(self, ended: list[EndedRequest]) -> None:
         if self.threshold > _INFO:
             return
-        now = int(time() * 1000)
-        head = self._head
-        if head[0] != now:
-            head = self._head = self._head_at(now)
-        level = head[1]
-        plain_urls = self._plain_urls
-        usual = True
-        for fields in ended:
-            fields.level = level
-            if (
-                (fields.url not in plain_urls and not self._is_plain(fields.url))
-                # An id that was made here is the trace's, and no secret; one of a client's may be one.
-                or (fields.requestId is not fields.trace_id and not self._is_free(fields.requestId))
-                or len(fields.method) > _USUAL_METHOD
-            ):
-                usual = False
-        if usual:
-            try:
-                lines = encode_lines(ended)
-            except UnicodeEncodeError:  # a lone surrogate
-                lines = b"\xff"
-            if lines.isascii() and b"\x7f" not in lines:
-                self._put(lines)
-                return
+        # Loops in C: there are as many lines in a turn as the service is busy.
+        if (
+            self._plain_urls.issuperset(map(_url_of, ended)) or all(map(self._is_plain, map(_url_of, ended)))
+        ) and max(map(len, map(_method_of, ended))) <= _USUAL_METHOD:
+            # An id that was made here is the trace's, and no secret; one of a client's may be one.
+            sent = [one[_REQUEST_ID] for one in ended if one[_REQUEST_ID] is not one[_TRACE_ID]]
+            if not self._knows_secrets or all(map(self._is_free, sent)):
+                level = self._head_at(int(time() * 1000))
+                try:
+                    lines = encode_lines(list(starmap(partial(RequestFields, level), ended)))
+                except UnicodeEncodeError:  # a lone surrogate
+                    lines = b"\xff"
+                if lines.isascii() and b"\x7f" not in lines:
+                    self._put(lines)
+                    return
         if len(ended) > 1:
-            for fields in ended:
-                self._write_requests([fields])
+            for one in ended:
+                self._write_requests([one])
         else:
             self._write_with_care(ended[0])
 
-    def _write_with_care(self, fields: RequestFields) -> None:
+    def _write_with_care(self, ended: EndedRequest) -> None:
         # Something here needs a closer look: hardly ever, and then it costs what any other line does.
-        given = {key: value for key, value in asdict(fields).items() if value is not UNSET}
-        del given["level"]
-        self.event("info", type="request", **given | {"url": self.redactor.url(fields.url)})
+        fields = asdict(RequestFields(self._head_at(0), *ended))
+        del fields["level"]
+        fields["url"] = self.redactor.url(fields["url"])
+        plain = {key: value for key, value in fields.items() if value is not UNSAMPLED}
+        self._put(self._renderer.line("info", {"type": "request", **plain}))
 
     def _is_plain(self, url: str) -> bool:
         if len(url) > _USUAL_URL or self.redactor.url(url) != url:

@@ -52,7 +52,7 @@ class Redactor:
         ordered = sorted(forms, key=len, reverse=True)
         self._forms = tuple(ordered)
         self._url_forms = tuple(sorted(shown, key=len))
-        self.shortest = min(map(len, self._url_forms), default=1 << 30)
+        self.knows_secrets = bool(shown)
         encoded = max((_ESCAPE * len(secret.encode("utf-8", "surrogatepass")) for secret in shown), default=0)
         self._margin = max([encoded, *map(len, ordered)])
         self._any_form = re.compile("|".join(map(_pattern_of, ordered)))

@@ -5,7 +5,7 @@ What is the same in every line is encoded once, with the time once a millisecond
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -15,8 +15,13 @@ encode_lines: Final = msgspec.json.Encoder().encode_lines
 """Returns lines of JSON, their newlines included; UnicodeEncodeError where a text holds a lone surrogate."""
 
 
-NO_HEAD: Final = msgspec.Raw(b"")
-"""Stands in a line's fields until the line is written."""
+SampleRate: TypeAlias = float | msgspec.UnsetType
+
+UNSAMPLED: Final = msgspec.UNSET
+"""Rate of a line that stands for itself alone."""
+
+EndedRequest: TypeAlias = tuple[str, str, int, float, str, str, str, str, str, int, SampleRate]
+"""What `RequestFields` takes after the level; its duration is finite."""
 
 
 class RequestFields(msgspec.Struct, gc=False):
@@ -34,7 +39,7 @@ class RequestFields(msgspec.Struct, gc=False):
     trace_id: str
     span_id: str
     bytes: int
-    sampleRate: float | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 - a key beside the contract's
+    sampleRate: SampleRate = UNSAMPLED  # noqa: N815 - a key beside the contract's
 
 
 class RequestHead:
@@ -48,16 +53,21 @@ class RequestHead:
     def __init__(self, service: str, env: str) -> None:
         constant = encode_lines([{"service": service, "env": env, "type": "request"}])
         self._rest = constant[1:-2]
+        self._known = (-1, msgspec.Raw(b""))
         self._second = (-1, b"")
 
-    def at(self, millisecond: int) -> tuple[int, msgspec.Raw]:
-        """Return `millisecond` and the value of a line's first key, with the keys up to its type behind it.
+    def at(self, millisecond: int) -> msgspec.Raw:
+        """Return the value of a line's first key, with the keys up to its type behind it.
 
         Args:
             millisecond: Since the epoch.
         """
+        if self._known[0] == millisecond:
+            return self._known[1]
         second, part = divmod(millisecond, 1000)
         known = self._second
         if known[0] != second:
             known = self._second = (second, b'"info","time":"' + calendar(second).encode())
-        return millisecond, msgspec.Raw(b'%b.%03dZ",%b' % (known[1], part, self._rest))
+        head = msgspec.Raw(b'%b.%03dZ",%b' % (known[1], part, self._rest))
+        self._known = millisecond, head
+        return head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from watchkeeper.metrics._bound import BoundCounter, BoundGauge, BoundHistogram, Timer
 from watchkeeper.metrics._exposition import Exposition, accepts_gzip, prefers_openmetrics
-from watchkeeper.metrics._http import HttpMetrics
+from watchkeeper.metrics._http import HttpMetrics, RequestSeries
 from watchkeeper.metrics._instance import Instance
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
 from watchkeeper.metrics._registry import MAX_SERIES, Registry
@@ -23,6 +23,7 @@ __all__ = [
     "HttpMetrics",
     "Instance",
     "Registry",
+    "RequestSeries",
     "Timer",
     "WebsocketMetrics",
     "WebsocketSeries",

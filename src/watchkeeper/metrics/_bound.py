@@ -198,26 +198,6 @@ class BoundHistogram(Bound):
         if exemplar is not None:
             self._store.exemplars[index] = Exemplar(checked_exemplar(exemplar), value, time.time())
 
-    def observe_traced(self, value: float, trace_id: str) -> None:
-        """Add a finite `value` to the distribution, with its trace id as exemplar now and then.
-
-        A bucket's first observation is always kept, then one in sixteen: the way of a request is short.
-        """
-        bucket = bisect_left(self._bounds, value)
-        if self._lock is None:
-            values, first = self._cells
-            index, total = first + bucket, first + self._sum_offset
-            values[index] += 1.0
-            values[total] += value
-        else:
-            with self._lock:
-                values, first = self._cells
-                index, total = first + bucket, first + self._sum_offset
-                values[index] += 1.0
-                values[total] += value
-        if trace_id and (trace_id[-1] == "0" or index not in self._store.exemplars):
-            self._store.exemplars[index] = Exemplar({"trace_id": trace_id}, value, time.time())
-
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
         """Return a context manager that observes how long its block took, also when it raises.
 
@@ -225,6 +205,54 @@ class BoundHistogram(Bound):
             unit: Unit of the histogram: seconds or milliseconds.
         """
         return Timer(self, unit)
+
+
+class BoundRequest:
+    """The two series that a request counts in, written as one: the way of a request is short.
+
+    Args:
+        counter: Counts it.
+        histogram: Of its duration.
+    """
+
+    __slots__ = ("_bounds", "_counter", "_histogram", "_lock", "_store", "_sum_offset")
+
+    # ruff: noqa: SLF001 - it is the other two classes, in one
+    def __init__(self, counter: BoundCounter, histogram: BoundHistogram) -> None:
+        self._counter = counter
+        self._histogram = histogram
+        self._store = histogram._store
+        self._lock = histogram._lock
+        self._bounds = histogram._bounds
+        self._sum_offset = histogram._sum_offset
+
+    def count(self) -> None:
+        """Count one more."""
+        if self._lock is None:
+            values, first = self._counter._cells
+            values[first] += 1.0
+        else:
+            self._counter.inc()
+
+    def observe(self, value: float, trace_id: str) -> None:
+        """Add a finite `value` to the distribution, with its trace id as exemplar now and then.
+
+        A bucket's first observation is always kept, then one in sixteen.
+        """
+        bucket = bisect_left(self._bounds, value)
+        if self._lock is None:
+            values, first = self._histogram._cells
+            index = first + bucket
+            values[index] += 1.0
+            values[first + self._sum_offset] += value
+        else:
+            with self._lock:
+                values, first = self._histogram._cells
+                index = first + bucket
+                values[index] += 1.0
+                values[first + self._sum_offset] += value
+        if trace_id and (trace_id[-1] == "0" or index not in self._store.exemplars):
+            self._store.exemplars[index] = Exemplar({"trace_id": trace_id}, value, time.time())
 
 
 class Timer:

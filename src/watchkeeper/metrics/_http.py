@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics._bound import BoundRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TypeAlias
+    from collections.abc import Sequence
 
+    from watchkeeper.metrics._bound import BoundCounter, BoundHistogram
     from watchkeeper.metrics._registry import Registry
-
-    _Way: TypeAlias = tuple[Callable[[], None], Callable[[float, str], None]]
 
 # RFC 9110 and RFC 5789; all others are one value, as OpenTelemetry's conventions have it.
 METHODS: Final = frozenset(
@@ -34,6 +34,16 @@ MILLISECONDS_BUCKETS: Final = (
     30000.0,
     60000.0,
 )
+
+
+class RequestSeries(Protocol):
+    """Where one kind of request is counted."""
+
+    def count(self) -> None:
+        """Count one more."""
+
+    def observe(self, value: float, trace_id: str) -> None:
+        """Add a finite duration, with its trace id as exemplar now and then."""
 
 
 class HttpMetrics:
@@ -66,7 +76,7 @@ class HttpMetrics:
             ("method", "route"),
             buckets=default if buckets is None else buckets,
         )
-        self._ways: dict[tuple[str, str, int], _Way] = {}
+        self._series: dict[tuple[str, str, int], BoundRequest] = {}
 
     def record(self, method: str, route: str, status: int, duration: float, trace_id: str = "") -> None:
         """Count one request.
@@ -78,29 +88,41 @@ class HttpMetrics:
             duration: In seconds, whatever the unit of the metric.
             trace_id: By which an exemplar finds the request's trace and lines.
         """
-        self.count(method, route, status)(duration * self.scale, trace_id)
+        series = self.series(method, route, status)
+        series.count()
+        series.observe(duration * self.scale, trace_id)
 
-    def count(self, method: str, route: str, status: int) -> Callable[[float, str], None]:
-        """Count one request, and return what observes its duration, times `scale`, and its trace id.
+    def series(self, method: str, route: str, status: int) -> RequestSeries:
+        """Return what counts such a request, and observes its duration times `scale`.
 
         Args:
             method: As received; an unknown one is counted as `_OTHER`.
             route: Template of the route, never a raw path.
             status: Of the response.
         """
-        if method not in METHODS:
-            method = OTHER_METHOD
         try:
-            count, observe = self._ways[method, route, status]
+            return self._series[method, route, status]
         except KeyError:
-            count, observe = self._find(method, route, status)
-        count()
-        return observe
+            return self._find(method if method in METHODS else OTHER_METHOD, route, status)
 
-    def _find(self, method: str, route: str, status: int) -> _Way:
+    def _find(self, method: str, route: str, status: int) -> RequestSeries:
         counter = self._requests.labels(method=method, route=route, status=str(status))
         histogram = self._durations.labels(method=method, route=route)
-        way = counter.inc, histogram.observe_traced
-        if self._requests.holds(counter) and self._durations.holds(histogram):
-            self._ways[method, route, status] = way
-        return way
+        if not (self._requests.holds(counter) and self._durations.holds(histogram)):
+            return _Overflowing(counter, histogram)
+        series = self._series[method, route, status] = BoundRequest(counter, histogram)
+        return series
+
+
+@dataclass(frozen=True)
+class _Overflowing:
+    """Stands in where one of the two may not be made any more; the other counts."""
+
+    counter: BoundCounter
+    histogram: BoundHistogram
+
+    def count(self) -> None:
+        self.counter.inc()
+
+    def observe(self, value: float, trace_id: str) -> None:  # noqa: ARG002
+        self.histogram.observe(value)

@@ -54,7 +54,3 @@ class LostHistogram(BoundHistogram):
     def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
         """Count one observation that was not counted."""
         self._lose()
-
-    def observe_traced(self, value: float, trace_id: str) -> None:  # noqa: ARG002
-        """Count one observation that was not counted."""
-        self._lose()
