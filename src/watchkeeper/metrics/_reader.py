@@ -82,8 +82,9 @@ class _Source:
     def _mark(self, begin: int, end: int) -> None:
         firsts = self._firsts
         # The series that begins before `begin` may reach into it.
-        for at in range(max(bisect_right(firsts, begin) - 1, 0), bisect_left(firsts, end)):
-            self._blocks[at].dirty.add(self._rows[at])
+        touched = slice(max(bisect_right(firsts, begin) - 1, 0), bisect_left(firsts, end))
+        for block, row in zip(self._blocks[touched], self._rows[touched], strict=True):
+            block.dirty.add(row)
 
 
 class Reader:

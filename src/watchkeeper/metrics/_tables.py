@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from operator import add
+from struct import Struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from watchkeeper.metrics._naming import WORKER
+from watchkeeper.metrics._slot import CELL
 from watchkeeper.metrics._text import (
     HistogramWriter,
     PlainWriter,
@@ -22,13 +24,16 @@ from watchkeeper.metrics._text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from watchkeeper.metrics._family import Family, Series
     from watchkeeper.metrics._store import Exemplar
 
 BLOCK: Final = 128
 """Rows of a block."""
+
+_NOWHERE: Final = -1
+_same_tuples: Final[dict[tuple[int, ...], tuple[int, ...]]] = {}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,7 +105,10 @@ class SummedBlock:
         self._writer = HistogramWriter(family) if family.kind == "histogram" else PlainWriter(family)
         self._labels: list[tuple[str, ...]] = []
         self._born: list[float] = []
-        self._firsts: list[dict[int, int]] = []
+        self._unpack = Struct(f"{family.width}d").unpack_from
+        # The workers that have a row, one tuple for all rows that have the same; and where each has its rows.
+        self._workers: list[tuple[int, ...]] = []
+        self._places: dict[int, list[int]] = {}
         self._templates: list[str] = []
         self._texts: list[str] = []
         self._text = ""
@@ -110,11 +118,16 @@ class SummedBlock:
         if row == len(self._labels):
             self._labels.append(series.labels)
             self._born.append(series.born)
-            self._firsts.append({})
+            self._workers.append(())
             self._templates.append(self._writer.template(series.labels))
             self._texts.append("")
         self._born[row] = min(self._born[row], series.born)
-        self._firsts[row][worker] = series.first
+        workers = self._workers[row]
+        if worker not in workers:
+            self._workers[row] = _same_tuples.setdefault((*workers, worker), (*workers, worker))
+        places = self._places.setdefault(worker, [])
+        places += [_NOWHERE] * (row + 1 - len(places))
+        places[row] = series.first * CELL
         self.dirty.add(row)
 
     def write(self, reading: Reading) -> str:
@@ -135,18 +148,16 @@ class SummedBlock:
                 texts[at] += created_line(self._family, labels, born)
         return "".join(texts)
 
-    def _sums(self, rows: Iterable[int], reading: Reading) -> Iterator[tuple[int, Sequence[float]]]:
+    def _sums(self, rows: Collection[int], reading: Reading) -> Iterator[tuple[int, Sequence[float]]]:
         """Add up what all workers have of these rows: many rows at once, so that the work is done in C."""
-        together: dict[tuple[int, ...], list[int]] = {}
-        for row in rows:
-            together.setdefault(tuple(self._firsts[row]), []).append(row)
         width = self._width
-        for workers, members in together.items():
+        kinds = set(map(self._workers.__getitem__, rows))
+        for workers in kinds:
+            members = [row for row in rows if self._workers[row] is workers] if len(kinds) > 1 else rows
             totals: list[float] = []
             for worker in workers:
-                firsts = [self._firsts[row][worker] for row in members]
-                runs = [slice(first, first + width) for first in firsts]
-                cells = chain.from_iterable(map(reading.cells[worker].__getitem__, runs))
+                places = map(self._places[worker].__getitem__, members)
+                cells = chain.from_iterable(map(self._unpack, repeat(reading.cells[worker]), places))
                 totals = list(map(add, totals, cells)) if totals else list(cells)
             for at, row in enumerate(members):
                 yield row, totals[at * width : (at + 1) * width]
@@ -154,10 +165,10 @@ class SummedBlock:
     def _find_exemplars(self, reading: Reading) -> dict[int, dict[int, Exemplar]]:
         found: dict[int, dict[int, Exemplar]] = {}
         for worker, (cells, exemplars) in reading.exemplars.items():
-            for at, firsts in enumerate(self._firsts if cells else ()):
-                first = firsts.get(worker)
-                if first is None:
+            for at, place in enumerate(self._places.get(worker, ()) if cells else ()):
+                if place == _NOWHERE:
                     continue
+                first = place // CELL
                 begin = bisect_left(cells, first)
                 for cell in cells[begin : bisect_left(cells, first + self._width, begin)]:
                     of_row, exemplar = found.setdefault(at, {}), exemplars[cell]
