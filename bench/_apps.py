@@ -60,9 +60,13 @@ def bare_asgi() -> ASGIApp:
     return app
 
 
-def keeper() -> Watchkeeper:
-    """Return a keeper as a service has it, without a database; its lines go to standard output."""
-    return Watchkeeper("bench", settings=Settings(service="bench"), database=False)
+def keeper(**settings: Any) -> Watchkeeper:
+    """Return a keeper as a service has it, without a database; its lines go to standard output.
+
+    Args:
+        settings: What an operator has set.
+    """
+    return Watchkeeper("bench", settings=Settings(service="bench", **settings), database=False)
 
 
 def watched_fastapi() -> ASGIApp:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final
+import tempfile
+from typing import TYPE_CHECKING, Final
 
 from bench._figure import OURS, Figure, at_most
 from bench._pairs import Effort, interleave
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _NOTHING: Final = "Python, importing nothing"
 _NAME_ALONE: Final = f"{OURS}, its name alone"
@@ -28,7 +32,11 @@ _IMPORTS: Final = {
 def measure(effort: Effort) -> Figure:
     """Measure fresh processes that import one library each."""
     programs = {_NOTHING: "pass", **_IMPORTS}
-    rounds = interleave(programs, lambda name: _cpu_of(programs[name]), effort.of(20, 5))
+    with tempfile.TemporaryDirectory(prefix="bench-import-") as folder:
+        # As installed: each module compiled once, which the first round does, and not with every import.
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environ["PYTHONPYCACHEPREFIX"] = folder
+        rounds = interleave(programs, lambda name: _cpu_of(programs[name], environ), effort.of(20, 5))
     nothing = rounds.pop(_NOTHING)
     over = {
         name: [value - none for value, none in zip(values, nothing, strict=True)]
@@ -44,9 +52,9 @@ def measure(effort: Effort) -> Figure:
     )
 
 
-def _cpu_of(code: str) -> float:
+def _cpu_of(code: str, environ: Mapping[str, str]) -> float:
     """Run a fresh Python and return the CPU milliseconds of its whole life."""
-    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], environ)
     _, status, usage = os.wait4(pid, 0)
     if status:
         raise RuntimeError(f"python -c {code!r} failed")

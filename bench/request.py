@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
@@ -82,8 +83,8 @@ async def _compare(bare: Any, watched: Any, requests: int, turn: int) -> tuple[f
     return without / requests * 1e6, (with_it - without) / requests * 1e6
 
 
-async def _ours(app: Any) -> Any:
-    keeper = _apps.keeper()
+async def _ours(app: Any, **settings: Any) -> Any:
+    keeper = _apps.keeper(**settings)
     watched = keeper.wrap(app)
     await keeper.start()
     return watched
@@ -127,6 +128,9 @@ VARIANTS: Final[dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]] = {
     "starlette_exporter": (_apps.bare_fastapi, _starlette_exporter),
     _OPENTELEMETRY: (_apps.bare_fastapi, _opentelemetry),
     _IDLE: (_apps.bare_fastapi, _ours),
+    f"{OURS} without its line": (_apps.bare_fastapi, partial(_ours, request_lines=False)),
+    f"{OURS} without its metrics": (_apps.bare_fastapi, partial(_ours, metrics=False)),
+    f"{OURS} without both": (_apps.bare_fastapi, partial(_ours, request_lines=False, metrics=False)),
     f"{OURS} on Starlette": (_apps.bare_starlette, _ours),
     f"{OURS} on Litestar": (_apps.bare_litestar, _ours),
     f"{OURS} on plain ASGI": (_apps.bare_asgi, _ours),
