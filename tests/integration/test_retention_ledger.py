@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.house import EVENTS, SESSIONS, House, open_house
+from support.house import EVENTS, SESSIONS, House, look_up_rows, open_house
 from support.lines import LineList
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
@@ -185,8 +185,11 @@ async def test_a_run_that_shows_a_sign_of_life_in_time_is_not_closed(house: Hous
 
 
 @pytest.mark.parametrize("rows", [5000, 10], ids=["in the middle", "at its end"])
-async def test_who_lost_a_run_deletes_nothing_more(house: House, rows: int) -> None:
+async def test_who_lost_a_run_deletes_nothing_more(
+    house: House, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
     """A process that was frozen for longer than its lease finds its run closed, and stops."""
+    look_up_rows(monkeypatch)
     house.make_table()
     house.fill("inbound_events", 40, rows)
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.house import EVENTS, House, open_house
+from support.house import EVENTS, House, look_up_rows, open_house
+from watchkeeper.retention import _pruning
+from watchkeeper.retention._sweep import AgeSpan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -38,8 +40,11 @@ def transaction(house: House, statement: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_rows_that_are_locked_for_a_moment_are_come_back_for(house: House, *, indexed: bool) -> None:
+async def test_rows_that_are_locked_for_a_moment_are_come_back_for(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
     """The others go first, the locked ones in a later pass of the same run."""
+    look_up_rows(monkeypatch)
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 3000)
     with transaction(house, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE") as other:
@@ -53,6 +58,7 @@ async def test_rows_that_stay_locked_fail_the_run_with_their_number(
     house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """All the others are gone and counted, and the sentence says where to look."""
+    look_up_rows(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 3)
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 3000)
@@ -70,8 +76,9 @@ async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More locked rows of one age than a sweep ever takes on end the pass."""
+    look_up_rows(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 2)
-    monkeypatch.setattr("watchkeeper.retention._pruning._LARGEST_SIZE", 1000)
+    monkeypatch.setitem(_pruning._LARGEST_SIZE, AgeSpan, 1000)
     house.make_table()
     house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 3000) g")
     with transaction(house, "SELECT FROM inbound_events FOR UPDATE"):
@@ -135,8 +142,9 @@ async def test_the_lease_is_renewed_while_the_run_waits(
     assert (result.status, result.deleted) == ("completed", 10)
 
 
-async def test_sweeps_shrink_when_they_take_too_long(house: House) -> None:
+async def test_sweeps_shrink_when_they_take_too_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transactions of over 100 ms halve the number of rows, down to a hundred."""
+    look_up_rows(monkeypatch)
     house.make_table()
     house.fill("inbound_events", 40, 2000)
     slow_down(house, "PERFORM pg_sleep(0.11)")
@@ -150,6 +158,7 @@ async def test_a_sweep_that_times_out_is_made_smaller_and_tried_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time-out costs that one transaction and not the run."""
+    look_up_rows(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention._pruning.STATEMENT_TIMEOUT", timedelta(milliseconds=300))
     house.make_table()
     house.fill("inbound_events", 40, 1000)

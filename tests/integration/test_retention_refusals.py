@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.house import EVENTS, SESSIONS, House, open_house
+from support.house import EVENTS, SESSIONS, House, look_up_rows, open_house
 from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention import Policy
 
@@ -196,8 +196,11 @@ async def test_a_delete_that_is_not_what_it_seems_is_refused(
     assert house.count("inbound_events") == 3
 
 
-async def test_rows_that_are_hidden_in_the_middle_of_a_run_fail_it(house: House) -> None:
+async def test_rows_that_are_hidden_in_the_middle_of_a_run_fail_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Row-level security that comes later does not make the rest of the run silently partial."""
+    look_up_rows(monkeypatch)
     house.make_table()
     house.fill("inbound_events", 40, 5000)
 

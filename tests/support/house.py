@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    import pytest
+
     from support.postgres import DatabaseUrls
     from watchkeeper.retention import Calendar
 
@@ -189,6 +191,11 @@ async def open_house(urls: DatabaseUrls, folder: Path) -> AsyncIterator[House]:
     finally:
         await database.close()
         lines.close()
+
+
+def look_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have rows found by the index of their ages, however many are old."""
+    monkeypatch.setattr("watchkeeper.retention._sweep._FEW", 1.0)
 
 
 def daily(timezone: str = "UTC") -> Schedule:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from psycopg import errors
 
 from watchkeeper.retention._query import QUERIES, fetch_row
+from watchkeeper.retention._sweep import AgeSpan, first_span
 from watchkeeper.retention._target import Target, find_target
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Pla
         oldest=oldest,
         # Statistics lag behind; there are at least as many rows as were just counted.
         table_rows=max(total, rows),
-        strategy="age" if target.indexed else "place",
+        strategy="age" if isinstance(await first_span(conn, target, horizon), AgeSpan) else "place",
     )
 
 

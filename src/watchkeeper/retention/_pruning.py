@@ -2,7 +2,10 @@
 
 Each transaction locks the run's row in the ledger, deletes in its second statement and moves the ledger's
 count, so that no row is gone that the ledger does not know of, and nobody deletes whose run was closed by
-another. It takes about `TRANSACTION_TARGET`; the number of rows adapts to that.
+another. It takes about `TRANSACTION_TARGET`; the number of rows or blocks adapts to that.
+
+The first pass deletes by plain statements, which do not wait for rows that others have locked; where they
+meet one, the stretch is swept carefully. Careful passes follow, for what is left and for rows that moved.
 """
 
 from __future__ import annotations
@@ -17,17 +20,31 @@ from psycopg import errors
 
 from watchkeeper.exceptions import DatabaseUnavailableError, RetentionError
 from watchkeeper.retention._query import QUERIES
-from watchkeeper.retention._sweep import BlockSpan, Span, Swept, sweep, whole
+from watchkeeper.retention._sweep import (
+    AgeSpan,
+    BlockSpan,
+    Span,
+    Swept,
+    again,
+    first_span,
+    sweep,
+    sweep_carefully,
+)
 from watchkeeper.retention._target import Target, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from datetime import datetime
+    from typing import TypeAlias
 
     from psycopg import AsyncConnection
 
     from watchkeeper.database import Database
     from watchkeeper.retention._ledger import Claim, Ledger
     from watchkeeper.retention._policy import Policy
+
+    _Way: TypeAlias = Callable[[Target, Span], Awaitable[Swept]]
+    _Delete: TypeAlias = Callable[[AsyncConnection[Any], Target, datetime, Span, int], Awaitable[Swept]]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -42,9 +59,15 @@ PASS_WAITS: Final = tuple(timedelta(seconds=seconds) for seconds in (0, 0.2, 1, 
 PAUSES: Final = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.5, 1, 2, 4, 8))
 """How long a run waits after each failure that may pass; has it not passed by then, the run has failed."""
 
-_FIRST_SIZE: Final = 1000
-_SMALLEST_SIZE: Final = 100
-_LARGEST_SIZE: Final = 50_000
+ROW_WAIT: Final = timedelta(milliseconds=10)
+"""Longest wait of a plain delete for a row that somebody has locked."""
+
+# How many rows (ages) or blocks to begin with, at least and at most.
+_FIRST_SIZE: Final[Mapping[type[Span], int]] = {AgeSpan: 1000, BlockSpan: 8}
+_SMALLEST_SIZE: Final[Mapping[type[Span], int]] = {AgeSpan: 100, BlockSpan: 1}
+_LARGEST_SIZE: Final[Mapping[type[Span], int]] = {AgeSpan: 50_000, BlockSpan: 8192}
+# Where one row is locked, more are: so many sweeps after it are careful from the start.
+_CAREFUL_SWEEPS: Final = 8
 # Sweeps in a row that hold rows and delete none of them, until a trigger is taken for the reason.
 _VAIN_SWEEPS: Final = 3
 _PASSING: Final = (
@@ -88,7 +111,8 @@ class Pruning:
         self._claim = claim
         self._stopping = stopping
         self._on_rows = on_rows
-        self._size = _FIRST_SIZE
+        self._sizes = dict(_FIRST_SIZE)
+        self._careful = 0
         self._vain = 0
         # In this pass, a row between two sweeps counted twice: rows that somebody else has locked,
         self._locked = 0
@@ -107,11 +131,13 @@ class Pruning:
             DatabaseUnavailableError: The database has been away for too long.
         """
         target = await self._patiently(self._find)
-        spans = [await self._patiently(self._whole, target)]
+        first = await self._patiently(self._first, target)
+        await self._pass(target, [first], self._sweep)
+        spans = [await self._patiently(self._again, target, first)]
         for wait in PASS_WAITS:
             if self._locked or self._kept:
                 await self._pause(wait)
-            spans = await self._pass(target, spans)
+            spans = await self._pass(target, spans, self._sweep_carefully)
             if not spans:
                 return
         if self._kept:
@@ -126,37 +152,54 @@ class Pruning:
         async with self._transaction() as conn:
             return await find_target(conn, self._policy)
 
-    async def _whole(self, target: Target) -> Span:
+    async def _first(self, target: Target) -> Span:
         async with self._transaction() as conn:
-            return await whole(conn, target)
+            return await first_span(conn, target, self._claim.horizon)
 
-    async def _pass(self, target: Target, spans: list[Span]) -> list[Span]:
+    async def _again(self, target: Target, span: Span) -> Span:
+        async with self._transaction() as conn:
+            return await again(conn, target, span)
+
+    async def _pass(self, target: Target, spans: list[Span], way: _Way) -> list[Span]:
         """Go over the spans once, and return what the next pass has to go over."""
-        again: list[Span] = []
+        left: list[Span] = []
         seen = self._locked = self._kept = 0
         for span in spans:
             rest: Span | None = span
             while rest is not None:
-                swept = await self._patiently(self._sweep, target, rest)
+                swept = await self._patiently(way, target, rest)
                 seen += swept.seen
                 self._locked += swept.seen - swept.held
                 self._kept += swept.held - swept.deleted
                 if swept.seen > swept.deleted:
-                    again.append(swept.covered)
+                    left.append(swept.covered)
                 rest = swept.rest
         if seen and isinstance(spans[0], BlockSpan):
             # An old row that was updated meanwhile has moved, perhaps to where the pass had been already.
-            again = [await self._patiently(self._whole, target)]
-        return again
+            left = [await self._patiently(self._again, target, spans[0])]
+        return left
 
     async def _sweep(self, target: Target, span: Span) -> Swept:
+        if self._careful:
+            self._careful -= 1
+        else:
+            try:
+                return await self._transact(target, span, _sweep_plainly)
+            except errors.LockNotAvailable:
+                self._careful = _CAREFUL_SWEEPS
+        return await self._sweep_carefully(target, span)
+
+    async def _sweep_carefully(self, target: Target, span: Span) -> Swept:
+        return await self._transact(target, span, sweep_carefully)
+
+    async def _transact(self, target: Target, span: Span, delete: _Delete) -> Swept:
         began = time.monotonic()
         async with self._transaction() as conn:
             await self._ledger.lock(conn, self._claim)
-            swept = await sweep(conn, target, self._claim.horizon, span, self._size)
+            swept = await delete(conn, target, self._claim.horizon, span, self._sizes[type(span)])
             await self._ledger.move(conn, self._claim, swept.deleted)
         self._renewed_at = time.monotonic()
-        self._adapt(timedelta(seconds=self._renewed_at - began))
+        self._adapt(type(span), timedelta(seconds=self._renewed_at - began))
         self.deleted += swept.deleted
         if swept.deleted:
             self._on_rows(swept.deleted)
@@ -184,7 +227,9 @@ class Pruning:
             try:
                 return await attempt(*args, **kwargs)
             except _PASSING:
-                self._size = max(self._size // 4, _SMALLEST_SIZE)
+                self._sizes = {
+                    kind: max(size // 4, _SMALLEST_SIZE[kind]) for kind, size in self._sizes.items()
+                }
             await self._pause(pause)
         return await attempt(*args, **kwargs)
 
@@ -197,9 +242,10 @@ class Pruning:
                 await self._ledger.renew(self._claim)
                 self._renewed_at = time.monotonic()
 
-    def _adapt(self, took: timedelta) -> None:
+    def _adapt(self, kind: type[Span], took: timedelta) -> None:
         factor = min(max(TRANSACTION_TARGET / max(took, timedelta(milliseconds=1)), 0.5), 2.0)
-        self._size = min(max(int(self._size * factor), _SMALLEST_SIZE), _LARGEST_SIZE)
+        size = int(self._sizes[kind] * factor)
+        self._sizes[kind] = min(max(size, _SMALLEST_SIZE[kind]), _LARGEST_SIZE[kind])
 
     def _watch_for_triggers(self, target: Target, swept: Swept) -> None:
         if swept.deleted:
@@ -208,6 +254,13 @@ class Pruning:
             self._vain += 1
         if self._vain >= _VAIN_SWEEPS:
             raise _kept_by_trigger(target)
+
+
+async def _sweep_plainly(
+    conn: AsyncConnection[Any], target: Target, horizon: datetime, span: Span, size: int
+) -> Swept:
+    await conn.execute(QUERIES["lock_timeout"], {"lock_ms": _milliseconds(ROW_WAIT)})
+    return await sweep(conn, target, horizon, span, size)
 
 
 def _kept_by_trigger(target: Target) -> RetentionError:

@@ -1,8 +1,9 @@
 """One bounded delete, and what of its span is left to do.
 
 This is the engine: what goes is decided by the target's predicate, how to get there is the sweep's business.
-A sweep finds its rows by the index of their age where there is one, otherwise block by block, so that neither
-has to pass again and again over what earlier sweeps left dead.
+A sweep goes over a stretch of the table's blocks or of its ages. Usually it deletes what it finds there by
+one plain statement, which is quickest by far. A careful one leaves the rows alone that others have locked,
+and tells how many there are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from watchkeeper.retention._target import Target
 
-_ROWS_PER_BLOCK: Final = 50  # a guess to start from; sizes adapt to the time that sweeps take
+# Below this share of old rows each one is looked up by the index of their age, above it all blocks are read.
+# Measured with 2.5 M rows: some 8 us for each row that is looked up, 0.1 us for each that is read.
+_FEW: Final = 0.02
+_SAMPLED_BLOCKS: Final = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,20 +64,66 @@ class Swept:
     rest: Span | None
 
 
-async def whole(conn: AsyncConnection[Any], target: Target) -> Span:
-    """Return the span of the whole table.
+async def first_span(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> Span:
+    """Return the whole table as it is gone over first: by ages where few rows are old, else by blocks.
 
     Args:
         conn: Any connection.
         target: The table.
+        horizon: Rows older than this are eligible.
     """
+    (blocks,) = await fetch_row(conn, QUERIES["blocks"], {"oid": target.oid})
     if target.indexed:
+        percent = min(100.0, 100.0 * _SAMPLED_BLOCKS / max(blocks, 1))
+        rows, eligible = await fetch_row(
+            conn, target.fill(QUERIES["sample"]), {"horizon": horizon, "percent": percent}
+        )
+        if eligible <= rows * _FEW:
+            return AgeSpan()
+    return BlockSpan(start=0, stop=blocks)
+
+
+async def again(conn: AsyncConnection[Any], target: Target, span: Span) -> Span:
+    """Return the whole table as it is gone over after this span, for what was left and for rows that moved.
+
+    By blocks again where it was by blocks: the index still leads to all that is gone, row by row.
+
+    Args:
+        conn: Any connection.
+        target: The table.
+        span: As it was gone over before.
+    """
+    if isinstance(span, AgeSpan):
         return AgeSpan()
     (blocks,) = await fetch_row(conn, QUERIES["blocks"], {"oid": target.oid})
     return BlockSpan(start=0, stop=blocks)
 
 
 async def sweep(
+    conn: AsyncConnection[Any], target: Target, horizon: datetime, span: Span, size: int
+) -> Swept:
+    """Delete rows of a span that are older than the horizon.
+
+    Args:
+        conn: The connection of a transaction that holds the run's lock.
+        target: The table.
+        horizon: Rows older than this are eligible.
+        span: Where to look.
+        size: How many rows, or blocks, to take on, about.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: Somebody has locked one of them.
+    """
+    if isinstance(span, AgeSpan):
+        return await _sweep_ages(conn, target, horizon, span, size)
+    covered, rest = _cut(span, size)
+    deleted = await conn.execute(
+        target.fill(QUERIES["delete_by_place"]), {"horizon": horizon, **_places(covered)}
+    )
+    return _all_deleted(deleted.rowcount, covered, rest)
+
+
+async def sweep_carefully(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, span: Span, size: int
 ) -> Swept:
     """Delete rows of a span that are older than the horizon and that nobody else has locked.
@@ -83,14 +133,40 @@ async def sweep(
         target: The table.
         horizon: Rows older than this are eligible.
         span: Where to look.
-        size: How many rows to take on, about.
+        size: How many rows, or blocks, to take on, about.
     """
     if isinstance(span, AgeSpan):
-        return await _sweep_by_age(conn, target, horizon, span, size)
-    return await _sweep_by_place(conn, target, horizon, span, size)
+        return await _sweep_ages_carefully(conn, target, horizon, span, size)
+    covered, rest = _cut(span, size)
+    seen, held, deleted = await fetch_row(
+        conn, target.fill(QUERIES["sweep_by_place"]), {"horizon": horizon, **_places(covered)}
+    )
+    return Swept(seen=seen, held=held, deleted=deleted, covered=covered, rest=rest)
 
 
-async def _sweep_by_age(
+async def _sweep_ages(
+    conn: AsyncConnection[Any], target: Target, horizon: datetime, span: AgeSpan, size: int
+) -> Swept:
+    within = {"horizon": horizon, "start": span.start, "stop": span.stop}
+    found = await conn.execute(target.fill(QUERIES["age_after"]), {**within, "size": size})
+    after = await found.fetchone()
+    if after is None:
+        last, covered, rest = True, span, None
+    elif after[1]:
+        last, covered, rest = (
+            False,
+            AgeSpan(start=span.start, stop=after[0]),
+            AgeSpan(start=after[0], stop=span.stop),
+        )
+    else:  # more rows of one age than a sweep may take on
+        return await _sweep_ages_carefully(conn, target, horizon, span, size)
+    deleted = await conn.execute(
+        target.fill(QUERIES["delete_by_age"]), {**within, "stop": covered.stop, "last": last}
+    )
+    return _all_deleted(deleted.rowcount, covered, rest)
+
+
+async def _sweep_ages_carefully(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, span: AgeSpan, size: int
 ) -> Swept:
     seen, held, deleted, newest = await fetch_row(
@@ -112,19 +188,15 @@ async def _sweep_by_age(
     )
 
 
-async def _sweep_by_place(
-    conn: AsyncConnection[Any], target: Target, horizon: datetime, span: BlockSpan, size: int
-) -> Swept:
-    stop = min(span.start + max(size // _ROWS_PER_BLOCK, 1), span.stop)
-    seen, held, deleted = await fetch_row(
-        conn,
-        target.fill(QUERIES["sweep_by_place"]),
-        {"horizon": horizon, "start": f"({span.start},0)", "stop": f"({stop},0)"},
-    )
-    return Swept(
-        seen=seen,
-        held=held,
-        deleted=deleted,
-        covered=BlockSpan(start=span.start, stop=stop),
-        rest=BlockSpan(start=stop, stop=span.stop) if stop < span.stop else None,
-    )
+def _all_deleted(rows: int, covered: Span, rest: Span | None) -> Swept:
+    return Swept(seen=rows, held=rows, deleted=rows, covered=covered, rest=rest)
+
+
+def _cut(span: BlockSpan, blocks: int) -> tuple[BlockSpan, BlockSpan | None]:
+    stop = min(span.start + blocks, span.stop)
+    rest = BlockSpan(start=stop, stop=span.stop) if stop < span.stop else None
+    return BlockSpan(start=span.start, stop=stop), rest
+
+
+def _places(span: BlockSpan) -> dict[str, str]:
+    return {"start": f"({span.start},0)", "stop": f"({span.stop},0)"}

@@ -198,6 +198,35 @@ WHERE {eligible};
 -- The same rows, for an estimate by the planner.
 EXPLAIN (FORMAT JSON) SELECT FROM {table} AS t WHERE {eligible};
 
+-- name: sample
+-- How many rows a few blocks hold, and how many of them are eligible; the blocks are drawn at random.
+SELECT count(*), count(*) FILTER (WHERE {eligible})
+FROM {table} AS t TABLESAMPLE SYSTEM (%(percent)s);
+
+-- name: lock_timeout
+-- Longest wait for a lock, in the rest of this transaction.
+SELECT set_config('lock_timeout', %(lock_ms)s, true);
+
+-- name: delete_by_place
+-- Delete the eligible rows of a range of blocks.
+DELETE FROM {table} AS t
+WHERE {eligible} AND t.ctid >= %(start)s::tid AND t.ctid < %(stop)s::tid;
+
+-- name: age_after
+-- The age of the row that comes after so many, in a span of ages.
+SELECT t.{age}::text, t.{age} > %(start)s::timestamptz
+FROM {table} AS t
+WHERE {eligible} AND t.{age} >= %(start)s::timestamptz AND t.{age} <= %(stop)s::timestamptz
+ORDER BY t.{age}
+OFFSET %(size)s
+LIMIT 1;
+
+-- name: delete_by_age
+-- Delete the eligible rows of a span of ages, without its end unless it is the last.
+DELETE FROM {table} AS t
+WHERE {eligible} AND t.{age} >= %(start)s::timestamptz
+    AND (t.{age} < %(stop)s::timestamptz OR (%(last)s AND t.{age} = %(stop)s::timestamptz));
+
 -- name: sweep_by_age
 -- Delete the next rows of a span of ages, oldest first, but for those that others have locked. IS TRUE keeps the
 -- planner from joining, so that rows are fetched by the array of their places: anything else is quadratic.
