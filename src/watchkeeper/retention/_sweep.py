@@ -138,10 +138,13 @@ async def sweep_carefully(
     if isinstance(span, AgeSpan):
         return await _sweep_ages_carefully(conn, target, horizon, span, size)
     covered, rest = _cut(span, size)
-    seen, held, deleted = await fetch_row(
-        conn, target.fill(QUERIES["sweep_by_place"]), {"horizon": horizon, **_places(covered)}
-    )
-    return Swept(seen=seen, held=held, deleted=deleted, covered=covered, rest=rest)
+    within = {"horizon": horizon, **_places(covered)}
+    if target.in_parts:
+        seen, held, deleted = await fetch_row(conn, target.fill(QUERIES["sweep_by_place"]), within)
+        return Swept(seen=seen, held=held, deleted=deleted, covered=covered, rest=rest)
+    deleted = (await conn.execute(target.fill(QUERIES["delete_by_place_unlocked"]), within)).rowcount
+    left, free = await fetch_row(conn, target.fill(QUERIES["left_by_place"]), within)
+    return Swept(seen=deleted + left, held=deleted + free, deleted=deleted, covered=covered, rest=rest)
 
 
 async def _sweep_ages(

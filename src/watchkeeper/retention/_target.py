@@ -43,6 +43,7 @@ class Target:
         table: The table, with its schema, quoted.
         age: The age column, quoted.
         indexed: Whether an index leads with the age column.
+        in_parts: Whether its rows lie in several: partitions, or tables that inherit from it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Target:
     table: sql.Identifier
     age: sql.Identifier
     indexed: bool
+    in_parts: bool
 
     @property
     def eligible(self) -> sql.Composed:
@@ -78,7 +80,7 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         raise RetentionError(
             f"There is no table {policy.name} that the service can see: create it, or remove its policy."
         )
-    oid, schema, table = row
+    oid, schema, table, in_parts = row
     parameters = {"oid": oid, "protected": list(PROTECTED_TABLES)}
     obstacle = await (await conn.execute(QUERIES["obstacles"], parameters)).fetchone()
     if obstacle is not None:
@@ -91,6 +93,7 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         table=sql.Identifier(schema, table),
         age=sql.Identifier(policy.age_column),
         indexed=await _is_indexed(conn, oid, policy),
+        in_parts=in_parts,
     )
 
 
