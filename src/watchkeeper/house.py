@@ -106,6 +106,7 @@ class House:
                 schedule=Schedule(timezone=self._settings.retention_timezone),
                 metrics=self._metrics,
                 logging=self._logging,
+                largest_share=self._settings.retention_max_share,
             )
 
     def keep(self) -> None:

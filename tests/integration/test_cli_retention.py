@@ -134,7 +134,7 @@ async def test_ctrl_c_in_the_middle_of_a_run_closes_it(house: House) -> None:
     house.sql(
         "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
     )
-    terminal = Terminal(house, "retention", "run", "inbound_events", "--yes")
+    terminal = Terminal(house, "retention", "run", "inbound_events", "--yes", "--allow-share", "1")
     terminal.wait_for("rows/s")
     terminal.type("\x03")
     answer = terminal.end()

@@ -56,7 +56,13 @@ async def test_what_is_older_than_the_horizon_goes_and_nothing_else(
             await ledger.register([policy])
             claim = replace(await ledger.claim_now(policy), horizon=HORIZON)
             result = await run(
-                database, ledger, policy, claim, stopping=asyncio.Event(), on_rows=lambda _rows: None
+                database,
+                ledger,
+                policy,
+                claim,
+                largest_share=1.0,
+                stopping=asyncio.Event(),
+                on_rows=lambda _rows: None,
             )
             left = {int(number) for (number,) in house.sql(f"SELECT id FROM {table}")}  # noqa: S608 - the same
             assert left == {number for number, distance in enumerate(distances) if distance >= 0}

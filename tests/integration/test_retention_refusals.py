@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -278,3 +279,49 @@ async def test_a_refused_table_does_not_stop_the_others(house: House) -> None:
     house.sql("REVOKE DELETE ON inbound_events FROM keeper")
     results = await house.retention(EVENTS, SESSIONS).run_now()
     assert [result.status for result in results] == ["refused", "completed"]
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_most_of_a_table_does_not_go_without_an_operators_word(house: House, *, indexed: bool) -> None:
+    """The run is refused, audited and counted, the plan says so before; a share that is enough will do."""
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 12_000)
+    house.fill("inbound_events", 3, 8_000)
+    retention = await house.due(EVENTS, largest_share=0.5)
+    sentence = r"12,000 of its 20,000 rows \(60%\) are older than .* a run may take 50%.*--allow-share 0\.61"
+    (plan,) = await retention.plan()
+    assert (plan.rows, re.search(sentence, plan.problem or "") is not None) == (12_000, True)
+    (result,) = await retention.tick()
+    assert (result.status, result.deleted, house.count("inbound_events")) == ("refused", 0, 20_000)
+    assert re.search(sentence, str(result.error))
+    assert [entry["status"] for entry in house.audited()] == ["refused"]
+    assert house.sample("retention_runs_total", table="inbound_events", status="refused") == 1.0
+    assert await retention.tick() == []  # not tried again for its due
+    assert [plan.problem for plan in await retention.plan(largest_share=0.61)] == [None]
+    (result,) = await retention.run_now(largest_share=0.61)
+    assert (result.status, result.deleted) == ("completed", 12_000)
+
+
+async def test_a_small_table_may_go_as_a_whole(house: House) -> None:
+    """Ten thousand rows are no mistake that cannot be mended from a backup in a minute."""
+    house.make_table()
+    house.fill("inbound_events", 40, 10_000)
+    (result,) = await house.retention(EVENTS, largest_share=0.1).run_now()
+    assert (result.status, result.deleted) == ("completed", 10_000)
+
+
+async def test_a_share_that_cannot_be_counted_in_time_is_estimated(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of the blocks says about how many rows are old."""
+    monkeypatch.setattr("watchkeeper.retention._share.COUNT_TIMEOUT_MS", 1)
+    house.make_table(indexed=False)
+    house.fill("inbound_events", 40, 90_000)
+    house.fill("inbound_events", 3, 60_000)
+    (result,) = await house.retention(EVENTS, largest_share=0.3).run_now()
+    assert result.status == "refused"
+    found = re.search(r"about ([0-9,]+) of its ([0-9,]+) rows", str(result.error))
+    assert found is not None
+    old, rows = (int(number.replace(",", "")) for number in found.groups())
+    assert rows == pytest.approx(150_000, rel=0.2)
+    assert old == pytest.approx(90_000, rel=0.3)

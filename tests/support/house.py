@@ -70,6 +70,7 @@ class House:
         database: Database | None = None,
         calendar: Calendar | None = None,
         lease: timedelta = LEASE,
+        largest_share: float = 1.0,
     ) -> Retention:
         """Return a replica's retention; all of them count in one registry, declared with the first."""
         chosen = policies or (EVENTS, SESSIONS)
@@ -81,6 +82,7 @@ class House:
             metrics=self._metrics,
             logging=self._logging,
             lease=lease,
+            largest_share=largest_share,
         )
 
     async def due(self, *policies: Policy, **options: Any) -> Retention:

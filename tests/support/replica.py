@@ -31,6 +31,7 @@ async def prune(url: str, due: str) -> None:
         metrics=RetentionMetrics(Registry(), [EVENTS]),
         logging=Logging(service="replica", env="test", sink=Sink(2)),
         lease=timedelta(seconds=1),
+        largest_share=1.0,
     )
     await retention.tick()
     await database.close()

@@ -57,7 +57,7 @@ def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
         plan.policy.name,
         days(plan.policy.keep),
         screen.time(plan.horizon),
-        "-" if plan.problem else _rows(plan),
+        "-" if plan.problem and not plan.rows else _rows(plan),
         _share(plan),
         screen.time(plan.oldest),
     )

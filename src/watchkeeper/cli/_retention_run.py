@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from watchkeeper.cli._screen import Screen, duration
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
 
     from watchkeeper.keeper import Watchkeeper
@@ -23,9 +23,22 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
     """Describe the command."""
     parser = actions.add_parser("run", help="delete what is older than its policy keeps it, now")
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these policies; default all")
+    parser.add_argument(
+        "--allow-share",
+        type=_share,
+        metavar="SHARE",
+        help="what may go of a table, such as 0.8; default WATCHKEEPER_RETENTION_MAX_SHARE",
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask; needed where there is no terminal")
     parser.add_argument("--json", action="store_true", help="answer with one JSON document")
     parser.set_defaults(execute=execute)
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0.0 < share <= 1.0:
+        raise argparse.ArgumentTypeError(f"a share is over 0 and up to 1, not {text}")
+    return share
 
 
 async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -36,7 +49,7 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     tables = arguments.tables or None
     totals: dict[str, int] = {}
     if screen.terminal:
-        plans = await retention.plan(tables)
+        plans = await retention.plan(tables, largest_share=arguments.allow_share)
         show_plans(plans, screen)
         totals = {plan.policy.name: plan.rows for plan in plans if not plan.problem}
         rows = sum(totals.values())
@@ -44,7 +57,7 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
             screen.say("Nothing was deleted.")
             return 0
     with _stoppable(retention), screen.progress(totals) as advance:
-        results = await retention.run_now(tables, advance)
+        results = await retention.run_now(tables, advance, largest_share=arguments.allow_share)
     _show(results, screen)
     return int(any(result.status != "completed" for result in results))
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psycopg import errors
 
+from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention._query import QUERIES, fetch_row
+from watchkeeper.retention._share import COUNT_TIMEOUT_MS, check_share
 from watchkeeper.retention._sweep import AgeSpan, first_span
 from watchkeeper.retention._target import Target, find_target
 
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from watchkeeper.retention._policy import Policy
-
-COUNT_TIMEOUT_MS: Final = 5000
-"""Longest time to count; a table that takes longer is estimated."""
 
 _LOOKUP_TIMEOUT_MS: Final = 5000
 _LOCK_TIMEOUT_MS: Final = 2000
@@ -50,13 +49,14 @@ class Plan:
     problem: str | None = None
 
 
-async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Plan:
+async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, largest_share: float) -> Plan:
     """Find out what a run would delete; nothing is changed.
 
     Args:
         conn: The connection of a transaction of its own.
         policy: What was declared.
         now: The database's time.
+        largest_share: What a run may take of the table; 1 is all.
 
     Raises:
         PolicyRefusedError: The policy may not be carried out.
@@ -68,6 +68,11 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Pla
     counted = await _count(conn, target, horizon)
     rows, oldest = counted if counted is not None else (await _estimate(conn, target, horizon), None)
     (total,) = await fetch_row(conn, QUERIES["totals"], {"oid": target.oid})
+    problem = None
+    try:
+        await check_share(conn, target, horizon, largest_share)
+    except PolicyRefusedError as refusal:
+        problem = str(refusal)
     return Plan(
         policy=policy,
         horizon=horizon,
@@ -77,6 +82,7 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Pla
         # Statistics lag behind; there are at least as many rows as were just counted.
         table_rows=max(total, rows),
         strategy="age" if isinstance(await first_span(conn, target, horizon), AgeSpan) else "place",
+        problem=problem,
     )
 
 

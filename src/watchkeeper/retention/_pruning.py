@@ -20,6 +20,7 @@ from psycopg import errors
 
 from watchkeeper.exceptions import DatabaseUnavailableError, RetentionError
 from watchkeeper.retention._query import QUERIES
+from watchkeeper.retention._share import check_share
 from watchkeeper.retention._sweep import (
     AgeSpan,
     BlockSpan,
@@ -91,6 +92,7 @@ class Pruning:
         ledger: Where the run is counted.
         policy: What was declared.
         claim: The run.
+        largest_share: What the run may take of the table; 1 is all.
         stopping: Set by whoever wants the run to stop.
         on_rows: Called with the number of rows after each transaction that deleted some.
     """
@@ -102,6 +104,7 @@ class Pruning:
         policy: Policy,
         claim: Claim,
         *,
+        largest_share: float,
         stopping: asyncio.Event,
         on_rows: Callable[[int], None],
     ) -> None:
@@ -109,6 +112,7 @@ class Pruning:
         self._ledger = ledger
         self._policy = policy
         self._claim = claim
+        self._largest_share = largest_share
         self._stopping = stopping
         self._on_rows = on_rows
         self._sizes = dict(_FIRST_SIZE)
@@ -131,6 +135,7 @@ class Pruning:
             DatabaseUnavailableError: The database has been away for too long.
         """
         target = await self._patiently(self._find)
+        await self._patiently(self._check_share, target)
         first = await self._patiently(self._first, target)
         await self._pass(target, [first], self._sweep)
         spans = [await self._patiently(self._again, target, first)]
@@ -151,6 +156,10 @@ class Pruning:
     async def _find(self) -> Target:
         async with self._transaction() as conn:
             return await find_target(conn, self._policy)
+
+    async def _check_share(self, target: Target) -> None:
+        async with self._transaction() as conn:
+            await check_share(conn, target, self._claim.horizon, self._largest_share)
 
     async def _first(self, target: Target) -> Span:
         async with self._transaction() as conn:

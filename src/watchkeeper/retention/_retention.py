@@ -30,6 +30,7 @@ from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies
 from watchkeeper.retention._report import JobLines
 from watchkeeper.retention._run import RunResult, run
+from watchkeeper.retention._share import LARGEST_SHARE
 from watchkeeper.retention._status import PolicyStatus, read_status
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Retention:
         job: Name of the job in its lines.
         actor_id: Who acts, in the audit entries.
         lease: How long a run without a sign of life is left alone, before somebody closes it.
+        largest_share: What a run of more than 10,000 rows may take of its table; 1 is all.
 
     Raises:
         PolicyRefusedError: Two policies are on one table.
@@ -85,6 +87,7 @@ class Retention:
         job: str = "retention",
         actor_id: str = ACTOR,
         lease: timedelta = LEASE,
+        largest_share: float = LARGEST_SHARE,
     ) -> None:
         self._database = database
         self._policies = check_policies(policies)
@@ -92,6 +95,7 @@ class Retention:
         self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
         self._metrics = metrics
         self._lines = JobLines(logging, job)
+        self._largest_share = largest_share
         self._stopping = asyncio.Event()
         self._registered = False
         # Tables whose run could not even be claimed: how often in a row, and when to try again.
@@ -146,13 +150,18 @@ class Retention:
         return results
 
     async def run_now(
-        self, tables: Iterable[str] | None = None, progress: Progress | None = None
+        self,
+        tables: Iterable[str] | None = None,
+        progress: Progress | None = None,
+        *,
+        largest_share: float | None = None,
     ) -> list[RunResult]:
         """Run policies because an operator wants it, due or not.
 
         Args:
             tables: Names of the policies; default all.
             progress: Told of rows as they go.
+            largest_share: What each run may take of its table; default as for the schedule.
 
         Raises:
             ConfigurationError: There is no such policy.
@@ -170,28 +179,32 @@ class Retention:
                 except _TROUBLE_OF_ONE as error:
                     self._note(RunResult(table=policy.name, status="failed", error=error), results)
                 else:
-                    await self._run(policy, claim, results, progress)
+                    await self._run(policy, claim, results, progress, largest_share)
         finally:
             self._lines.finished(results)
         return results
 
-    async def plan(self, tables: Iterable[str] | None = None) -> list[Plan]:
+    async def plan(
+        self, tables: Iterable[str] | None = None, *, largest_share: float | None = None
+    ) -> list[Plan]:
         """Find out what runs would delete now; nothing is changed.
 
         Args:
             tables: Names of the policies; default all.
+            largest_share: What each run may take of its table; default as for the schedule.
 
         Raises:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
         chosen = self._choose(tables)
+        largest = self._largest_share if largest_share is None else largest_share
         now = await self._ledger.now()
         plans = []
         for policy in chosen:
             try:
                 async with self._database.transaction() as conn:
-                    plans.append(await plan(conn, policy, now))
+                    plans.append(await plan(conn, policy, now, largest))
             except _TROUBLE_OF_ONE as error:
                 plans.append(Plan(policy=policy, horizon=now - policy.keep, problem=str(error)))
         return plans
@@ -246,10 +259,15 @@ class Retention:
             return
         self._held_up.pop(policy.name, None)
         if claim is not None:
-            await self._run(policy, claim, results, None)
+            await self._run(policy, claim, results)
 
     async def _run(
-        self, policy: Policy, claim: Claim, results: list[RunResult], progress: Progress | None
+        self,
+        policy: Policy,
+        claim: Claim,
+        results: list[RunResult],
+        progress: Progress | None = None,
+        largest_share: float | None = None,
     ) -> None:
         self._lines.started()
 
@@ -259,7 +277,13 @@ class Retention:
                 progress(policy.name, rows)
 
         result = await run(
-            self._database, self._ledger, policy, claim, stopping=self._stopping, on_rows=on_rows
+            self._database,
+            self._ledger,
+            policy,
+            claim,
+            largest_share=self._largest_share if largest_share is None else largest_share,
+            stopping=self._stopping,
+            on_rows=on_rows,
         )
         if result.left_open:
             self._left_open[claim.id] = result.deleted

@@ -52,6 +52,7 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
     policy: Policy,
     claim: Claim,
     *,
+    largest_share: float,
     stopping: asyncio.Event,
     on_rows: Callable[[int], None],
 ) -> RunResult:
@@ -62,10 +63,13 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
         ledger: Where the run is counted.
         policy: What was declared.
         claim: The run.
+        largest_share: What the run may take of the table; 1 is all.
         stopping: Set by whoever wants the run to stop.
         on_rows: Called with the number of rows after each transaction that deleted some.
     """
-    pruning = Pruning(database, ledger, policy, claim, stopping=stopping, on_rows=on_rows)
+    pruning = Pruning(
+        database, ledger, policy, claim, largest_share=largest_share, stopping=stopping, on_rows=on_rows
+    )
     status: State = "completed"
     error: Exception | None = None
     try:

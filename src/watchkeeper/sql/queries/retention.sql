@@ -203,6 +203,15 @@ EXPLAIN (FORMAT JSON) SELECT FROM {table} AS t WHERE {eligible};
 SELECT count(*), count(*) FILTER (WHERE {eligible})
 FROM {table} AS t TABLESAMPLE SYSTEM (%(percent)s);
 
+-- name: count_share
+-- How many rows there are, and how many of them are eligible.
+SELECT count(*), count(*) FILTER (WHERE {eligible})
+FROM {table} AS t;
+
+-- name: statement_timeout
+-- Longest time of a statement, in the rest of this transaction.
+SELECT set_config('statement_timeout', %(statement_ms)s, true);
+
 -- name: lock_timeout
 -- Longest wait for a lock, in the rest of this transaction.
 SELECT set_config('lock_timeout', %(lock_ms)s, true);

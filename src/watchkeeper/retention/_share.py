@@ -1,0 +1,83 @@
+"""How much of a table a run may take: where most rows are suddenly old, a person should have a look first.
+
+A clock that is wrong, a time zone that is not meant, an import with old dates, a policy with a slip in it:
+all of them make most of a table old at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from psycopg import errors
+
+from watchkeeper.exceptions import PolicyRefusedError
+from watchkeeper.retention._query import QUERIES, fetch_row
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from psycopg import AsyncConnection
+
+    from watchkeeper.retention._target import Target
+
+LARGEST_SHARE: Final = 0.5
+"""What a run may take of a table, unless somebody says more."""
+
+FROM_ROWS: Final = 10_000
+"""A run of no more rows than this may take any share: a small table is soon old as a whole."""
+
+COUNT_TIMEOUT_MS: Final = 5000
+"""Longest time to count; a table that takes longer is estimated."""
+
+_SAMPLED_BLOCKS: Final = 300
+# What a sample says is believed without counting where it is this far below the limit.
+_CLEAR: Final = 0.8
+
+
+async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> tuple[float, float]:
+    """Look into a few blocks, drawn at random, and return about how many rows there are, and are eligible.
+
+    Args:
+        conn: Any connection.
+        target: The table.
+        horizon: Rows older than this are eligible.
+    """
+    (blocks,) = await fetch_row(conn, QUERIES["blocks"], {"oid": target.oid})
+    percent = min(100.0, 100.0 * _SAMPLED_BLOCKS / max(blocks, 1))
+    rows, eligible = await fetch_row(
+        conn, target.fill(QUERIES["sample"]), {"horizon": horizon, "percent": percent}
+    )
+    return rows * 100 / percent, eligible * 100 / percent
+
+
+async def check_share(conn: AsyncConnection[Any], target: Target, horizon: datetime, largest: float) -> None:
+    """Refuse a run that would take more than its share of a table.
+
+    Args:
+        conn: The connection of a transaction of its own.
+        target: The table.
+        horizon: Rows older than this are eligible.
+        largest: What a run may take; 1 is all.
+
+    Raises:
+        PolicyRefusedError: It would take more.
+    """
+    rows, eligible = await sample(conn, target, horizon)
+    if largest >= 1.0 or eligible <= rows * largest * _CLEAR:
+        return
+    about = "about "
+    try:
+        async with conn.transaction():
+            await conn.execute(QUERIES["statement_timeout"], {"statement_ms": str(COUNT_TIMEOUT_MS)})
+            rows, eligible = await fetch_row(conn, target.fill(QUERIES["count_share"]), {"horizon": horizon})
+            about = ""
+    except errors.QueryCanceled:
+        pass
+    if eligible > FROM_ROWS and eligible > rows * largest:
+        enough = min(1.0, eligible / rows + 0.01)
+        raise PolicyRefusedError(
+            f"{target.name} is not pruned: {about}{eligible:,.0f} of its {rows:,.0f} rows"
+            f" ({eligible / rows:.0%}) are older than {horizon:%Y-%m-%d %H:%M:%S %Z}, and a run may take"
+            f" {largest:.0%}. Look at `retention plan {target.name}`; if that is meant, run it with"
+            f" --allow-share {enough:.2f}, or raise WATCHKEEPER_RETENTION_MAX_SHARE."
+        )
