@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
@@ -462,3 +463,55 @@ def test_a_server_can_be_given_a_handler_for_its_own_configuration(capfd: pytest
     handler.handle(logging.makeLogRecord({"name": "_granian", "levelno": 20, "msg": "Spawning worker-1"}))
     line = parse_line(capfd.readouterr().out)
     assert (line["service"], line["msg"], line["logger"]) == ("shop", "Spawning worker-1", "_granian")
+
+
+async def test_the_lines_of_a_turn_are_in_order(owner: Logging, lines: LineFile) -> None:
+    """Requests are told at the end of the turn, and before whatever came after them."""
+    for number in (1, 2):
+        owner.request(**REQUEST | {"status": 200 + number})  # type: ignore[arg-type]
+    owner.event("info", type="job", name="retention", status="started")
+    owner.request(**REQUEST | {"status": 203})  # type: ignore[arg-type]
+    assert [line.get("statusCode", line.get("name")) for line in lines.read()] == [201, 202, "retention", 203]
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"url": "/\ud800"}, {"url": "/\\ud800"}),
+        ({"url": "/items?token=abcdefgh"}, {"url": "/items?token=***"}),
+        ({"request_id": "s3cr3t-of-the-shop"}, {"requestId": "***"}),
+        ({"method": "X" * 5000}, {}),
+        ({"status": object()}, {}),
+        ({"route": None}, {"route": None}),
+        ({"url": "/\x7f"}, {}),
+    ],
+    ids=["surrogate", "secret", "secret id", "long", "no status", "no route", "control"],
+)
+async def test_an_odd_request_takes_no_other_line_of_its_turn_along(
+    owner: Logging, lines: LineFile, odd: dict[str, Any], told: dict[str, Any]
+) -> None:
+    """All have their line, in order; the odd one's is made with care."""
+    for number in range(5):
+        owner.request(**REQUEST | {"span_id": f"{number:016x}"} | (odd if number == 2 else {}))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    found = lines.read()
+    assert [line["span_id"] for line in found] == [f"{number:016x}" for number in range(5)]
+    assert found[2] | told == found[2]
+    assert all(line["url"] == REQUEST["url"] for line in (*found[:2], *found[3:]))
+
+
+async def test_threads_beside_the_loop_lose_no_request(owner: Logging, lines: LineFile) -> None:
+    """Whoever comes first makes the lines of all that is gathered; nobody makes one twice."""
+
+    def tell(thread: int) -> None:
+        for number in range(500):
+            owner.request(**REQUEST | {"span_id": f"{thread}-{number}"})  # type: ignore[arg-type]
+
+    others = [asyncio.to_thread(tell, thread) for thread in (1, 2, 3)]
+    waiting = asyncio.gather(*others)
+    for number in range(500):
+        owner.request(**REQUEST | {"span_id": f"0-{number}"})  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+    await waiting
+    seen = [line["span_id"] for line in lines.read()]
+    assert sorted(seen) == sorted(f"{thread}-{number}" for thread in range(4) for number in range(500))

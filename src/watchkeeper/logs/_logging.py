@@ -169,26 +169,35 @@ class Logging:
     def _write_requests(self, ended: list[EndedRequest]) -> None:
         if self.threshold > _INFO:
             return
-        # Loops in C: there are as many lines in a turn as the service is busy.
-        if (
-            self._plain_urls.issuperset(map(_url_of, ended)) or all(map(self._is_plain, map(_url_of, ended)))
-        ) and max(map(len, map(_method_of, ended))) <= _USUAL_METHOD:
-            # An id that was made here is the trace's, and no secret; one of a client's may be one.
-            sent = [one[_REQUEST_ID] for one in ended if one[_REQUEST_ID] is not one[_TRACE_ID]]
-            if not self._knows_secrets or all(map(self._is_free, sent)):
-                level = self._head_at(int(time() * 1000))
-                try:
-                    lines = encode_lines(list(starmap(partial(RequestFields, level), ended)))
-                except UnicodeEncodeError:  # a lone surrogate
-                    lines = b"\xff"
-                if lines.isascii() and b"\x7f" not in lines:
-                    self._put(lines)
-                    return
-        if len(ended) > 1:
+        lines = self._usual_lines(ended)
+        if lines is not None:
+            self._put(lines)
+        elif len(ended) > 1:
             for one in ended:
                 self._write_requests([one])
         else:
             self._write_with_care(ended[0])
+
+    def _usual_lines(self, ended: list[EndedRequest]) -> bytes | None:
+        """Return the lines of these requests, or None where one of them needs a closer look.
+
+        In loops of C: there are as many lines in a turn as the service is busy.
+        """
+        try:
+            urls_are_plain = self._plain_urls.issuperset(map(_url_of, ended)) or all(
+                map(self._is_plain, map(_url_of, ended))
+            )
+            if not urls_are_plain or max(map(len, map(_method_of, ended))) > _USUAL_METHOD:
+                return None
+            # An id that was made here is the trace's, and no secret; one of a client's may be one.
+            sent = [one[_REQUEST_ID] for one in ended if one[_REQUEST_ID] is not one[_TRACE_ID]]
+            if self._knows_secrets and not all(map(self._is_free, sent)):
+                return None
+            level = self._head_at(int(time() * 1000))
+            lines = encode_lines(list(starmap(partial(RequestFields, level), ended)))
+        except (TypeError, ValueError, OverflowError):  # a lone surrogate, or what an app calls a status
+            return None
+        return lines if lines.isascii() and b"\x7f" not in lines else None
 
     def _write_with_care(self, ended: EndedRequest) -> None:
         # Something here needs a closer look: hardly ever, and then it costs what any other line does.
