@@ -61,4 +61,4 @@ def test_what_no_text_can_hold_is_refused(odd: str) -> None:
 def test_names_and_values_are_quoted(column: str, values: list[str]) -> None:
     """Whatever they hold, a statement has one identifier and as many literals."""
     text = Condition(column=column, operator="in", values=tuple(values)).predicate.as_string()
-    assert text.startswith('t."' + column.replace('"', '""') + '" IN (')
+    assert text.startswith('t."' + column.replace('"', '""').replace("%", "%%") + '" IN (')

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import getpass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Condition
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from watchkeeper.cli._screen import Screen
@@ -86,7 +87,7 @@ def _time(text: str, zone: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"takes a time such as 2027-01-31, not {text!r}") from None
+        raise ConfigurationError(f"--until takes a time such as 2027-01-31, not {text!r}.") from None
     return time if time.tzinfo is not None else time.replace(tzinfo=ZoneInfo(zone))
 
 

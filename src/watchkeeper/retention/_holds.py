@@ -108,15 +108,17 @@ class Condition:
 
     def __str__(self) -> str:
         values = ", ".join(f"'{value}'" for value in self.values)
+        if self.operator == _IN:
+            values = f"({values})"
         return f"{self.column} {self.operator} {values}".rstrip()
 
     @property
     def predicate(self) -> sql.Composed:
-        """The condition in a statement, on a row `t`."""
-        column = sql.SQL("t.{}").format(sql.Identifier(self.column))
+        """The condition in a statement with parameters, on a row `t`."""
+        column = sql.SQL("t.{}").format(sql.Identifier(doubled(self.column)))
         if self.operator in _NULL:
             return sql.SQL("{} {}").format(column, _NULL[self.operator])
-        values = sql.SQL(", ").join(map(sql.Literal, self.values))
+        values = sql.SQL(", ").join(sql.Literal(doubled(value)) for value in self.values)
         if self.operator == _IN:
             return sql.SQL("{} IN ({})").format(column, values)
         return sql.SQL("{} {} {}").format(column, _COMPARE[self.operator], values)
@@ -157,6 +159,11 @@ class Hold:
 
     def __str__(self) -> str:
         return " and ".join(map(str, self.conditions)) or "every row"
+
+
+def doubled(text: str) -> str:
+    """Return text as it stands in a statement with parameters, where one % begins a parameter."""
+    return text.replace("%", "%%")
 
 
 async def read_holds(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 from psycopg import errors, sql
 
 from watchkeeper.exceptions import PolicyRefusedError, RetentionError
-from watchkeeper.retention._holds import Hold, read_holds
+from watchkeeper.retention._holds import Hold, doubled, read_holds
 from watchkeeper.retention._policy import PROTECTED_TABLES
 from watchkeeper.retention._query import QUERIES
 
@@ -73,7 +73,7 @@ class Target:
         return sql.SQL("{} AND NOT {}").format(self.old, self.held) if self.holds else self.old
 
     def fill(self, query: LiteralString) -> sql.Composed:
-        """Return a query about this table."""
+        """Return a query about this table, to be executed with parameters."""
         return sql.SQL(query).format(
             table=self.table, age=self.age, old=self.old, held=self.held, eligible=self.eligible
         )
@@ -93,7 +93,7 @@ class Target:
         target = replace(self, holds=holds)
         try:
             async with conn.transaction():
-                await conn.execute(target.fill(QUERIES["check_holds"]))
+                await conn.execute(target.fill(QUERIES["check_holds"]), {})
         except (errors.ProgrammingError, errors.DataError) as error:
             raise RetentionError(
                 f"Nothing is deleted from {self.name}, because a hold on it cannot be applied:"
@@ -129,8 +129,8 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
     return Target(
         name=policy.name,
         oid=oid,
-        table=sql.Identifier(schema, table),
-        age=sql.Identifier(policy.age_column),
+        table=sql.Identifier(doubled(schema), doubled(table)),
+        age=sql.Identifier(doubled(policy.age_column)),
         indexed=await _is_indexed(conn, oid, policy),
         in_parts=in_parts,
     )
