@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,32 @@ async def test_the_commands_in_a_pipe(house: House) -> None:
     )
     check_golden("retention_pipe", *((command, run_command(house, *command.split())) for command in commands))
     assert (house.count("inbound_events"), house.count("chat_sessions")) == (1, 1)
+
+
+async def test_holds_in_a_pipe_and_as_json(house: House) -> None:
+    """What is held is told by the list and the plan; what makes no sense by one sentence."""
+    add = ("retention", "hold", "add", "inbound_events", "--reason", "case 7", "--owner", "legal")
+    commands = (
+        (*add, "--where", "id = 31-1", "--where", "received_at is not null"),
+        (*add, "--where", "id in (31-2, 'x, y')", "--until", "2100-01-31", "--json"),
+        ("retention", "hold", "list"),
+        ("retention", "plan", "inbound_events"),
+        ("retention", "plan", "inbound_events", "--json"),
+        ("retention", "run", "inbound_events", "--yes"),
+        ("retention", "hold", "release", "1", "--by", "judge"),
+        ("retention", "hold", "release", "1", "--by", "judge"),
+        ("retention", "hold", "list", "--ended"),
+        (*add, "--where", "id like x"),
+        (*add, "--where", "nosuch = 1"),
+        (*add, "--all", "--until", "soon"),
+        ("audit", "list", "--limit", "1"),
+    )
+    answers = [(shlex.join(command), run_command(house, *command)) for command in commands]
+    check_golden("retention_holds", *answers)
+    assert house.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%' ORDER BY id") == [
+        ("31-1",),
+        ("31-2",),
+    ]
 
 
 async def test_the_commands_as_json(house: House) -> None:

@@ -332,9 +332,9 @@ async def test_ages_at_the_ends_of_time(
     ("definition", "policy"),
     [
         pytest.param(
-            'CREATE TABLE "Odd Name" (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), "Made At" timestamptz)',
-            Policy(table="Odd Name", age_column="Made At", keep=timedelta(days=30)),
-            id="mixed case and blanks",
+            'CREATE TABLE "Odd %Name" (id uuid DEFAULT gen_random_uuid() UNIQUE, "Made %s At" timestamptz)',
+            Policy(table="Odd %Name", age_column="Made %s At", keep=timedelta(days=30)),
+            id="mixed case, blanks and per cents",
         ),
         pytest.param(
             "CREATE TABLE crm.visits (a int, b text, at timestamptz, PRIMARY KEY (a, b))",

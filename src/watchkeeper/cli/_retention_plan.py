@@ -42,7 +42,7 @@ def show_plans(plans: Sequence[Plan], screen: Screen) -> None:
     if screen.terminal:
         screen.table(
             "What a run would delete now",
-            ("Table", "Kept", "Older than", "#Rows", "#Of all", "Oldest"),
+            ("Table", "Kept", "Older than", "#Rows", "#Of all", "#Held", "Oldest"),
             [_cells(plan, screen) for plan in plans],
         )
     for plan in plans:
@@ -59,6 +59,7 @@ def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
         screen.time(plan.horizon),
         "-" if plan.problem and not plan.rows else _rows(plan),
         _share(plan),
+        _held(plan) if plan.holds else "-",
         screen.time(plan.oldest),
     )
 
@@ -66,10 +67,15 @@ def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
 def _sentence(plan: Plan, screen: Screen) -> str:
     share = f" ({_share(plan)} of the table)" if plan.table_rows else ""
     oldest = f", the oldest of {screen.time(plan.oldest)}" if plan.oldest else ""
+    held = f"; {_held(plan)} more are held" if plan.holds else ""
     return (
         f"{plan.policy.name}: {_rows(plan)} rows would go{share}, older than {screen.time(plan.horizon)}"
-        f" ({days(plan.policy.keep)}){oldest}"
+        f" ({days(plan.policy.keep)}){oldest}{held}"
     )
+
+
+def _held(plan: Plan) -> str:
+    return "some" if plan.held is None else f"{plan.held:,}"
 
 
 def _rows(plan: Plan) -> str:
@@ -91,5 +97,7 @@ def _document(plan: Plan) -> dict[str, object]:
         "table_rows": plan.table_rows,
         "oldest": plan.oldest,
         "strategy": plan.strategy,
+        "holds": [hold.id for hold in plan.holds],
+        "held": plan.held,
         "problem": plan.problem,
     }

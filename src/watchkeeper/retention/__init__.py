@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from watchkeeper.retention._holds import Condition, Hold
 from watchkeeper.retention._ledger import (
     ACTION,
     ACTOR,
@@ -26,6 +27,8 @@ __all__ = [
     "RETRY_WAITS",
     "Calendar",
     "Claim",
+    "Condition",
+    "Hold",
     "LastRun",
     "Ledger",
     "Plan",

@@ -57,6 +57,8 @@ class RetentionMetrics:
             ("table",),
         )
 
+        self._holds = registry.gauge("retention_holds", "Holds that are in force on the table.", ("table",))
+
     def count_rows(self, table: str, rows: int) -> None:
         """Count rows as they go."""
         self._rows.labels(table=table).inc(rows)
@@ -67,6 +69,10 @@ class RetentionMetrics:
             self._runs.labels(table=result.table, status=result.status).inc()
             if result.duration:  # what was never claimed or closed took no time that is known
                 self._duration.labels(table=result.table).observe(result.duration.total_seconds())
+
+    def show_holds(self, table: str, holds: int) -> None:
+        """Show how many holds are in force on a table."""
+        self._holds.labels(table=table).set(holds)
 
     def show(self, table: str, since: datetime, success: datetime | None) -> None:
         """Show what the ledger says of a table."""

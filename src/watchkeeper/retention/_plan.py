@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
+    from watchkeeper.retention._holds import Hold
     from watchkeeper.retention._policy import Policy
 
 _LOOKUP_TIMEOUT_MS: Final = 5000
@@ -36,6 +37,8 @@ class Plan:
         oldest: Age of the oldest of them; None without one, or where nothing was counted.
         table_rows: About how many rows the table has, as it was last analysed.
         strategy: How the rows would be found: by the index of their age, or by their place.
+        holds: What is held of the table.
+        held: How many rows would go but for a hold; None where there are too many to count.
         problem: Why nothing would go at all; None if nothing stands in the way.
     """
 
@@ -46,6 +49,8 @@ class Plan:
     oldest: datetime | None = None
     table_rows: int = 0
     strategy: Literal["age", "place"] = "age"
+    holds: tuple[Hold, ...] = ()
+    held: int | None = 0
     problem: str | None = None
 
 
@@ -63,7 +68,7 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, larges
         RetentionError: The table or its age column does not exist.
     """
     await _limit(conn, _LOOKUP_TIMEOUT_MS)
-    target = await find_target(conn, policy)
+    target = await (await find_target(conn, policy)).with_holds(conn)
     horizon = now - policy.keep
     counted = await _count(conn, target, horizon)
     rows, oldest = counted if counted is not None else (await _estimate(conn, target, horizon), None)
@@ -82,6 +87,8 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, larges
         # Statistics lag behind; there are at least as many rows as were just counted.
         table_rows=max(total, rows),
         strategy="age" if isinstance(await first_span(conn, target, horizon), AgeSpan) else "place",
+        holds=target.holds,
+        held=await _count_held(conn, target, horizon) if target.holds else 0,
         problem=problem,
     )
 
@@ -101,6 +108,16 @@ async def _count(
     except errors.QueryCanceled:
         return None
     return rows, oldest
+
+
+async def _count_held(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> int | None:
+    try:
+        async with conn.transaction():
+            await _limit(conn, COUNT_TIMEOUT_MS)
+            (held,) = await fetch_row(conn, target.fill(QUERIES["count_held"]), {"horizon": horizon})
+    except errors.QueryCanceled:
+        return None
+    return int(held)
 
 
 async def _estimate(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> int:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 AUDIT_TABLE: Final = "audit_log"
 # What proves that rows went, and when: a run that deleted from it would delete its own evidence.
-PROTECTED_TABLES: Final = (AUDIT_TABLE, "retention_policies", "retention_runs", "watchkeeper_migrations")
+PROTECTED_TABLES: Final = (
+    AUDIT_TABLE,
+    "retention_policies",
+    "retention_runs",
+    "retention_holds",
+    "watchkeeper_migrations",
+)
 
 # A shorter time is a slip of units (seconds for days) rather than a wish, and no daily job could keep it.
 SHORTEST_KEEP: Final = timedelta(days=1)

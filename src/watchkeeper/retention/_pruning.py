@@ -117,6 +117,7 @@ class Pruning:
         self._on_rows = on_rows
         self._sizes = dict(_FIRST_SIZE)
         self._careful = 0
+        self._target: Target | None = None  # with the holds that were in force at the last transaction
         self._vain = 0
         # In this pass, a row between two sweeps counted twice: rows that somebody else has locked,
         self._locked = 0
@@ -155,7 +156,7 @@ class Pruning:
 
     async def _find(self) -> Target:
         async with self._transaction() as conn:
-            return await find_target(conn, self._policy)
+            return await (await find_target(conn, self._policy)).with_holds(conn)
 
     async def _check_share(self, target: Target) -> None:
         async with self._transaction() as conn:
@@ -205,6 +206,8 @@ class Pruning:
         began = time.monotonic()
         async with self._transaction() as conn:
             await self._ledger.lock(conn, self._claim)
+            # Under the lock, which whoever adds a hold takes too: from its commit on nothing held goes.
+            self._target = target = await (self._target or target).with_holds(conn)
             swept = await delete(conn, target, self._claim.horizon, span, self._sizes[type(span)])
             await self._ledger.move(conn, self._claim, swept.deleted)
         self._renewed_at = time.monotonic()

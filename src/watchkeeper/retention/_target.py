@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from psycopg import sql
+from psycopg import errors, sql
 
 from watchkeeper.exceptions import PolicyRefusedError, RetentionError
+from watchkeeper.retention._holds import Hold, doubled, read_holds
 from watchkeeper.retention._policy import PROTECTED_TABLES
 from watchkeeper.retention._query import QUERIES
 
@@ -43,6 +44,7 @@ class Target:
         table: The table, with its schema, quoted.
         age: The age column, quoted.
         indexed: Whether an index leads with the age column.
+        holds: What keeps rows of it.
         in_parts: Whether its rows lie in several: partitions, or tables that inherit from it.
     """
 
@@ -52,15 +54,52 @@ class Target:
     age: sql.Identifier
     indexed: bool
     in_parts: bool
+    holds: tuple[Hold, ...] = ()
+
+    @property
+    def old(self) -> sql.Composed:
+        """Whether a row is older than the horizon; one without an age is not older than anything."""
+        return sql.SQL("t.{} < %(horizon)s").format(self.age)
+
+    @property
+    def held(self) -> sql.Composed:
+        """Whether a hold keeps a row."""
+        held = sql.SQL(" OR ").join(sql.SQL("({})").format(hold.predicate) for hold in self.holds)
+        return sql.SQL("({}) IS TRUE").format(held if self.holds else sql.SQL("false"))
 
     @property
     def eligible(self) -> sql.Composed:
-        """The one predicate of plan and delete; rows without an age are not older than anything."""
-        return sql.SQL("t.{} < %(horizon)s").format(self.age)
+        """The one predicate of plan and delete."""
+        return sql.SQL("{} AND NOT {}").format(self.old, self.held) if self.holds else self.old
 
     def fill(self, query: LiteralString) -> sql.Composed:
-        """Return a query about this table."""
-        return sql.SQL(query).format(table=self.table, age=self.age, eligible=self.eligible)
+        """Return a query about this table, to be executed with parameters."""
+        return sql.SQL(query).format(
+            table=self.table, age=self.age, old=self.old, held=self.held, eligible=self.eligible
+        )
+
+    async def with_holds(self, conn: AsyncConnection[Any]) -> Target:
+        """Return the table with the holds that are in force now.
+
+        Args:
+            conn: The connection of the transaction that they are to hold in.
+
+        Raises:
+            RetentionError: One of them cannot be applied, so that nobody knows what it holds.
+        """
+        holds = await read_holds(conn, [self.name])
+        if holds == self.holds:
+            return self
+        target = replace(self, holds=holds)
+        try:
+            async with conn.transaction():
+                await conn.execute(target.fill(QUERIES["check_holds"]), {})
+        except (errors.ProgrammingError, errors.DataError) as error:
+            raise RetentionError(
+                f"Nothing is deleted from {self.name}, because a hold on it cannot be applied:"
+                f" {' '.join(str(error).split())}. See `retention hold list`; release it, or mend the table."
+            ) from error
+        return target
 
 
 async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
@@ -90,8 +129,8 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
     return Target(
         name=policy.name,
         oid=oid,
-        table=sql.Identifier(schema, table),
-        age=sql.Identifier(policy.age_column),
+        table=sql.Identifier(doubled(schema), doubled(table)),
+        age=sql.Identifier(doubled(policy.age_column)),
         indexed=await _is_indexed(conn, oid, policy),
         in_parts=in_parts,
     )

@@ -71,6 +71,43 @@ SET state = %(state)s, error = %(error)s::jsonb, audit_id = %(audit_id)s, finish
     epoch = epoch + 1
 WHERE id = %(run)s;
 
+-- name: lock_policy
+-- The policy, so that no run of it begins: claiming one refers to it.
+SELECT FROM retention_policies WHERE table_name = %(table)s FOR UPDATE;
+
+-- name: lock_open_run
+-- The open run of a table, when its transaction has ended; its next one sees what is done under this lock.
+SELECT FROM retention_runs WHERE table_name = %(table)s AND state = 'running' FOR UPDATE;
+
+-- name: add_hold
+-- Note a hold.
+INSERT INTO retention_holds (table_name, conditions, reason, owner, until)
+VALUES (%(table)s, %(conditions)s, %(reason)s, %(owner)s, %(until)s)
+RETURNING id, table_name, conditions, reason, owner, created_at, until, released_at, released_by;
+
+-- name: release_hold
+-- End a hold; no row if there is none that is in force.
+UPDATE retention_holds
+SET released_at = clock_timestamp(), released_by = %(released_by)s
+WHERE id = %(hold)s AND released_at IS NULL
+RETURNING id, table_name, conditions, reason, owner, created_at, until, released_at, released_by;
+
+-- name: holds
+-- The holds of some tables, the first one first; with those that are over only where they are asked for.
+SELECT id, table_name, conditions, reason, owner, created_at, until, released_at, released_by
+FROM retention_holds
+WHERE table_name = ANY (%(tables)s)
+    AND (%(all)s OR (released_at IS NULL AND (until IS NULL OR until > clock_timestamp())))
+ORDER BY id;
+
+-- name: check_holds
+-- Whether the holds can be applied: an error, or nothing.
+SELECT FROM {table} AS t WHERE {held} LIMIT 0;
+
+-- name: count_held
+-- How many rows would be eligible but for a hold.
+SELECT count(*) FROM {table} AS t WHERE {old} AND {held};
+
 -- name: status
 -- For each registered policy: its last run, the last one that completed, and how many failed since that.
 SELECT p.table_name, p.since,

@@ -1,0 +1,243 @@
+"""Holds: what is held stays, in plan and delete alike, at once, and whatever else happens."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.house import EVENTS, SESSIONS, House, look_up_rows, open_house
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.retention import Condition, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls
+
+WHY: dict[str, Any] = {"reason": "case 7 of 2026", "owner": "legal"}
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep."""
+    async with open_house(database_urls, tmp_path) as opened:
+        yield opened
+
+
+def where(*texts: str) -> list[Condition]:
+    """Return the conditions that an operator writes."""
+    return [Condition.parse(text) for text in texts]
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_what_is_held_stays_and_the_plan_knows(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
+    """Plan and delete have one predicate; released, the rows go."""
+    look_up_rows(monkeypatch)
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 3000)
+    retention = house.retention(EVENTS)
+    hold = await retention.hold("inbound_events", where("id in ('40-7', '40-8', '40-9')"), **WHY)
+    (plan,) = await retention.plan()
+    assert (plan.rows, plan.held, [one.id for one in plan.holds]) == (2997, 3, [hold.id])
+    (result,) = await retention.run_now()
+    assert (result.status, result.deleted) == ("completed", 2997)
+    assert house.sql("SELECT id FROM inbound_events ORDER BY id") == [("40-7",), ("40-8",), ("40-9",)]
+    await retention.release(hold.id, released_by="legal")
+    (plan,) = await retention.plan()
+    assert (plan.rows, plan.held, plan.holds) == (3, 0, ())
+    (result,) = await retention.run_now()
+    assert (result.status, result.deleted, house.count("inbound_events")) == ("completed", 3, 0)
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_a_hold_is_in_force_in_the_middle_of_a_run(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
+    """From the moment that its command returns nothing goes that it holds."""
+    look_up_rows(monkeypatch)
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 50_000)
+    retention, operator = house.retention(EVENTS), house.retention(EVENTS)
+    held_at: list[int] = []
+
+    async def hold() -> None:
+        await operator.hold("inbound_events", [], **WHY)
+        held_at.append(house.count("inbound_events"))
+
+    tasks: list[asyncio.Task[None]] = []
+
+    def once(_table: str, _rows: int) -> None:
+        if not tasks:
+            tasks.append(asyncio.create_task(hold()))
+
+    (result,) = await retention.run_now(None, once)
+    await tasks[0]
+    assert (result.status, house.count("inbound_events")) == ("completed", held_at[0])
+    assert 0 < held_at[0] < 50_000
+    assert result.deleted == 50_000 - held_at[0]
+
+
+async def test_a_hold_waits_for_the_transaction_that_is_going_on(house: House) -> None:
+    """Whoever is about to claim a run, or has its row as a sweep has, is waited for."""
+    house.make_table()
+    retention = house.retention(EVENTS)
+    await retention.register()
+    with psycopg.connect(house.urls.owner_url) as conn:
+        conn.execute(
+            "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
+            " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
+        )
+        adding = asyncio.create_task(retention.hold("inbound_events", [], **WHY))
+        done, _ = await asyncio.wait({adding}, timeout=0.5)
+        assert not done
+        conn.commit()
+    assert (await adding).table_name == "inbound_events"
+
+
+async def test_a_hold_that_cannot_be_applied_lets_nothing_be_deleted(house: House) -> None:
+    """The column that it speaks of is gone: nobody knows what it holds."""
+    house.make_table()
+    house.sql("ALTER TABLE inbound_events ADD source text")
+    house.fill("inbound_events", 40, 10)
+    retention = await house.due(EVENTS)
+    await retention.hold("inbound_events", where("source = 'crm'"), **WHY)
+    house.sql("ALTER TABLE inbound_events DROP source")
+    (result,) = await retention.tick()
+    assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 0, 10)
+    sentence = "Nothing is deleted from inbound_events, because a hold on it cannot be applied"
+    assert sentence in str(result.error)
+    (plan,) = await retention.plan()
+    assert sentence in (plan.problem or "")
+
+
+async def test_holds_that_cannot_be_read_let_nothing_be_deleted(house: House) -> None:
+    """Whatever the reason: nothing goes of which it is not known whether it is held."""
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+    retention = await house.due(EVENTS)
+    house.sql("REVOKE SELECT ON retention_holds FROM keeper")
+    (result,) = await retention.tick()
+    assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("table", "conditions", "more", "sentence"),
+    [
+        ("inbound_event", [], {}, "There is no policy on inbound_event. Did you mean inbound_events?"),
+        ("inbound_events", ["nosuch = 1"], {}, "The hold was not added: .*nosuch"),
+        ("inbound_events", ["received_at < tomorrowish"], {}, "The hold was not added: .*tomorrowish"),
+        ("inbound_events", [], {"reason": " "}, "takes a reason"),
+        ("inbound_events", [], {"owner": ""}, "takes an owner"),
+        ("inbound_events", [], {"until": datetime(2020, 1, 1, tzinfo=UTC)}, "ends in the future"),
+    ],
+)
+async def test_a_hold_that_makes_no_sense_is_refused(
+    house: House, table: str, conditions: list[str], more: dict[str, Any], sentence: str
+) -> None:
+    """With a sentence, and nothing is kept of it."""
+    house.make_table()
+    with pytest.raises(ConfigurationError, match=sentence):
+        await house.retention(EVENTS).hold(table, where(*conditions), **WHY | more)
+    assert house.count("retention_holds") == 0
+    assert house.count("audit_log") == 0
+
+
+async def test_each_change_of_a_hold_is_audited(house: House) -> None:
+    """Who, what, why; and the service can neither change nor remove what was held."""
+    house.make_table()
+    retention = house.retention(EVENTS)
+    hold = await retention.hold("inbound_events", where("id = '40-7'"), **WHY)
+    await retention.release(hold.id, released_by="judge")
+    with pytest.raises(ConfigurationError, match="no hold 1 in force"):
+        await retention.release(hold.id, released_by="judge")
+    entries = "SELECT actor_type, actor_id, action, entity, entity_id, payload->>'rows' FROM audit_log"
+    assert house.sql(entries) == [
+        ("user", "legal", "retention.hold", "inbound_events", "1", "id = '40-7'"),
+        ("user", "judge", "retention.release", "inbound_events", "1", "id = '40-7'"),
+    ]
+    for statement in ("DELETE FROM retention_holds", "UPDATE retention_holds SET reason = 'x'"):
+        async with house.database.connection() as conn:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await conn.execute(statement.encode())
+
+
+async def test_a_hold_ends_at_its_time(house: House) -> None:
+    """From then on the rows are like all others, and the list tells it apart."""
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+    retention = house.retention(EVENTS, SESSIONS)
+    await retention.hold("inbound_events", [], until=datetime.now(UTC) + timedelta(days=1), **WHY)
+    assert [result.deleted for result in await retention.run_now(["inbound_events"])] == [0]
+    assert [hold.id for hold in await retention.holds()] == [1]
+    await retention.refresh_metrics()
+    assert house.sample("retention_holds", table="inbound_events") == 1.0
+    assert house.sample("retention_holds", table="chat_sessions") == 0.0
+    house.sql("UPDATE retention_holds SET created_at = '2020-01-01', until = now() - interval '1 s'")
+    assert [result.deleted for result in await retention.run_now(["inbound_events"])] == [10]
+    assert await retention.holds() == ()
+    assert [hold.id for hold in await retention.holds(ended=True)] == [1]
+
+
+TEXTS = st.sampled_from(["a", "b", "it's", "", "%s", "\\", "ä"])
+CONDITIONS = st.builds(
+    lambda operator, values: Condition(
+        column="source",
+        operator=operator,
+        values=() if "null" in operator else tuple(values) if operator == "in" else (values[0],),
+    ),
+    st.sampled_from(["=", "<>", "<", ">=", "in", "is null", "is not null"]),
+    st.lists(TEXTS, min_size=1, max_size=3),
+)
+
+
+def meets(value: str | None, condition: Condition) -> bool:
+    """Say what SQL says; what is unknown is not met."""
+    if "null" in condition.operator:
+        return (value is None) == (condition.operator == "is null")
+    if value is None:
+        return False
+    if condition.operator == "in":
+        return value in condition.values
+    (other,) = condition.values
+    answers = {"=": value == other, "<>": value != other, "<": value < other, ">=": value >= other}
+    return answers[condition.operator]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(st.none() | TEXTS, st.booleans()), max_size=12),
+    holds=st.lists(st.lists(CONDITIONS, max_size=2), max_size=3),
+)
+async def test_gone_is_what_is_old_and_not_held(
+    house: House, rows: list[tuple[str | None, bool]], holds: list[list[Condition]]
+) -> None:
+    """Whatever is held by whatever holds: the plan says as many, and those go."""
+    house.sql("DROP TABLE IF EXISTS held_events")
+    house.sql("UPDATE retention_holds SET released_at = now(), released_by = 'x' WHERE released_at IS NULL")
+    house.sql('CREATE TABLE held_events (id int PRIMARY KEY, source text COLLATE "C", at timestamptz)')
+    house.sql("GRANT SELECT, UPDATE, DELETE ON held_events TO keeper")
+    for number, (source, old) in enumerate(rows):
+        at = datetime.now(UTC) - timedelta(days=40 if old else 3)
+        house.sql("INSERT INTO held_events VALUES (%s, %s, %s)", number, source, at)
+    retention = house.retention(Policy(table="held_events", age_column="at", keep=timedelta(days=30)))
+    for conditions in holds:
+        await retention.hold("held_events", conditions, **WHY)
+    kept = {
+        number
+        for number, (source, old) in enumerate(rows)
+        if not old or any(all(meets(source, one) for one in hold) for hold in holds)
+    }
+    gone = len(rows) - len(kept)
+    (plan,) = await retention.plan()
+    (result,) = await retention.run_now()
+    assert (plan.rows, result.status, result.deleted) == (gone, "completed", gone)
+    assert {number for (number,) in house.sql("SELECT id FROM held_events")} == kept

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.retention import Condition
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "operator", "values"),
+    [
+        ("customer_id = 42", "customer_id", "=", ("42",)),
+        ("customer_id=42", "customer_id", "=", ("42",)),
+        ("\"Made At\" < '2026-01-01'", "Made At", "<", ("2026-01-01",)),
+        ("name = 'O''Brien and sons'", "name", "=", ("O'Brien and sons",)),
+        ("name != x = y", "name", "<>", ("x = y",)),
+        ("id in (a, 'b, c', d)", "id", "in", ("a", "b, c", "d")),
+        ("id IN 1,2", "id", "in", ("1", "2")),
+        ("closed IS  NULL", "closed", "is null", ()),
+        ("closed is not null", "closed", "is not null", ()),
+        ("note = ''", "note", "=", ("",)),
+        ("indigo = 1", "indigo", "=", ("1",)),
+    ],
+)
+def test_conditions_are_read_as_they_are_written(
+    text: str, column: str, operator: str, values: tuple[str, ...]
+) -> None:
+    """A column, an operator, a value; quotes as in SQL where they are needed."""
+    assert Condition.parse(text) == Condition(column=column, operator=operator, values=values)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "customer_id", "= 42", "a like b", "a = ", "a in ()", "a is null 3", "a; drop = 1", "a == b"]
+)
+def test_what_is_no_condition_says_how_to_write_one(text: str) -> None:
+    """Nothing is guessed: a hold that means something else holds the wrong rows."""
+    with pytest.raises(ConfigurationError, match=r"condition|takes"):
+        Condition.parse(text)
+
+
+def test_only_known_operators_reach_a_statement() -> None:
+    """Whoever makes one by hand is checked too, and so is what the database has."""
+    with pytest.raises(ConfigurationError, match="compares by one of"):
+        Condition(column="a", operator="= 1 or true --", values=("1",))
+
+
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@pytest.mark.parametrize("odd", ["\0", "\ud800"])
+def test_what_no_text_can_hold_is_refused(odd: str) -> None:
+    """With a sentence, and not with what the database makes of it."""
+    for column, value in ((f"a{odd}", "1"), ("a", f"1{odd}")):
+        with pytest.raises(ConfigurationError, match="no text in PostgreSQL"):
+            Condition(column=column, operator="=", values=(value,))
+
+
+@given(TEXT.filter(bool), st.lists(TEXT, min_size=1, max_size=3))
+def test_names_and_values_are_quoted(column: str, values: list[str]) -> None:
+    """Whatever they hold, a statement has one identifier and as many literals."""
+    text = Condition(column=column, operator="in", values=tuple(values)).predicate.as_string()
+    assert text.startswith('t."' + column.replace('"', '""').replace("%", "%%") + '" IN (')
