@@ -299,7 +299,7 @@ def test_callbacks_in_the_thread_may_log_and_flush(ends: Callable[..., tuple[int
 def test_a_signal_handler_may_log_and_flush_at_any_time(ends: Callable[..., tuple[int, int]]) -> None:
     """While this thread writes, hands over or flushes: no dead-lock, and every line is there once."""
     reader, writer = ends(_make_pipe)
-    sink = Sink(writer, patience=PATIENCE)
+    sink = Sink(writer, patience=timedelta(minutes=2))  # the reader hardly gets its turn beside the handler
     numbers = itertools.count()
     flushing = False
 
@@ -315,7 +315,7 @@ def test_a_signal_handler_may_log_and_flush_at_any_time(ends: Callable[..., tupl
     out = bytearray()
 
     def read() -> None:
-        while piece := os.read(reader, 4096):
+        while piece := os.read(reader, 65_536):
             out.extend(piece)
 
     thread = threading.Thread(target=read)
