@@ -18,6 +18,7 @@ from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies
 from watchkeeper.retention._retention import Calendar, Retention
 from watchkeeper.retention._run import RunResult, run
+from watchkeeper.retention._share import Limits
 from watchkeeper.retention._status import LastRun, PolicyStatus
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Hold",
     "LastRun",
     "Ledger",
+    "Limits",
     "Plan",
     "Policy",
     "PolicyStatus",
