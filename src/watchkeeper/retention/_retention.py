@@ -34,7 +34,7 @@ from watchkeeper.retention._policy import Policy, check_policies
 from watchkeeper.retention._report import JobLines
 from watchkeeper.retention._run import RunResult, run
 from watchkeeper.retention._share import Limits
-from watchkeeper.retention._status import PolicyStatus, read_status
+from watchkeeper.retention._status import PastRun, PolicyStatus, read_history, read_status
 from watchkeeper.retention._target import find_target
 
 if TYPE_CHECKING:
@@ -226,6 +226,21 @@ class Retention:
         next_due = self._schedule.due_after(await self._ledger.now())
         async with self._database.connection() as conn:
             return await read_status(conn, chosen, next_due)
+
+    async def history(self, tables: Iterable[str] | None = None, *, limit: int = 20) -> list[PastRun]:
+        """Read what was run, the latest first.
+
+        Args:
+            tables: Names of the policies; default all.
+            limit: How many runs at most.
+
+        Raises:
+            ConfigurationError: There is no such policy.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        chosen = self._choose(tables)
+        async with self._database.connection() as conn:
+            return await read_history(conn, chosen, limit)
 
     async def hold(
         self,
