@@ -9,7 +9,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import fastify, growth, imports, instruments, line, memory, request, routes, scrape, throughput
+from bench import (
+    fastify,
+    growth,
+    imports,
+    instruments,
+    line,
+    memory,
+    request,
+    retention,
+    routes,
+    scrape,
+    throughput,
+)
 from bench._pairs import Effort
 from bench._picture import draw
 from bench._report import MarksError, as_text, describe_run, write_json, write_markdown
@@ -30,6 +42,10 @@ FIGURES: Final[dict[str, tuple[Callable[[Effort], Figure], str]]] = {
     "line": (line.measure, "one request line"),
     "memory": (memory.measure, "growth over a million requests, half of them hostile"),
     "import": (imports.measure, "a fresh process that imports it"),
+    "prune-random": (retention.measure_random, "pruning most of a table, in random order"),
+    "prune-ordered": (retention.measure_ordered, "the same in time order"),
+    "prune-locked": (retention.measure_locked, "the same while others have rows locked"),
+    "prune-few": (retention.measure_few, "pruning hardly anything"),
     "scrape-by-series": (growth.measure_by_series, "how a scrape grows with the series"),
     "scrape-by-routes": (growth.measure_by_routes, "how a scrape grows with the routes"),
     "scrape-by-workers": (growth.measure_by_workers, "how a scrape grows with the workers"),

@@ -97,7 +97,7 @@ class House:
         await self.storage.open(migrate=migrate, take_over=take_over)
         await self._audit.look()
         if self._metrics is not None:
-            from watchkeeper.retention import Retention  # noqa: PLC0415
+            from watchkeeper.retention import Limits, Retention  # noqa: PLC0415
             from watchkeeper.schedule import Schedule  # noqa: PLC0415
 
             self._retention = Retention(
@@ -106,7 +106,9 @@ class House:
                 schedule=Schedule(timezone=self._settings.retention_timezone),
                 metrics=self._metrics,
                 logging=self._logging,
-                largest_share=self._settings.retention_max_share,
+                limits=Limits(
+                    share=self._settings.retention_max_share, budget=self._settings.retention_budget
+                ),
             )
 
     def keep(self) -> None:

@@ -158,6 +158,8 @@ class Settings:
         retention_timezone: IANA name of the zone in which 3 AM is meant.
         retention_max_share: What a scheduled run of more than 10,000 rows may take of its table; above it the
             run is refused and wants an operator's word.
+        retention_budget: Share of the time in which a run may keep the database at work; it pauses for the
+            rest.
         retention: Off stops scheduled retention runs; what is due is caught up once after switching it on.
         request_lines: Off stops the line of each request; metrics go on.
         request_sample: Share of the requests completed below 500 that have a line, chosen by their trace; all
@@ -189,6 +191,7 @@ class Settings:
     metrics_created: bool = _setting("WATCHKEEPER_METRICS_CREATED", _switch, False)
     retention_timezone: str = _setting("RETENTION_TIMEZONE", _text, "UTC")
     retention_max_share: float = _setting("WATCHKEEPER_RETENTION_MAX_SHARE", _share, 0.5)
+    retention_budget: float = _setting("WATCHKEEPER_RETENTION_BUDGET", _share, 0.5)
     retention: bool = _setting("WATCHKEEPER_RETENTION", _switch, True)
     request_lines: bool = _setting("WATCHKEEPER_REQUEST_LINES", _switch, True)
     request_sample: float = _setting("WATCHKEEPER_REQUEST_SAMPLE", _share, 1.0)
@@ -206,7 +209,7 @@ class Settings:
             )
         if not 0 <= self.port <= 65535:
             raise ConfigurationError("PORT takes a port number from 0 to 65535.")
-        for name in ("request_sample", "retention_max_share"):
+        for name in ("request_sample", "retention_max_share", "retention_budget"):
             if not 0.0 < getattr(self, name) <= 1.0:  # also where it is not a number
                 raise ConfigurationError(f"WATCHKEEPER_{name.upper()} {_SHARE}")
         if self.database_owner_url is not None and self.database_url is None:

@@ -35,6 +35,7 @@ async def test_the_commands_in_a_pipe(house: House) -> None:
         "retention status",
         "audit list",
         "retention plan chat_sessions",
+        "retention history",
     )
     check_golden("retention_pipe", *((command, run_command(house, *command.split())) for command in commands))
     assert (house.count("inbound_events"), house.count("chat_sessions")) == (1, 1)
@@ -50,6 +51,7 @@ async def test_holds_in_a_pipe_and_as_json(house: House) -> None:
         ("retention", "plan", "inbound_events"),
         ("retention", "plan", "inbound_events", "--json"),
         ("retention", "run", "inbound_events", "--yes"),
+        ("retention", "history"),
         ("retention", "hold", "release", "1", "--by", "judge"),
         ("retention", "hold", "release", "1", "--by", "judge"),
         ("retention", "hold", "list", "--ended"),
@@ -72,6 +74,7 @@ async def test_the_commands_as_json(house: House) -> None:
         "retention plan --json",
         "retention run --yes --json",
         "retention status --json",
+        "retention history inbound_events --limit 1 --json",
         "audit list --json",
     )
     answers = [(command, run_command(house, *command.split())) for command in commands]
@@ -177,7 +180,7 @@ async def test_tables_on_a_terminal(house: House) -> None:
     await house.retention().run_now()
     house.sql("ALTER TABLE chat_sessions RENAME TO moved")
     await house.retention().run_now()
-    commands = ("retention plan", "retention status", "audit list --limit 1")
+    commands = ("retention plan", "retention status", "retention history", "audit list --limit 1")
     answers = [(command, Terminal(house, *command.split()).end()) for command in commands]
     check_golden("retention_terminal", *answers)
     tables = [line for _, answer in answers for line in answer.out.splitlines() if line.startswith(" ")]

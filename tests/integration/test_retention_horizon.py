@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.house import House, open_house
+from support.house import FLAT_OUT, House, open_house
 from watchkeeper.database import Database
 from watchkeeper.retention import Ledger, Policy, run
 
@@ -60,7 +60,7 @@ async def test_what_is_older_than_the_horizon_goes_and_nothing_else(
                 ledger,
                 policy,
                 claim,
-                largest_share=1.0,
+                limits=FLAT_OUT,
                 stopping=asyncio.Event(),
                 on_rows=lambda _rows: None,
             )

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from support.house import EVENTS, House, look_up_rows, open_house
-from watchkeeper.retention import _pruning
+from watchkeeper.retention import Limits, _pruning
 from watchkeeper.retention._sweep import AgeSpan
 
 if TYPE_CHECKING:
@@ -168,6 +168,27 @@ async def test_a_sweep_that_times_out_is_made_smaller_and_tried_again(
     (result,) = await house.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
     assert (result.status, result.deleted) == ("completed", 1000)
     assert batches[0] == 250
+
+
+@pytest.mark.parametrize(("budget", "times"), [(0.25, 3.0), (0.5, 1.0), (1.0, 0.0)])
+async def test_a_run_leaves_the_rest_of_the_time_to_others(
+    house: House, monkeypatch: pytest.MonkeyPatch, budget: float, times: float
+) -> None:
+    """After each transaction it pauses for as long as its budget asks for, whatever that one took."""
+    look_up_rows(monkeypatch)
+    house.make_table()
+    house.fill("inbound_events", 40, 3000)
+    slow_down(house, "PERFORM pg_sleep(0.02)")
+    pauses: list[timedelta] = []
+
+    async def note(_self: object, pause: timedelta) -> None:
+        pauses.append(pause)
+
+    monkeypatch.setattr(_pruning.Pruning, "_pause", note)
+    (result,) = await house.retention(EVENTS, limits=Limits(share=1.0, budget=budget)).run_now()
+    assert (result.status, result.deleted) == ("completed", 3000)
+    assert all(pause >= timedelta(seconds=0.02 * times) for pause in pauses)
+    assert bool(pauses) == (budget < 1.0)
 
 
 def slow_down(house: House, action: str) -> None:

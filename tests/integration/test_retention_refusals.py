@@ -11,7 +11,7 @@ import pytest
 
 from support.house import EVENTS, SESSIONS, House, look_up_rows, open_house
 from watchkeeper.exceptions import PolicyRefusedError
-from watchkeeper.retention import Policy
+from watchkeeper.retention import Limits, Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -287,7 +287,7 @@ async def test_most_of_a_table_does_not_go_without_an_operators_word(house: Hous
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 12_000)
     house.fill("inbound_events", 3, 8_000)
-    retention = await house.due(EVENTS, largest_share=0.5)
+    retention = await house.due(EVENTS, limits=Limits(share=0.5))
     sentence = r"12,000 of its 20,000 rows \(60%\) are older than .* a run may take 50%.*--allow-share 0\.61"
     (plan,) = await retention.plan()
     assert (plan.rows, re.search(sentence, plan.problem or "") is not None) == (12_000, True)
@@ -297,8 +297,8 @@ async def test_most_of_a_table_does_not_go_without_an_operators_word(house: Hous
     assert [entry["status"] for entry in house.audited()] == ["refused"]
     assert house.sample("retention_runs_total", table="inbound_events", status="refused") == 1.0
     assert await retention.tick() == []  # not tried again for its due
-    assert [plan.problem for plan in await retention.plan(largest_share=0.61)] == [None]
-    (result,) = await retention.run_now(largest_share=0.61)
+    assert [plan.problem for plan in await retention.plan(limits=Limits(share=0.61))] == [None]
+    (result,) = await retention.run_now(limits=Limits(share=0.61))
     assert (result.status, result.deleted) == ("completed", 12_000)
 
 
@@ -306,7 +306,7 @@ async def test_a_small_table_may_go_as_a_whole(house: House) -> None:
     """Ten thousand rows are no mistake that cannot be mended from a backup in a minute."""
     house.make_table()
     house.fill("inbound_events", 40, 10_000)
-    (result,) = await house.retention(EVENTS, largest_share=0.1).run_now()
+    (result,) = await house.retention(EVENTS, limits=Limits(share=0.1)).run_now()
     assert (result.status, result.deleted) == ("completed", 10_000)
 
 
@@ -318,7 +318,7 @@ async def test_a_share_that_cannot_be_counted_in_time_is_estimated(
     house.make_table(indexed=False)
     house.fill("inbound_events", 40, 90_000)
     house.fill("inbound_events", 3, 60_000)
-    (result,) = await house.retention(EVENTS, largest_share=0.3).run_now()
+    (result,) = await house.retention(EVENTS, limits=Limits(share=0.3)).run_now()
     assert result.status == "refused"
     found = re.search(r"about ([0-9,]+) of its ([0-9,]+) rows", str(result.error))
     assert found is not None

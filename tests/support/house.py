@@ -12,7 +12,7 @@ from support.lines import LineFile
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import LEASE, Policy, Retention, RetentionMetrics
+from watchkeeper.retention import LEASE, Limits, Policy, Retention, RetentionMetrics
 from watchkeeper.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention import Calendar
 
 EVENTS: Final = Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=30))
+FLAT_OUT: Final = Limits(share=1.0, budget=1.0)
 SESSIONS: Final = Policy(table="chat_sessions", age_column="updated_at", keep=timedelta(days=90))
 
 
@@ -70,7 +71,7 @@ class House:
         database: Database | None = None,
         calendar: Calendar | None = None,
         lease: timedelta = LEASE,
-        largest_share: float = 1.0,
+        limits: Limits = FLAT_OUT,
     ) -> Retention:
         """Return a replica's retention; all of them count in one registry, declared with the first."""
         chosen = policies or (EVENTS, SESSIONS)
@@ -82,7 +83,7 @@ class House:
             metrics=self._metrics,
             logging=self._logging,
             lease=lease,
-            largest_share=largest_share,
+            limits=limits,
         )
 
     async def due(self, *policies: Policy, **options: Any) -> Retention:

@@ -13,7 +13,7 @@ import signal
 import sys
 from datetime import datetime, timedelta
 
-from support.house import EVENTS, DueAt
+from support.house import EVENTS, FLAT_OUT, DueAt
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging, Sink
 from watchkeeper.metrics import Registry
@@ -31,7 +31,7 @@ async def prune(url: str, due: str) -> None:
         metrics=RetentionMetrics(Registry(), [EVENTS]),
         logging=Logging(service="replica", env="test", sink=Sink(2)),
         lease=timedelta(seconds=1),
-        largest_share=1.0,
+        limits=FLAT_OUT,
     )
     await retention.tick()
     await database.close()

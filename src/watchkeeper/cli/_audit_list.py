@@ -18,7 +18,7 @@ MOST: Final = 1000
 def add(actions: argparse._SubParsersAction[Any]) -> None:
     """Describe the command."""
     parser = actions.add_parser("list", help="the latest entries, the latest first")
-    parser.add_argument("--limit", type=_limit, default=20, metavar="N", help="how many; default 20")
+    parser.add_argument("--limit", type=limited, default=20, metavar="N", help="how many; default 20")
     parser.add_argument("--entity", metavar="NAME", help="only entries of this entity, such as a table")
     parser.add_argument("--json", action="store_true", help="answer with one JSON document")
     parser.set_defaults(execute=execute)
@@ -43,7 +43,8 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     return 0
 
 
-def _limit(text: str) -> int:
+def limited(text: str) -> int:
+    """Read how many entries are wanted."""
     if not text.isdecimal() or not 1 <= int(text) <= MOST:
         raise argparse.ArgumentTypeError(f"takes a number from 1 to {MOST}")
     return int(text)

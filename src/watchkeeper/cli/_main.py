@@ -20,6 +20,7 @@ from watchkeeper.cli import (
     _db_migrate,
     _db_restore,
     _db_status,
+    _retention_history,
     _retention_hold,
     _retention_plan,
     _retention_run,
@@ -40,7 +41,7 @@ USAGE: Final = 2
 _GROUPS: Final = {
     "retention": (
         "what is kept how long, and the runs that delete the rest",
-        (_retention_plan, _retention_run, _retention_status, _retention_hold),
+        (_retention_plan, _retention_run, _retention_status, _retention_history, _retention_hold),
     ),
     "audit": ("the record of who did what", (_audit_list,)),
     "db": ("the database: migrations, backup and restore", (_db_status, _db_migrate, _db_dump, _db_restore)),

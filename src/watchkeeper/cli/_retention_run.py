@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from watchkeeper.cli._retention_plan import show_plans
 from watchkeeper.cli._screen import Screen, duration
 from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.retention import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,12 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
         type=_share,
         metavar="SHARE",
         help="what may go of a table, such as 0.8; default WATCHKEEPER_RETENTION_MAX_SHARE",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_share,
+        metavar="SHARE",
+        help="share of the time that it may take, 1 for flat out; default WATCHKEEPER_RETENTION_BUDGET",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask; needed where there is no terminal")
     parser.add_argument("--json", action="store_true", help="answer with one JSON document")
@@ -47,9 +54,14 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         raise ConfigurationError("Without a terminal nobody can be asked: say --yes to delete rows.")
     retention = keeper.retention
     tables = arguments.tables or None
+    settings = keeper.settings
+    limits = Limits(
+        share=arguments.allow_share or settings.retention_max_share,
+        budget=arguments.budget or settings.retention_budget,
+    )
     totals: dict[str, int] = {}
     if screen.terminal:
-        plans = await retention.plan(tables, largest_share=arguments.allow_share)
+        plans = await retention.plan(tables, limits=limits)
         show_plans(plans, screen)
         totals = {plan.policy.name: plan.rows for plan in plans if not plan.problem}
         rows = sum(totals.values())
@@ -57,7 +69,7 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
             screen.say("Nothing was deleted.")
             return 0
     with _stoppable(retention), screen.progress(totals) as advance:
-        results = await retention.run_now(tables, advance, largest_share=arguments.allow_share)
+        results = await retention.run_now(tables, advance, limits=limits)
     _show(results, screen)
     return int(any(result.status != "completed" for result in results))
 

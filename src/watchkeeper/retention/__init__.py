@@ -18,7 +18,8 @@ from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies
 from watchkeeper.retention._retention import Calendar, Retention
 from watchkeeper.retention._run import RunResult, run
-from watchkeeper.retention._status import LastRun, PolicyStatus
+from watchkeeper.retention._share import Limits
+from watchkeeper.retention._status import PastRun, PolicyStatus
 
 __all__ = [
     "ACTION",
@@ -29,8 +30,9 @@ __all__ = [
     "Claim",
     "Condition",
     "Hold",
-    "LastRun",
     "Ledger",
+    "Limits",
+    "PastRun",
     "Plan",
     "Policy",
     "PolicyStatus",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.retention._holds import Hold
     from watchkeeper.retention._policy import Policy
+    from watchkeeper.retention._share import Limits
 
 _LOOKUP_TIMEOUT_MS: Final = 5000
 _LOCK_TIMEOUT_MS: Final = 2000
@@ -54,14 +55,14 @@ class Plan:
     problem: str | None = None
 
 
-async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, largest_share: float) -> Plan:
+async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, limits: Limits) -> Plan:
     """Find out what a run would delete; nothing is changed.
 
     Args:
         conn: The connection of a transaction of its own.
         policy: What was declared.
         now: The database's time.
-        largest_share: What a run may take of the table; 1 is all.
+        limits: What a run may take.
 
     Raises:
         PolicyRefusedError: The policy may not be carried out.
@@ -75,7 +76,7 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, larges
     (total,) = await fetch_row(conn, QUERIES["totals"], {"oid": target.oid})
     problem = None
     try:
-        await check_share(conn, target, horizon, largest_share)
+        await check_share(conn, target, horizon, limits.share)
     except PolicyRefusedError as refusal:
         problem = str(refusal)
     return Plan(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from watchkeeper.database import Database
     from watchkeeper.retention._ledger import Claim, Ledger
     from watchkeeper.retention._policy import Policy
+    from watchkeeper.retention._share import Limits
 
     _Way: TypeAlias = Callable[[Target, Span], Awaitable[Swept]]
     _Delete: TypeAlias = Callable[[AsyncConnection[Any], Target, datetime, Span, int], Awaitable[Swept]]
@@ -92,7 +93,7 @@ class Pruning:
         ledger: Where the run is counted.
         policy: What was declared.
         claim: The run.
-        largest_share: What the run may take of the table; 1 is all.
+        limits: What the run may take.
         stopping: Set by whoever wants the run to stop.
         on_rows: Called with the number of rows after each transaction that deleted some.
     """
@@ -104,7 +105,7 @@ class Pruning:
         policy: Policy,
         claim: Claim,
         *,
-        largest_share: float,
+        limits: Limits,
         stopping: asyncio.Event,
         on_rows: Callable[[int], None],
     ) -> None:
@@ -112,11 +113,12 @@ class Pruning:
         self._ledger = ledger
         self._policy = policy
         self._claim = claim
-        self._largest_share = largest_share
+        self._limits = limits
         self._stopping = stopping
         self._on_rows = on_rows
         self._sizes = dict(_FIRST_SIZE)
         self._careful = 0
+        self._took = timedelta(0)
         self._target: Target | None = None  # with the holds that were in force at the last transaction
         self._vain = 0
         # In this pass, a row between two sweeps counted twice: rows that somebody else has locked,
@@ -160,7 +162,7 @@ class Pruning:
 
     async def _check_share(self, target: Target) -> None:
         async with self._transaction() as conn:
-            await check_share(conn, target, self._claim.horizon, self._largest_share)
+            await check_share(conn, target, self._claim.horizon, self._limits.share)
 
     async def _first(self, target: Target) -> Span:
         async with self._transaction() as conn:
@@ -184,6 +186,8 @@ class Pruning:
                 if swept.seen > swept.deleted:
                     left.append(swept.covered)
                 rest = swept.rest
+                if rest is not None and self._limits.budget < 1.0:
+                    await self._pause(self._took * (1.0 / self._limits.budget - 1.0))
         if seen and isinstance(spans[0], BlockSpan):
             # An old row that was updated meanwhile has moved, perhaps to where the pass had been already.
             left = [await self._patiently(self._again, target, spans[0])]
@@ -211,7 +215,8 @@ class Pruning:
             swept = await delete(conn, target, self._claim.horizon, span, self._sizes[type(span)])
             await self._ledger.move(conn, self._claim, swept.deleted)
         self._renewed_at = time.monotonic()
-        self._adapt(type(span), timedelta(seconds=self._renewed_at - began))
+        self._took = timedelta(seconds=self._renewed_at - began)
+        self._adapt(type(span), self._took)
         self.deleted += swept.deleted
         if swept.deleted:
             self._on_rows(swept.deleted)

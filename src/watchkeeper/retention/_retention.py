@@ -33,8 +33,8 @@ from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies
 from watchkeeper.retention._report import JobLines
 from watchkeeper.retention._run import RunResult, run
-from watchkeeper.retention._share import LARGEST_SHARE
-from watchkeeper.retention._status import PolicyStatus, read_status
+from watchkeeper.retention._share import Limits
+from watchkeeper.retention._status import PastRun, PolicyStatus, read_history, read_status
 from watchkeeper.retention._target import find_target
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Retention:
         job: Name of the job in its lines.
         actor_id: Who acts, in the audit entries.
         lease: How long a run without a sign of life is left alone, before somebody closes it.
-        largest_share: What a run of more than 10,000 rows may take of its table; 1 is all.
+        limits: What a run may take, unless an operator says more.
 
     Raises:
         PolicyRefusedError: Two policies are on one table.
@@ -93,7 +93,7 @@ class Retention:
         job: str = "retention",
         actor_id: str = ACTOR,
         lease: timedelta = LEASE,
-        largest_share: float = LARGEST_SHARE,
+        limits: Limits = Limits(),  # noqa: B008 - it never changes
     ) -> None:
         self._database = database
         self._policies = check_policies(policies)
@@ -101,7 +101,7 @@ class Retention:
         self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
         self._metrics = metrics
         self._lines = JobLines(logging, job)
-        self._largest_share = largest_share
+        self._limits = limits
         self._stopping = asyncio.Event()
         self._registered = False
         # Tables whose run could not even be claimed: how often in a row, and when to try again.
@@ -160,14 +160,14 @@ class Retention:
         tables: Iterable[str] | None = None,
         progress: Progress | None = None,
         *,
-        largest_share: float | None = None,
+        limits: Limits | None = None,
     ) -> list[RunResult]:
         """Run policies because an operator wants it, due or not.
 
         Args:
             tables: Names of the policies; default all.
             progress: Told of rows as they go.
-            largest_share: What each run may take of its table; default as for the schedule.
+            limits: What each run may take; default as for the schedule.
 
         Raises:
             ConfigurationError: There is no such policy.
@@ -185,32 +185,29 @@ class Retention:
                 except _TROUBLE_OF_ONE as error:
                     self._note(RunResult(table=policy.name, status="failed", error=error), results)
                 else:
-                    await self._run(policy, claim, results, progress, largest_share)
+                    await self._run(policy, claim, results, progress, limits)
         finally:
             self._lines.finished(results)
         return results
 
-    async def plan(
-        self, tables: Iterable[str] | None = None, *, largest_share: float | None = None
-    ) -> list[Plan]:
+    async def plan(self, tables: Iterable[str] | None = None, *, limits: Limits | None = None) -> list[Plan]:
         """Find out what runs would delete now; nothing is changed.
 
         Args:
             tables: Names of the policies; default all.
-            largest_share: What each run may take of its table; default as for the schedule.
+            limits: What each run may take; default as for the schedule.
 
         Raises:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
         chosen = self._choose(tables)
-        largest = self._largest_share if largest_share is None else largest_share
         now = await self._ledger.now()
         plans = []
         for policy in chosen:
             try:
                 async with self._database.transaction() as conn:
-                    plans.append(await plan(conn, policy, now, largest))
+                    plans.append(await plan(conn, policy, now, limits or self._limits))
             except _TROUBLE_OF_ONE as error:
                 plans.append(Plan(policy=policy, horizon=now - policy.keep, problem=str(error)))
         return plans
@@ -229,6 +226,21 @@ class Retention:
         next_due = self._schedule.due_after(await self._ledger.now())
         async with self._database.connection() as conn:
             return await read_status(conn, chosen, next_due)
+
+    async def history(self, tables: Iterable[str] | None = None, *, limit: int = 20) -> list[PastRun]:
+        """Read what was run, the latest first.
+
+        Args:
+            tables: Names of the policies; default all.
+            limit: How many runs at most.
+
+        Raises:
+            ConfigurationError: There is no such policy.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        chosen = self._choose(tables)
+        async with self._database.connection() as conn:
+            return await read_history(conn, chosen, limit)
 
     async def hold(
         self,
@@ -362,7 +374,7 @@ class Retention:
         claim: Claim,
         results: list[RunResult],
         progress: Progress | None = None,
-        largest_share: float | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._lines.started()
 
@@ -376,7 +388,7 @@ class Retention:
             self._ledger,
             policy,
             claim,
-            largest_share=self._largest_share if largest_share is None else largest_share,
+            limits=limits or self._limits,
             stopping=self._stopping,
             on_rows=on_rows,
         )

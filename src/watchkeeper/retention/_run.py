@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from watchkeeper.database import Database
     from watchkeeper.retention._ledger import Claim, Closed, Ledger, State
     from watchkeeper.retention._policy import Policy
+    from watchkeeper.retention._share import Limits
 
 # This long a run waits for a database that is away when it is to be closed; then it is left to who finds it.
 _CLOSING_PAUSES_S: Final = (0.2, 1.0, 3.0)
@@ -52,7 +53,7 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
     policy: Policy,
     claim: Claim,
     *,
-    largest_share: float,
+    limits: Limits,
     stopping: asyncio.Event,
     on_rows: Callable[[int], None],
 ) -> RunResult:
@@ -63,13 +64,11 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
         ledger: Where the run is counted.
         policy: What was declared.
         claim: The run.
-        largest_share: What the run may take of the table; 1 is all.
+        limits: What the run may take.
         stopping: Set by whoever wants the run to stop.
         on_rows: Called with the number of rows after each transaction that deleted some.
     """
-    pruning = Pruning(
-        database, ledger, policy, claim, largest_share=largest_share, stopping=stopping, on_rows=on_rows
-    )
+    pruning = Pruning(database, ledger, policy, claim, limits=limits, stopping=stopping, on_rows=on_rows)
     status: State = "completed"
     error: Exception | None = None
     try:

@@ -6,6 +6,7 @@ all of them make most of a table old at once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
     from watchkeeper.retention._target import Target
 
-LARGEST_SHARE: Final = 0.5
-"""What a run may take of a table, unless somebody says more."""
-
 FROM_ROWS: Final = 10_000
 """A run of no more rows than this may take any share: a small table is soon old as a whole."""
 
@@ -32,6 +30,19 @@ COUNT_TIMEOUT_MS: Final = 5000
 _SAMPLED_BLOCKS: Final = 300
 # What a sample says is believed without counting where it is this far below the limit.
 _CLEAR: Final = 0.8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a run may take.
+
+    Args:
+        share: Of a table, where it takes more than 10,000 rows; 1 is all.
+        budget: Of the time: for the rest of it a run leaves the database to others; 1 is flat out.
+    """
+
+    share: float = 0.5
+    budget: float = 0.5
 
 
 async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> tuple[float, float]:

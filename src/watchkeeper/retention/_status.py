@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 
 from watchkeeper.retention._query import QUERIES
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LastRun:
-    """The last run of a policy, which may still be going on.
+class PastRun:
+    """A run as the ledger has it; the last one may still be going on.
 
     Args:
         id: Its number in the ledger.
+        table: The policy's name.
         state: running, completed, failed, refused or stopped.
         trigger: schedule or manual.
         started_at: When it was claimed.
@@ -33,6 +34,7 @@ class LastRun:
     """
 
     id: int
+    table: str
     state: str
     trigger: str
     started_at: datetime
@@ -57,7 +59,7 @@ class PolicyStatus:
     since: datetime | None
     next_due: datetime
     last_success: datetime | None
-    last: LastRun | None
+    last: PastRun | None
 
 
 async def read_status(
@@ -76,11 +78,26 @@ async def read_status(
     return [_status_of(policy, rows.get(policy.name, {}), next_due) for policy in policies]
 
 
+async def read_history(conn: AsyncConnection[Any], policies: Sequence[Policy], limit: int) -> list[PastRun]:
+    """Read the runs of the policies, the latest first.
+
+    Args:
+        conn: Any connection.
+        policies: What is declared.
+        limit: How many at most.
+    """
+    async with conn.cursor(row_factory=class_row(PastRun)) as cursor:
+        parameters = {"tables": [policy.name for policy in policies], "limit": limit}
+        await cursor.execute(QUERIES["history"], parameters)
+        return await cursor.fetchall()
+
+
 def _status_of(policy: Policy, row: dict[str, Any], next_due: datetime) -> PolicyStatus:
     last = None
     if row.get("run") is not None:
-        last = LastRun(
+        last = PastRun(
             id=row["run"],
+            table=policy.name,
             state=row["state"],
             trigger=row["trigger"],
             started_at=row["started_at"],

@@ -121,6 +121,15 @@ LEFT JOIN LATERAL (
 ) AS last ON true
 WHERE p.table_name = ANY (%(tables)s);
 
+-- name: history
+-- The runs of some tables, the latest first.
+SELECT id, table_name AS table, state, trigger, started_at, finished_at, rows_deleted AS deleted,
+    error ->> 'message' AS error
+FROM retention_runs
+WHERE table_name = ANY (%(tables)s)
+ORDER BY id DESC
+LIMIT %(limit)s;
+
 -- name: limits
 -- Time-outs of this transaction, and an error where row-level security would hide rows: for all, only here.
 SELECT set_config('statement_timeout', %(statement_ms)s, true),
