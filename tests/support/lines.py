@@ -54,9 +54,8 @@ class LineList(Sink):
         super().__init__()
         self.lines: list[bytes] = []
 
-    def write(self, line: bytes) -> None:
-        """Keep a line."""
-        self.lines.append(line)
+    def _take(self, lines: bytes) -> None:
+        self.lines.append(lines)
 
 
 class LineFile:

@@ -32,13 +32,17 @@ _SHORT_URL: Final = 128
 _METHOD: Final = 0
 _URL: Final = 1
 _REQUEST_ID: Final = 4
+_ROUTE: Final = 5
 _TRACE_ID: Final = 7
 _method_of: Final = itemgetter(_METHOD)
 _url_of: Final = itemgetter(_URL)
+_route_of: Final = itemgetter(_ROUTE)
+_USUAL_METHODS: Final = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"),
+)
 
 # What is longer needs a closer look, as what is not ASCII does.
 _USUAL_URL: Final = 1024
-_USUAL_METHOD: Final = 32
 
 
 class Logging:
@@ -69,14 +73,15 @@ class Logging:
         # Bound once: the way of a request line is counted in tenths of a microsecond.
         self._head_at = RequestHead(self._renderer.service, self._renderer.env).at
         self._plain_urls: set[str] = set()
-        self._is_free = self.redactor.is_free
-        self._knows_secrets = self.redactor.knows_secrets
-        self._put = self.sink.write
+        self._plain_routes: set[str] = set()
         if isinstance(self.sink, Sink) and self.sink.on_recover is None:
             self.sink.on_recover = self._say_dropped
-        self.sink.render = self._write_requests
         self.say_request: Callable[[EndedRequest], None] = self.sink.write_later
         """Takes a request whose line is made at the end of the loop's turn."""
+        if self.sink.render is None:
+            self.sink.render = self._render_requests
+        else:  # of another owner, with a service and secrets of its own
+            self.say_request = lambda ended: self.sink.write(self._render_requests([ended]))
         self._takeover = Takeover(Handler(self.write))
         self._hooks = Hooks(self)
         self._restore_structlog: Callable[[], None] | None = None
@@ -164,19 +169,17 @@ class Logging:
         if isfinite(duration):
             self.say_request(ended)
         else:
-            self._write_with_care(ended)
+            self.sink.write(self._careful_line(ended))
 
-    def _write_requests(self, ended: list[EndedRequest]) -> None:
+    def _render_requests(self, ended: list[EndedRequest]) -> bytes:
         if self.threshold > _INFO:
-            return
+            return b""
         lines = self._usual_lines(ended)
         if lines is not None:
-            self._put(lines)
-        elif len(ended) > 1:
-            for one in ended:
-                self._write_requests([one])
-        else:
-            self._write_with_care(ended[0])
+            return lines
+        if len(ended) > 1:
+            return b"".join([self._render_requests([one]) for one in ended])
+        return self._careful_line(ended[0])
 
     def _usual_lines(self, ended: list[EndedRequest]) -> bytes | None:
         """Return the lines of these requests, or None where one of them needs a closer look.
@@ -184,14 +187,14 @@ class Logging:
         In loops of C: there are as many lines in a turn as the service is busy.
         """
         try:
-            urls_are_plain = self._plain_urls.issuperset(map(_url_of, ended)) or all(
-                map(self._is_plain, map(_url_of, ended))
-            )
-            if not urls_are_plain or max(map(len, map(_method_of, ended))) > _USUAL_METHOD:
-                return None
-            # An id that was made here is the trace's, and no secret; one of a client's may be one.
-            sent = [one[_REQUEST_ID] for one in ended if one[_REQUEST_ID] is not one[_TRACE_ID]]
-            if self._knows_secrets and not all(map(self._is_free, sent)):
+            urls, routes = map(_url_of, ended), map(_route_of, ended)
+            if not (
+                (self._plain_urls.issuperset(map(_url_of, ended)) or all(map(self._is_plain, urls)))
+                and (self._plain_routes.issuperset(map(_route_of, ended)) or all(map(self._is_clean, routes)))
+                and _USUAL_METHODS.issuperset(map(_method_of, ended))
+                # An id that was made here is the trace's, and no secret; what a client sends may be one.
+                and all(self._hides_nothing(one) for one in ended if one[_REQUEST_ID] is not one[_TRACE_ID])
+            ):
                 return None
             level = self._head_at(int(time() * 1000))
             lines = encode_lines(list(starmap(partial(RequestFields, level), ended)))
@@ -199,13 +202,26 @@ class Logging:
             return None
         return lines if lines.isascii() and b"\x7f" not in lines else None
 
-    def _write_with_care(self, ended: EndedRequest) -> None:
+    def _careful_line(self, ended: EndedRequest) -> bytes:
         # Something here needs a closer look: hardly ever, and then it costs what any other line does.
         fields = asdict(RequestFields(self._head_at(0), *ended))
         del fields["level"]
         fields["url"] = self.redactor.url(fields["url"])
         plain = {key: value for key, value in fields.items() if value is not UNSAMPLED}
-        self._put(self._renderer.line("info", {"type": "request", **plain}))
+        return self._renderer.line("info", {"type": "request", **plain})
+
+    def _hides_nothing(self, ended: EndedRequest) -> bool:
+        redactor = self.redactor
+        return redactor.is_plain(ended[_REQUEST_ID]) and (
+            not redactor.knows_secrets or redactor.is_plain(ended[_TRACE_ID])
+        )
+
+    def _is_clean(self, route: str) -> bool:
+        if len(route) > _USUAL_URL or self.redactor.text(route) != route:
+            return False
+        if len(self._plain_routes) < _REMEMBERED_URLS:
+            self._plain_routes.add(route)
+        return True
 
     def _is_plain(self, url: str) -> bool:
         if len(url) > _USUAL_URL or self.redactor.url(url) != url:
@@ -252,8 +268,6 @@ class Logging:
     def write(self, level: str, fields: dict[str, Any]) -> None:
         """Write a line of a known level with these fields."""
         if LEVELS[level] >= self.threshold:
-            if self.sink.later:
-                self.sink.render_later()  # requests that ended before this
             self.sink.write(self._renderer.line(level, fields))
 
 

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from watchkeeper.logs._patterns import KEYS, MASK, mask_credentials, names_secret
+from watchkeeper.logs._patterns import KEYS, MASK, TELLING, mask_credentials, names_secret
 from watchkeeper.logs._plain import Limits, Shaper
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ _LONG_KEY: Final = 64
 _SMALL: Final = 1 << 53
 _ESCAPE: Final = 3  # %41
 _ESCAPES: Final = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
-# A path that no pattern could find anything in: ids and words, no query, no long run that may be a token.
-_PLAIN_PATH: Final = re.compile(r"(?:/(?!eyJ|bot\d)[A-Za-z0-9._~-]{0,40})+").fullmatch
+# A path of ids and words: no query, no long run that may be a token.
+_PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]{0,40})+").fullmatch
 
 
 class Redactor:
@@ -51,7 +51,7 @@ class Redactor:
                 shown.add(secret)
         ordered = sorted(forms, key=len, reverse=True)
         self._forms = tuple(ordered)
-        self._url_forms = tuple(sorted(shown, key=len))
+        self._shown = tuple(shown)
         self.knows_secrets = bool(shown)
         encoded = max((_ESCAPE * len(secret.encode("utf-8", "surrogatepass")) for secret in shown), default=0)
         self._margin = max([encoded, *map(len, ordered)])
@@ -82,7 +82,7 @@ class Redactor:
         """Return a path with its query, as a request line shows it; a plain path costs next to nothing."""
         if path_and_query in self._clean_paths:
             return path_and_query
-        if not self.is_free(path_and_query) or not _PLAIN_PATH(path_and_query):
+        if not _PLAIN_PATH(path_and_query) or not self.is_plain(path_and_query):
             return self.text(path_and_query)
         if len(self._clean_paths) >= _REMEMBERED:
             self._clean_paths.clear()
@@ -90,15 +90,9 @@ class Redactor:
             self._clean_paths.add(path_and_query)
         return path_and_query
 
-    def is_free(self, value: str) -> bool:
-        """Say whether an id or a path is free of registered secrets as they are."""
-        length = len(value)
-        for form in self._url_forms:  # the shortest first
-            if len(form) > length:
-                break
-            if form in value:
-                return False
-        return True
+    def is_plain(self, value: str) -> bool:
+        """Say whether an id or a path surely holds no secret: neither a registered one nor a known kind."""
+        return TELLING.search(value) is None and not any(form in value for form in self._forms)
 
     def value(self, value: object) -> Any:
         """Return any value as plain data (what JSON can say) with its secrets masked, however deep."""
@@ -130,7 +124,7 @@ class Redactor:
             if form in value:
                 value = self._any_form.sub(MASK, value)
                 break
-        if "%" in value and self._url_forms:
+        if "%" in value and self._shown:
             # Which characters are percent-encoded is the writer's choice: what counts is what it decodes to.
             value = self._without_encoded(value, value)
             if "+" in value:

@@ -26,6 +26,7 @@ PENDING_BYTES: Final = 8 * 1024 * 1024
 _PATIENCE: Final = timedelta(seconds=5)
 _MOMENT: Final = 0.25  # what a write takes at most that nobody has to wait for, in seconds
 _LOOK: Final = timedelta(milliseconds=50)  # how often who waits for the reader looks whether it still should
+_MOST_LATER: Final = 1024  # what has no line yet counts for no bytes
 _BATCH_BYTES: Final = 64 * 1024  # what a pipe takes: of a backlog no more is joined at a time
 DROP_REASONS: Final = ("blocked", "closed", "full", "overflow", "error")
 
@@ -56,8 +57,8 @@ class Sink:
     ) -> None:
         self.dropped = 0
         self.at_once = False  # for a loop that may end before its turn does
-        self.render: Callable[[list[Any]], None] | None = None
-        """Writes the lines of all that was given to `write_later`."""
+        self.render: Callable[[list[Any]], bytes] | None = None
+        """Makes the lines of what was given to `write_later`."""
         self.on_drop = on_drop
         self.on_recover = on_recover
         # Python found no standard output when it started: by now the number may be somebody's socket.
@@ -91,26 +92,18 @@ class Sink:
 
     def write(self, lines: bytes) -> None:
         """Take one or more whole lines, newlines included; written now or at the end of the loop's turn."""
-        if self._pending_bytes > PENDING_BYTES:
-            self._drop(lines.count(b"\n"), "overflow")
-            return
-        self._pending_bytes += len(lines)  # no call between load and store: whole under the GIL
-        self._pending.append(lines)
-        loop = None if self.at_once else _get_running_loop()
-        if loop is None:
-            self._drain()
-        elif loop is not self._scheduled:
-            self._schedule(loop)
+        if self.later:
+            self.render_later()  # what was said before these
+        self._take(lines)
 
     def write_later(self, said: Any) -> None:
         """Take what `render` makes a line of: now, or with all others at the end of the loop's turn.
 
-        A request does not wait for its line then, and lines that are made together cost half each. Whoever
-        writes another line meanwhile calls `render_later` first, or the order would be lost.
+        A request does not wait for its line then, and lines that are made together cost half each.
         """
         self.later.append(said)
         loop = None if self.at_once else _get_running_loop()
-        if loop is None:
+        if loop is None or len(self.later) >= _MOST_LATER:
             self.render_later()
         elif loop is not self._scheduled:
             self._schedule(loop)
@@ -123,8 +116,30 @@ class Sink:
                 said.append(self.later.popleft())
         except IndexError:  # another thread was quicker
             pass
-        if said and self.render is not None:
-            self.render(said)
+        if not said or self.render is None:
+            return
+        try:
+            lines = self.render(said)
+        except Exception:  # noqa: BLE001 - whatever a line is made of must not stop the service
+            self._drop(len(said), "error")
+            return
+        except BaseException:  # a signal handler's: the lines are made later
+            self.later.extendleft(reversed(said))
+            raise
+        if lines:
+            self._take(lines)
+
+    def _take(self, lines: bytes) -> None:
+        if self._pending_bytes > PENDING_BYTES:
+            self._drop(lines.count(b"\n"), "overflow")
+            return
+        self._pending_bytes += len(lines)  # no call between load and store: whole under the GIL
+        self._pending.append(lines)
+        loop = None if self.at_once else _get_running_loop()
+        if loop is None:
+            self._drain()
+        elif loop is not self._scheduled:
+            self._schedule(loop)
 
     def _schedule(self, loop: AbstractEventLoop) -> None:
         self._scheduled = loop
