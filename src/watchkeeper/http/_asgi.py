@@ -40,10 +40,13 @@ def path_as_sent(scope: Scope) -> bytes:
     return scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogatepass")
 
 
-def is_about_leaving(error: BaseException) -> bool:
-    """Say whether an exception only says that the client left, as the servers' and the frameworks' do."""
-    return isinstance(error, OSError) or type(error).__name__ in {
-        "ClientDisconnect",
-        "ClientDisconnected",
-        "WebSocketDisconnect",
-    }
+def is_about_leaving(error: BaseException, refused: OSError | None) -> bool:
+    """Say whether an exception only says that the client left.
+
+    Args:
+        error: That an app raised.
+        refused: What the server's `send` raised, if it did: that one, or what a framework made of it.
+    """
+    if type(error).__name__ in {"ClientDisconnect", "ClientDisconnected", "WebSocketDisconnect"}:
+        return True
+    return refused is not None and refused in (error, error.__cause__, error.__context__)

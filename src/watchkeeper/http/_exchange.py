@@ -64,6 +64,7 @@ class Exchange:
         "_path",
         "_query",
         "_receive",
+        "_refused",
         "_scope",
         "_send",
         "_series",
@@ -89,6 +90,7 @@ class Exchange:
         self._query: bytes = scope["query_string"]
         self._duration = -1.0
         self._series: RequestSeries | None = None
+        self._refused: OSError | None = None
         self._held: tuple[Message, ...] = ()
         self.route = ""
         self.status = self._bytes = self._asking = 0
@@ -135,7 +137,8 @@ class Exchange:
             else:
                 await self._send(message)
                 self._notice(message)
-        except OSError:  # what the protocol has for a client that left, from version 2.4 on
+        except OSError as error:  # what the protocol has for a client that left, from version 2.4 on
+            self._refused = error
             self._left = self._left or not self._complete
             raise
 
@@ -146,7 +149,7 @@ class Exchange:
             Exception: The app's, where its response had begun and not ended: the server has to close.
         """
         self._failed = True
-        if self._left and is_about_leaving(error) and not self._complete:
+        if self._left and is_about_leaving(error, self._refused) and not self._complete:
             self._end("aborted")
         elif not self.status:
             await self._answer_failure(error)
@@ -173,7 +176,7 @@ class Exchange:
 
     def note(self, error: BaseException) -> None:
         """Log an exception that the framework answers by itself, and remember that the request failed."""
-        if self._left and is_about_leaving(error):
+        if self._left and is_about_leaving(error, self._refused):
             return
         self._failed = True
         self._tell(error)

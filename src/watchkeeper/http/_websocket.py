@@ -53,6 +53,7 @@ class Socket:
         self._failed = False
         self._code = 0  # what either side said of the end; below 1000 it is the status of a refused handshake
         self._left = False
+        self._refused: OSError | None = None
         self._received = self._sent = 0
         self.route = ""
         self.context = read_ids(scope["headers"])
@@ -78,7 +79,8 @@ class Socket:
             message = with_request_id(message, self.context.request_id)
         try:
             await self._send(message)
-        except OSError:  # what the protocol has for a connection that is gone
+        except OSError as error:  # what the protocol has for a connection that is gone
+            self._refused = error
             self._left = True
             self._code = self._code or (_BROKEN if self._accepted else CLIENT_LEFT)
             raise
@@ -105,7 +107,7 @@ class Socket:
 
     def fail(self, error: Exception) -> bool:
         """Say what the app raised; False where the server has to hear of it too, and to close."""
-        if self._left and is_about_leaving(error):
+        if self._left and is_about_leaving(error, self._refused):
             self.end()
             return True
         self._failed = True
@@ -119,7 +121,7 @@ class Socket:
 
     def note(self, error: BaseException) -> None:
         """Log an exception that the framework handles by itself, and remember that the connection failed."""
-        if self._left and is_about_leaving(error):
+        if self._left and is_about_leaving(error, self._refused):
             return
         self._failed = True
         self._edge.lines.exception(error, message="Unhandled exception.")
