@@ -34,7 +34,7 @@ def told(error):
 
 registry = Registry(foreign=CollectorRegistry(), on_error=told)
 registry.share(Path(sys.argv[1]))
-events = registry.counter("events_total", "Events.", ("kind",))
+events = registry.counter("events_total", "Events.", ("kind",), max_series=10**6)
 level = registry.gauge("level", "Level.", across="sum")
 level.set(1)
 for number in itertools.count():

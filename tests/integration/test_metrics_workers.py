@@ -94,8 +94,8 @@ def test_workers_that_are_killed_under_load_lose_nothing(server: str, tmp_path: 
         assert scraper.scrapes > 5
         assert scraper.fell == []
         assert client.answered <= counted <= client.answered + client.broken
-        # A request whose last byte left in the moment of the kill is not counted, one that broke may be.
-        assert client.answered - kills * 4 <= of_http <= client.answered + client.broken
+        # What has its last byte was counted before it left; what broke may be too.
+        assert client.answered <= of_http <= client.answered + client.broken
         for _ in range(LAST_ROUND):
             service.get("/load")
         samples = service.scrape()

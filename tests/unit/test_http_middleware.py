@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -720,3 +721,39 @@ def test_the_error_body_is_the_same_everywhere() -> None:
     }
     assert json.loads(error_body(499))["error"]["code"] == "status_499"
     assert json.loads(error_body(203))["error"]["code"] == "non_authoritative_information"
+
+
+async def test_a_last_message_that_is_sent_again_counts_once(tmp_path: Path) -> None:
+    """An app that tries again after the server refused it has had one request."""
+    refused = [1, 1]
+
+    async def app(_scope: Any, _receive: Any, send: Send) -> None:
+        await send(_start(200))
+        await send(_body(b"x", more=True))
+        for _ in range(3):
+            with contextlib.suppress(OSError):
+                await send(_body())
+
+    async def refuse(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body") and refused:
+            refused.pop()
+            raise OSError("gone")
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app, on_send=refuse)
+    assert watched.count("unmatched", 200) == 1.0
+
+
+async def test_what_an_app_raises_after_its_client_left_is_told(tmp_path: Path) -> None:
+    """A database that refuses is no client that left, also where one did."""
+
+    async def app(_scope: Any, receive: Any, _send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        raise ConnectionRefusedError("the database refuses")
+
+    watched = watch(app, tmp_path)
+    await ask(watched.app, leaves=True)
+    assert [line["error"]["type"] for line in watched.lines() if line["level"] == "error"] == [
+        "ConnectionRefusedError"
+    ]

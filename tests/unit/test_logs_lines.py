@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import re
 import sys
@@ -25,7 +26,7 @@ from watchkeeper.logs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CANONICAL = ["level", "time", "service", "env"]
@@ -467,11 +468,17 @@ def test_a_server_can_be_given_a_handler_for_its_own_configuration(capfd: pytest
 
 async def test_the_lines_of_a_turn_are_in_order(owner: Logging, lines: LineFile) -> None:
     """Requests are told at the end of the turn, and before whatever came after them."""
-    for number in (1, 2):
+    says: tuple[Callable[[], Any], ...] = (
+        lambda: owner.event("info", msg="event"),
+        lambda: owner.logger.info("keeper"),
+        lambda: structlog.get_logger().info("structlog"),
+        lambda: logging.getLogger("shop").info("stdlib"),
+    )
+    for number, say in enumerate(says):
         owner.request(**REQUEST | {"status": 200 + number})  # type: ignore[arg-type]
-    owner.event("info", type="job", name="retention", status="started")
-    owner.request(**REQUEST | {"status": 203})  # type: ignore[arg-type]
-    assert [line.get("statusCode", line.get("name")) for line in lines.read()] == [201, 202, "retention", 203]
+        say()
+    told = [line.get("statusCode", line.get("msg")) for line in lines.read()]
+    assert told == [200, "event", 201, "keeper", 202, "structlog", 203, "stdlib"]
 
 
 @pytest.mark.parametrize(
@@ -515,3 +522,64 @@ async def test_threads_beside_the_loop_lose_no_request(owner: Logging, lines: Li
     await waiting
     seen = [line["span_id"] for line in lines.read()]
     assert sorted(seen) == sorted(f"{thread}-{number}" for thread in range(4) for number in range(500))
+
+
+TOKENS = {
+    "github": "ghp_" + "A1b2C3d4E5f6" * 3,
+    "aws": "AKIA" + "IOSFODNN7EXAMPLE",
+    "gitlab": "glpat-" + "x1Y2z3W4x1Y2z3W4abcd",
+    "stripe": "sk_" + "live_abcdefghij0123456789ABCD",
+    "google": "AIza" + "SyA1B2C3D4E5F6G7H8I9J0K1L2M3N4O5P6Q",
+    "slack": "xoxb-" + "123456789012-abcdefABCDEF",
+    "jwt": "a.eyJhbGciOiJIUzI1NiJ9.eyJzdWIi",
+    "registered": "s3cr3t-of-the-shop",
+    "registered, hex": b"s3cr3t-of-the-shop".hex(),
+    "registered, base64": base64.b64encode(b"s3cr3t-of-the-shop").decode().rstrip("="),
+}
+
+
+@pytest.mark.parametrize("field", ["url", "request_id", "method", "route"])
+@pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
+def test_no_field_of_a_request_line_shows_a_credential(
+    owner: Logging, lines: LineFile, field: str, token: str
+) -> None:
+    """Whatever kind it is of, and in whatever form: it is masked as in any other line."""
+    owner.request(**REQUEST | {field: f"/x/{token}" if field in {"url", "route"} else token})  # type: ignore[arg-type]
+    assert token not in lines.raw()
+    assert "***" in lines.raw()
+
+
+def test_a_trace_id_of_a_client_may_be_a_secret_too(lines: LineFile) -> None:
+    """Thirty-two hex digits are what many a secret looks like."""
+    secret = "0123456789abcdef" * 2
+    logs = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor([secret]))
+    logs.request(**REQUEST | {"trace_id": secret})  # type: ignore[arg-type]
+    assert secret not in lines.raw()
+
+
+async def test_an_interrupt_loses_no_line_of_the_turn(
+    owner: Logging, lines: LineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a signal handler raises in the middle is raised, and the lines are made later."""
+
+    def interrupted(_ended: object) -> bytes:
+        raise KeyboardInterrupt
+
+    for number in range(5):
+        owner.request(**REQUEST | {"status": 200 + number})  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner.sink, "render", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            owner.sink.render_later()
+    assert [line["statusCode"] for line in lines.read()] == [200, 201, 202, 203, 204]
+
+
+def test_two_owners_of_one_sink_have_lines_of_their_own(owner: Logging, lines: LineFile) -> None:
+    """Each with its service, and with its own secrets masked."""
+    other = Logging(service="other", env="test", sink=lines.sink, redactor=Redactor(["of-the-other-one"]))
+    owner.request(**REQUEST)  # type: ignore[arg-type]
+    other.request(**REQUEST | {"url": "/of-the-other-one"})  # type: ignore[arg-type]
+    assert [(line["service"], line["url"]) for line in lines.read()] == [
+        ("shop", REQUEST["url"]),
+        ("other", "/***"),
+    ]

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.metrics import HttpMetrics, Registry, WebsocketMetrics
 
 
 @pytest.fixture
@@ -64,3 +64,15 @@ def test_the_unit_is_one_of_two(registry: Registry) -> None:
     """Anything else is refused where it is written."""
     with pytest.raises(MetricError, match="is 's' or 'ms', not 'min'"):
         HttpMetrics(registry, unit="min")  # type: ignore[arg-type]
+
+
+def test_the_names_of_websocket_metrics_are_taken_before_the_first_connection(registry: Registry) -> None:
+    """A clash is told where the service declares, and not by a connection that breaks."""
+    websockets = WebsocketMetrics(registry)
+    with pytest.raises(MetricError, match="clashes with the gauge 'websocket_connections_open'"):
+        registry.gauge("websocket_connections_open", "Mine.")
+    websockets.series("/ws").open.inc()
+    websockets.record("/ws", "completed")
+    assert registry.sample("websocket_connections_total", route="/ws", outcome="completed") == 1.0
+    with pytest.raises(MetricError, match="clashes"):
+        WebsocketMetrics(registry)

@@ -515,3 +515,52 @@ def test_adoptions_while_others_scrape_take_nothing_back(tmp_path: Path) -> None
     assert fell == []
     assert reader.sample("jobs_total", kind="a") == 60.0
     assert told == []
+
+
+def test_the_cap_holds_over_the_workers_of_a_slot(tmp_path: Path) -> None:
+    """One that is restarted again and again with labels of its own neither adds series nor grows a file."""
+    sizes = []
+    for generation in range(4):
+        registry = Registry(foreign=CollectorRegistry(), max_series=3)
+        jobs = registry.counter("jobs_total", "Jobs.", ("who",))
+        number = registry.share(tmp_path)
+        for who in ("known", *(f"{generation}-{one}" for one in range(5))):
+            jobs.labels(who=who).inc()
+        text = registry.render().body.decode()
+        assert text.count("\njobs_total{") == 3
+        assert registry.sample("jobs_total", who="known") == generation + 1
+        sizes.append((tmp_path / f"{number}.keys").stat().st_size)
+        assert registry._slot is not None
+        registry._slot.let_go()
+    assert len(set(sizes)) == 1
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+@pytest.mark.parametrize("garbled", ["jobs_total", "took_seconds"])
+def test_values_that_are_no_numbers_are_left_out_and_told_once(
+    tmp_path: Path, garbled: str, accept: str
+) -> None:
+    """What the other worker has of that row is left out, and no scrape fails."""
+    told: list[str] = []
+    registries = [
+        Registry(foreign=CollectorRegistry(), on_error=lambda error: told.append(str(error)))
+        for _ in range(2)
+    ]
+    for registry in registries:
+        registry.counter("jobs_total", "Jobs.").inc()
+        registry.histogram("took_seconds", "Took.", buckets=(1.0,)).observe(0.5, {"trace_id": "a" * 32})
+        registry.share(tmp_path)
+    slot = registries[1]._slot
+    assert slot is not None
+    first = next(series.first for series in slot.series if series.family.name == garbled)
+    slot.values[first] = math.nan
+    for _ in range(2):
+        text = registries[0].render(accept).body.decode()
+    counts = {
+        line.split(" ")[0]: line.split(" ")[1] for line in text.splitlines() if not line.startswith("#")
+    }
+    whole = {"jobs_total": "2.0", "took_seconds_count": "2.0"}
+    spoilt = "jobs_total" if garbled == "jobs_total" else "took_seconds_count"
+    assert {name: counts[name] for name in whole} == whole | {spoilt: "1.0"}
+    assert len(told) == 1
+    assert "no numbers" in told[0]

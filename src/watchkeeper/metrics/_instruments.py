@@ -120,7 +120,9 @@ class Instrument(ABC, Generic[_Bound]):
             child = self._children.get(key)
             if child is not None:
                 return child
-            if len(self._children) >= self._max_series:
+            memory = self._store.memory
+            # What predecessors left counts too, or a worker that restarts again and again would know no cap.
+            if memory.count(self.family) >= self._max_series and not memory.has(self.family, key):
                 return self._overflow(f"it has {self._max_series} series, its cap")
             try:
                 child = self._class(self._store, self.family, key)

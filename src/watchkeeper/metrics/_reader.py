@@ -105,6 +105,7 @@ class Reader:
         self._siblings: dict[int, Sibling] = {}
         self._sources = {self._number: _Source(self._memory)}
         self._tables: dict[str, Table] = {}
+        self._garbled: set[int] = set()
 
     def read_from(self, number: int, memory: Memory, folder: Path | None) -> None:
         """Read this process's own memory, and what lies beside it in `folder`; all is read anew.
@@ -173,6 +174,14 @@ class Reader:
                 yield text
             if not started:
                 yield head(table.family, openmetrics=openmetrics)
+        for worker in reading.garbled - self._garbled:
+            self._on_error(
+                MetricError(
+                    f"Worker {worker} has a series whose values are no numbers: it is left out. A worker that"
+                    " starts after that one has ended counts on."
+                )
+            )
+        self._garbled |= reading.garbled
 
     def _find_siblings(self) -> Iterator[str]:
         """Look for other workers, and for what they declared since the last time."""

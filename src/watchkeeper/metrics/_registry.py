@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from watchkeeper.metrics._family import Across
+    from watchkeeper.metrics._family import Across, Kind
     from watchkeeper.metrics._foreign import ForeignFamily
     from watchkeeper.metrics._store import Exemplar, Memory
 
@@ -315,6 +315,31 @@ class Registry:
             self._store.exemplars = {}
             for instrument, of_instrument in zip(instruments, places, strict=True):
                 instrument.move(memory, of_instrument, carry=carry)
+
+    def reserve(self, kind: Kind, name: str) -> Callable[[], None]:
+        """Keep a name for a metric that is declared later; return what gives it free for that.
+
+        Args:
+            kind: Of the metric.
+            name: Of the metric.
+
+        Raises:
+            MetricError: The name is taken.
+        """
+        names = exposed_names(kind, name)
+        with self._store.growth:
+            taken = sorted(names & self._names.keys())
+            if taken:
+                raise MetricError(
+                    f"The {kind} {name!r} clashes with {self._names[taken[0]]}: rename that one."
+                )
+            self._names.update(dict.fromkeys(names, f"the {kind} {name!r}"))
+
+        def release() -> None:
+            for one in names:
+                self._names.pop(one, None)
+
+        return release
 
     def _declare(
         self,

@@ -18,6 +18,7 @@ import math
 import mmap
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import MetricError
@@ -63,6 +64,7 @@ class Slot:
         self.series = keys.series
         self._writer = KeyWriter(keys.families)
         self._adopted = {(one.family.shape, one.labels): one.first for one in keys.series}
+        self._counts = Counter(one.family.shape for one in keys.series)
         self._used = max(keys.cells, HEADER)
         self._reserved = 0
         self._told = keys.read
@@ -106,6 +108,14 @@ class Slot:
                 raise
         raise MetricError(f"There are {_SLOTS} workers in {folder} already.")
 
+    def count(self, family: Family) -> int:
+        """Return how many series of a family have cells, those of predecessors too."""
+        return self._counts[family.shape]
+
+    def has(self, family: Family, labels: tuple[str, ...]) -> bool:
+        """Say whether a predecessor has left a series."""
+        return (family.shape, labels) in self._adopted
+
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
         """Return the first cell of a series: the one that a predecessor counted in, or a new one, at 0.
 
@@ -126,6 +136,7 @@ class Slot:
         # After the record: who reads this first and the keys then finds the keys of all these cells.
         self.values[USED] = float(self._used)
         self.series.append(series)
+        self._counts[family.shape] += 1
         return first
 
     def read(self) -> bytes:

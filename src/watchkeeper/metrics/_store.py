@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from watchkeeper.metrics._family import Series
@@ -53,6 +54,12 @@ class Memory(Protocol):
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
         """Return the first cell of a series, made at 0 if it is new."""
 
+    def count(self, family: Family) -> int:
+        """Return how many series of a family have cells, whoever made them."""
+
+    def has(self, family: Family, labels: tuple[str, ...]) -> bool:
+        """Say whether a predecessor has left a series, which takes no more room."""
+
     def read(self) -> bytes:
         """Return all cells in use, as they are now."""
 
@@ -63,9 +70,19 @@ class LocalMemory:
     def __init__(self) -> None:
         self.values: array[float] = array("d")
         self.series: list[Series] = []
+        self._counts: Counter[tuple[object, ...]] = Counter()
+
+    def count(self, family: Family) -> int:
+        """Return how many series of a family have cells."""
+        return self._counts[family.shape]
+
+    def has(self, _family: Family, _labels: tuple[str, ...]) -> bool:
+        """Say that nobody was here before."""
+        return False
 
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
         """Return the first cell of a new series."""
+        self._counts[family.shape] += 1
         first = len(self.values)
         self.values.extend([0.0] * family.width)
         self.series.append(Series(family, labels, first, time.time()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import chain, repeat
+from math import isfinite
 from operator import add
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Protocol
@@ -24,7 +25,7 @@ from watchkeeper.metrics._text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from watchkeeper.metrics._family import Family, Series
     from watchkeeper.metrics._store import Exemplar
@@ -46,12 +47,14 @@ class Reading:
         exemplars: Of each worker: the cells that have one, in order, and the exemplars by cell; empty where
             none are wanted.
         created: Whether to tell when series began.
+        garbled: The workers that were found to have something else than numbers.
     """
 
     cells: Mapping[int, memoryview[float]]
     alive: frozenset[int]
     exemplars: Mapping[int, tuple[Sequence[int], Mapping[int, Exemplar]]] = field(default_factory=dict)
     created: bool = False
+    garbled: set[int] = field(default_factory=set)
 
 
 class Block(Protocol):
@@ -159,8 +162,24 @@ class SummedBlock:
                 places = map(self._places[worker].__getitem__, members)
                 cells = chain.from_iterable(map(self._unpack, repeat(reading.cells[worker]), places))
                 totals = list(map(add, totals, cells)) if totals else list(cells)
+            if not isfinite(sum(totals)):
+                totals = self._finite_sums(workers, members, reading)
             for at, row in enumerate(members):
                 yield row, totals[at * width : (at + 1) * width]
+
+    def _finite_sums(self, workers: Iterable[int], rows: Iterable[int], reading: Reading) -> list[float]:
+        """Add up the same, and leave out what a worker has of a row where it is no number: it is garbled."""
+        totals: list[float] = []
+        for row in rows:
+            total = [0.0] * self._width
+            for worker in workers:
+                cells = self._unpack(reading.cells[worker], self._places[worker][row])
+                if all(map(isfinite, cells)):
+                    total = list(map(add, total, cells))
+                else:
+                    reading.garbled.add(worker)
+            totals += total
+        return totals
 
     def _find_exemplars(self, reading: Reading) -> dict[int, dict[int, Exemplar]]:
         found: dict[int, dict[int, Exemplar]] = {}

@@ -113,6 +113,8 @@ def with_exemplars(lines: str, exemplars: Mapping[int, Exemplar]) -> str:
         lines: What its writer wrote.
         exemplars: By the place of the cell among those of the series.
     """
+    if not lines:
+        return lines
     parts = lines.split("\n")
     for place, exemplar in exemplars.items():
         pairs = label_pairs(exemplar.labels.keys(), exemplar.labels.values())

@@ -26,13 +26,20 @@ class WebsocketMetrics:
 
     Args:
         registry: Where the three are declared, with the first connection: most services have none.
+
+    Raises:
+        MetricError: One of their names is taken.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._free_connections = registry.reserve("counter", "websocket_connections_total")
+        self._free_messages = registry.reserve("counter", "websocket_messages_total")
+        self._free_open = registry.reserve("gauge", "websocket_connections_open")
 
     @cached_property
     def _connections(self) -> Counter:
+        self._free_connections()
         return self._registry.counter(
             "websocket_connections_total",
             "Websocket connections that ended, by route template and how.",
@@ -41,6 +48,7 @@ class WebsocketMetrics:
 
     @cached_property
     def _messages(self) -> Counter:
+        self._free_messages()
         return self._registry.counter(
             "websocket_messages_total",
             "Websocket messages, by route template and direction.",
@@ -49,6 +57,7 @@ class WebsocketMetrics:
 
     @cached_property
     def _open(self) -> Gauge:
+        self._free_open()
         return self._registry.gauge(
             "websocket_connections_open",
             "Websocket connections that are open now.",
