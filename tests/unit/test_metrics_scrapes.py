@@ -27,7 +27,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from support.asgi import ask, watch
 from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import BoundCounter, Exposition, Registry, Workers, accepts_gzip
+from watchkeeper.metrics import BoundCounter, Exposition, HttpMetrics, Registry, Workers, accepts_gzip
+from watchkeeper.metrics._store import MOST_EXEMPLARS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -464,3 +465,31 @@ async def test_a_scrape_of_a_hundred_thousand_series_lets_others_in_between(tmp_
         gc.unfreeze()
     sys.stdout.write(f"longest gaps in ms: {shown}\n")
     assert max(map(min, shown.values())) < 25
+
+
+def test_the_exemplars_of_a_worker_have_a_bound() -> None:
+    """The oldest go first; one that is renewed is young again."""
+    registry = Registry(foreign=CollectorRegistry())
+    jobs = registry.counter("jobs_total", "Jobs.", ("who",))
+    cells = {}
+    for number in [*range(MOST_EXEMPLARS), 0, *range(MOST_EXEMPLARS, MOST_EXEMPLARS + 100)]:
+        job = jobs.labels(who=str(number))
+        job.inc(1, {"trace_id": str(number)})
+        cells[number] = job._cells[1]
+    kept = registry.exemplars
+    assert len(kept) == MOST_EXEMPLARS
+    assert [cells[number] in kept for number in (0, 1, 100, 101, MOST_EXEMPLARS + 99)] == [
+        True, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_no_more_buckets_have_a_first_exemplar_than_are_kept() -> None:
+    """Where there are more of them, each would take another's place with each request."""
+    registry = Registry(foreign=CollectorRegistry())
+    metrics = HttpMetrics(registry)
+    for number in range(MOST_EXEMPLARS + 100):
+        metrics.record("GET", f"/{number}", 200, 0.1, "f" * 32)
+    assert len(registry.exemplars) == MOST_EXEMPLARS
+    metrics.record("GET", f"/{MOST_EXEMPLARS + 50}", 200, 0.1, "f" * 31 + "0")
+    assert len(registry.exemplars) == MOST_EXEMPLARS
+    assert "f" * 31 + "0" in {exemplar.labels["trace_id"] for exemplar in registry.exemplars.values()}

@@ -62,8 +62,9 @@ class RequestHead:
         Args:
             millisecond: Since the epoch.
         """
-        if self._known[0] == millisecond:
-            return self._known[1]
+        last = self._known  # once: another thread may put another one there
+        if last[0] == millisecond:
+            return last[1]
         second, part = divmod(millisecond, 1000)
         known = self._second
         if known[0] != second:

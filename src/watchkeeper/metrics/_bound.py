@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._naming import checked_exemplar
-from watchkeeper.metrics._store import Exemplar
+from watchkeeper.metrics._store import MOST_EXEMPLARS, Exemplar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,7 @@ class BoundCounter(Bound):
                 values, first = self._cells
                 values[first] += amount
         if exemplar is not None:
-            self._store.exemplars[first] = Exemplar(checked_exemplar(exemplar), amount, time.time())
+            self._store.keep(first, Exemplar(checked_exemplar(exemplar), amount, time.time()))
 
 
 class BoundGauge(Bound):
@@ -196,7 +196,7 @@ class BoundHistogram(Bound):
                 values[index] += 1.0
                 values[total] += value
         if exemplar is not None:
-            self._store.exemplars[index] = Exemplar(checked_exemplar(exemplar), value, time.time())
+            self._store.keep(index, Exemplar(checked_exemplar(exemplar), value, time.time()))
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
         """Return a context manager that observes how long its block took, also when it raises.
@@ -251,8 +251,9 @@ class BoundRequest:
                 index = first + bucket
                 values[index] += 1.0
                 values[first + self._sum_offset] += value
-        if trace_id and (trace_id[-1] == "0" or index not in self._store.exemplars):
-            self._store.exemplars[index] = Exemplar({"trace_id": trace_id}, value, time.time())
+        known = self._store.exemplars
+        if trace_id and (trace_id[-1] == "0" or (index not in known and len(known) < MOST_EXEMPLARS)):
+            self._store.keep(index, Exemplar({"trace_id": trace_id}, value, time.time()))
 
 
 class Timer:

@@ -7,6 +7,7 @@ no GIL, `lock` is held around it. No other process writes to a slot, so that not
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 # sys._is_gil_enabled is the documented way to ask (Python 3.13 and later).
 _FREE_THREADED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
+
+MOST_EXEMPLARS: Final = 4096
+"""What a worker keeps: they go over to whoever is scraped in one piece, of a millisecond or two."""
 
 Cells: TypeAlias = "array[float] | memoryview[float]"
 
@@ -105,7 +109,16 @@ class Store:
     def __init__(self, *, locked: bool = _FREE_THREADED) -> None:
         self.memory: Memory = LocalMemory()
         self.exemplars: dict[int, Exemplar] = {}
-        """The last exemplar of each cell that has one."""
+        """The last exemplar of each cell that has one, the oldest first; changed by `keep` alone."""
         self.lock: threading.Lock | None = threading.Lock() if locked else None
         self.growth = threading.RLock()
         """Held while series are made or moved."""
+
+    def keep(self, cell: int, exemplar: Exemplar) -> None:
+        """Keep the last exemplar of a cell; beyond `MOST_EXEMPLARS` the oldest one goes."""
+        self.exemplars.pop(cell, None)
+        self.exemplars[cell] = exemplar
+        if len(self.exemplars) > MOST_EXEMPLARS:
+            # Another thread may be at it too: then there is one more for a while.
+            with contextlib.suppress(RuntimeError, KeyError, StopIteration):
+                del self.exemplars[next(iter(self.exemplars))]
