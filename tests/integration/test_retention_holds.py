@@ -45,13 +45,13 @@ async def test_what_is_held_stays_and_the_plan_knows(
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 3000)
     retention = house.retention(EVENTS)
-    hold = await retention.hold("inbound_events", where("id in ('40-7', '40-8', '40-9')"), **WHY)
+    hold = await retention.operator.hold("inbound_events", where("id in ('40-7', '40-8', '40-9')"), **WHY)
     (plan,) = await retention.plan()
     assert (plan.rows, plan.held, [one.id for one in plan.holds]) == (2997, 3, [hold.id])
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", 2997)
     assert house.sql("SELECT id FROM inbound_events ORDER BY id") == [("40-7",), ("40-8",), ("40-9",)]
-    await retention.release(hold.id, released_by="legal")
+    await retention.operator.release(hold.id, released_by="legal")
     (plan,) = await retention.plan()
     assert (plan.rows, plan.held, plan.holds) == (3, 0, ())
     (result,) = await retention.run_now()
@@ -70,7 +70,7 @@ async def test_a_hold_is_in_force_in_the_middle_of_a_run(
     held_at: list[int] = []
 
     async def hold() -> None:
-        await operator.hold("inbound_events", [], **WHY)
+        await operator.operator.hold("inbound_events", [], **WHY)
         held_at.append(house.count("inbound_events"))
 
     tasks: list[asyncio.Task[None]] = []
@@ -96,7 +96,7 @@ async def test_a_hold_waits_for_the_transaction_that_is_going_on(house: House) -
             "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
             " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
         )
-        adding = asyncio.create_task(retention.hold("inbound_events", [], **WHY))
+        adding = asyncio.create_task(retention.operator.hold("inbound_events", [], **WHY))
         done, _ = await asyncio.wait({adding}, timeout=0.5)
         assert not done
         conn.commit()
@@ -109,7 +109,7 @@ async def test_a_hold_that_cannot_be_applied_lets_nothing_be_deleted(house: Hous
     house.sql("ALTER TABLE inbound_events ADD source text")
     house.fill("inbound_events", 40, 10)
     retention = await house.due(EVENTS)
-    await retention.hold("inbound_events", where("source = 'crm'"), **WHY)
+    await retention.operator.hold("inbound_events", where("source = 'crm'"), **WHY)
     house.sql("ALTER TABLE inbound_events DROP source")
     (result,) = await retention.tick()
     assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 0, 10)
@@ -146,7 +146,7 @@ async def test_a_hold_that_makes_no_sense_is_refused(
     """With a sentence, and nothing is kept of it."""
     house.make_table()
     with pytest.raises(ConfigurationError, match=sentence):
-        await house.retention(EVENTS).hold(table, where(*conditions), **WHY | more)
+        await house.retention(EVENTS).operator.hold(table, where(*conditions), **WHY | more)
     assert house.count("retention_holds") == 0
     assert house.count("audit_log") == 0
 
@@ -155,10 +155,10 @@ async def test_each_change_of_a_hold_is_audited(house: House) -> None:
     """Who, what, why; and the service can neither change nor remove what was held."""
     house.make_table()
     retention = house.retention(EVENTS)
-    hold = await retention.hold("inbound_events", where("id = '40-7'"), **WHY)
-    await retention.release(hold.id, released_by="judge")
+    hold = await retention.operator.hold("inbound_events", where("id = '40-7'"), **WHY)
+    await retention.operator.release(hold.id, released_by="judge")
     with pytest.raises(ConfigurationError, match="no hold 1 in force"):
-        await retention.release(hold.id, released_by="judge")
+        await retention.operator.release(hold.id, released_by="judge")
     entries = "SELECT actor_type, actor_id, action, entity, entity_id, payload->>'rows' FROM audit_log"
     assert house.sql(entries) == [
         ("user", "legal", "retention.hold", "inbound_events", "1", "id = '40-7'"),
@@ -175,16 +175,16 @@ async def test_a_hold_ends_at_its_time(house: House) -> None:
     house.make_table()
     house.fill("inbound_events", 40, 10)
     retention = house.retention(EVENTS, SESSIONS)
-    await retention.hold("inbound_events", [], until=datetime.now(UTC) + timedelta(days=1), **WHY)
+    await retention.operator.hold("inbound_events", [], until=datetime.now(UTC) + timedelta(days=1), **WHY)
     assert [result.deleted for result in await retention.run_now(["inbound_events"])] == [0]
-    assert [hold.id for hold in await retention.holds()] == [1]
+    assert [hold.id for hold in await retention.operator.holds()] == [1]
     await retention.refresh_metrics()
     assert house.sample("retention_holds", table="inbound_events") == 1.0
     assert house.sample("retention_holds", table="chat_sessions") == 0.0
     house.sql("UPDATE retention_holds SET created_at = '2020-01-01', until = now() - interval '1 s'")
     assert [result.deleted for result in await retention.run_now(["inbound_events"])] == [10]
-    assert await retention.holds() == ()
-    assert [hold.id for hold in await retention.holds(ended=True)] == [1]
+    assert await retention.operator.holds() == ()
+    assert [hold.id for hold in await retention.operator.holds(ended=True)] == [1]
 
 
 TEXTS = st.sampled_from(["a", "b", "it's", "", "%s", "\\", "ä"])
@@ -230,7 +230,7 @@ async def test_gone_is_what_is_old_and_not_held(
         house.sql("INSERT INTO held_events VALUES (%s, %s, %s)", number, source, at)
     retention = house.retention(Policy(table="held_events", age_column="at", keep=timedelta(days=30)))
     for conditions in holds:
-        await retention.hold("held_events", conditions, **WHY)
+        await retention.operator.hold("held_events", conditions, **WHY)
     kept = {
         number
         for number, (source, old) in enumerate(rows)

@@ -59,7 +59,7 @@ async def _add(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Scree
     retention = keeper.retention
     until = _time(arguments.until, keeper.settings.retention_timezone) if arguments.until else None
     conditions = [Condition.parse(text) for text in arguments.where or ()]
-    hold = await retention.hold(
+    hold = await retention.operator.hold(
         arguments.table, conditions, reason=arguments.reason, owner=arguments.owner, until=until
     )
     _show([hold], screen)
@@ -67,12 +67,12 @@ async def _add(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Scree
 
 
 async def _list(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    _show(await keeper.retention.holds(ended=arguments.ended), screen)
+    _show(await keeper.retention.operator.holds(ended=arguments.ended), screen)
     return 0
 
 
 async def _release(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    _show([await keeper.retention.release(arguments.hold, released_by=arguments.by)], screen)
+    _show([await keeper.retention.operator.release(arguments.hold, released_by=arguments.by)], screen)
     return 0
 
 

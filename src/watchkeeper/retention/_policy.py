@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ PROTECTED_TABLES: Final = (
     "retention_policies",
     "retention_runs",
     "retention_holds",
+    "retention_archives",
     "watchkeeper_migrations",
 )
 
@@ -99,6 +101,28 @@ def check_policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:
                     " schema of both if these are two tables."
                 )
     return declared
+
+
+def choose(policies: Iterable[Policy], tables: Iterable[str] | None) -> list[Policy]:
+    """Return the policies of these names, in their order.
+
+    Args:
+        policies: What is declared.
+        tables: Names of policies; None for all.
+
+    Raises:
+        ConfigurationError: There is no such policy; the message says what is near.
+    """
+    known = {policy.name: policy for policy in policies}
+    if tables is None:
+        return list(known.values())
+    chosen = dict.fromkeys(tables)
+    for table in chosen:
+        if table not in known:
+            near = difflib.get_close_matches(table, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
+            raise ConfigurationError(f"There is no policy on {table}. {hint}")
+    return [known[table] for table in chosen]
 
 
 def _refuse_protected(table: object) -> None:

@@ -18,30 +18,25 @@ Metrics: `retention_runs_total{table,status}`, `retention_rows_deleted_total{tab
 from __future__ import annotations
 
 import asyncio
-import difflib
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import psycopg
 
-from watchkeeper.audit import append
-from watchkeeper.exceptions import AuditError, ConfigurationError, RetentionError
-from watchkeeper.retention._holds import Condition, Hold, add_hold, read_holds, release_hold
+from watchkeeper.exceptions import AuditError, RetentionError
 from watchkeeper.retention._ledger import ACTOR, LEASE, RETRY_WAITS, Claim, Ledger, RunInterruptedError
+from watchkeeper.retention._operator import Operator
 from watchkeeper.retention._plan import Plan, plan
-from watchkeeper.retention._policy import Policy, check_policies
+from watchkeeper.retention._policy import Policy, check_policies, choose
 from watchkeeper.retention._report import JobLines
 from watchkeeper.retention._run import RunResult, run
 from watchkeeper.retention._share import Limits
 from watchkeeper.retention._status import PastRun, PolicyStatus, read_history, read_status
-from watchkeeper.retention._target import find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime, timedelta
-
-    from psycopg import AsyncConnection
 
     from watchkeeper.database import Database
     from watchkeeper.logs import Logging
@@ -99,6 +94,7 @@ class Retention:
         self._policies = check_policies(policies)
         self._schedule = schedule
         self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
+        self.operator = Operator(database, self._ledger, self._policies)
         self._metrics = metrics
         self._lines = JobLines(logging, job)
         self._limits = limits
@@ -173,7 +169,7 @@ class Retention:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        chosen = self._choose(tables)
+        chosen = choose(self._policies, tables)
         await self._ledger.register(self._policies)
         results: list[RunResult] = []
         try:
@@ -201,7 +197,7 @@ class Retention:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        chosen = self._choose(tables)
+        chosen = choose(self._policies, tables)
         now = await self._ledger.now()
         plans = []
         for policy in chosen:
@@ -222,7 +218,7 @@ class Retention:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        chosen = self._choose(tables)
+        chosen = choose(self._policies, tables)
         next_due = self._schedule.due_after(await self._ledger.now())
         async with self._database.connection() as conn:
             return await read_status(conn, chosen, next_due)
@@ -238,95 +234,9 @@ class Retention:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        chosen = self._choose(tables)
+        chosen = choose(self._policies, tables)
         async with self._database.connection() as conn:
             return await read_history(conn, chosen, limit)
-
-    async def hold(
-        self,
-        table: str,
-        conditions: Iterable[Condition],
-        *,
-        reason: str,
-        owner: str,
-        until: datetime | None = None,
-    ) -> Hold:
-        """Keep rows whatever their policy says, from now on, also in a run that is going on; it is audited.
-
-        Args:
-            table: Name of the policy.
-            conditions: A row that meets all of them is held; without any, each row is.
-            reason: Why.
-            owner: Who wants it.
-            until: When it ends by itself; default: when it is released.
-
-        Raises:
-            ConfigurationError: There is no such policy, or a condition cannot be applied to its table.
-            DatabaseUnavailableError: The database cannot be reached.
-        """
-        (policy,) = self._choose([table])
-        for name, text in (("a reason", reason), ("an owner", owner)):
-            if not text.strip():
-                raise ConfigurationError(f"A hold takes {name}: whoever finds it has to know.")
-        if until is not None and until <= await self._ledger.now():
-            raise ConfigurationError("A hold ends in the future, or when it is released.")
-        await self._ledger.register(self._policies)
-        async with self._database.transaction() as conn:
-            hold = await add_hold(conn, table, conditions, reason=reason, owner=owner, until=until)
-            try:
-                await (await find_target(conn, policy)).with_holds(conn)
-            except RetentionError as error:
-                raise ConfigurationError(f"The hold was not added: {error}") from error
-            await self._audit_hold(conn, "retention.hold", owner, hold)
-        return hold
-
-    async def release(self, hold: int, *, released_by: str) -> Hold:
-        """End a hold; it is audited.
-
-        Args:
-            hold: Its number.
-            released_by: Who releases it.
-
-        Raises:
-            ConfigurationError: There is none of this number that is in force.
-            DatabaseUnavailableError: The database cannot be reached.
-        """
-        if not released_by.strip():
-            raise ConfigurationError("Say who releases the hold: whoever looks for its rows has to know.")
-        async with self._database.transaction() as conn:
-            ended = await release_hold(conn, hold, released_by=released_by)
-            if ended is None:
-                raise ConfigurationError(f"There is no hold {hold} in force: see `retention hold list`.")
-            await self._audit_hold(conn, "retention.release", released_by, ended)
-        return ended
-
-    async def holds(self, *, ended: bool = False) -> tuple[Hold, ...]:
-        """List the holds on the tables of this service.
-
-        Args:
-            ended: Also those that are over.
-
-        Raises:
-            DatabaseUnavailableError: The database cannot be reached.
-        """
-        async with self._database.connection() as conn:
-            return await read_holds(conn, [policy.name for policy in self._policies], ended=ended)
-
-    async def _audit_hold(self, conn: AsyncConnection[Any], action: str, who: str, hold: Hold) -> None:
-        await append(
-            conn,
-            actor_type="user",
-            actor_id=who,
-            action=action,
-            entity=hold.table_name,
-            entity_id=str(hold.id),
-            payload={
-                "reason": hold.reason,
-                "rows": str(hold),
-                "owner": hold.owner,
-                "until": hold.until,
-            },
-        )
 
     async def refresh_metrics(self) -> None:
         """Read from the ledger what any process of the service did.
@@ -337,21 +247,9 @@ class Retention:
         for status in await self.status():
             if status.since is not None:
                 self._metrics.show(status.policy.name, status.since, status.last_success)
-        holds = Counter(hold.table_name for hold in await self.holds())
+        holds = Counter(hold.table_name for hold in await self.operator.holds())
         for policy in self._policies:
             self._metrics.show_holds(policy.name, holds[policy.name])
-
-    def _choose(self, tables: Iterable[str] | None) -> list[Policy]:
-        if tables is None:
-            return list(self._policies)
-        known = {policy.name: policy for policy in self._policies}
-        chosen = dict.fromkeys(tables)
-        for table in chosen:
-            if table not in known:
-                near = difflib.get_close_matches(table, known, n=1)
-                hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
-                raise ConfigurationError(f"There is no policy on {table}. {hint}")
-        return [known[table] for table in chosen]
 
     async def _run_if_due(self, policy: Policy, due: datetime, results: list[RunResult]) -> None:
         failures, not_before = self._held_up.get(policy.name, (0, 0.0))

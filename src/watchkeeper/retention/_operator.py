@@ -1,0 +1,122 @@
+"""What an operator says to retention: holds, as commands that are checked and audited."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from watchkeeper.audit import append
+from watchkeeper.exceptions import ConfigurationError, RetentionError
+from watchkeeper.retention._holds import Condition, Hold, add_hold, read_holds, release_hold
+from watchkeeper.retention._policy import choose
+from watchkeeper.retention._target import find_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from psycopg import AsyncConnection
+
+    from watchkeeper.database import Database
+    from watchkeeper.retention._ledger import Ledger
+    from watchkeeper.retention._policy import Policy
+
+
+class Operator:
+    """Carries out what people want of the retention of a service; each change is audited under their name.
+
+    Args:
+        database: Where the tables and the ledger are.
+        ledger: Where the policies are registered.
+        policies: What is declared.
+    """
+
+    def __init__(self, database: Database, ledger: Ledger, policies: Sequence[Policy]) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._policies = policies
+
+    async def hold(
+        self,
+        table: str,
+        conditions: Iterable[Condition],
+        *,
+        reason: str,
+        owner: str,
+        until: datetime | None = None,
+    ) -> Hold:
+        """Keep rows whatever their policy says, from now on, also in a run that is going on; it is audited.
+
+        Args:
+            table: Name of the policy.
+            conditions: A row that meets all of them is held; without any, each row is.
+            reason: Why.
+            owner: Who wants it.
+            until: When it ends by itself; default: when it is released.
+
+        Raises:
+            ConfigurationError: There is no such policy, or a condition cannot be applied to its table.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        (policy,) = choose(self._policies, [table])
+        for name, text in (("a reason", reason), ("an owner", owner)):
+            if not text.strip():
+                raise ConfigurationError(f"A hold takes {name}: whoever finds it has to know.")
+        if until is not None and until <= await self._ledger.now():
+            raise ConfigurationError("A hold ends in the future, or when it is released.")
+        await self._ledger.register(self._policies)
+        async with self._database.transaction() as conn:
+            hold = await add_hold(conn, table, conditions, reason=reason, owner=owner, until=until)
+            try:
+                await (await find_target(conn, policy)).with_holds(conn)
+            except RetentionError as error:
+                raise ConfigurationError(f"The hold was not added: {error}") from error
+            await self._audit_hold(conn, "retention.hold", owner, hold)
+        return hold
+
+    async def release(self, hold: int, *, released_by: str) -> Hold:
+        """End a hold; it is audited.
+
+        Args:
+            hold: Its number.
+            released_by: Who releases it.
+
+        Raises:
+            ConfigurationError: There is none of this number that is in force.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        if not released_by.strip():
+            raise ConfigurationError("Say who releases the hold: whoever looks for its rows has to know.")
+        async with self._database.transaction() as conn:
+            ended = await release_hold(conn, hold, released_by=released_by)
+            if ended is None:
+                raise ConfigurationError(f"There is no hold {hold} in force: see `retention hold list`.")
+            await self._audit_hold(conn, "retention.release", released_by, ended)
+        return ended
+
+    async def holds(self, *, ended: bool = False) -> tuple[Hold, ...]:
+        """List the holds on the tables of this service.
+
+        Args:
+            ended: Also those that are over.
+
+        Raises:
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        async with self._database.connection() as conn:
+            return await read_holds(conn, [policy.name for policy in self._policies], ended=ended)
+
+    async def _audit_hold(self, conn: AsyncConnection[Any], action: str, who: str, hold: Hold) -> None:
+        await append(
+            conn,
+            actor_type="user",
+            actor_id=who,
+            action=action,
+            entity=hold.table_name,
+            entity_id=str(hold.id),
+            payload={
+                "reason": hold.reason,
+                "rows": str(hold),
+                "owner": hold.owner,
+                "until": hold.until,
+            },
+        )

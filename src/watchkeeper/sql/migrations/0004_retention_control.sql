@@ -1,0 +1,35 @@
+-- What an operator says to a run, what it waits for, where it stands, and the archives of its rows.
+
+ALTER TABLE retention_policies
+    ADD COLUMN paused_at timestamptz,
+    ADD COLUMN paused_by text,
+    ADD CHECK ((paused_at IS NULL) = (paused_by IS NULL));
+
+ALTER TABLE retention_runs
+    ADD COLUMN rows_planned  bigint,                         -- about how many it has to delete; NULL: unknown
+    ADD COLUMN bytes_deleted bigint NOT NULL DEFAULT 0,      -- about, by the table's size a row
+    ADD COLUMN partitions    text[] NOT NULL DEFAULT '{}',   -- what it dropped as a whole
+    ADD COLUMN cursor        jsonb,                          -- how far its first pass has come
+    ADD COLUMN waiting       text,                           -- what it waits for now; NULL: nothing
+    ADD COLUMN cancelled_by  text;                           -- who wants it to end for good
+
+ALTER TABLE retention_runs DROP CONSTRAINT retention_runs_state_check;
+ALTER TABLE retention_runs ADD CONSTRAINT retention_runs_state_check
+    CHECK (state IN ('running', 'completed', 'failed', 'refused', 'stopped', 'cancelled'));
+
+-- The rows of one sweep, written before they are deleted.
+CREATE TABLE retention_archives (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run         bigint NOT NULL REFERENCES retention_runs,
+    place       text NOT NULL,                          -- as whoever wrote it finds it again
+    start       bigint NOT NULL CHECK (start >= 0),     -- byte that it begins at
+    length      bigint NOT NULL CHECK (length > 0),     -- in bytes
+    sha256      text NOT NULL,                          -- of these bytes
+    rows        integer NOT NULL CHECK (rows > 0),
+    deleted     integer,                                -- how many of them went; NULL: the delete did not commit
+    kept        integer[],                              -- which of them did not, counted from 0
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    restored_at timestamptz
+);
+
+CREATE INDEX retention_archives_run ON retention_archives (run);
