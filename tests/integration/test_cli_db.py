@@ -177,7 +177,7 @@ async def test_status_and_migrate(house: House, postgres: PostgresServer, progra
         warned = run_command(empty, "db", "status", environ=weak)
         assert "warning: The service connects as keeper_owner, which owns the tables" in warned.out
         restored = run_command(empty, "db", "restore", str(file), "--yes", environ=programs)
-        assert restored.out.endswith("applied watchkeeper/0003_retention_holds.sql\n"), restored.err
+        assert restored.out.endswith("applied watchkeeper/0004_retention_control.sql\n"), restored.err
     postgres.drop_database(urls.name)
 
 
