@@ -72,6 +72,25 @@ async def test_rows_that_stay_locked_fail_the_run_with_their_number(
     assert house.count("inbound_events") == locked
 
 
+async def test_rows_that_were_locked_once_go_beside_those_that_are(house: House) -> None:
+    """A lock leaves its note in the row when it is gone: committed, rolled back, shared, or of an update."""
+    house.make_table(indexed=False)
+    house.sql("ALTER TABLE inbound_events ADD source text")
+    house.sql("GRANT ALL ON inbound_events TO keeper")
+    house.fill("inbound_events", 40, 3000)
+    house.sql("UPDATE inbound_events SET source = 'x' WHERE id LIKE '40-1%%'")
+    house.sql("SELECT FROM inbound_events WHERE id LIKE '40-2%%' FOR UPDATE")
+    for strength, rows in (("UPDATE", "40-3%"), ("KEY SHARE", "40-4%"), ("SHARE", "40-4%")):
+        with transaction(house, f"SELECT FROM inbound_events WHERE id LIKE '{rows}' FOR {strength}"):
+            pass
+    kept = "SELECT FROM inbound_events WHERE id LIKE '40-5%' FOR KEY SHARE"
+    with transaction(house, kept) as other:
+        asyncio.get_running_loop().call_later(0.3, other.rollback)
+        (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted) == ("completed", 3000)
+    assert house.count("inbound_events") == 0
+
+
 async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

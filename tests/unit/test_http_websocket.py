@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -239,6 +240,41 @@ async def test_a_connection_that_is_gone_when_the_app_sends_is_aborted(tmp_path:
     assert [(line["outcome"], line["code"], line["sent"]) for line in watched.lines()] == [
         ("aborted", 1006, 0)
     ]
+
+
+@pytest.mark.parametrize(
+    ("raised", "outcome", "told"),
+    [("as it came", "aborted", 0), ("wrapped", "aborted", 0), ("another", "failed", 1)],
+)
+async def test_an_oserror_of_the_apps_own_is_told_after_its_client_left(
+    tmp_path: Path, raised: str, outcome: str, told: int
+) -> None:
+    """The server's, and what a framework made of it, only say that the client left; a full disk does not."""
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        try:
+            await send({"type": "websocket.send", "text": "a"})
+        except OSError as error:
+            if raised == "as it came":
+                raise
+            if raised == "wrapped":
+                raise RuntimeError("cannot send") from error
+        raise OSError("no space left on the app's own disk")
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "websocket.send":
+            raise BrokenPipeError
+
+    watched = watch(app, tmp_path)
+    with contextlib.suppress(OSError):
+        await watched.app({"type": "websocket", "path": "/", "headers": []}, receive, send)
+    assert [line["outcome"] for line in watched.sockets()] == [outcome]
+    assert sum("error" in line for line in watched.lines()) == told
 
 
 async def test_a_client_that_closes_without_a_code_has_completed(tmp_path: Path) -> None:

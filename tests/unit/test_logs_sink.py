@@ -102,6 +102,25 @@ async def test_within_a_loop_lines_leave_at_the_end_of_the_turn(pipe: Pipe) -> N
     assert pipe.read() == b"three\n"
 
 
+async def test_what_waits_for_its_line_is_bounded_within_a_turn(pipe: Pipe) -> None:
+    """What has no bytes yet counts for none: so many of them have their lines made before the turn ends."""
+    sink = Sink(pipe.writer)
+    made: list[int] = []
+
+    def render(said: list[int]) -> bytes:
+        made.append(len(said))
+        return b"".join(b"%d\n" % one for one in said)
+
+    sink.render = render
+    for number in range(2500):
+        sink.write_later(number)
+        assert len(sink.later) < 1024
+    assert made == [1024, 1024]
+    await asyncio.sleep(0)
+    assert made == [1024, 1024, 452]
+    assert pipe.read() == b"".join(b"%d\n" % number for number in range(2500))
+
+
 async def test_flush_does_not_wait_for_the_turn(pipe: Pipe) -> None:
     """At shutdown, what is gathered is written now."""
     sink = Sink(pipe.writer)

@@ -448,11 +448,13 @@ async def test_a_scrape_of_a_hundred_thousand_series_lets_others_in_between(tmp_
         took = registry.histogram("took_seconds", "Time.", ("a",), buckets=(0.1, 0.5, 1, 2, 5))
         for at in range(1500):
             took.labels(a=str(at)).observe(1, {"trace_id": "a" * 32})
+        for one in bound[-MOST_EXEMPLARS:]:
+            one.inc(1, {"trace_id": "b" * 32})
     shown: dict[str, list[float]] = {}
     gc.collect()
     gc.freeze()  # what the collector does about the series themselves is not the scrape's; what it makes is
     try:
-        async with answering(registries[0]) as [scraper]:
+        async with answering(*registries) as [scraper, _]:
             for _ in range(3):  # others run on this machine too
                 registries[0]._reader._begin()
                 for name, openmetrics in (("first", False), ("again", False), ("changed", True)):
