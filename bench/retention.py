@@ -82,7 +82,7 @@ def on_15(measure: Callable[[Effort, Path | None], Figure]) -> Callable[[Effort]
 
 def measure_others(effort: Effort) -> Figure:
     """Measure how long inserts into the table take while it is pruned within the default budget, and idle."""
-    case = Case(rows=effort.of(2_500_000, 500_000))
+    case = Case(rows=effort.of(1_000_000, 500_000))
     rounds: dict[str, list[float]] = {OURS: [], _IDLE: []}
     with pruned_house() as house:
         house.fill(case)

@@ -2,8 +2,8 @@
 
 Each transaction locks the run's row in the ledger, deletes in its second statement and moves the ledger's
 count, so that no row is gone that the ledger does not know of, and nobody deletes whose run was closed by
-another. It takes about `TRANSACTION_TARGET` flat out, else a tenth of that, since others wait for what is
-written at its end; the number of rows or blocks adapts to that.
+another. Its delete takes about `TRANSACTION_TARGET` flat out, else a tenth of that, since others wait for
+what is written at its end; the number of rows or blocks adapts to that.
 
 The first pass deletes by plain statements, which do not wait for rows that others have locked; where they
 meet one, the stretch is swept carefully. Careful passes follow, for what is left and for rows that moved.
@@ -223,11 +223,13 @@ class Pruning:
             await self._ledger.lock(conn, self._claim)
             # Under the lock, which whoever adds a hold takes too: from its commit on nothing held goes.
             self._target = target = await (self._target or target).with_holds(conn)
+            deleting = time.monotonic()
             swept = await delete(conn, target, self._claim.horizon, span, self._sizes[type(span)])
+            # Without the statements around it: they take their time however few rows go.
+            self._adapt(type(span), timedelta(seconds=time.monotonic() - deleting))
             await self._ledger.move(conn, self._claim, swept.deleted)
         self._renewed_at = time.monotonic()
         self._took = timedelta(seconds=self._renewed_at - began)
-        self._adapt(type(span), self._took)
         self.deleted += swept.deleted
         if swept.deleted:
             self._on_rows(swept.deleted)
