@@ -557,6 +557,21 @@ def test_a_trace_id_of_a_client_may_be_a_secret_too(lines: LineFile) -> None:
     assert secret not in lines.raw()
 
 
+@pytest.mark.parametrize("field", ["request_id", "trace_id"])
+@pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
+async def test_a_credential_among_the_ids_of_a_turn_is_masked_alone(
+    owner: Logging, lines: LineFile, field: str, token: str
+) -> None:
+    """All ids of a turn are looked through together; the others are shown as they came."""
+    ids = [f"{number:032x}" for number in range(5)]
+    for number, one in enumerate(ids):
+        owner.request(**REQUEST | {field: token if number == 2 else one})  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    assert token not in lines.raw()
+    shown = [line[{"request_id": "requestId"}.get(field, field)] for line in lines.read()]
+    assert shown[:2] + shown[3:] == ids[:2] + ids[3:]
+
+
 async def test_an_interrupt_loses_no_line_of_the_turn(
     owner: Logging, lines: LineFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,8 @@ _ESCAPE: Final = 3  # %41
 _ESCAPES: Final = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 # A path of ids and words: no query, no long run that may be a token.
 _PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]{0,40})+").fullmatch
+# Ids of hex digits, one a line, as nearly all are: each known kind of credential has other letters.
+_HEX: Final = re.compile(r"[0-9a-f\n-]+").fullmatch
 
 
 class Redactor:
@@ -91,8 +93,10 @@ class Redactor:
         return path_and_query
 
     def is_plain(self, value: str) -> bool:
-        """Say whether an id or a path surely holds no secret: neither a registered one nor a known kind."""
-        return TELLING.search(value) is None and not any(form in value for form in self._forms)
+        """Say whether ids or a path surely hold no secret: neither a registered one nor a known kind."""
+        return (_HEX(value) is not None or TELLING.search(value) is None) and not any(
+            form in value for form in self._forms
+        )
 
     def value(self, value: object) -> Any:
         """Return any value as plain data (what JSON can say) with its secrets masked, however deep."""
