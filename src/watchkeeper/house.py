@@ -121,6 +121,8 @@ class House:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait({self._keeping})
+        if self._retention is not None:
+            await self._retention.backlog.close()
         self._keeping = self._retention = None
         await self.storage.close()
 

@@ -93,6 +93,8 @@ def test_causes_silence_their_effects_and_nothing_else(tmp_path: Path) -> None:
         {"alertname": "ErrorBudgetBurn", "severity": "critical", "job": "fourth"},
         {"alertname": "ErrorBudgetBurn", "severity": "warning", "job": "fourth"},
         {"alertname": "Watchdog", "severity": "none"},
+        {"alertname": "RetentionBacklog", "severity": "warning", "table": "t", **JOB},
+        {"alertname": "RetentionBacklog", "severity": "warning", "table": "other", **JOB},
     ]
     config = alertmanager_variant(tmp_path / "alertmanager", "127.0.0.1:9", "a-token")
     with running_alertmanager(config) as alertmanager:
@@ -113,7 +115,7 @@ def test_causes_silence_their_effects_and_nothing_else(tmp_path: Path) -> None:
 
         expected = [
             alerts[index]
-            for index in (1, 2, 5, 6, 7, 11, 13, 15)  # in the order of the list above
+            for index in (1, 2, 5, 6, 7, 11, 13, 15, 17)  # in the order of the list above
         ]
         expected.sort(key=lambda labels: tuple(sorted(labels.items())))
         wait_until(lambda: len(held_back()) >= len(expected), "inhibited alerts")

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 import yaml
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.backend import Program
-    from support.postgres import PostgresServer
+    from support.postgres import DatabaseUrls, PostgresServer
 
 JOB = "realestate-backend"
 TOKEN = "test-metrics-token"
@@ -81,6 +82,15 @@ def prune(environ: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def let_one_come_of_age(urls: DatabaseUrls) -> None:
+    """Leave a row that is due: without one there is no oldest."""
+    with psycopg.connect(urls.owner_url) as conn:
+        conn.execute(
+            "INSERT INTO inbound_events (id, source, received_at, payload)"
+            " VALUES ('due', 'moltbot', now() - interval '30 days 1 hour', '{}')"
+        )
+
+
 @pytest.fixture(scope="module")
 def watched(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Run both, once for the tests of this file, until Prometheus has everything that they ask for."""
@@ -91,6 +101,7 @@ def watched(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
         program.wait_until_ready()
         play(program)
         prune(environ)
+        let_one_come_of_age(urls)
         target = program.url.removeprefix("http://")
         with running_prometheus(variant(folder / "prometheus", target=target, token=TOKEN)) as prometheus:
             wait_until(lambda: "http_requests_total" in prometheus.metric_names(JOB), "second scrape")

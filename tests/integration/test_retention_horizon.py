@@ -1,4 +1,4 @@
-"""Where the line is between what goes and what stays."""
+"""Where the line is between what goes and what stays, for plan, backlog and delete alike."""
 
 from __future__ import annotations
 
@@ -13,47 +13,101 @@ from hypothesis import strategies as st
 
 from support.house import FLAT_OUT, House, open_house
 from watchkeeper.database import Database
-from watchkeeper.retention import Ledger, Policy, run
+from watchkeeper.retention import Condition, Ledger, Policy, plan, read_backlog, run
+from watchkeeper.retention._policy import LONGEST_KEEP, SHORTEST_KEEP
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from support.postgres import DatabaseUrls
 
 HORIZON = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)  # when the clocks of Europe go forward
-# Microseconds around the horizon, and the decades before and after it.
-DISTANCES = st.one_of(st.integers(-3, 3), st.integers(-(10**15), 10**15))
+BEFORE_ALL = datetime(1, 1, 2, tzinfo=UTC)  # as which -infinity is shown
+TABLES = ("by_age", "by_place", "in_parts")
+# Microseconds around the horizon, the decades before and after it, and what is no instant.
+AGES = st.one_of(
+    st.integers(-3, 3), st.integers(-(10**15), 10**15), st.sampled_from([None, "infinity", "-infinity"])
+)
+KEEPS = st.one_of(
+    st.just(timedelta(days=30)), st.timedeltas(SHORTEST_KEEP, LONGEST_KEEP), st.just(LONGEST_KEEP)
+)
+ZONES = st.sampled_from(["UTC", "Asia/Kathmandu", "Europe/Kyiv", "America/New_York", "Australia/Lord_Howe"])
 
 
 @pytest.fixture
 async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, with one table whose ages have an index, and one where they have none."""
+    """A database to keep, with a table whose ages have an index, one without, and one in parts."""
     async with open_house(database_urls, tmp_path) as opened:
-        opened.make_table("by_age", "at")
-        opened.make_table("by_place", "at", indexed=False)
+        columns = "(id int PRIMARY KEY, at timestamptz, kind text)"
+        for table in TABLES:
+            parted = " PARTITION BY HASH (id)" if table == "in_parts" else ""
+            opened.sql(f"CREATE TABLE {table} {columns}{parted}")
+            opened.sql(f"GRANT SELECT, UPDATE, DELETE ON {table} TO keeper")
+        opened.sql("CREATE INDEX ON by_age (at)")
+        for part in range(3):
+            opened.sql(
+                f"CREATE TABLE in_parts_{part} PARTITION OF in_parts"
+                f" FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
+            )
         yield opened
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def written(age: int | str | None) -> str | None:
+    """Return an age as PostgreSQL reads it; a number is a distance from the horizon in microseconds."""
+    return (HORIZON + timedelta(microseconds=age)).isoformat() if isinstance(age, int) else age
+
+
+def is_old(age: int | str | None) -> bool:
+    """Say whether an age is older than the horizon; no age is not."""
+    return age == "-infinity" or (isinstance(age, int) and age < 0)
+
+
+def oldest(ages: Iterable[int | str | None]) -> datetime | None:
+    """Return the oldest of these, as it is shown."""
+    known = [HORIZON + timedelta(microseconds=age) if isinstance(age, int) else BEFORE_ALL for age in ages]
+    return min(known, default=None)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    distances=st.lists(DISTANCES, min_size=1, max_size=40),
-    zone=st.sampled_from(["UTC", "Asia/Kathmandu", "Europe/Kyiv", "America/New_York"]),
+    rows=st.lists(st.tuples(AGES, st.sampled_from("abcd")), max_size=40),
+    held=st.sets(st.sampled_from("abc")),
+    keep=KEEPS,
+    zone=ZONES,
 )
-async def test_what_is_older_than_the_horizon_goes_and_nothing_else(
-    house: House, distances: list[int], zone: str
+async def test_what_is_older_than_the_horizon_and_not_held_goes_and_nothing_else(
+    house: House, rows: list[tuple[int | str | None, str]], held: set[str], keep: timedelta, zone: str
 ) -> None:
-    """A row at the horizon stays, one a microsecond older goes, whatever the time zone of the session."""
+    """At the horizon a row stays, a microsecond older it goes, in any zone; plan and backlog say so."""
     house.sql(f"ALTER DATABASE {house.urls.name} SET timezone = '{zone}'")
+    house.sql("UPDATE retention_holds SET released_at = now(), released_by = 'x' WHERE released_at IS NULL")
+    old = {number for number, (age, _) in enumerate(rows) if is_old(age)}
+    due = {number for number in old if rows[number][1] not in held}
     async with Database(house.urls.url) as database:
         ledger = Ledger(database, redact=str)
-        for table in ("by_age", "by_place"):
-            policy = Policy(table=table, age_column="at", keep=timedelta(days=30))
+        for table in TABLES:
+            policy = Policy(table=table, age_column="at", keep=keep)
             house.sql(f"TRUNCATE {table}")
-            for number, distance in enumerate(distances):
-                at = HORIZON + timedelta(microseconds=distance)
-                house.sql(f"INSERT INTO {table} VALUES (%s, %s)", str(number), at)  # noqa: S608 - our names
+            house.sql(
+                f"INSERT INTO {table} SELECT * FROM unnest(%s::int[], %s::timestamptz[], %s::text[])",  # noqa: S608 - our names
+                list(range(len(rows))),
+                [written(age) for age, _ in rows],
+                [kind for _, kind in rows],
+            )
             await ledger.register([policy])
+            for kind in held:
+                hold = [Condition.parse(f"kind = {kind}")]
+                await house.retention(policy).operator.hold(table, hold, reason="case 7", owner="legal")
+
+            async with database.transaction() as conn:
+                planned = await plan(conn, policy, HORIZON + keep, FLAT_OUT)
+                seen = await read_backlog(conn, policy, HORIZON + keep)
+            assert (planned.horizon, planned.exact, seen.exact) == (HORIZON, True, True)
+            assert (planned.rows, planned.held) == (len(due), len(old) - len(due))
+            assert seen.rows == len(due)
+            assert planned.oldest == seen.oldest == oldest(rows[number][0] for number in due)
+
             claim = replace(await ledger.claim_now(policy), horizon=HORIZON)
             result = await run(
                 database,
@@ -64,6 +118,22 @@ async def test_what_is_older_than_the_horizon_goes_and_nothing_else(
                 stopping=asyncio.Event(),
                 on_rows=lambda _rows: None,
             )
-            left = {int(number) for (number,) in house.sql(f"SELECT id FROM {table}")}  # noqa: S608 - the same
-            assert left == {number for number, distance in enumerate(distances) if distance >= 0}
-            assert result.deleted == len(distances) - len(left)
+            left = {number for (number,) in house.sql(f"SELECT id FROM {table}")}  # noqa: S608 - the same
+            assert left == set(range(len(rows))) - due
+            assert (result.status, result.deleted) == ("completed", len(due))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keep=KEEPS, zone=ZONES)
+async def test_a_horizon_is_exactly_so_long_ago(house: House, keep: timedelta, zone: str) -> None:
+    """To the microsecond, whatever clock changes lie between: for the run and for the plan."""
+    house.sql(f"ALTER DATABASE {house.urls.name} SET timezone = '{zone}'")
+    policy = Policy(table="by_age", age_column="at", keep=keep)
+    async with Database(house.urls.url) as database:
+        ledger = Ledger(database, redact=str)
+        await ledger.register([policy])
+        claim = await ledger.claim_now(policy)
+        assert claim.horizon.astimezone(UTC) == claim.started_at.astimezone(UTC) - keep
+        await ledger.close(claim, "completed")
+        (planned,) = await house.retention(policy, database=database).plan()
+        assert timedelta(0) <= planned.horizon - claim.horizon.astimezone(UTC) < timedelta(minutes=1)

@@ -64,6 +64,7 @@ class House:
         self.reconnect()
         self._logging = Logging(service="house", env="test", sink=lines.sink)
         self._metrics: RetentionMetrics | None = None
+        self._made: list[Retention] = []
 
     def retention(
         self,
@@ -76,7 +77,7 @@ class House:
         """Return a replica's retention; all of them count in one registry, declared with the first."""
         chosen = policies or (EVENTS, SESSIONS)
         self._metrics = self._metrics or RetentionMetrics(self.registry, chosen)
-        return Retention(
+        retention = Retention(
             database or self.database,
             chosen,
             schedule=calendar or self.calendar,
@@ -85,6 +86,8 @@ class House:
             lease=lease,
             limits=limits,
         )
+        self._made.append(retention)
+        return retention
 
     async def due(self, *policies: Policy, **options: Any) -> Retention:
         """Return a retention whose policies were declared long ago, so that the last due counts."""
@@ -165,6 +168,11 @@ class House:
         """Connect as the owner, for what a test looks at and changes."""
         self._owner = psycopg.connect(self.urls.owner_url, autocommit=True)
 
+    async def rest(self) -> None:
+        """End what replicas do in the background."""
+        for retention in self._made:
+            await retention.backlog.close()
+
     def close(self) -> None:
         """Let go of the database."""
         self._owner.close()
@@ -190,6 +198,7 @@ async def open_house(urls: DatabaseUrls, folder: Path) -> AsyncIterator[House]:
         # The backend's own, where its migrations are in the template, make way for plainer ones.
         house.sql("DROP TABLE IF EXISTS inbound_events, chat_sessions")
         yield house
+        await house.rest()
         house.close()
     finally:
         await database.close()

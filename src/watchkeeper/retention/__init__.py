@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from watchkeeper.retention._backlog import Backlog, BacklogWatch, read_backlog
 from watchkeeper.retention._holds import Condition, Hold
 from watchkeeper.retention._ledger import (
     ACTION,
@@ -13,7 +14,7 @@ from watchkeeper.retention._ledger import (
     RunInterruptedError,
     RunLostError,
 )
-from watchkeeper.retention._metrics import RetentionMetrics
+from watchkeeper.retention._metrics import WAITING_REASONS, RetentionMetrics
 from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies
 from watchkeeper.retention._retention import Calendar, Retention
@@ -26,6 +27,9 @@ __all__ = [
     "ACTOR",
     "LEASE",
     "RETRY_WAITS",
+    "WAITING_REASONS",
+    "Backlog",
+    "BacklogWatch",
     "Calendar",
     "Claim",
     "Condition",
@@ -43,5 +47,6 @@ __all__ = [
     "RunResult",
     "check_policies",
     "plan",
+    "read_backlog",
     "run",
 ]

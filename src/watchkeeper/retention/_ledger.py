@@ -81,11 +81,13 @@ class Closed:
 
     Args:
         deleted: How many rows went.
+        bytes_deleted: About how many bytes these took.
         duration: From its claim to its end.
         audit_id: Its audit entry.
     """
 
     deleted: int
+    bytes_deleted: int
     duration: timedelta
     audit_id: int
 
@@ -218,8 +220,16 @@ class Ledger:
         if row is None:
             raise _lost(claim)
 
-    async def move(self, conn: AsyncConnection[Any], claim: Claim, deleted: int) -> int:
+    async def move(
+        self, conn: AsyncConnection[Any], claim: Claim, deleted: int, bytes_deleted: int = 0
+    ) -> int:
         """Count what this transaction deleted, and renew the lease.
+
+        Args:
+            conn: The connection of that transaction.
+            claim: Our run.
+            deleted: How many rows.
+            bytes_deleted: About how many bytes these took.
 
         Returns:
             How many rows the run has deleted so far.
@@ -227,7 +237,12 @@ class Ledger:
         Raises:
             RunLostError: It is not ours any more; the transaction must not commit.
         """
-        parameters = {**_key(claim), "deleted": deleted, "lease": self._lease}
+        parameters = {
+            **_key(claim),
+            "deleted": deleted,
+            "bytes_deleted": bytes_deleted,
+            "lease": self._lease,
+        }
         row = await (await conn.execute(QUERIES["move"], parameters)).fetchone()
         if row is None:
             raise _lost(claim)
@@ -277,7 +292,7 @@ class Ledger:
             row = await locked.fetchone()
             if row is None:
                 return None
-            deleted, duration = row
+            deleted, bytes_deleted, duration = row
             payload = {
                 "deleted": deleted,
                 "run": claim.id,
@@ -299,7 +314,7 @@ class Ledger:
                     "audit_id": audit_id,
                 },
             )
-        return Closed(deleted=deleted, duration=duration, audit_id=audit_id)
+        return Closed(deleted=deleted, bytes_deleted=bytes_deleted, duration=duration, audit_id=audit_id)
 
     def _describe(self, error: BaseException) -> str:
         # Masked while it still has its lines, which some of what is masked ends at; then made one.

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from watchkeeper.metrics import Registry
+    from watchkeeper.retention._backlog import Backlog
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._run import RunResult
 
 # A stopped run is no outcome: another one goes on where it ended.
 STATUSES: Final = tuple(state for state in get_args(State) if state != "stopped")
+
+# What a run waits for begins with one of these, a colon and details; anything else counts as the last one.
+WAITING_REASONS: Final = ("replication lag", "long transaction", "vacuum", "wal", "disk", "other")
 
 _DURATION_BUCKETS_S: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 7200.0)
 
@@ -29,6 +33,7 @@ class RetentionMetrics:
     """
 
     def __init__(self, registry: Registry, policies: Iterable[Policy]) -> None:
+        policies = tuple(policies)
         each = [{"table": policy.name} for policy in policies]
         self._runs = registry.counter(
             "retention_runs_total",
@@ -38,6 +43,12 @@ class RetentionMetrics:
         )
         self._rows = registry.counter(
             "retention_rows_deleted_total", "Rows that retention deleted.", ("table",), known=each
+        )
+        self._bytes = registry.counter(
+            "retention_bytes_deleted_total",
+            "About how many bytes the deleted rows took, counted when their run ends.",
+            ("table",),
+            known=each,
         )
         self._duration = registry.histogram(
             "retention_run_duration_seconds",
@@ -56,8 +67,35 @@ class RetentionMetrics:
             "When the table's policy was first declared, as a unix time.",
             ("table",),
         )
-
+        self._keep = registry.gauge(
+            "retention_keep_seconds", "How long the table's policy keeps a row.", ("table",)
+        )
         self._holds = registry.gauge("retention_holds", "Holds that are in force on the table.", ("table",))
+        self._paused = registry.gauge(
+            "retention_paused",
+            "Whether the table's policy is paused by an operator (1) or not (0).",
+            ("table",),
+        )
+        self._waiting = registry.gauge(
+            "retention_waiting",
+            "Whether a run of the table waits (1), and what for; 0 for all reasons while none waits.",
+            ("table", "reason"),
+            known=[{**table, "reason": reason} for table in each for reason in WAITING_REASONS],
+        )
+        self._oldest = registry.gauge(
+            "retention_oldest_eligible_timestamp_seconds",
+            "Age of the oldest row that is past its horizon and not held, as a unix time; without an index on"
+            " the age it is the oldest of a sample. Missing without such a row.",
+            ("table",),
+        )
+        self._backlog = registry.gauge(
+            "retention_backlog_rows",
+            "Rows that are past their horizon and not held; an estimate from a sample where they are over a"
+            " thousand, or their age has no index.",
+            ("table",),
+        )
+        for policy in policies:
+            self._keep.labels(table=policy.name).set(policy.keep.total_seconds())
 
     def count_rows(self, table: str, rows: int) -> None:
         """Count rows as they go."""
@@ -65,6 +103,7 @@ class RetentionMetrics:
 
     def count_run(self, result: RunResult) -> None:
         """Count a run that ended."""
+        self._bytes.labels(table=result.table).inc(result.bytes_deleted)
         if result.status in STATUSES:
             self._runs.labels(table=result.table, status=result.status).inc()
             if result.duration:  # what was never claimed or closed took no time that is known
@@ -73,6 +112,27 @@ class RetentionMetrics:
     def show_holds(self, table: str, holds: int) -> None:
         """Show how many holds are in force on a table."""
         self._holds.labels(table=table).set(holds)
+
+    def show_doing(self, table: str, *, paused: bool, waiting: str | None) -> None:
+        """Show whether a table's policy is paused, and what its run waits for; None for nothing."""
+        self._paused.labels(table=table).set(float(paused))
+        now = None if waiting is None else waiting.partition(":")[0].strip()
+        if now is not None and now not in WAITING_REASONS:
+            now = WAITING_REASONS[-1]
+        for reason in WAITING_REASONS:
+            self._waiting.labels(table=table, reason=reason).set(float(reason == now))
+
+    def show_backlog(self, table: str, backlog: Backlog | None) -> None:
+        """Show what of a table is past its horizon; None takes back what is not known any more."""
+        oldest, rows = self._oldest.labels(table=table), self._backlog.labels(table=table)
+        if backlog is None:
+            rows.clear()
+        else:
+            rows.set(backlog.rows)
+        if backlog is None or backlog.oldest is None:
+            oldest.clear()
+        else:
+            oldest.set(backlog.oldest.timestamp())
 
     def show(self, table: str, since: datetime, success: datetime | None) -> None:
         """Show what the ledger says of a table."""

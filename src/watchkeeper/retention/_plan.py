@@ -70,7 +70,7 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, limits
     """
     await _limit(conn, _LOOKUP_TIMEOUT_MS)
     target = await (await find_target(conn, policy)).with_holds(conn)
-    horizon = now - policy.keep
+    horizon = policy.horizon(now)
     counted = await _count(conn, target, horizon)
     rows, oldest = counted if counted is not None else (await _estimate(conn, target, horizon), None)
     (total,) = await fetch_row(conn, QUERIES["totals"], {"oid": target.oid})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final
 
 from psycopg import sql
@@ -14,6 +14,7 @@ from watchkeeper.exceptions import ConfigurationError, PolicyRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
 AUDIT_TABLE: Final = "audit_log"
 # What proves that rows went, and when: a run that deleted from it would delete its own evidence.
@@ -79,6 +80,14 @@ class Policy:
     def identifier(self) -> sql.Identifier:
         """The table in a statement, quoted."""
         return sql.Identifier(self.table) if self.schema is None else sql.Identifier(self.schema, self.table)
+
+    def horizon(self, now: datetime) -> datetime:
+        """Return the age from which on rows are kept, in UTC: elsewhere not all days have 24 hours.
+
+        Args:
+            now: An instant with its time zone.
+        """
+        return now.astimezone(UTC) - self.keep
 
 
 def check_policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:

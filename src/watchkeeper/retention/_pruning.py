@@ -21,7 +21,7 @@ from psycopg import errors
 
 from watchkeeper.exceptions import DatabaseUnavailableError, RetentionError
 from watchkeeper.retention._query import QUERIES
-from watchkeeper.retention._share import check_share
+from watchkeeper.retention._share import check_share, row_bytes
 from watchkeeper.retention._sweep import (
     AgeSpan,
     BlockSpan,
@@ -127,6 +127,7 @@ class Pruning:
         self._careful_sweeps = _CAREFUL_SWEEPS
         self._took = timedelta(0)
         self._target: Target | None = None  # with the holds that were in force at the last transaction
+        self._row_bytes = 0.0
         self._vain = 0
         # In this pass, a row between two sweeps counted twice: rows that somebody else has locked,
         self._locked = 0
@@ -146,6 +147,7 @@ class Pruning:
         """
         target = await self._patiently(self._find)
         await self._patiently(self._check_share, target)
+        self._row_bytes = await self._patiently(self._measure, target)
         first = await self._patiently(self._first, target)
         await self._pass(target, [first], self._sweep)
         spans = [await self._patiently(self._again, target, first)]
@@ -170,6 +172,10 @@ class Pruning:
     async def _check_share(self, target: Target) -> None:
         async with self._transaction() as conn:
             await check_share(conn, target, self._claim.horizon, self._limits.share)
+
+    async def _measure(self, target: Target) -> float:
+        async with self._transaction() as conn:
+            return await row_bytes(conn, target, self._claim.horizon)
 
     async def _first(self, target: Target) -> Span:
         async with self._transaction() as conn:
@@ -227,7 +233,7 @@ class Pruning:
             swept = await delete(conn, target, self._claim.horizon, span, self._sizes[type(span)])
             # Without the statements around it: they take their time however few rows go.
             self._adapt(type(span), timedelta(seconds=time.monotonic() - deleting))
-            await self._ledger.move(conn, self._claim, swept.deleted)
+            await self._ledger.move(conn, self._claim, swept.deleted, round(swept.deleted * self._row_bytes))
         self._renewed_at = time.monotonic()
         self._took = timedelta(seconds=self._renewed_at - began)
         self.deleted += swept.deleted
@@ -297,7 +303,7 @@ async def _sweep_plainly(
 def _kept_by_trigger(target: Target) -> RetentionError:
     return RetentionError(
         f"Rows of {target.name} that are due stay although nobody has locked them: a BEFORE DELETE trigger"
-        " keeps them. Change the trigger, or the policy."
+        " keeps them, or another one puts them back. Change the trigger, or the policy."
     )
 
 

@@ -10,9 +10,7 @@ Lines:
     `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
     it failed or was refused.
 
-Metrics: `retention_runs_total{table,status}`, `retention_rows_deleted_total{table}`,
-`retention_run_duration_seconds{table}`; from the ledger: `retention_last_success_timestamp_seconds{table}`,
-`retention_policy_since_timestamp_seconds{table}`.
+Metrics: those of `RetentionMetrics`: what this process does, what the ledger says, what the tables hold.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import psycopg
 
 from watchkeeper.exceptions import AuditError, RetentionError
+from watchkeeper.retention._backlog import BacklogWatch
 from watchkeeper.retention._ledger import ACTOR, LEASE, RETRY_WAITS, Claim, Ledger, RunInterruptedError
 from watchkeeper.retention._operator import Operator
 from watchkeeper.retention._plan import Plan, plan
@@ -32,7 +31,7 @@ from watchkeeper.retention._policy import Policy, check_policies, choose
 from watchkeeper.retention._report import JobLines
 from watchkeeper.retention._run import RunResult, run
 from watchkeeper.retention._share import Limits
-from watchkeeper.retention._status import PastRun, PolicyStatus, read_history, read_status
+from watchkeeper.retention._status import PastRun, PolicyStatus, read_doing, read_history, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -96,6 +95,7 @@ class Retention:
         self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
         self.operator = Operator(database, self._ledger, self._policies)
         self._metrics = metrics
+        self.backlog = BacklogWatch(database, self._policies, metrics)
         self._lines = JobLines(logging, job)
         self._limits = limits
         self._stopping = asyncio.Event()
@@ -205,7 +205,7 @@ class Retention:
                 async with self._database.transaction() as conn:
                     plans.append(await plan(conn, policy, now, limits or self._limits))
             except _TROUBLE_OF_ONE as error:
-                plans.append(Plan(policy=policy, horizon=now - policy.keep, problem=str(error)))
+                plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
         return plans
 
     async def status(self, tables: Iterable[str] | None = None) -> list[PolicyStatus]:
@@ -239,7 +239,7 @@ class Retention:
             return await read_history(conn, chosen, limit)
 
     async def refresh_metrics(self) -> None:
-        """Read from the ledger what any process of the service did.
+        """Read from the ledger what any process of the service did, and now and then what is left to do.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached; the metrics stay as they are.
@@ -250,6 +250,10 @@ class Retention:
         holds = Counter(hold.table_name for hold in await self.operator.holds())
         for policy in self._policies:
             self._metrics.show_holds(policy.name, holds[policy.name])
+        async with self._database.connection() as conn:
+            for table, paused, waiting in await read_doing(conn, self._policies):
+                self._metrics.show_doing(table, paused=paused, waiting=waiting)
+        await self.backlog.look()
 
     async def _run_if_due(self, policy: Policy, due: datetime, results: list[RunResult]) -> None:
         failures, not_before = self._held_up.get(policy.name, (0, 0.0))
@@ -320,6 +324,7 @@ class Retention:
                 table=claim.table_name,
                 status="failed",
                 deleted=closed.deleted,
+                bytes_deleted=closed.bytes_deleted,
                 duration=closed.duration,
                 run=claim.id,
                 error=error,

@@ -32,6 +32,7 @@ class RunResult:
         status: completed; failed; refused: the policy may not be carried out; stopped: the process was asked
             to stop, and the next run goes on where this one ended.
         deleted: How many rows went.
+        bytes_deleted: About how many bytes these took, by the size of a row when the run began.
         duration: How long it took.
         run: Its number in the ledger; None if it did not get that far.
         error: Why it did not complete.
@@ -41,6 +42,7 @@ class RunResult:
     table: str
     status: State
     deleted: int = 0
+    bytes_deleted: int = 0
     duration: timedelta = timedelta(0)
     run: int | None = None
     error: BaseException | None = None
@@ -94,6 +96,7 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
         table=policy.name,
         status=status,
         deleted=closed.deleted,
+        bytes_deleted=closed.bytes_deleted,
         duration=closed.duration,
         run=claim.id,
         error=error,

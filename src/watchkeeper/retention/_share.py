@@ -53,12 +53,35 @@ async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) 
         target: The table.
         horizon: Rows older than this are eligible.
     """
-    (blocks,) = await fetch_row(conn, QUERIES["blocks"], {"oid": target.oid})
-    percent = min(100.0, 100.0 * _SAMPLED_BLOCKS / max(blocks, 1))
+    percent = await sampled_percent(conn, target)
     rows, eligible = await fetch_row(
         conn, target.fill(QUERIES["sample"]), {"horizon": horizon, "percent": percent}
     )
     return rows * 100 / percent, eligible * 100 / percent
+
+
+async def sampled_percent(conn: AsyncConnection[Any], target: Target) -> float:
+    """Return how much of a table a sample looks at: a few hundred blocks, however many there are.
+
+    Args:
+        conn: Any connection.
+        target: The table.
+    """
+    (blocks,) = await fetch_row(conn, QUERIES["blocks"], {"oid": target.oid})
+    return min(100.0, 100.0 * _SAMPLED_BLOCKS / max(int(blocks), 1))
+
+
+async def row_bytes(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> float:
+    """Return about how many bytes a row takes, with its share of the indexes and of what is stored apart.
+
+    Args:
+        conn: Any connection.
+        target: The table.
+        horizon: Any; the sample looks by it.
+    """
+    (size,) = await fetch_row(conn, QUERIES["bytes"], {"oid": target.oid})
+    rows, _ = await sample(conn, target, horizon)
+    return float(size) / rows if rows else 0.0
 
 
 async def check_share(conn: AsyncConnection[Any], target: Target, horizon: datetime, largest: float) -> None:

@@ -78,6 +78,19 @@ async def read_status(
     return [_status_of(policy, rows.get(policy.name, {}), next_due) for policy in policies]
 
 
+async def read_doing(
+    conn: AsyncConnection[Any], policies: Sequence[Policy]
+) -> list[tuple[str, bool, str | None]]:
+    """Read of each registered policy whether it is paused, and what its open run waits for.
+
+    Args:
+        conn: Any connection.
+        policies: What is declared.
+    """
+    tables = [policy.name for policy in policies]
+    return await (await conn.execute(QUERIES["doing"], {"tables": tables})).fetchall()
+
+
 async def read_history(conn: AsyncConnection[Any], policies: Sequence[Policy], limit: int) -> list[PastRun]:
     """Read the runs of the policies, the latest first.
 

@@ -40,7 +40,8 @@ FOR UPDATE;
 -- name: move
 -- Count what this transaction deleted, and renew the lease.
 UPDATE retention_runs
-SET rows_deleted = rows_deleted + %(deleted)s, lease_until = clock_timestamp() + %(lease)s::interval
+SET rows_deleted = rows_deleted + %(deleted)s, bytes_deleted = bytes_deleted + %(bytes_deleted)s,
+    lease_until = clock_timestamp() + %(lease)s::interval
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
 RETURNING rows_deleted;
 
@@ -58,7 +59,7 @@ ORDER BY id;
 
 -- name: lock_to_close
 -- The run, locked, and how long it has taken; a lapsed one only if it still is.
-SELECT rows_deleted, clock_timestamp() - started_at
+SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at
 FROM retention_runs
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
     AND (NOT %(lapsed)s OR lease_until < clock_timestamp())
@@ -119,6 +120,13 @@ FROM retention_policies p
 LEFT JOIN LATERAL (
     SELECT * FROM retention_runs r WHERE r.table_name = p.table_name ORDER BY r.id DESC LIMIT 1
 ) AS last ON true
+WHERE p.table_name = ANY (%(tables)s);
+
+-- name: doing
+-- Which of the registered policies are paused, and what their open runs wait for.
+SELECT p.table_name, p.paused_at IS NOT NULL, r.waiting
+FROM retention_policies p
+LEFT JOIN retention_runs r ON r.table_name = p.table_name AND r.state = 'running'
 WHERE p.table_name = ANY (%(tables)s);
 
 -- name: history
@@ -234,6 +242,15 @@ FROM pg_class c
 JOIN below b ON b.oid = c.oid
 WHERE c.relkind = 'r';
 
+-- name: bytes
+-- How many bytes the table takes, with its parts, its indexes and what is stored apart of its rows.
+WITH RECURSIVE below AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+)
+SELECT coalesce(sum(pg_total_relation_size(b.oid)), 0)::bigint FROM below b;
+
 -- name: count_eligible
 -- What a run would delete, and the age of the oldest (a year before 1 is shown as 1).
 SELECT count(*), CASE WHEN count(*) > 0 THEN greatest(min(t.{age}), '0001-01-02 00:00:00+00') END
@@ -248,6 +265,26 @@ EXPLAIN (FORMAT JSON) SELECT FROM {table} AS t WHERE {eligible};
 -- How many rows a few blocks hold, and how many of them are eligible; the blocks are drawn at random.
 SELECT count(*), count(*) FILTER (WHERE {eligible})
 FROM {table} AS t TABLESAMPLE SYSTEM (%(percent)s);
+
+-- name: first_eligible
+-- How many rows are eligible, as far as they are counted, and the age of the oldest (see count_eligible). The
+-- order leads to the index of the ages.
+SELECT count(*), CASE WHEN count(*) > 0 THEN greatest(min(f.age), '0001-01-02 00:00:00+00') END
+FROM (SELECT t.{age} AS age FROM {table} AS t WHERE {eligible} ORDER BY t.{age} LIMIT %(most)s) AS f;
+
+-- name: sample_backlog
+-- How many rows of a few random blocks are eligible, how many of the first blocks, and the age of the oldest.
+SELECT s.rows, f.rows, CASE WHEN s.rows + f.rows > 0
+    THEN greatest(least(s.oldest, f.oldest), '0001-01-02 00:00:00+00') END
+FROM (
+    SELECT count(*) AS rows, min(t.{age}) AS oldest
+    FROM {table} AS t TABLESAMPLE SYSTEM (%(percent)s)
+    WHERE {eligible}
+) AS s, (
+    SELECT count(*) AS rows, min(t.{age}) AS oldest
+    FROM {table} AS t
+    WHERE {eligible} AND t.ctid < %(stop)s::tid
+) AS f;
 
 -- name: count_share
 -- How many rows there are, and how many of them are eligible.
