@@ -28,6 +28,7 @@ _CHANGING: Final = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d UTC)?"), "<time>"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)"), "<time>"),
     (re.compile(r"in \d+\.\d (s|min)"), "in <duration>"),
+    (re.compile(r"\b\d\.\d s\b"), "0.0 s"),  # of one width, so that its column stays as it is
     (re.compile(r'("duration_ms"|"duration_seconds"): [\d.]+'), r"\1: <duration>"),
     (re.compile(r"wk_\d+"), "<database>"),
     (re.compile(r'"version": "[^"]+"'), '"version": "<version>"'),

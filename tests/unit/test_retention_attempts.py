@@ -6,8 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from watchkeeper.retention._ledger import _next_attempt
+from watchkeeper.schedule import Schedule
 
 DUE = datetime(2026, 7, 1, 3, tzinfo=UTC)
 LAST_END = DUE + timedelta(minutes=1)
@@ -76,3 +79,30 @@ def test_a_due_whose_successor_had_its_turn_is_over() -> None:
 def test_a_policy_that_nobody_registered_is_not_run() -> None:
     """After a backup was restored, for example, until the next start."""
     assert _next_attempt([], DUE) is None
+
+
+ZONES = st.sampled_from(["UTC", "Europe/Kyiv", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"])
+# Minutes to weeks between two looks: a service that is up, and one that is away for a while.
+PAUSES = st.lists(st.one_of(st.integers(1, 90), st.integers(600, 30_000)), min_size=1, max_size=60)
+
+
+@given(zone=ZONES, pauses=PAUSES)
+def test_what_was_missed_is_caught_up_once(zone: str, pauses: list[int]) -> None:
+    """However long nobody looks, and whatever the clocks do: at the next look there is one run."""
+    schedule = Schedule(timezone=zone)
+    since = now = datetime(2026, 3, 1, tzinfo=UTC)
+    done: list[dict[str, Any]] = []
+    looked_for = set()
+    for minutes in pauses:
+        now += timedelta(minutes=minutes)
+        due = schedule.due_before(now)
+        looked_for |= {due} if due > since else set()
+        for replica in range(3):
+            entry = {"since": since, "due_at": due, "attempt": 1, "state": "completed", "finished_at": now}
+            untried = dict.fromkeys(("due_at", "attempt", "state", "finished_at")) | {"since": since}
+            rows = [row for row in done if row["due_at"] >= due] or [untried]
+            attempt = _next_attempt([row | {"now": now} for row in rows], due)
+            assert attempt in ({1, None} if replica == 0 else {None})
+            if attempt is not None:
+                done.append(entry)
+    assert [row["due_at"] for row in done] == sorted(looked_for)

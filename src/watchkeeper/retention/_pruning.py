@@ -147,7 +147,6 @@ class Pruning:
         """
         target = await self._patiently(self._find)
         await self._patiently(self._check_share, target)
-        self._row_bytes = await self._patiently(self._measure, target)
         first = await self._patiently(self._first, target)
         await self._pass(target, [first], self._sweep)
         spans = [await self._patiently(self._again, target, first)]
@@ -172,10 +171,7 @@ class Pruning:
     async def _check_share(self, target: Target) -> None:
         async with self._transaction() as conn:
             await check_share(conn, target, self._claim.horizon, self._limits.share)
-
-    async def _measure(self, target: Target) -> float:
-        async with self._transaction() as conn:
-            return await row_bytes(conn, target, self._claim.horizon)
+            self._row_bytes = await row_bytes(conn, target, self._claim.horizon)
 
     async def _first(self, target: Target) -> Span:
         async with self._transaction() as conn:
