@@ -41,6 +41,10 @@ class RetentionError(WatchkeeperError):
     """A retention run cannot go on; what it deleted so far is in the ledger."""
 
 
+class ArchiveError(RetentionError):
+    """Rows cannot be written to the archive or read from it; the message says where, and what mends it."""
+
+
 class PolicyRefusedError(RetentionError, ValueError):
     """A retention policy may not be declared or carried out."""
 

@@ -97,7 +97,7 @@ class House:
         await self.storage.open(migrate=migrate, take_over=take_over)
         await self._audit.look()
         if self._metrics is not None:
-            from watchkeeper.retention import Limits, Retention  # noqa: PLC0415
+            from watchkeeper.retention import FolderArchive, Limits, Retention  # noqa: PLC0415
             from watchkeeper.schedule import Schedule  # noqa: PLC0415
 
             self._retention = Retention(
@@ -109,6 +109,7 @@ class House:
                 limits=Limits(
                     share=self._settings.retention_max_share, budget=self._settings.retention_budget
                 ),
+                archive=FolderArchive(self._settings.archive_folder),
             )
 
     def keep(self) -> None:

@@ -160,6 +160,8 @@ class Settings:
             run is refused and wants an operator's word.
         retention_budget: Share of the time in which a run may keep the database at work; it pauses for the
             rest.
+        archive_dir: Where policies that archive write their rows before they delete them; default `archive`
+            in the service's state folder.
         retention: Off stops scheduled retention runs; what is due is caught up once after switching it on.
         request_lines: Off stops the line of each request; metrics go on.
         request_sample: Share of the requests completed below 500 that have a line, chosen by their trace; all
@@ -192,6 +194,7 @@ class Settings:
     retention_timezone: str = _setting("RETENTION_TIMEZONE", _text, "UTC")
     retention_max_share: float = _setting("WATCHKEEPER_RETENTION_MAX_SHARE", _share, 0.5)
     retention_budget: float = _setting("WATCHKEEPER_RETENTION_BUDGET", _share, 0.5)
+    archive_dir: Path | None = _setting("WATCHKEEPER_ARCHIVE_DIR", _folder, None)
     retention: bool = _setting("WATCHKEEPER_RETENTION", _switch, True)
     request_lines: bool = _setting("WATCHKEEPER_REQUEST_LINES", _switch, True)
     request_sample: float = _setting("WATCHKEEPER_REQUEST_SAMPLE", _share, 1.0)
@@ -263,6 +266,11 @@ class Settings:
     def service_dir(self) -> Path:
         """The folder of this service's state."""
         return self.state_dir / self.service
+
+    @property
+    def archive_folder(self) -> Path:
+        """The folder of what retention archives."""
+        return self.archive_dir or self.service_dir / "archive"
 
 
 def check_timezone(name: str, what: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.archive import ARCHIVED, archived, difference
 from support.house import EVENTS, House, open_house
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Ho
 class Replicas:
     """Starts processes that prune what is due."""
 
-    def __init__(self, house: House, log: Path) -> None:
+    def __init__(self, house: House, log: Path, *arguments: str) -> None:
         self._house = house
         with log.open("wb") as lines:
             self._parent = subprocess.Popen(
-                [sys.executable, "-m", "support.replica", house.urls.url],
+                [sys.executable, "-m", "support.replica", house.urls.url, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=lines,
@@ -80,6 +81,14 @@ def replicas(house: House, tmp_path: Path) -> Iterator[Replicas]:
     started.close()
 
 
+@pytest.fixture
+def archiving(house: House, tmp_path: Path) -> Iterator[Replicas]:
+    """Processes to kill that archive what they delete."""
+    started = Replicas(house, tmp_path / "replicas", str(tmp_path / "archive"))
+    yield started
+    started.close()
+
+
 def wait_for(happened: Callable[[], bool]) -> None:
     """Wait until something has happened, for ten seconds at most."""
     until = time.monotonic() + 10
@@ -97,19 +106,24 @@ def kill_in_a_run(house: House, replicas: Replicas, pause: float) -> int:
     return house.count("retention_runs WHERE state = 'running'")
 
 
+def slow_down(house: House, seconds: float) -> None:
+    """Have each DELETE take its time."""
+    house.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END$$"
+    )
+    house.sql(
+        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
+    )
+
+
 async def test_rows_gone_are_rows_audited_after_kills_at_random_instants(
     house: House, replicas: Replicas
 ) -> None:
     """After fifteen kills and a restart: gone is audited is counted, nothing young went, all is closed."""
     house.make_table()
     house.fill("inbound_events", 29, 200)
-    house.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$BEGIN PERFORM pg_sleep(0.015); RETURN NULL; END$$"
-    )
-    house.sql(
-        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
-    )
+    slow_down(house, 0.015)
     retention = await house.due(EVENTS)
     rows, interrupted, chance = 0, 0, random.Random(20)
     for kill in range(KILLS):
@@ -140,3 +154,34 @@ async def test_five_processes_are_one_run(house: House, replicas: Replicas) -> N
     replicas.wait()
     assert house.runs() == [(1, "completed", 4000)]
     assert [entry["deleted"] for entry in house.audited()] == [4000]
+
+
+async def test_rows_gone_are_rows_archived_after_kills_at_random_instants(
+    house: House, archiving: Replicas
+) -> None:
+    """After fifteen kills and a restart: each row that is gone is in the archive once, and comes back."""
+    house.make_table()
+    house.fill("inbound_events", 29, 200)
+    house.sql("CREATE TABLE before (LIKE inbound_events INCLUDING ALL)")
+    slow_down(house, 0.003)
+    retention = await house.due(ARCHIVED)
+    interrupted, chance = 0, random.Random(21)
+    for kill in range(KILLS):
+        house.fill("inbound_events", 40 + kill, 20_000)
+        house.sql("INSERT INTO before SELECT * FROM inbound_events ON CONFLICT DO NOTHING")
+        house.calendar.due += timedelta(milliseconds=1)
+        interrupted += kill_in_a_run(house, archiving, chance.uniform(0.0, 0.5))
+        house.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s' WHERE state = 'running'")
+        if kill % 3 == 1:
+            await retention.tick()
+    house.calendar.due += timedelta(milliseconds=1)
+    await retention.tick()
+    assert interrupted > KILLS / 3  # otherwise they were killed before or after, and this shows nothing
+    ids = [row["id"] for row in archived(house)]
+    assert len(ids) == len(set(ids)) == sum(entry["deleted"] for entry in house.audited())
+    assert len(ids) == sum(entry["archived"]["rows"] for entry in house.audited() if "archived" in entry)
+    assert house.count("inbound_events") == house.count("inbound_events WHERE id LIKE '29-%'") == 200
+    assert house.count("before") == len(ids) + 200
+    for (run,) in house.sql("SELECT DISTINCT run FROM retention_archives WHERE deleted > 0"):
+        assert (await retention.operator.restore(run, restored_by="ann")).problems == ()
+    assert difference(house, "inbound_events", "before") == []

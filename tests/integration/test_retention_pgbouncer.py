@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.archive import ARCHIVED, archived
 from support.house import House, open_house
 from support.pgbouncer import running_bouncer, through
 from watchkeeper.database import Database
@@ -50,3 +51,20 @@ async def test_three_replicas_share_two_server_connections(house: House, postgre
     done = sorted((result.table, result.status, result.deleted) for some in results for result in some)
     assert done == [("chat_sessions", "completed", 2), ("inbound_events", "completed", 4003)]
     assert sum(entry["deleted"] for entry in house.audited()) == 4005
+
+
+async def test_rows_are_archived_and_restored_through_it(house: House, postgres: PostgresServer) -> None:
+    """Reading by a cursor, deleting and putting back need no session of their own."""
+    house.make_table()
+    house.fill("inbound_events", 40, 5000)
+    with running_bouncer(postgres) as bouncer:
+        database = Database(through(bouncer, house.urls).url, prepared_statements=False)
+        async with database:
+            retention = house.retention(ARCHIVED, database=database)
+            (result,) = await retention.run_now()
+            assert (result.error, result.deleted, len(archived(house))) == (None, 5000, 5000)
+            restored = await retention.operator.restore(1, restored_by="ann")
+            async with database.connection() as conn:
+                shown = await conn.execute("SHOW extra_float_digits")
+                assert await shown.fetchall() == [("1",)]  # as the server has it, and no transaction of ours
+    assert (restored.problems, restored.rows) == ((), 5000)

@@ -12,7 +12,7 @@ from support.lines import LineFile
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import LEASE, Limits, Policy, Retention, RetentionMetrics
+from watchkeeper.retention import LEASE, FolderArchive, Limits, Policy, Retention, RetentionMetrics
 from watchkeeper.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pytest
 
     from support.postgres import DatabaseUrls
-    from watchkeeper.retention import Calendar
+    from watchkeeper.retention import Archive, Calendar
 
 EVENTS: Final = Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=30))
 FLAT_OUT: Final = Limits(share=1.0, budget=1.0)
@@ -73,6 +73,7 @@ class House:
         calendar: Calendar | None = None,
         lease: timedelta = LEASE,
         limits: Limits = FLAT_OUT,
+        archive: Archive | None = None,
     ) -> Retention:
         """Return a replica's retention; all of them count in one registry, declared with the first."""
         chosen = policies or (EVENTS, SESSIONS)
@@ -85,6 +86,7 @@ class House:
             logging=self._logging,
             lease=lease,
             limits=limits,
+            archive=archive or FolderArchive(self.folder / "archive"),
         )
         self._made.append(retention)
         return retention

@@ -1,43 +1,48 @@
-"""Replicas as processes of their own, to be killed: `python -m support.replica URL`.
+"""Replicas as processes of their own, to be killed: `python -m support.replica URL [ARCHIVE]`.
 
 A line on stdin that names a due forks a process that prunes what is due; `kill` kills the last one with -9,
 `wait` waits for all of them. Each line is answered. Forking spares each replica the start of an interpreter,
-and only a parent can kill a child without ever hitting another process.
+and only a parent can kill a child without ever hitting another process. With a folder, rows are archived
+there first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from support.house import EVENTS, FLAT_OUT, DueAt
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging, Sink
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import Retention, RetentionMetrics
+from watchkeeper.retention import FolderArchive, Retention, RetentionMetrics
 
 
-async def prune(url: str, due: str) -> None:
+async def prune(url: str, due: str, archive: str | None = None) -> None:
     """Run what is due, once."""
+    policy = dataclasses.replace(EVENTS, archive=archive is not None)
     database = Database(url)
     await database.open()
     retention = Retention(
         database,
-        [EVENTS],
+        [policy],
         schedule=DueAt(datetime.fromisoformat(due)),
-        metrics=RetentionMetrics(Registry(), [EVENTS]),
+        metrics=RetentionMetrics(Registry(), [policy]),
         logging=Logging(service="replica", env="test", sink=Sink(2)),
         lease=timedelta(seconds=1),
         limits=FLAT_OUT,
+        archive=None if archive is None else FolderArchive(Path(archive)),
     )
     await retention.tick()
     await database.close()
 
 
-def main(url: str) -> None:
+def main(url: str, archive: str | None = None) -> None:
     """Do what the lines say."""
     children: list[int] = []
     for line in sys.stdin:
@@ -51,7 +56,7 @@ def main(url: str) -> None:
         else:
             child = os.fork()
             if not child:
-                asyncio.run(prune(url, order))
+                asyncio.run(prune(url, order, archive))
                 os._exit(0)
             children.append(child)
         sys.stdout.write("done\n")
@@ -59,4 +64,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -21,6 +21,7 @@ def test_defaults_are_the_contracts() -> None:
     assert settings.metrics_token is None
     assert settings.database_url is None
     assert settings.service_dir == default_state_dir({"HOME": "/home/someone"}) / "realestate-backend"
+    assert settings.archive_folder == settings.service_dir / "archive"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,7 @@ def test_every_variable_is_read() -> None:
             "WATCHKEEPER_POSTGRES_BIN": "/usr/lib/postgresql/15/bin",
             "RETENTION_TIMEZONE": "Africa/Kigali",
             "WATCHKEEPER_RETENTION": "off",
+            "WATCHKEEPER_ARCHIVE_DIR": "/srv/archive",
             "WATCHKEEPER_REQUEST_LINES": "no",
             "WATCHKEEPER_PROBE_LINES": "TRUE",
             "WATCHKEEPER_REQUEST_SAMPLE": "0.25",
@@ -68,6 +70,7 @@ def test_every_variable_is_read() -> None:
     assert settings.metrics_token == Secret("hush")
     assert settings.service_dir == Path("/var/lib/shop/shop")
     assert settings.postgres_bin == Path("/usr/lib/postgresql/15/bin")
+    assert settings.archive_folder == Path("/srv/archive")
     assert settings.retention_timezone == "Africa/Kigali"
     switches = (settings.retention, settings.request_lines, settings.metrics, settings.health)
     assert switches == (False, False, False, False)

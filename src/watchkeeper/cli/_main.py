@@ -23,6 +23,7 @@ from watchkeeper.cli import (
     _retention_history,
     _retention_hold,
     _retention_plan,
+    _retention_restore,
     _retention_run,
     _retention_status,
 )
@@ -41,7 +42,14 @@ USAGE: Final = 2
 _GROUPS: Final = {
     "retention": (
         "what is kept how long, and the runs that delete the rest",
-        (_retention_plan, _retention_run, _retention_status, _retention_history, _retention_hold),
+        (
+            _retention_plan,
+            _retention_run,
+            _retention_status,
+            _retention_history,
+            _retention_hold,
+            _retention_restore,
+        ),
     ),
     "audit": ("the record of who did what", (_audit_list,)),
     "db": ("the database: migrations, backup and restore", (_db_status, _db_migrate, _db_dump, _db_restore)),

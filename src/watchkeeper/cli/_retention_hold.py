@@ -36,7 +36,7 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
     )
     rows.add_argument("--all", action="store_true", help="hold every row")
     parser.add_argument("--reason", required=True, help="why, for whoever finds it")
-    parser.add_argument("--owner", default=_whoever(), help="who wants it; default: the account that asks")
+    parser.add_argument("--owner", default=whoever(), help="who wants it; default: the account that asks")
     parser.add_argument(
         "--until", metavar="TIME", help="when it ends by itself, as 2027-01-31 or with a time"
     )
@@ -50,7 +50,7 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
 
     parser = commands.add_parser("release", help="end a hold; its rows go with the next run that is due")
     parser.add_argument("hold", type=int, metavar="NUMBER", help="of the hold, as the list has it")
-    parser.add_argument("--by", default=_whoever(), help="who releases it; default: the account that asks")
+    parser.add_argument("--by", default=whoever(), help="who releases it; default: the account that asks")
     parser.add_argument("--json", action="store_true", help="answer with one JSON document")
     parser.set_defaults(execute=_release)
 
@@ -76,7 +76,8 @@ async def _release(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
     return 0
 
 
-def _whoever() -> str:
+def whoever() -> str:
+    """Return the name of the account that asks."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # an account without a name, as in some containers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from watchkeeper.retention._archive import Archive, FolderArchive, Location
 from watchkeeper.retention._backlog import Backlog, BacklogWatch, read_backlog
 from watchkeeper.retention._holds import Condition, Hold
 from watchkeeper.retention._ledger import (
@@ -17,6 +18,7 @@ from watchkeeper.retention._ledger import (
 from watchkeeper.retention._metrics import WAITING_REASONS, RetentionMetrics
 from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies
+from watchkeeper.retention._restore import ArchivedRun, Restored
 from watchkeeper.retention._retention import Calendar, Retention
 from watchkeeper.retention._run import RunResult, run
 from watchkeeper.retention._share import Limits
@@ -28,18 +30,23 @@ __all__ = [
     "LEASE",
     "RETRY_WAITS",
     "WAITING_REASONS",
+    "Archive",
+    "ArchivedRun",
     "Backlog",
     "BacklogWatch",
     "Calendar",
     "Claim",
     "Condition",
+    "FolderArchive",
     "Hold",
     "Ledger",
     "Limits",
+    "Location",
     "PastRun",
     "Plan",
     "Policy",
     "PolicyStatus",
+    "Restored",
     "Retention",
     "RetentionMetrics",
     "RunInterruptedError",

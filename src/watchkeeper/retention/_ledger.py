@@ -18,6 +18,7 @@ from psycopg.rows import class_row, dict_row
 from watchkeeper.audit import append
 from watchkeeper.exceptions import AuditError, RetentionError
 from watchkeeper.retention._query import QUERIES, fetch_row
+from watchkeeper.retention._segment import read_totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -293,6 +294,7 @@ class Ledger:
             if row is None:
                 return None
             deleted, bytes_deleted, duration = row
+            archived = await read_totals(conn, claim.id)
             payload = {
                 "deleted": deleted,
                 "run": claim.id,
@@ -302,6 +304,7 @@ class Ledger:
                 "attempt": claim.attempt,
                 "horizon": claim.horizon,
                 "duration_ms": round(duration / timedelta(milliseconds=1)),
+                **({"archived": archived} if archived else {}),
                 **({"error": described} if described else {}),
             }
             audit_id = await self._append(conn, claim, payload)

@@ -1,4 +1,4 @@
-"""What an operator says to retention: holds, as commands that are checked and audited."""
+"""What an operator says to retention: holds and restoring, as commands that are checked and audited."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from watchkeeper.audit import append
 from watchkeeper.exceptions import ConfigurationError, RetentionError
 from watchkeeper.retention._holds import Condition, Hold, add_hold, read_holds, release_hold
 from watchkeeper.retention._policy import choose
+from watchkeeper.retention._restore import ArchivedRun, Restored, Restoring, read_archived_run
 from watchkeeper.retention._target import find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from psycopg import AsyncConnection
 
     from watchkeeper.database import Database
+    from watchkeeper.retention._archive import Archive
     from watchkeeper.retention._ledger import Ledger
     from watchkeeper.retention._policy import Policy
 
@@ -28,12 +30,16 @@ class Operator:
         database: Where the tables and the ledger are.
         ledger: Where the policies are registered.
         policies: What is declared.
+        archive: Where deleted rows are restored from.
     """
 
-    def __init__(self, database: Database, ledger: Ledger, policies: Sequence[Policy]) -> None:
+    def __init__(
+        self, database: Database, ledger: Ledger, policies: Sequence[Policy], archive: Archive | None = None
+    ) -> None:
         self._database = database
         self._ledger = ledger
         self._policies = policies
+        self._archive = archive
 
     async def hold(
         self,
@@ -104,6 +110,47 @@ class Operator:
         """
         async with self._database.connection() as conn:
             return await read_holds(conn, [policy.name for policy in self._policies], ended=ended)
+
+    async def archived(self, run: int) -> ArchivedRun:
+        """Look up what of a run is in the archive.
+
+        Args:
+            run: Its number.
+
+        Raises:
+            ConfigurationError: There is no such run, it is going on, or nothing of it was archived.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        async with self._database.connection() as conn:
+            return await read_archived_run(conn, run)
+
+    async def restore(
+        self, run: int, *, restored_by: str, on_rows: Callable[[int], None] | None = None
+    ) -> Restored:
+        """Put the rows back that a run deleted, those that were not put back yet; it is audited.
+
+        Args:
+            run: Its number.
+            restored_by: Who wants it.
+            on_rows: Called with the number of rows after each transaction.
+
+        Raises:
+            ConfigurationError: There is no such run, it is going on, or nothing of it was archived.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        if not restored_by.strip():
+            raise ConfigurationError("Say who restores: whoever finds the rows has to know.")
+        if self._archive is None:
+            raise ConfigurationError("There is no archive to restore from: give the retention one.")
+        found = await self.archived(run)
+        restoring = Restoring(
+            self._database,
+            self._archive,
+            found,
+            restored_by=restored_by,
+            on_rows=on_rows or (lambda _rows: None),
+        )
+        return await restoring.run()
 
     async def _audit_hold(self, conn: AsyncConnection[Any], action: str, who: str, hold: Hold) -> None:
         await append(

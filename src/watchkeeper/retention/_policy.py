@@ -44,6 +44,7 @@ class Policy:
         age_column: A `timestamp with time zone` column that says how old a row is; rows without it are kept.
         keep: How long rows are kept, at least a day; there is no default, because it deletes data.
         schema: The table's schema; default: the first one in the search path that has the table.
+        archive: Whether rows are written to the archive before they go, to be put back from there.
 
     Raises:
         PolicyRefusedError: The table may never be pruned: the audit log, or the library's own ledger.
@@ -54,6 +55,7 @@ class Policy:
     age_column: str
     keep: timedelta
     schema: str | None = None
+    archive: bool = False
 
     def __post_init__(self) -> None:
         _refuse_protected(self.table)

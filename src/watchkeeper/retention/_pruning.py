@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from psycopg import errors
 
 from watchkeeper.exceptions import DatabaseUnavailableError, RetentionError
+from watchkeeper.retention._archived_sweep import Archiver
 from watchkeeper.retention._query import QUERIES
 from watchkeeper.retention._share import check_share, row_bytes
 from watchkeeper.retention._sweep import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from watchkeeper.database import Database
+    from watchkeeper.retention._archive import Archive
     from watchkeeper.retention._ledger import Claim, Ledger
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._share import Limits
@@ -102,6 +104,7 @@ class Pruning:
         limits: What the run may take.
         stopping: Set by whoever wants the run to stop.
         on_rows: Called with the number of rows after each transaction that deleted some.
+        archive: Where rows go first, if the policy wants that.
     """
 
     def __init__(  # noqa: PLR0913 - one of each part that takes part
@@ -114,6 +117,7 @@ class Pruning:
         limits: Limits,
         stopping: asyncio.Event,
         on_rows: Callable[[int], None],
+        archive: Archive | None = None,
     ) -> None:
         self._database = database
         self._ledger = ledger
@@ -134,6 +138,9 @@ class Pruning:
         # and rows that were ours to delete, and stayed.
         self._kept = 0
         self._renewed_at = time.monotonic()
+        self._archiver = None
+        if policy.archive and archive is not None:
+            self._archiver = Archiver(archive, ledger, claim, self._transaction)
         self.deleted = 0
 
     async def run(self) -> None:
@@ -148,12 +155,13 @@ class Pruning:
         target = await self._patiently(self._find)
         await self._patiently(self._check_share, target)
         first = await self._patiently(self._first, target)
-        await self._pass(target, [first], self._sweep)
+        archived = self._sweep_archived if self._archiver else None
+        await self._pass(target, [first], archived or self._sweep)
         spans = [await self._patiently(self._again, target, first)]
         for wait in PASS_WAITS:
             if self._locked or self._kept:
                 await self._pause(wait)
-            spans = await self._pass(target, spans, self._sweep_carefully)
+            spans = await self._pass(target, spans, archived or self._sweep_carefully)
             if not spans:
                 return
         if self._kept:
@@ -203,23 +211,42 @@ class Pruning:
         return left
 
     async def _sweep(self, target: Target, span: Span) -> Swept:
+        return await self._first_plainly(target, span, sweep, sweep_unlocked)
+
+    async def _sweep_carefully(self, target: Target, span: Span) -> Swept:
+        return await self._transact(target, span, sweep_carefully)
+
+    async def _sweep_archived(self, target: Target, span: Span) -> Swept:
+        if self._archiver is None:
+            raise AssertionError("only a policy that archives is swept like this")
+        rows = await self._archiver.take(self._target or target, span, self._sizes[type(span)])
+        return await self._first_plainly(target, span, rows.delete, rows.delete_carefully, before=rows.took)
+
+    async def _first_plainly(
+        self,
+        target: Target,
+        span: Span,
+        plain: _Delete,
+        careful: _Delete,
+        *,
+        before: timedelta = timedelta(0),
+    ) -> Swept:
         if self._careful:
             self._careful -= 1
         else:
             try:
-                swept = await self._transact(target, span, _sweep_plainly)
+                swept = await self._transact(target, span, _impatient(plain), before=before)
             except errors.LockNotAvailable:
                 self._careful = self._careful_sweeps
                 self._careful_sweeps = min(self._careful_sweeps * 2, _MOST_CAREFUL_SWEEPS)
             else:
                 self._careful_sweeps = _CAREFUL_SWEEPS
                 return swept
-        return await self._transact(target, span, sweep_unlocked)
+        return await self._transact(target, span, careful, before=before)
 
-    async def _sweep_carefully(self, target: Target, span: Span) -> Swept:
-        return await self._transact(target, span, sweep_carefully)
-
-    async def _transact(self, target: Target, span: Span, delete: _Delete) -> Swept:
+    async def _transact(
+        self, target: Target, span: Span, delete: _Delete, *, before: timedelta = timedelta(0)
+    ) -> Swept:
         began = time.monotonic()
         async with self._transaction() as conn:
             await self._ledger.lock(conn, self._claim)
@@ -231,7 +258,7 @@ class Pruning:
             self._adapt(type(span), timedelta(seconds=time.monotonic() - deleting))
             await self._ledger.move(conn, self._claim, swept.deleted, round(swept.deleted * self._row_bytes))
         self._renewed_at = time.monotonic()
-        self._took = timedelta(seconds=self._renewed_at - began)
+        self._took = before + timedelta(seconds=self._renewed_at - began)
         self.deleted += swept.deleted
         if swept.deleted:
             self._on_rows(swept.deleted)
@@ -289,11 +316,14 @@ class Pruning:
             raise _kept_by_trigger(target)
 
 
-async def _sweep_plainly(
-    conn: AsyncConnection[Any], target: Target, horizon: datetime, span: Span, size: int
-) -> Swept:
-    await conn.execute(QUERIES["lock_timeout"], {"lock_ms": _milliseconds(ROW_WAIT)})
-    return await sweep(conn, target, horizon, span, size)
+def _impatient(delete: _Delete) -> _Delete:
+    async def attempt(
+        conn: AsyncConnection[Any], target: Target, horizon: datetime, span: Span, size: int
+    ) -> Swept:
+        await conn.execute(QUERIES["lock_timeout"], {"lock_ms": _milliseconds(ROW_WAIT)})
+        return await delete(conn, target, horizon, span, size)
+
+    return attempt
 
 
 def _kept_by_trigger(target: Target) -> RetentionError:

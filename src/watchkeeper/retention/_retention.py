@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import psycopg
 
 from watchkeeper.exceptions import AuditError, RetentionError
+from watchkeeper.retention._archive import Archive, check_archive
 from watchkeeper.retention._backlog import BacklogWatch
 from watchkeeper.retention._ledger import ACTOR, LEASE, RETRY_WAITS, Claim, Ledger, RunInterruptedError
 from watchkeeper.retention._operator import Operator
@@ -71,9 +72,11 @@ class Retention:
         actor_id: Who acts, in the audit entries.
         lease: How long a run without a sign of life is left alone, before somebody closes it.
         limits: What a run may take, unless an operator says more.
+        archive: Where the policies that archive write their rows.
 
     Raises:
         PolicyRefusedError: Two policies are on one table.
+        ConfigurationError: A policy archives, and there is no archive.
     """
 
     def __init__(  # noqa: PLR0913 - it joins the parts
@@ -88,12 +91,15 @@ class Retention:
         actor_id: str = ACTOR,
         lease: timedelta = LEASE,
         limits: Limits = Limits(),  # noqa: B008 - it never changes
+        archive: Archive | None = None,
     ) -> None:
         self._database = database
         self._policies = check_policies(policies)
+        self._archive = archive
+        check_archive(self._policies, archive)
         self._schedule = schedule
         self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
-        self.operator = Operator(database, self._ledger, self._policies)
+        self.operator = Operator(database, self._ledger, self._policies, archive)
         self._metrics = metrics
         self.backlog = BacklogWatch(database, self._policies, metrics)
         self._lines = JobLines(logging, job)
@@ -293,6 +299,7 @@ class Retention:
             limits=limits or self._limits,
             stopping=self._stopping,
             on_rows=on_rows,
+            archive=self._archive,
         )
         if result.left_open:
             self._left_open[claim.id] = result.deleted

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from watchkeeper.database import Database
+    from watchkeeper.retention._archive import Archive
     from watchkeeper.retention._ledger import Claim, Closed, Ledger, State
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._share import Limits
@@ -58,6 +59,7 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
     limits: Limits,
     stopping: asyncio.Event,
     on_rows: Callable[[int], None],
+    archive: Archive | None = None,
 ) -> RunResult:
     """Carry a claimed run out and close it.
 
@@ -69,8 +71,11 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
         limits: What the run may take.
         stopping: Set by whoever wants the run to stop.
         on_rows: Called with the number of rows after each transaction that deleted some.
+        archive: Where rows go first, if the policy wants that.
     """
-    pruning = Pruning(database, ledger, policy, claim, limits=limits, stopping=stopping, on_rows=on_rows)
+    pruning = Pruning(
+        database, ledger, policy, claim, limits=limits, stopping=stopping, on_rows=on_rows, archive=archive
+    )
     status: State = "completed"
     error: Exception | None = None
     try:

@@ -28,18 +28,20 @@ _FEW: Final = 0.02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgeSpan:
-    """A stretch of ages, as PostgreSQL writes them, with both ends."""
+    """A stretch of ages, as PostgreSQL writes them, with both ends, but for some rows (table and place)."""
 
     start: str = "-infinity"
     stop: str = "infinity"
+    skip: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockSpan:
-    """A stretch of the table's blocks, without its end."""
+    """A stretch of the table's blocks, without its end, but for some rows (table and place)."""
 
     start: int
     stop: int
+    skip: tuple[tuple[str, str], ...] = ()
 
 
 Span = AgeSpan | BlockSpan
@@ -109,9 +111,9 @@ async def sweep(
     """
     if isinstance(span, AgeSpan):
         return await _sweep_ages(conn, target, horizon, span, size)
-    covered, rest = _cut(span, size)
+    covered, rest = cut(span, size)
     deleted = await conn.execute(
-        target.fill(QUERIES["delete_by_place"]), {"horizon": horizon, **_places(covered)}
+        target.fill(QUERIES["delete_by_place"]), {"horizon": horizon, **places(covered)}
     )
     return _all_deleted(deleted.rowcount, covered, rest)
 
@@ -131,7 +133,7 @@ async def sweep_unlocked(
         size: How many rows, or blocks, to take on, about.
     """
     if isinstance(span, BlockSpan) and not target.in_parts:
-        covered, rest = _cut(span, size)
+        covered, rest = cut(span, size)
         deleted = await _delete_unlocked(conn, target, horizon, covered)
         if deleted:
             return _all_deleted(deleted, covered, rest)
@@ -152,8 +154,8 @@ async def sweep_carefully(
     """
     if isinstance(span, AgeSpan):
         return await _sweep_ages_carefully(conn, target, horizon, span, size)
-    covered, rest = _cut(span, size)
-    within = {"horizon": horizon, **_places(covered)}
+    covered, rest = cut(span, size)
+    within = {"horizon": horizon, **places(covered)}
     if target.in_parts:
         seen, held, deleted = await fetch_row(conn, target.fill(QUERIES["sweep_by_place"]), within)
         return Swept(seen=seen, held=held, deleted=deleted, covered=covered, rest=rest)
@@ -209,7 +211,7 @@ async def _sweep_ages_carefully(
 async def _delete_unlocked(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, span: BlockSpan
 ) -> int:
-    within = {"horizon": horizon, **_places(span)}
+    within = {"horizon": horizon, **places(span)}
     untouched = await conn.execute(target.fill(QUERIES["delete_by_place_untouched"]), within)
     others = await conn.execute(target.fill(QUERIES["delete_by_place_unlocked"]), within)
     return untouched.rowcount + others.rowcount
@@ -224,11 +226,13 @@ def _all_deleted(rows: int, covered: Span, rest: Span | None) -> Swept:
     return Swept(seen=rows, held=rows, deleted=rows, covered=covered, rest=rest)
 
 
-def _cut(span: BlockSpan, blocks: int) -> tuple[BlockSpan, BlockSpan | None]:
+def cut(span: BlockSpan, blocks: int) -> tuple[BlockSpan, BlockSpan | None]:
+    """Return so many blocks of the span, and the others."""
     stop = min(span.start + blocks, span.stop)
     rest = BlockSpan(start=stop, stop=span.stop) if stop < span.stop else None
     return BlockSpan(start=span.start, stop=stop), rest
 
 
-def _places(span: BlockSpan) -> dict[str, str]:
+def places(span: BlockSpan) -> dict[str, str]:
+    """Return the span as parameters."""
     return {"start": f"({span.start},0)", "stop": f"({span.stop},0)"}

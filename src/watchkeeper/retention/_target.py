@@ -72,10 +72,10 @@ class Target:
         """The one predicate of plan and delete."""
         return sql.SQL("{} AND NOT {}").format(self.old, self.held) if self.holds else self.old
 
-    def fill(self, query: LiteralString) -> sql.Composed:
+    def fill(self, query: LiteralString, **more: sql.Composable) -> sql.Composed:
         """Return a query about this table, to be executed with parameters."""
         return sql.SQL(query).format(
-            table=self.table, age=self.age, old=self.old, held=self.held, eligible=self.eligible
+            table=self.table, age=self.age, old=self.old, held=self.held, eligible=self.eligible, **more
         )
 
     async def with_holds(self, conn: AsyncConnection[Any]) -> Target:
@@ -120,6 +120,14 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
             f"There is no table {policy.name} that the service can see: create it, or remove its policy."
         )
     oid, schema, table, in_parts = row
+    if policy.archive and in_parts:
+        heir = await (await conn.execute(QUERIES["heirs"], {"oid": oid})).fetchone()
+        if heir is not None:
+            raise PolicyRefusedError(
+                f"{policy.name} is not pruned: its rows are archived, and those of {heir[0]}, which inherits"
+                " from it, could not be put back where they were. Give that table a policy of its own, and"
+                " end the inheritance; or do without the archive."
+            )
     parameters = {"oid": oid, "protected": list(PROTECTED_TABLES)}
     obstacle = await (await conn.execute(QUERIES["obstacles"], parameters)).fetchone()
     if obstacle is not None:

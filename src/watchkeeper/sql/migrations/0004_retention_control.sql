@@ -29,7 +29,9 @@ CREATE TABLE retention_archives (
     deleted     integer,                                -- how many of them went; NULL: the delete did not commit
     kept        integer[],                              -- which of them did not, counted from 0
     created_at  timestamptz NOT NULL DEFAULT now(),
-    restored_at timestamptz
+    restored_at timestamptz,
+    CHECK (deleted + coalesce(cardinality(kept), 0) = rows),
+    CHECK (restored_at IS NULL OR deleted IS NOT NULL)      -- what is still there cannot come back
 );
 
 CREATE INDEX retention_archives_run ON retention_archives (run);

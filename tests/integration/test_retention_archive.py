@@ -1,0 +1,444 @@
+"""Archive before delete: what goes is in the archive first, exactly, and comes back from there as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.archive import ARCHIVED, Between, archived, difference, file_of
+from support.house import House, look_up_rows, open_house
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.logs import Logging, Sink
+from watchkeeper.metrics import Registry
+from watchkeeper.retention import Policy, Retention, RetentionMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls
+
+EVERYTHING = """
+CREATE TYPE mood AS ENUM ('glad', 'so so', 'it''s "bad"');
+CREATE TYPE pair AS (left_one text, right_one numeric(6, 2));
+CREATE DOMAIN settings AS jsonb CHECK (jsonb_typeof(VALUE) = 'object');
+CREATE DOMAIN short AS varchar(5) NOT NULL;
+CREATE TABLE everything (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    received_at timestamptz,
+    "Mixed ""Case"" 100%" text,
+    line text, t text, r text, q text, l text,
+    truth boolean, small smallint, amount numeric, money_in_cents numeric(12, 2), price money,
+    single real, wide double precision,
+    fixed char(6), letter "char", word name, brief varchar(5), limited short,
+    raw bytea, bits bit(5), more_bits bit varying,
+    day date, clock time, clock_zone timetz, moment timestamp, span interval, since timestamptz(3),
+    verbatim json, tidy jsonb, configured settings, documents jsonb[],
+    feeling mood, "both" pair, pairs pair[], matrix int[][], names text[],
+    numbers int4range, several nummultirange, times tstzrange,
+    address inet, net cidr, card macaddr, key uuid, words tsvector, wanted tsquery, page xml,
+    dot point, area polygon, ring circle, place pg_lsn, kind regclass,
+    dropped int,
+    doubled numeric GENERATED ALWAYS AS (amount * 2) STORED
+);
+ALTER TABLE everything DROP dropped;
+"""
+
+HOSTILE = [
+    "'plain'",
+    "''",
+    "NULL",
+    "'NULL'",
+    r"""E'tab\tnewline\nreturn\rquote\"back\\slash'""",
+    "U&'\\2028\\2029\\0001\\007f\\feff'",
+    "U&'\\+01F600 \\0301'",
+]
+
+VALUES = {
+    "truth": ["true", "false"],
+    "small": ["-32768"],
+    "amount": ["'NaN'", "'Infinity'", "1e-300", "123456789012345678901234567890.10"],
+    "money_in_cents": ["-0.10", "9999999999.99"],
+    "price": ["'-92233720368547758.08'", "12.3"],
+    "single": ["'NaN'", "'-Infinity'", "0.1", "1.1754944e-38"],
+    "wide": ["'NaN'", "'-0'", "0.1::float8 + 0.2::float8", "5e-324", "1.7976931348623157e308"],
+    "fixed": ["'ab'", "'ab    '", "''"],
+    "letter": ["'x'", "''", "'\\377'"],
+    "word": ["'a name'"],
+    "brief": ["'äöüß€'"],
+    "raw": [r"'\x'", r"'\x00ff5c27'"],
+    "bits": ["B'10100'"],
+    "more_bits": ["B''", "B'1'"],
+    "day": ["'infinity'", "'0044-03-15 BC'", "'5874897-12-31'"],
+    "clock": ["'24:00'", "'12:00:00.000001'"],
+    "clock_zone": ["'12:00+05:45:30'"],
+    "moment": ["'-infinity'", "'0044-03-15 12:00 BC'", "'294276-12-31 23:59:59.999999'"],
+    "span": ["'-1 year 2 mons -3 days 04:05:06.000007'", "'0'", "'178000000 years'"],
+    "since": ["'infinity'", "'1883-11-18 12:03:57.123+00'"],
+    "verbatim": ["""'{"b":1, "a":  [1.10, "\\u0041"], "a": null}'""", "'null'", "'\"\\u0041\"'", "'  7 '"],
+    "tidy": ["""'{"a": 1.10, "b": "\\"\\\\"}'""", "'null'", "'\"x\"'"],
+    "configured": ["'{\"k\": [1, null]}'"],
+    "documents": ["""ARRAY['{"a": 1}', 'null', NULL]::jsonb[]"""],
+    "feeling": ["'it''s \"bad\"'"],
+    '"both"': ["ROW(NULL, NULL)", "ROW('a,\"(b)\\', 12.30)", "NULL"],
+    "pairs": ["ARRAY[ROW('{x}', 1)::pair, NULL]", "'{}'"],
+    "matrix": ["'[2:3][-1:0]={{1,2},{3,NULL}}'"],
+    "names": ["ARRAY['NULL', NULL, '', '{', E'\\\\', '\"', ' ']"],
+    "numbers": ["'empty'", "'(,)'", "'[1,10)'"],
+    "several": ["'{}'", "'{[1.10,2.20),(5,)}'"],
+    "times": ["'[-infinity,infinity]'"],
+    "address": ["'::ffff:1.2.3.4/128'", "'10.0.0.1/8'"],
+    "net": ["'10.0.0.0/8'"],
+    "card": ["'08:00:2b:01:02:03'"],
+    "key": ["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"],
+    "words": ["'it''s:1A \\\\x:2'"],
+    "wanted": ["'a & !b <-> c'"],
+    "page": ["'<a b=\"1\">&amp;</a>text'"],
+    "dot": ["'(0.1,1e-300)'"],
+    "area": ["'((0,0),(1,1),(0.1,0.2))'"],
+    "ring": ["'<(0,0),0.1>'"],
+    "place": ["'16/B374D848'"],
+    "kind": ["'audit_log'", "0"],
+}
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep."""
+    async with open_house(database_urls, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep, on each supported server."""
+    async with open_house(any_urls, tmp_path) as opened:
+        yield opened
+
+
+async def test_a_row_of_every_type_comes_back_as_it_was(any_house: House) -> None:
+    """What is restored is what was deleted, to the last character, whatever is in it."""
+    house = any_house
+    house.sql(EVERYTHING)
+    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON everything TO keeper")
+    for text in HOSTILE:
+        house.sql(
+            'INSERT INTO everything (received_at, "Mixed ""Case"" 100%%", line, t, r, q, l, limited)'  # noqa: S608 - the tests' own
+            f" VALUES ('2020-01-01', {text}, {text}, {text}, {text}, {text}, {text}, '')".replace("%%", "%")
+        )
+    for column, values in VALUES.items():
+        for value in values:
+            with contextlib.suppress(psycopg.errors.FeatureNotSupported):  # XML, in a build without libxml
+                house.sql(
+                    f"INSERT INTO everything (received_at, limited, {column})"  # noqa: S608 - the same
+                    f" VALUES ('-infinity', 'x', {value})"
+                )
+    house.sql("INSERT INTO everything (received_at, limited) VALUES (now(), 'young')")
+    house.sql("CREATE TABLE before AS TABLE everything")
+    policy = Policy(table="everything", age_column="received_at", keep=timedelta(days=30), archive=True)
+    retention = house.retention(policy)
+    (result,) = await retention.run_now()
+    assert (result.status, result.error) == ("completed", None)
+    assert house.count("everything") == 1
+    assert len(archived(house)) == result.deleted == house.count("before") - 1
+    restored = await retention.operator.restore(1, restored_by="ann")
+    assert (restored.problems, restored.rows, restored.present) == ((), result.deleted, 0)
+    assert difference(house, "everything", "before") == []
+
+
+TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=30)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.none() | TEXTS,
+            st.none() | st.binary(max_size=30),
+            st.none() | st.decimals(-(10**30), 10**30, allow_nan=False),
+            st.none() | st.floats(),
+            st.none() | st.lists(st.none() | TEXTS, max_size=3),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)
+async def test_whatever_is_archived_comes_back(house: House, rows: list[tuple[Any, ...]]) -> None:
+    """Any text, bytes, numbers and arrays."""
+    house.sql("DROP TABLE IF EXISTS anything, before")
+    house.sql(
+        "CREATE TABLE anything (received_at timestamptz DEFAULT '2020-01-01', a text, b bytea, c numeric,"
+        " d float8, e text[])"
+    )
+    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON anything TO keeper")
+    for row in rows:
+        house.sql("INSERT INTO anything (a, b, c, d, e) VALUES (%s, %s, %s, %s, %s::text[])", *row)
+    house.sql("CREATE TABLE before AS TABLE anything")
+    policy = Policy(table="anything", age_column="received_at", keep=timedelta(days=30), archive=True)
+    retention = house.retention(policy)
+    (result,) = await retention.run_now()
+    assert (result.error, result.deleted, house.count("anything")) == (None, len(rows), 0)
+    restored = await retention.operator.restore(result.run or 0, restored_by="ann")
+    assert (restored.problems, restored.rows) == ((), len(rows))
+    assert difference(house, "anything", "before") == []
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_rows_go_when_they_are_in_the_archive(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
+    """Each deleted row is in a segment of the ledger, once; young ones are in none; the audit entry tells."""
+    look_up_rows(monkeypatch)
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 30_000)
+    house.fill("inbound_events", 29, 100)
+    ids = {row for (row,) in house.sql("SELECT id FROM inbound_events WHERE id LIKE '40-%'")}
+    (result,) = await house.retention(ARCHIVED).run_now()
+    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 30_000, 100)
+    rows = archived(house)
+    assert len(rows) == 30_000
+    assert {row["id"] for row in rows} == ids
+    (entry,) = house.audited()
+    ((place, files),) = house.sql("SELECT min(place), count(DISTINCT place) FROM retention_archives")
+    assert entry["archived"] == {"rows": 30_000, "place": place, "files": files}
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_a_row_that_is_updated_after_it_was_archived_is_not_lost(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
+    """It stays at first; a later pass archives what it is by then, and that is what comes back."""
+    look_up_rows(monkeypatch)
+    house.make_table(indexed=indexed)
+    house.sql("ALTER TABLE inbound_events ADD note text")
+    house.fill("inbound_events", 40, 500)
+
+    def update(segment: int) -> None:
+        if segment == 1:
+            house.sql("UPDATE inbound_events SET note = 'changed' WHERE id LIKE '40-1%'")
+
+    archive = Between(house.folder / "archive", update)
+    retention = house.retention(ARCHIVED, archive=archive)
+    (result,) = await retention.run_now()
+    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 500, 0)
+    rows = archived(house)
+    assert len(rows) == len({row["id"] for row in rows}) == 500
+    assert all((row["note"] == "changed") == row["id"].startswith("40-1") for row in rows)
+    await retention.operator.restore(1, restored_by="ann")
+    assert house.count("inbound_events WHERE (note = 'changed') IS TRUE = (id LIKE '40-1%')") == 500
+
+
+async def test_a_row_that_became_young_after_it_was_archived_stays(house: House) -> None:
+    """What is deleted is eligible at that moment; restoring does not double it."""
+    house.make_table()
+    house.fill("inbound_events", 40, 50)
+    touch = "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'"
+    retention = house.retention(ARCHIVED, archive=Between(house.folder, lambda _: house.sql(touch)))
+    (result,) = await retention.run_now()
+    assert (result.error, result.deleted) == (None, 49)
+    assert house.sql("SELECT id FROM inbound_events") == [("40-5",)]
+    restored = await retention.operator.restore(1, restored_by="ann")
+    assert (restored.rows, restored.present, house.count("inbound_events")) == (49, 0, 50)
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_a_hold_between_archive_and_delete_is_in_force(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
+    """What it holds stays, and the ledger says which of the archived rows did."""
+    look_up_rows(monkeypatch)
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 100)
+
+    def hold(segment: int) -> None:
+        if segment == 1:
+            house.sql(
+                "INSERT INTO retention_holds (table_name, conditions, reason, owner)"
+                " VALUES ('inbound_events',"
+                ' \'[{"column": "id", "operator": "in", "values": ["40-7", "40-8"]}]\', \'x\', \'y\')'
+            )
+
+    (result,) = await house.retention(ARCHIVED, archive=Between(house.folder, hold)).run_now()
+    assert (result.error, result.deleted) == (None, 98)
+    assert house.sql("SELECT id FROM inbound_events ORDER BY id") == [("40-7",), ("40-8",)]
+    assert {"40-7", "40-8"}.isdisjoint(row["id"] for row in archived(house))
+    ((segment,),) = house.sql(
+        "SELECT (rows, deleted, cardinality(kept))::text FROM retention_archives ORDER BY id LIMIT 1"
+    )
+    assert segment == "(100,98,2)"
+
+
+async def test_rows_that_take_the_places_of_archived_ones_are_not_deleted_for_them(house: House) -> None:
+    """VACUUM FULL moves rows and leaves who made them: nothing goes by its place that was not archived."""
+    house.make_table(indexed=False)
+    house.fill("inbound_events", 40, 3000)
+    house.sql("DELETE FROM inbound_events WHERE right(id, 1) = '1'")
+    house.sql("CREATE TABLE before AS TABLE inbound_events")
+
+    def move(segment: int) -> None:
+        if segment == 1:
+            house.sql("VACUUM FULL inbound_events")
+
+    retention = house.retention(ARCHIVED, archive=Between(house.folder, move))
+    (result,) = await retention.run_now()
+    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 2700, 0)
+    assert len({row["id"] for row in archived(house)}) == len(archived(house)) == 2700
+    assert house.sql("SELECT deleted FROM retention_archives ORDER BY id LIMIT 1") == [(0,)]
+    await retention.operator.restore(1, restored_by="ann")
+    assert difference(house, "inbound_events", "before") == []
+
+
+async def test_a_row_that_takes_the_place_of_an_archived_one_is_not_deleted_for_it(house: House) -> None:
+    """Who made a row says which one it is: the new one is archived before it goes."""
+    house.make_table(indexed=False)
+    house.fill("inbound_events", 40, 50)
+
+    def replace(segment: int) -> None:
+        if segment == 1:
+            ((place,),) = house.sql("DELETE FROM inbound_events WHERE id = '40-5' RETURNING ctid::text")
+            house.sql("VACUUM inbound_events")
+            new = house.sql("INSERT INTO inbound_events VALUES ('new', '2020-01-01') RETURNING ctid::text")
+            assert new == [(place,)]
+
+    (result,) = await house.retention(ARCHIVED, archive=Between(house.folder, replace)).run_now()
+    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 50, 0)
+    assert {row["id"] for row in archived(house)} == {f"40-{n}" for n in range(1, 51) if n != 5} | {"new"}
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_locked_rows_are_come_back_for(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
+    """Also where a segment holds a few rows only, and locked ones come first: others do not wait for them."""
+    look_up_rows(monkeypatch)
+    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 2000)
+    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 2)
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, 600)
+    with psycopg.connect(house.urls.owner_url) as other:
+        other.execute("SELECT FROM inbound_events ORDER BY received_at DESC LIMIT 90 FOR UPDATE")
+        other.execute("SELECT FROM inbound_events ORDER BY received_at LIMIT 90 FOR UPDATE")
+        (result,) = await house.retention(ARCHIVED).run_now()
+        assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 420, 180)
+        other.rollback()
+    told = re.match(r"Up to (\d+) rows of inbound_events that are due are locked", str(result.error))
+    assert told is not None
+    assert 180 <= int(told[1]) <= 200  # those between two sweeps are counted twice
+    (result,) = await house.retention(ARCHIVED).run_now()
+    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 180, 0)
+    assert len({row["id"] for row in archived(house)}) == len(archived(house)) == 600
+
+
+async def test_a_trigger_that_keeps_rows_is_told_before_all_of_them_are_archived(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run fails with its sentence after three sweeps."""
+    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 20_000)
+    house.make_table()
+    house.fill("inbound_events", 40, 5000)
+    house.sql("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$")
+    house.sql("CREATE TRIGGER keep BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION keep()")
+    (result,) = await house.retention(ARCHIVED).run_now()
+    assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 0, 5000)
+    assert "a BEFORE DELETE trigger keeps them" in str(result.error)
+    assert house.count("retention_archives") == 3
+
+
+async def test_rows_of_5_mb_are_archived_a_few_at_a_time(house: House) -> None:
+    """Segments are bounded by bytes as well, so that memory is; and all of it comes back."""
+    house.make_table()
+    house.sql("ALTER TABLE inbound_events ADD body text")
+    house.fill("inbound_events", 40, 9)
+    house.sql("UPDATE inbound_events SET body = repeat(md5(id), 160000)")
+    house.sql("CREATE TABLE before AS TABLE inbound_events")
+    retention = house.retention(ARCHIVED)
+    (result,) = await retention.run_now()
+    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 9, 0)
+    assert house.sql("SELECT max(rows), sum(rows) FROM retention_archives") == [(2, 9)]
+    restored = await retention.operator.restore(1, restored_by="ann")
+    assert (restored.problems, restored.rows) == ((), 9)
+    assert difference(house, "inbound_events", "before") == []
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+async def test_a_table_in_partitions_is_archived_like_any_other(
+    any_house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+) -> None:
+    """Rows of two partitions lie in the same places, and neither is taken for the other."""
+    house = any_house
+    look_up_rows(monkeypatch)
+    house.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
+    for part in range(3):
+        bounds = f"FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
+        house.sql(f"CREATE TABLE part_{part} PARTITION OF inbound_events {bounds}")
+    if indexed:
+        house.sql("CREATE INDEX ON inbound_events (received_at)")
+    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+    house.sql(
+        "INSERT INTO inbound_events SELECT g, now() - interval '40 days' * mod(g, 2)"
+        " FROM generate_series(1, 3000) g"
+    )
+    house.sql("CREATE TABLE before AS TABLE inbound_events")
+    retention = house.retention(ARCHIVED)
+    (result,) = await retention.run_now()
+    assert (result.error, result.deleted) == (None, 1500)
+    assert sorted(int(row["id"]) for row in archived(house)) == list(range(1, 3000, 2))
+    await retention.operator.restore(1, restored_by="ann")
+    assert difference(house, "inbound_events", "before") == []
+
+
+async def test_a_table_with_heirs_is_not_archived(house: House) -> None:
+    """Their columns are their own, and their rows could not be put back: the plan says so as well."""
+    house.make_table()
+    house.sql("CREATE TABLE heir (more text) INHERITS (inbound_events)")
+    house.fill("inbound_events", 40, 5)
+    retention = house.retention(ARCHIVED)
+    (plan,) = await retention.plan()
+    (result,) = await retention.run_now()
+    assert (result.status, house.count("inbound_events")) == ("refused", 5)
+    for told in (plan.problem, str(result.error)):
+        assert "those of heir, which inherits from it, could not be put back" in (told or "")
+
+
+async def test_a_file_has_a_bounded_size_and_is_a_gzip_file(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments are members of files that zcat reads; a large file is followed by another one."""
+    monkeypatch.setattr("watchkeeper.retention._archive.LARGEST_FILE", 20_000)
+    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 20_000)
+    house.make_table()
+    house.fill("inbound_events", 40, 10_000)
+    (result,) = await house.retention(ARCHIVED).run_now()
+    assert (result.error, result.deleted) == (None, 10_000)
+    files = sorted((house.folder / "archive/inbound_events").iterdir())
+    assert files[0].name == "1-0001.jsonl.gz"
+    assert len(files) > 2
+    assert all(file.stat().st_size <= 20_000 and file.stat().st_mode & 0o777 == 0o600 for file in files)
+    assert (house.folder / "archive").stat().st_mode & 0o777 == 0o700
+    zcat = await asyncio.create_subprocess_exec("zcat", *map(str, files), stdout=subprocess.PIPE)
+    listed = (await zcat.communicate())[0].splitlines()
+    assert zcat.returncode == 0
+    assert len({json.loads(line)["id"] for line in listed}) == len(listed) == 10_000
+    assert {file_of(place) for (place,) in house.sql("SELECT place FROM retention_archives")} == set(files)
+
+
+async def test_a_policy_that_archives_needs_an_archive(house: House) -> None:
+    """Without one it would delete what it promised to keep."""
+    with pytest.raises(ConfigurationError, match="inbound_events archives its rows: say where"):
+        Retention(
+            house.database,
+            [ARCHIVED],
+            schedule=house.calendar,
+            metrics=RetentionMetrics(Registry(), [ARCHIVED]),
+            logging=Logging(service="house", env="test", sink=Sink(2)),
+        )

@@ -1,0 +1,302 @@
+"""What a run deleted comes back from the archive: all of it, once, and what cannot is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.archive import ARCHIVED, difference, file_of
+from support.house import EVENTS, House, open_house
+from support.terminal import Terminal, check_golden, run_command
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.retention import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls, PostgresServer
+    from watchkeeper.retention import Retention
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep, with a hundred old rows and three young ones."""
+    async with open_house(database_urls, tmp_path) as opened:
+        opened.make_table()
+        opened.sql("ALTER TABLE inbound_events ADD source text DEFAULT 'crm'")
+        opened.fill("inbound_events", 40, 100)
+        opened.fill("inbound_events", 3, 3)
+        opened.sql("CREATE TABLE before AS TABLE inbound_events")
+        yield opened
+
+
+@pytest.fixture
+async def pruned(house: House, monkeypatch: pytest.MonkeyPatch) -> Retention:
+    """Its retention, after a run that archived the old rows in several segments."""
+    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 2000)
+    retention = house.retention(ARCHIVED)
+    (result,) = await retention.run_now()
+    assert (result.error, result.deleted) == (None, 100)
+    assert house.count("retention_archives") > 3
+    return retention
+
+
+async def test_a_run_comes_back_and_is_audited(house: House, pruned: Retention) -> None:
+    """The table is what it was; each transaction has its audit entry, in the name of who wanted it."""
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert (restored.problems, restored.rows, restored.present, restored.earlier) == ((), 100, 0, 0)
+    assert difference(house, "inbound_events", "before") == []
+    entries = house.sql(
+        "SELECT actor_type, actor_id, entity, entity_id, sum((payload->>'restored')::int), count(*)"
+        " FROM audit_log WHERE action = 'retention.restore' GROUP BY 1, 2, 3, 4"
+    )
+    segments = house.count("retention_archives WHERE restored_at IS NOT NULL")
+    assert entries == [("user", "ann", "inbound_events", "1", 100, segments)]
+    assert house.count("retention_archives") == segments
+
+
+async def test_restoring_twice_is_restoring_once(house: House, pruned: Retention) -> None:
+    """Also where the rows were deleted again meanwhile: that is another run, with an archive of its own."""
+    await pruned.operator.restore(1, restored_by="ann")
+    again = await pruned.operator.restore(1, restored_by="ann")
+    assert (again.rows, again.present, again.earlier, again.problems) == (0, 0, 100, ())
+    (second,) = await pruned.run_now()
+    assert second.deleted == 100
+    assert (await pruned.operator.restore(1, restored_by="ann")).rows == 0
+    assert house.count("inbound_events") == 3
+    assert (await pruned.operator.restore(2, restored_by="ann")).rows == 100
+
+
+async def test_two_who_restore_at_once_restore_once(house: House, pruned: Retention) -> None:
+    """Each segment comes back by one of them, also into a table that has no key to tell."""
+    house.sql("ALTER TABLE inbound_events DROP CONSTRAINT inbound_events_pkey")
+    both = await asyncio.gather(*(pruned.operator.restore(1, restored_by=who) for who in ("ann", "bob")))
+    assert sum(restored.rows for restored in both) == 100
+    assert difference(house, "inbound_events", "before") == []
+
+
+async def test_rows_that_are_there_already_stay_as_they_are(house: House, pruned: Retention) -> None:
+    """Their number is told."""
+    house.sql("INSERT INTO inbound_events VALUES ('40-7', now(), 'new'), ('40-8', now(), 'new')")
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert (restored.rows, restored.present) == (98, 2)
+    assert house.count("inbound_events WHERE source = 'new'") == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("flip", r"^(\d+) rows are not put back, because their part of .*1-0001.jsonl.gz .*is damaged"),
+        ("cut", r"^The file .*1-0001.jsonl.gz of .* ends before byte \d+: bring the whole file to"),
+        ("remove", r"^The file .*1-0001.jsonl.gz of .* is missing: run this there, or bring the file here"),
+    ],
+)
+async def test_what_is_damaged_or_missing_is_told_and_the_others_come_back(
+    house: House, pruned: Retention, damage: str, sentence: str
+) -> None:
+    """No row of a segment comes back whose bytes are not the ledger's; with the whole file, they all do."""
+    *_, (place, start, length, deleted) = house.sql(
+        "SELECT place, start, length, deleted FROM retention_archives ORDER BY id"
+    )
+    file, lost = file_of(place), deleted
+    whole = file.read_bytes()
+    if damage == "flip":
+        middle = start + length // 2
+        file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    elif damage == "cut":
+        file.write_bytes(whole[: start + length - 1])
+    else:
+        file.unlink()
+        lost = 100
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert restored.rows == 100 - lost
+    (problem,) = restored.problems
+    assert re.search(sentence, problem)
+    assert house.count("inbound_events") == 103 - lost
+    file.write_bytes(whole)
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert (restored.rows, restored.earlier, restored.problems) == (lost, 100 - lost, ())
+    assert difference(house, "inbound_events", "before") == []
+
+
+async def test_a_file_of_another_machine_is_found_in_the_folder(house: House, pruned: Retention) -> None:
+    """It was written elsewhere, and brought to where this one has its own."""
+    ((place,),) = house.sql("SELECT DISTINCT place FROM retention_archives")
+    assert file_of(place).exists()
+    house.sql("UPDATE retention_archives SET place = 'file://other/var/shop/inbound_events/1-0001.jsonl.gz'")
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert (restored.rows, restored.problems) == (100, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("ALTER TABLE inbound_events DROP source", "has no column source any more, which the archived rows"),
+        (
+            "REVOKE INSERT ON inbound_events FROM keeper",
+            "The service lacks INSERT on inbound_events: grant it",
+        ),
+        ("ALTER TABLE inbound_events RENAME TO moved", "There is no table inbound_events any more"),
+        (
+            "ALTER TABLE inbound_events ALTER source TYPE varchar(2) USING 'x'",
+            r"do not fit into inbound_events as it is now \(value too long for type character varying\(2\)",
+        ),
+        (
+            "ALTER TABLE inbound_events ADD CONSTRAINT named CHECK (source <> 'crm') NOT VALID",
+            'do not fit into inbound_events as it is now .*violates check constraint "named"',
+        ),
+    ],
+)
+async def test_a_table_that_takes_the_rows_no_more_is_told(
+    house: House, pruned: Retention, change: str, sentence: str
+) -> None:
+    """Nothing of the segment comes back, and nothing says that it did."""
+    house.sql(change)
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert restored.rows == 0
+    (problem,) = restored.problems
+    assert re.search(sentence, problem)
+    assert house.count("retention_archives WHERE restored_at IS NOT NULL") == 0
+    assert house.count("audit_log WHERE action = 'retention.restore'") == 0
+
+
+async def test_columns_that_were_added_get_their_defaults(house: House, pruned: Retention) -> None:
+    """And those that are generated by now follow from the others."""
+    house.sql(
+        "ALTER TABLE inbound_events ADD added int DEFAULT 7, DROP source,"
+        " ADD source text GENERATED ALWAYS AS (upper(id)) STORED"
+    )
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert (restored.problems, restored.rows) == ((), 100)
+    assert house.count("inbound_events WHERE added = 7 AND source = upper(id)") == 103
+
+
+async def test_nothing_is_restored_into_a_run(house: House, pruned: Retention) -> None:
+    """A run that is going on would delete what comes back."""
+    house.sql(
+        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
+        " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
+    )
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert restored.problems == (
+        "inbound_events is being pruned (run 2): restore when that has ended, or it takes what comes back.",
+    )
+    assert house.count("inbound_events") == 3
+    with pytest.raises(ConfigurationError, match="Run 2 on inbound_events is going on"):
+        await pruned.operator.restore(2, restored_by="ann")
+
+
+async def test_what_was_not_deleted_is_not_restored(house: House) -> None:
+    """A segment whose delete did not commit is in the archive, and its rows are in the table."""
+    house.sql("ALTER TABLE inbound_events DROP CONSTRAINT inbound_events_pkey")
+    house.sql("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$")
+    house.sql("CREATE TRIGGER fail BEFORE DELETE ON inbound_events EXECUTE FUNCTION fail()")
+    retention = house.retention(ARCHIVED)
+    (result,) = await retention.run_now()
+    assert (result.status, result.deleted) == ("failed", 0)
+    assert house.sql("SELECT rows, deleted FROM retention_archives") == [(100, None)]
+    with pytest.raises(ConfigurationError, match="Nothing of run 1 on inbound_events is in the archive"):
+        await retention.operator.restore(1, restored_by="ann")
+    assert "archived" not in house.audited()[0]
+
+
+async def test_a_run_that_is_not_there_is_told(house: House) -> None:
+    """Or one that archived nothing, or nobody who wants it."""
+    retention = house.retention(EVENTS)
+    await retention.run_now()
+    with pytest.raises(ConfigurationError, match="There is no run 7: see `retention history`"):
+        await retention.operator.restore(7, restored_by="ann")
+    with pytest.raises(ConfigurationError, match="its policy does not archive"):
+        await retention.operator.restore(1, restored_by="ann")
+    with pytest.raises(ConfigurationError, match="Say who restores"):
+        await retention.operator.restore(1, restored_by=" ")
+
+
+async def test_a_table_of_another_schema_comes_back_without_its_policy(house: House) -> None:
+    """The ledger knows the table, also when its policy was removed after a mishap."""
+    house.sql('CREATE SCHEMA "sales %"')
+    house.sql('CREATE TABLE "sales %"."Old Carts" (id int PRIMARY KEY, "made at" timestamptz)')
+    house.sql('GRANT USAGE ON SCHEMA "sales %" TO keeper')
+    house.sql('GRANT SELECT, INSERT, UPDATE, DELETE ON "sales %"."Old Carts" TO keeper')
+    house.sql("""INSERT INTO "sales %"."Old Carts" SELECT g, '2020-01-01' FROM generate_series(1, 5) g""")
+    policy = Policy(
+        table="Old Carts", schema="sales %", age_column="made at", keep=timedelta(days=30), archive=True
+    )
+    (result,) = await house.retention(policy).run_now()
+    assert (result.error, result.deleted) == (None, 5)
+    assert [path.name for path in (house.folder / "archive").iterdir()] == ["sales%20%25.Old%20Carts"]
+    house.restart()
+    restored = await house.retention(EVENTS).operator.restore(1, restored_by="ann")
+    assert (restored.rows, house.count('"sales %"."Old Carts"')) == (5, 5)
+
+
+async def test_the_command(house: House, pruned: Retention) -> None:
+    """It tells what came back, what did not, and how to keep it; twice is once."""
+    house.sql("INSERT INTO inbound_events VALUES ('40-7', now(), 'new')")
+    commands = (
+        "retention restore 1",
+        "retention restore 9 --yes",
+        "retention restore 1 --by ann --yes",
+        "retention restore 1 --by ann --yes",
+        "retention restore 1 --yes --json",
+    )
+    answers = [(command, run_command(house, *command.split())) for command in commands]
+    check_golden("retention_restore", *answers)
+    assert house.count("inbound_events") == 103
+    assert json.loads(answers[-1][1].out)["earlier"] == 100
+    advice = answers[2][1].out.splitlines()[1].partition("To keep them: ")[2]
+    assert run_command(house, *shlex.split(advice), "--owner", "ann").code == 0
+    (result,) = await pruned.run_now()
+    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 0, 103)
+
+
+@pytest.mark.usefixtures("pruned")
+@pytest.mark.parametrize("answer", ["y", "n"])
+async def test_the_command_asks_on_a_terminal(house: House, answer: str) -> None:
+    """With the number of rows, and shows a bar while they come back."""
+    terminal = Terminal(house, "retention", "restore", "1")
+    terminal.wait_for("Put 100 rows of run 1 back into inbound_events? [y/N]")
+    assert house.count("inbound_events") == 3
+    terminal.type(f"{answer}\n")
+    told = terminal.end()
+    assert told.code == 0
+    assert ("100/100" in told.out) == ("100 rows of run 1 are back" in told.out) == (answer == "y")
+    assert ("Nothing was put back." in told.out) == (answer == "n")
+    assert house.count("inbound_events") == (103 if answer == "y" else 3)
+
+
+async def test_a_database_that_goes_away_leaves_what_is_back(
+    postgres_private: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came back before is told, and the same command goes on when there is a database again."""
+    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 2000)
+    urls = postgres_private.create_database("wk_template")
+    async with open_house(urls, tmp_path) as house:
+        house.make_table()
+        house.fill("inbound_events", 40, 300)
+        retention = house.retention(ARCHIVED)
+        await retention.run_now()
+        back: list[int] = []
+
+        def stop(rows: int) -> None:
+            back.append(rows)
+            if len(back) == 2:
+                postgres_private.stop()
+
+        restored = await retention.operator.restore(1, restored_by="ann", on_rows=stop)
+        assert restored.rows == sum(back) < 300
+        (problem,) = restored.problems
+        assert "database" in problem
+        postgres_private.start()
+        house.close()
+        house.reconnect()
+        restored = await retention.operator.restore(1, restored_by="ann")
+        assert (restored.rows, restored.earlier, restored.problems) == (300 - sum(back), sum(back), ())
+        assert house.count("inbound_events") == 300

@@ -1,0 +1,68 @@
+"""What is in the archive, and what happens between archiving and deleting."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from support.house import EVENTS, House
+from watchkeeper.retention import FolderArchive, Location
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ARCHIVED: Final = dataclasses.replace(EVENTS, archive=True)
+
+
+class Between(FolderArchive):
+    """An archive that has something done after each segment, before its rows are deleted.
+
+    Args:
+        folder: Where it lies.
+        action: Called with the number of segments so far.
+    """
+
+    def __init__(self, folder: Path, action: Callable[[int], object]) -> None:
+        super().__init__(folder)
+        self._action = action
+        self.segments = 0
+
+    async def write(self, table: str, run: int, data: bytes) -> Location:
+        """Store a segment, then do it."""
+        location = await super().write(table, run, data)
+        self.segments += 1
+        self._action(self.segments)
+        return location
+
+
+def file_of(place: str) -> Path:
+    """Return the file that the ledger speaks of."""
+    return Path(unquote(urlsplit(place).path))
+
+
+def archived(house: House) -> list[dict[str, Any]]:
+    """Return the rows that the ledger says are in the archive and gone, their checksums compared."""
+    rows: list[dict[str, Any]] = []
+    for place, start, length, sha256, count, deleted, kept in house.sql(
+        "SELECT place, start, length, sha256, rows, deleted, kept FROM retention_archives ORDER BY id"
+    ):
+        data = file_of(place).read_bytes()[start : start + length]
+        assert hashlib.sha256(data).hexdigest() == sha256
+        lines = gzip.decompress(data).decode().split("\n")[:-1]
+        assert len(lines) == count
+        if deleted is not None:
+            gone = [json.loads(line) for at, line in enumerate(lines) if at not in (kept or [])]
+            assert len(gone) == deleted
+            rows += gone
+    return rows
+
+
+def difference(house: House, table: str, copy: str) -> list[tuple[Any, ...]]:
+    """Return the rows of one table that the other has not, as text, to the last character."""
+    rows = "(SELECT t::text FROM {} t EXCEPT ALL SELECT t::text FROM {} t)"
+    return house.sql(f"{rows.format(table, copy)} UNION ALL {rows.format(copy, table)}")
