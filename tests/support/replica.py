@@ -1,4 +1,4 @@
-"""Replicas as processes of their own, to be killed: `python -m support.replica URL`.
+"""Replicas as processes of their own, to be killed: `python -m support.replica URL [OWNER_URL]`.
 
 A line on stdin that names a due forks a process that prunes what is due; `kill` kills the last one with -9,
 `wait` waits for all of them. Each line is answered. Forking spares each replica the start of an interpreter,
@@ -20,9 +20,9 @@ from watchkeeper.metrics import Registry
 from watchkeeper.retention import Retention, RetentionMetrics
 
 
-async def prune(url: str, due: str) -> None:
+async def prune(url: str, owner_url: str | None, due: str) -> None:
     """Run what is due, once."""
-    database = Database(url)
+    database = Database(url, owner_url=owner_url)
     await database.open()
     retention = Retention(
         database,
@@ -37,7 +37,7 @@ async def prune(url: str, due: str) -> None:
     await database.close()
 
 
-def main(url: str) -> None:
+def main(url: str, owner_url: str | None = None) -> None:
     """Do what the lines say."""
     children: list[int] = []
     for line in sys.stdin:
@@ -51,7 +51,7 @@ def main(url: str) -> None:
         else:
             child = os.fork()
             if not child:
-                asyncio.run(prune(url, order))
+                asyncio.run(prune(url, owner_url, order))
                 os._exit(0)
             children.append(child)
         sys.stdout.write("done\n")
@@ -59,4 +59,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -159,18 +159,25 @@ class Database:
             psycopg.errors.InFailedSqlTransaction: An error of a statement was swallowed inside the block, so
                 that there is nothing to commit.
         """
-        async with self.connection(statement_timeout=statement_timeout) as conn, conn.transaction():
+        async with (
+            self.connection(statement_timeout=statement_timeout) as conn,
+            _transaction_of(conn),
+        ):
             yield conn
-            # psycopg would leave both of these silently, with nothing committed.
-            if conn.closed:
-                raise DatabaseUnavailableError(
-                    "The connection to the database was lost: nothing was committed."
-                )
-            if conn.info.transaction_status == TransactionStatus.INERROR:
-                raise errors.InFailedSqlTransaction(
-                    "a statement failed and its error was swallowed: nothing is committed; put what may fail"
-                    " into conn.transaction(), a savepoint"
-                )
+
+    @asynccontextmanager
+    async def owner_transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Connect as the owner for one transaction, for what the service's own role may not do.
+
+        Raises:
+            DatabaseUnavailableError: The owner cannot connect; else as for `transaction`.
+            psycopg.errors.InFailedSqlTransaction: As for `transaction`.
+        """
+        async with (
+            self._direct(self._owner_conninfo, self._patience) as conn,
+            _transaction_of(conn),
+        ):
+            yield conn
 
     async def ping(self) -> None:
         """Ask the server for an answer.
@@ -274,6 +281,20 @@ class Database:
                 yield conn
         finally:
             await conn.close()
+
+
+@asynccontextmanager
+async def _transaction_of(conn: AsyncConnection) -> AsyncIterator[None]:
+    async with conn.transaction():
+        yield
+        # psycopg would leave both of these silently, with nothing committed.
+        if conn.closed:
+            raise DatabaseUnavailableError("The connection to the database was lost: nothing was committed.")
+        if conn.info.transaction_status == TransactionStatus.INERROR:
+            raise errors.InFailedSqlTransaction(
+                "a statement failed and its error was swallowed: nothing is committed; put what may fail"
+                " into conn.transaction(), a savepoint"
+            )
 
 
 async def _try_again(pool: AsyncConnectionPool[Connection]) -> None:

@@ -292,7 +292,7 @@ class Ledger:
             row = await locked.fetchone()
             if row is None:
                 return None
-            deleted, bytes_deleted, duration = row
+            deleted, bytes_deleted, duration, partitions = row
             payload = {
                 "deleted": deleted,
                 "run": claim.id,
@@ -302,6 +302,7 @@ class Ledger:
                 "attempt": claim.attempt,
                 "horizon": claim.horizon,
                 "duration_ms": round(duration / timedelta(milliseconds=1)),
+                **({"partitions": partitions} if partitions else {}),
                 **({"error": described} if described else {}),
             }
             audit_id = await self._append(conn, claim, payload)

@@ -203,7 +203,7 @@ class Retention:
         for policy in chosen:
             try:
                 async with self._database.transaction() as conn:
-                    plans.append(await plan(conn, policy, now, limits or self._limits))
+                    plans.append(await plan(conn, self._database, policy, now, limits or self._limits))
             except _TROUBLE_OF_ONE as error:
                 plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
         return plans
