@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from support.house import EVENTS, House, open_house
 from support.pgbouncer import running_bouncer, through
+from support.replicas import Replicas, kill_in_a_run
 from watchkeeper.database import Database
 from watchkeeper.retention import Condition, Limits, Plan, RunResult
 from watchkeeper.retention._partitions import LOCK_WAIT, PartitionDrop
@@ -39,6 +41,7 @@ async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Hou
         yield opened
 
 
+KILLS = 12
 # Without one, a table whose deletes are published takes no delete.
 IDENTITIES = [
     f"ALTER TABLE {table} REPLICA IDENTITY FULL"
@@ -570,7 +573,7 @@ async def test_behind_pgbouncer(house: House, postgres: PostgresServer) -> None:
         urls = through(bouncer, house.urls)
         async with Database(urls.url, owner_url=urls.owner_url, prepared_statements=False) as database:
             await run(house, database=database)
-            async with database.owner_transaction() as conn:
+            async with database.owner() as owner, owner.transaction() as conn:
                 for setting, plain in (("lock_timeout", "0"), ("statement_timeout", "0")):
                     assert await (await conn.execute(f"SHOW {setting}".encode())).fetchall() == [(plain,)]
     assert len(dropped(house)[0]) == 3
@@ -610,3 +613,44 @@ async def test_others_go_on_while_partitions_are_dropped(house: House) -> None:
     assert (result.status, result.deleted, result.notes) == ("completed", 66_000, ())
     assert len(dropped(house)[0]) > 30
     assert max(longest.values()) < LOCK_WAIT.total_seconds() + 0.3
+
+
+async def test_what_was_dropped_is_what_is_audited_after_kills_at_random_instants(
+    house: House, tmp_path: Path
+) -> None:
+    """Killed with -9 in the middle: each partition is there with its rows, or gone with its count."""
+    make_partitioned(house)
+    retention = await house.due(EVENTS)
+    replicas = Replicas(house, tmp_path / "replicas", house.urls.owner_url)
+    rows, interrupted, chance = 0, 0, random.Random(4)
+    try:
+        for kill in range(KILLS):
+            for part in range(6):
+                days = 75 + 10 * (6 * kill + part)
+                add_partition(house, f"p{days}", days)
+                house.fill("inbound_events", days - 5, 1000)
+                rows += 1000
+            house.calendar.due += timedelta(milliseconds=1)
+            interrupted += kill_in_a_run(house, replicas, chance.uniform(0.02, 0.2))
+            left = {name for name in partitions(house) if name[1:].isdigit() and int(name[1:]) >= 75}
+            gone = [name for names in dropped(house) for name in names]
+            assert len(gone) == len(set(gone))
+            assert left.isdisjoint(name.removeprefix("public.") for name in gone)
+            assert house.count("inbound_events") == 1000 * len(left)
+            assert house.sql("SELECT sum(rows_deleted) FROM retention_runs") == [(rows - 1000 * len(left),)]
+            assert house.sql("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == [(0,)]
+            house.sql(
+                "UPDATE retention_runs SET lease_until = now() - interval '1 s' WHERE state = 'running'"
+            )
+            if kill % 3:
+                await retention.tick()
+    finally:
+        replicas.close()
+    house.calendar.due += timedelta(milliseconds=1)
+    await retention.tick()
+    assert interrupted > KILLS / 3  # otherwise they were killed before or after, and this shows nothing
+    assert house.count("inbound_events") == 0
+    assert sum(entry["deleted"] for entry in house.audited()) == rows
+    audited = [name for entry in house.audited() for name in entry.get("partitions", [])]
+    assert sorted(audited) == sorted(name for names in dropped(house) for name in names)
+    assert house.count("retention_runs WHERE state = 'running' OR audit_id IS NULL") == 0

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from watchkeeper.database import Database
+    from watchkeeper.database import Owner
     from watchkeeper.retention._ledger import Claim, Ledger
     from watchkeeper.retention._target import Target
 
@@ -52,7 +52,7 @@ _STATEMENT_TIMEOUT: Final = timedelta(seconds=5)
 # Dropping takes several locks, one after the other, and keeps the first ones while it waits for the next.
 _DROP_TIMEOUT: Final = 2 * LOCK_WAIT
 _STRETCH: Final = timedelta(milliseconds=25)
-_FIRST_BLOCKS: Final = 1024
+_FIRST_BLOCKS: Final = 2048
 _LARGEST_BLOCKS: Final = 65_536
 _SHOWN: Final = 3  # names in a sentence
 
@@ -128,13 +128,13 @@ class Partitions:
 
 
 async def find_partitions(
-    conn: AsyncConnection[Any], database: Database, target: Target, horizon: datetime
+    conn: AsyncConnection[Any], owner: Owner, target: Target, horizon: datetime
 ) -> Partitions:
     """Look which partitions of a table can be dropped as a whole.
 
     Args:
         conn: The connection of a transaction of the service's role.
-        database: Where the owner connects, if there are old partitions.
+        owner: Asked if there are old partitions.
         target: The table.
         horizon: Rows older than this are eligible.
     """
@@ -144,10 +144,10 @@ async def find_partitions(
     if not seen.old:
         return seen
     try:
-        async with database.owner_transaction() as owner:
-            await _limit(owner)
-            found = await _read(owner, target, horizon)
-            return await _without_held(owner, target, found) if target.holds else found
+        async with owner.transaction() as asking:
+            await _limit(asking)
+            found = await _read(asking, target, horizon)
+            return await _without_held(asking, target, found) if target.holds else found
     except (DatabaseUnavailableError, errors.Error) as error:
         why = f"its owner cannot look at it: {_one_line(error)}"
         return replace(seen, old=tuple(replace(partition, kept=why) for partition in seen.old))
@@ -175,7 +175,7 @@ class PartitionDrop:
     """Drops the old partitions of one run.
 
     Args:
-        database: Where the table is.
+        owner: Who drops them.
         ledger: Where the run is counted.
         claim: The run.
         stopping: Set by whoever wants the run to stop.
@@ -185,7 +185,7 @@ class PartitionDrop:
 
     def __init__(  # noqa: PLR0913 - one of each part that takes part
         self,
-        database: Database,
+        owner: Owner,
         ledger: Ledger,
         claim: Claim,
         *,
@@ -193,7 +193,7 @@ class PartitionDrop:
         patiently: Patiently,
         pause: Pause,
     ) -> None:
-        self._database = database
+        self._owner = owner
         self._ledger = ledger
         self._claim = claim
         self._stopping = stopping
@@ -240,7 +240,7 @@ class PartitionDrop:
         """Drop one, and return how many rows it had; None if the run is to stop."""
         if self._stopping.is_set():
             return None
-        async with self._database.owner_transaction() as conn:
+        async with self._owner.transaction() as conn:
             await _limit(conn)
             if self._exclusive:
                 await conn.execute(sql.SQL(QUERIES["lock_whole"]).format(table=target.table), {})

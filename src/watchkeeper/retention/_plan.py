@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from watchkeeper.database import Database
+    from watchkeeper.database import Owner
     from watchkeeper.retention._holds import Hold
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._share import Limits
@@ -74,13 +74,13 @@ class Plan:
 
 
 async def plan(
-    conn: AsyncConnection[Any], database: Database, policy: Policy, now: datetime, limits: Limits
+    conn: AsyncConnection[Any], owner: Owner, policy: Policy, now: datetime, limits: Limits
 ) -> Plan:
     """Find out what a run would delete; nothing is changed.
 
     Args:
         conn: The connection of a transaction of its own.
-        database: Where the owner looks what can be dropped.
+        owner: Looks what can be dropped, if there is anything.
         policy: What was declared.
         now: The database's time.
         limits: What a run may take.
@@ -99,7 +99,7 @@ async def plan(
         await check_share(conn, target, horizon, limits.share)
     except PolicyRefusedError as refusal:
         problem = str(refusal)
-    partitions = await find_partitions(conn, database, target, horizon)
+    partitions = await find_partitions(conn, owner, target, horizon)
     span, share = await choose_span(conn, target, horizon)
     by_age = isinstance(span, AgeSpan)
     size = await measure_size(conn, target)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from watchkeeper.database import Database
+    from watchkeeper.database import Database, Owner
     from watchkeeper.retention._ledger import Claim, Ledger
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._share import Limits
@@ -178,29 +178,30 @@ class Pruning:
 
     async def _drop_partitions(self, target: Target) -> None:
         """Drop old partitions as a whole, where that comes to the same as deleting their rows."""
-        partitions = await self._patiently(self._find_partitions, target)
-        drop = PartitionDrop(
-            self._database,
-            self._ledger,
-            self._claim,
-            stopping=self._stopping,
-            patiently=self._patiently,
-            pause=self._pause,
-        )
-        began = time.monotonic()
-        async for rows in drop.run(target, partitions):
-            self.deleted += rows
-            if rows:
-                self._on_rows(rows)
-            if self._limits.budget < 1.0:
-                took = timedelta(seconds=time.monotonic() - began)
-                await self._pause(took * (1.0 / self._limits.budget - 1.0))
+        async with self._database.owner() as owner:
+            partitions = await self._patiently(self._find_partitions, owner, target)
+            drop = PartitionDrop(
+                owner,
+                self._ledger,
+                self._claim,
+                stopping=self._stopping,
+                patiently=self._patiently,
+                pause=self._pause,
+            )
             began = time.monotonic()
+            async for rows in drop.run(target, partitions):
+                self.deleted += rows
+                if rows:
+                    self._on_rows(rows)
+                if self._limits.budget < 1.0:
+                    took = timedelta(seconds=time.monotonic() - began)
+                    await self._pause(took * (1.0 / self._limits.budget - 1.0))
+                began = time.monotonic()
         self.notes.extend(drop.notes)
 
-    async def _find_partitions(self, target: Target) -> Partitions:
+    async def _find_partitions(self, owner: Owner, target: Target) -> Partitions:
         async with self._transaction() as conn:
-            return await find_partitions(conn, self._database, target, self._claim.horizon)
+            return await find_partitions(conn, owner, target, self._claim.horizon)
 
     async def _first(self, target: Target) -> Span:
         async with self._transaction() as conn:

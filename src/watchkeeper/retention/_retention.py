@@ -202,8 +202,8 @@ class Retention:
         plans = []
         for policy in chosen:
             try:
-                async with self._database.transaction() as conn:
-                    plans.append(await plan(conn, self._database, policy, now, limits or self._limits))
+                async with self._database.transaction() as conn, self._database.owner() as owner:
+                    plans.append(await plan(conn, owner, policy, now, limits or self._limits))
             except _TROUBLE_OF_ONE as error:
                 plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
         return plans
