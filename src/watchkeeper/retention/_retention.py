@@ -8,7 +8,7 @@ Lines:
     run was stopped with its process (it goes on elsewhere); `started`, then `completed` or `failed` (level
     error, with `error`) around all that was due.
     `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
-    it failed or was refused.
+    it failed or was refused; `msg` tells which old partitions could not be dropped as a whole, and why.
 
 Metrics: those of `RetentionMetrics`: what this process does, what the ledger says, what the tables hold.
 """
