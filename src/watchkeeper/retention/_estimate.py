@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from watchkeeper.retention._partitions import Partition
     from watchkeeper.retention._target import Target
 
-# Until the table has runs of its own. Measured with up to 2.5 M rows of 100 bytes and two indexes, on two cores
-# that others used too: 1.4 to 3.3 us for each row that goes by its place, some 20 us by its age.
+# Until the table has runs of its own. Measured with up to 2.5 M rows of 100 bytes and two indexes, on two
+# cores that others used too: 1.4 to 3.3 us for each row that goes by its place, some 20 us by its age.
 _S_PER_ROW: Final = 2.5e-6
 _S_PER_ROW_BY_AGE: Final = 20e-6
 _S_PER_ROW_READ: Final = 0.1e-6

@@ -137,6 +137,9 @@ async def find_partitions(
         owner: Asked if there are old partitions.
         target: The table.
         horizon: Rows older than this are eligible.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: Somebody has locked one of them.
     """
     if not target.in_parts:
         return Partitions()
@@ -148,6 +151,8 @@ async def find_partitions(
             await _limit(asking)
             found = await _read(asking, target, horizon)
             return await _without_held(asking, target, found) if target.holds else found
+    except _BUSY:
+        raise
     except (DatabaseUnavailableError, errors.Error) as error:
         why = f"its owner cannot look at it: {_one_line(error)}"
         return replace(seen, old=tuple(replace(partition, kept=why) for partition in seen.old))
