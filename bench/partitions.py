@@ -15,17 +15,18 @@ from bench._pruned import PLAIN, Case, pruned_house
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 # Ten days that are over, and three that are not.
 _OLD_DAYS: Final = range(41, 51)
 _YOUNG_DAYS: Final = range(3)
 
 
-def measure(effort: Effort) -> Figure:
+def measure(effort: Effort, programs: Path | None = None) -> Figure:
     """Measure a table that is only added to, of which ten partitions by day go, while somebody adds to it."""
     case = Case(rows=effort.of(1_000_000, 100_000), old=1000)
     waits: list[float] = []
-    with pruned_house() as house:
+    with pruned_house(programs) as house:
 
         def prune(name: str) -> float:
             make(house.owner_url, case.rows)
