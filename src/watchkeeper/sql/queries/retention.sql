@@ -533,8 +533,8 @@ FROM pg_locks l
 WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid));
 
 -- name: count_by_place
--- How many rows a range of blocks has, and how many of them are eligible.
-SELECT count(*), count(*) FILTER (WHERE {eligible})
+-- How many rows a range of blocks has, and how many of them are held.
+SELECT count(*), count(*) FILTER (WHERE {held})
 FROM {table} AS t
 WHERE t.ctid >= %(start)s::tid AND t.ctid < %(stop)s::tid;
 
