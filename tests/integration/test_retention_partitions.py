@@ -579,8 +579,11 @@ async def test_behind_pgbouncer(house: House, postgres: PostgresServer) -> None:
     assert len(dropped(house)[0]) == 3
 
 
-async def test_others_go_on_while_partitions_are_dropped(house: House) -> None:
-    """Nobody who reads or writes waits for longer than dropping may wait for its lock (and a little)."""
+async def test_pain_9_others_go_on_while_partitions_are_dropped(house: House) -> None:
+    """pg_partman#834, pg_partman#796: dropping partitions blocks a service, or deadlocks with it.
+
+    Here nobody who reads or writes waits for longer than dropping may wait for its lock (and a little).
+    """
     make_partitioned(house)
     for days in range(75, 400, 10):
         add_partition(house, f"p{days}", days)
