@@ -18,7 +18,8 @@ from support.pgbouncer import running_bouncer, through
 from support.replicas import Replicas, kill_in_a_run
 from watchkeeper.database import Database
 from watchkeeper.retention import Condition, Limits, Plan, RunResult
-from watchkeeper.retention._partitions import LOCK_WAIT, PartitionDrop
+from watchkeeper.retention._partition_drop import PartitionDrop
+from watchkeeper.retention._partitions import LOCK_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -477,8 +478,8 @@ async def test_a_query_that_ends_in_time_is_waited_for(house: House) -> None:
 
 def make_slow(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have an old partition whose count takes some seconds, a block at a time."""
-    monkeypatch.setattr("watchkeeper.retention._partitions._FIRST_BLOCKS", 1)
-    monkeypatch.setattr("watchkeeper.retention._partitions._LARGEST_BLOCKS", 1)
+    monkeypatch.setattr("watchkeeper.retention._partition_drop._FIRST_BLOCKS", 1)
+    monkeypatch.setattr("watchkeeper.retention._partition_drop._LARGEST_BLOCKS", 1)
     make_partitioned(house)
     house.fill("inbound_events", 60, 300_000)
 

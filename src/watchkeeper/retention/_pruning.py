@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from psycopg import errors
 
 from watchkeeper.exceptions import DatabaseUnavailableError, RetentionError
-from watchkeeper.retention._partitions import PartitionDrop, Partitions, find_partitions
+from watchkeeper.retention._partition_drop import PartitionDrop
+from watchkeeper.retention._partitions import Partitions, find_partitions
 from watchkeeper.retention._query import QUERIES
 from watchkeeper.retention._share import check_share, row_bytes
 from watchkeeper.retention._sweep import (
