@@ -239,3 +239,30 @@ async def test_a_limit_that_is_none_is_a_usage_error(house: House) -> None:
     answer = run_command(house, "audit", "list", "--limit", "0")
     assert answer.code == 2
     assert "argument --limit: takes a number from 1 to 1000" in answer.err
+
+
+async def test_a_plan_names_the_partitions_and_the_index(house: House) -> None:
+    """What is dropped as a whole, what is not and why, and the statement that makes a missing index."""
+    house.sql("DROP TABLE inbound_events, chat_sessions")
+    house.make_table("chat_sessions", "updated_at", indexed=False)
+    house.fill("chat_sessions", 99, 1, "updated_at")
+    house.sql(
+        "CREATE TABLE inbound_events (id text, received_at timestamptz NOT NULL)"
+        " PARTITION BY RANGE (received_at)"
+    )
+    for year, stop in ((2019, "'2020-01-01'"), (2020, "'2021-01-01'"), (2021, "MAXVALUE")):
+        bounds = f"FOR VALUES FROM ('{year}-01-01') TO ({stop})"
+        house.sql(f"CREATE TABLE events_{year} PARTITION OF inbound_events {bounds}")
+        house.sql("INSERT INTO inbound_events VALUES ('a', make_date(%s, 5, 5))", year)
+    house.sql("CREATE VIEW first_year AS TABLE events_2019")
+    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+    house.sql("ANALYZE inbound_events, chat_sessions")
+    commands = (
+        "retention plan",
+        "retention plan inbound_events --json",
+        "retention run inbound_events --yes",
+        "retention run inbound_events --yes --json",
+        "audit list --entity inbound_events",
+    )
+    answers = [(command, run_command(house, *command.split())) for command in commands]
+    check_golden("retention_partitions", *answers)

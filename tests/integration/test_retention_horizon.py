@@ -100,8 +100,8 @@ async def test_what_is_older_than_the_horizon_and_not_held_goes_and_nothing_else
                 hold = [Condition.parse(f"kind = {kind}")]
                 await house.retention(policy).operator.hold(table, hold, reason="case 7", owner="legal")
 
-            async with database.transaction() as conn:
-                planned = await plan(conn, policy, HORIZON + keep, FLAT_OUT)
+            async with database.transaction() as conn, database.owner() as owner:
+                planned = await plan(conn, owner, policy, HORIZON + keep, FLAT_OUT)
                 seen = await read_backlog(conn, policy, HORIZON + keep)
             assert (planned.horizon, planned.exact, seen.exact) == (HORIZON, True, True)
             assert (planned.rows, planned.held) == (len(due), len(old) - len(due))

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
-import time
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.archive import ARCHIVED, archived, difference
 from support.house import EVENTS, House, open_house
+from support.replicas import Replicas, kill_in_a_run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from support.postgres import DatabaseUrls
 
 KILLS = 15
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -30,47 +26,6 @@ async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Ho
     """A database to keep."""
     async with open_house(database_urls, tmp_path) as opened:
         yield opened
-
-
-class Replicas:
-    """Starts processes that prune what is due."""
-
-    def __init__(self, house: House, log: Path, *arguments: str) -> None:
-        self._house = house
-        with log.open("wb") as lines:
-            self._parent = subprocess.Popen(
-                [sys.executable, "-m", "support.replica", house.urls.url, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=lines,
-                cwd=ROOT / "tests",
-                env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"},
-                text=True,
-            )
-
-    def start(self) -> None:
-        """Start one."""
-        self._order(self._house.calendar.due.isoformat())
-
-    def kill(self) -> None:
-        """Kill the one that was started last, with -9."""
-        self._order("kill")
-
-    def wait(self) -> None:
-        """Wait until all of them have ended."""
-        self._order("wait")
-
-    def close(self) -> None:
-        """End them all."""
-        self._parent.kill()
-        self._parent.communicate()
-
-    def _order(self, order: str) -> None:
-        assert self._parent.stdin is not None
-        assert self._parent.stdout is not None
-        self._parent.stdin.write(f"{order}\n")
-        self._parent.stdin.flush()
-        assert self._parent.stdout.readline() == "done\n"
 
 
 @pytest.fixture
@@ -84,26 +39,9 @@ def replicas(house: House, tmp_path: Path) -> Iterator[Replicas]:
 @pytest.fixture
 def archiving(house: House, tmp_path: Path) -> Iterator[Replicas]:
     """Processes to kill that archive what they delete."""
-    started = Replicas(house, tmp_path / "replicas", str(tmp_path / "archive"))
+    started = Replicas(house, tmp_path / "replicas", "--archive", str(tmp_path / "archive"))
     yield started
     started.close()
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    """Wait until something has happened, for ten seconds at most."""
-    until = time.monotonic() + 10
-    while not happened() and time.monotonic() < until:
-        time.sleep(0.002)
-
-
-def kill_in_a_run(house: House, replicas: Replicas, pause: float) -> int:
-    """Start a replica, kill it a moment after it has claimed its run; return how many runs that left open."""
-    before = house.count("retention_runs")
-    replicas.start()
-    wait_for(lambda: house.count("retention_runs") > before)
-    time.sleep(pause)
-    replicas.kill()
-    return house.count("retention_runs WHERE state = 'running'")
 
 
 def slow_down(house: House, seconds: float) -> None:

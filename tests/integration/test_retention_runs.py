@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 
 from support.house import EVENTS, SESSIONS, DueAt, House, look_up_rows, open_house
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import Policy
+from watchkeeper.retention import Limits, Policy
 from watchkeeper.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -501,3 +502,53 @@ async def test_metrics_before_the_first_start(house: House) -> None:
     await retention.refresh_metrics()
     assert house.sample("retention_policy_since_timestamp_seconds", table="inbound_events") is None
     assert house.sample("retention_last_success_timestamp_seconds", table="inbound_events") is None
+
+
+async def test_plan_tells_how_large_the_rows_are_and_how_long_they_take(any_house: House) -> None:
+    """Bytes are the rows' part of table and indexes; the time is the default, then that of the last runs."""
+    house = any_house
+    house.make_table()
+    house.fill("inbound_events", 40, 40_000)
+    house.fill("inbound_events", 3, 10_000)
+    house.sql("INSERT INTO inbound_events SELECT 'ageless-' || g, NULL FROM generate_series(1, 12) g")
+    house.sql("ANALYZE inbound_events")
+    ((size,),) = house.sql("SELECT pg_total_relation_size('inbound_events')")
+    retention = house.retention(EVENTS)
+    (plan,) = await retention.plan()
+    assert plan.bytes == pytest.approx(0.8 * size, rel=0.02)
+    assert timedelta(seconds=0.1) < plan.takes < timedelta(seconds=2)
+    assert (plan.ageless, plan.index) == (12, ())
+    (half,) = await retention.plan(limits=Limits(share=1.0, budget=0.1))
+    assert half.takes > plan.takes * 5
+    await retention.run_now()
+    house.sql("UPDATE retention_runs SET finished_at = started_at + interval '40 s'")  # 1,000 rows a second
+    house.fill("inbound_events", 50, 5_000)
+    (plan,) = await retention.plan()
+    assert plan.takes.total_seconds() == pytest.approx(5.1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "indexed", "strategy", "why"),
+    [
+        (
+            10,
+            True,
+            "age",
+            r"0\.1% of a sample is old and the index inbound_events_received_at_idx leads to it",
+        ),
+        (10, False, "place", r"0\.1% of a sample is old and no index leads with received_at"),
+        (9000, True, "place", r"47\.4% of a sample is old"),
+    ],
+)
+async def test_plan_tells_how_rows_are_found_and_why(
+    house: House, rows: int, strategy: str, why: str, *, indexed: bool
+) -> None:
+    """By the index where few are old and there is one, else by their place."""
+    house.make_table(indexed=indexed)
+    house.fill("inbound_events", 40, rows)
+    house.fill("inbound_events", 3, 10_000)
+    (plan,) = await house.retention(EVENTS).plan()
+    assert plan.strategy == strategy
+    assert re.fullmatch(why, plan.why)
+    statement = ("CREATE INDEX CONCURRENTLY ON public.inbound_events (received_at)",)
+    assert plan.index == (() if indexed else statement)

@@ -1,4 +1,4 @@
-"""Replicas as processes of their own, to be killed: `python -m support.replica URL [ARCHIVE]`.
+"""Replicas as processes of their own, to be killed: `python -m support.replica URL [--owner] [--archive]`.
 
 A line on stdin that names a due forks a process that prunes what is due; `kill` kills the last one with -9,
 `wait` waits for all of them. Each line is answered. Forking spares each replica the start of an interpreter,
@@ -8,6 +8,7 @@ there first.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import dataclasses
 import os
@@ -23,10 +24,10 @@ from watchkeeper.metrics import Registry
 from watchkeeper.retention import FolderArchive, Retention, RetentionMetrics
 
 
-async def prune(url: str, due: str, archive: str | None = None) -> None:
+async def prune(url: str, due: str, owner: str | None, archive: str | None) -> None:
     """Run what is due, once."""
     policy = dataclasses.replace(EVENTS, archive=archive is not None)
-    database = Database(url)
+    database = Database(url, owner_url=owner)
     await database.open()
     retention = Retention(
         database,
@@ -42,8 +43,13 @@ async def prune(url: str, due: str, archive: str | None = None) -> None:
     await database.close()
 
 
-def main(url: str, archive: str | None = None) -> None:
+def main() -> None:
     """Do what the lines say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("--owner")
+    parser.add_argument("--archive")
+    given = parser.parse_args()
     children: list[int] = []
     for line in sys.stdin:
         order = line.strip()
@@ -56,7 +62,7 @@ def main(url: str, archive: str | None = None) -> None:
         else:
             child = os.fork()
             if not child:
-                asyncio.run(prune(url, order, archive))
+                asyncio.run(prune(given.url, order, given.owner, given.archive))
                 os._exit(0)
             children.append(child)
         sys.stdout.write("done\n")
@@ -64,4 +70,4 @@ def main(url: str, archive: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

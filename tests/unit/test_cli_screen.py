@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from watchkeeper.cli._screen import Screen, days, duration, open_screen, printable
+from watchkeeper.cli._screen import Screen, days, duration, open_screen, printable, volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +46,22 @@ def screen(width: int) -> tuple[Screen, Terminal]:
 def test_durations(seconds: float, said: str) -> None:
     """Seconds, minutes and hours, as one would say it."""
     assert duration(timedelta(seconds=seconds)) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1 KiB"),
+        (5 << 20, "5 MiB"),
+        (7 << 30, "7 GiB"),
+        (3 << 39, "1.5 TiB"),
+    ],
+)
+def test_volumes(count: int, said: str) -> None:
+    """Bytes in the unit that leaves a short number."""
+    assert volume(count) == said
 
 
 @pytest.mark.parametrize(("span", "said"), [(1, "1 day"), (30, "30 days"), (1.5, "1.5 days")])

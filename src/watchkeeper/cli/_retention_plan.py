@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.cli._screen import Screen, days
+from watchkeeper.cli._screen import Screen, days, duration, volume
 
 if TYPE_CHECKING:
     import argparse
@@ -48,8 +48,12 @@ def show_plans(plans: Sequence[Plan], screen: Screen) -> None:
     for plan in plans:
         if plan.problem:
             screen.say(f"{plan.policy.name}: {plan.problem}")
-        elif not screen.terminal:
+        elif screen.terminal:
+            screen.say(f"{plan.policy.name}: {_way(plan)}")
+        else:
             screen.say(_sentence(plan, screen))
+        for statement in plan.index:
+            screen.say(f"{plan.policy.name}: an index of the ages is missing: {statement};")
 
 
 def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
@@ -70,8 +74,14 @@ def _sentence(plan: Plan, screen: Screen) -> str:
     held = f"; {_held(plan)} more are held" if plan.holds else ""
     return (
         f"{plan.policy.name}: {_rows(plan)} rows would go{share}, older than {screen.time(plan.horizon)}"
-        f" ({days(plan.policy.keep)}){oldest}{held}"
+        f" ({days(plan.policy.keep)}){oldest}{held}; {_way(plan)}"
     )
+
+
+def _way(plan: Plan) -> str:
+    ageless = f"; {plan.ageless:,} without an age stay" if plan.ageless else ""
+    about = f"about {volume(plan.bytes)} in {duration(plan.takes)}"
+    return f"{about}, by {plan.strategy}, because {plan.why}{ageless}"
 
 
 def _held(plan: Plan) -> str:
@@ -94,10 +104,16 @@ def _document(plan: Plan) -> dict[str, object]:
         "horizon": plan.horizon,
         "rows": plan.rows,
         "exact": plan.exact,
+        "bytes": plan.bytes,
+        "seconds": round(plan.takes.total_seconds(), 1),
         "table_rows": plan.table_rows,
         "oldest": plan.oldest,
         "strategy": plan.strategy,
+        "why": plan.why,
+        "partitions": plan.partitions,
+        "index": plan.index,
         "holds": [hold.id for hold in plan.holds],
         "held": plan.held,
+        "ageless": plan.ageless,
         "problem": plan.problem,
     }

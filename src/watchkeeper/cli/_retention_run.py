@@ -93,6 +93,8 @@ def _show(results: list[RunResult], screen: Screen) -> None:
         return
     for result in results:
         screen.say(_sentence(result))
+        for note in result.notes:
+            screen.say(f"{result.table}: {note}")
 
 
 def _sentence(result: RunResult) -> str:
@@ -115,4 +117,5 @@ def _document(result: RunResult) -> dict[str, object]:
         "duration_seconds": result.duration,
         "run": result.run,
         "error": None if result.error is None else _one_line(result.error),
+        "notes": result.notes,
     }

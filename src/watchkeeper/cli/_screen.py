@@ -24,6 +24,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 _BESIDE_CELL: Final = 3  # what the frame takes from the width for each column
 _BESIDE_TABLE: Final = 2  # and for the table
 _SHORTEST_CELL: Final = 10
+_KIB: Final = 1024
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 
@@ -159,6 +160,16 @@ def duration(span: timedelta) -> str:
     if seconds < _HOUR_S:
         return f"{seconds / _MINUTE_S:.1f} min"
     return f"{seconds / _HOUR_S:.1f} h"
+
+
+def volume(count: int) -> str:
+    """Return a number of bytes as somebody would say it."""
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < _KIB:
+            return f"{size:.0f} {unit}"
+        size /= _KIB
+    return f"{size:.1f} TiB"
 
 
 def days(span: timedelta) -> str:

@@ -8,14 +8,12 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Self
 
-import psycopg
-from psycopg import AsyncConnection, errors
-from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from watchkeeper.database._connection import Connection, connection_string, one_line, told_apart
 from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, MigrationSource
 from watchkeeper.database._migrator import Migrator, Patience, has_table
+from watchkeeper.database._owner import Owner, committed, connect_once
 from watchkeeper.database._queries import Queries
 from watchkeeper.database._roles import current_role, find_weaknesses
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
@@ -23,6 +21,9 @@ from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import psycopg
+    from psycopg import AsyncConnection
 
 _QUERIES: Final = Queries.load("migrations")
 
@@ -159,18 +160,20 @@ class Database:
             psycopg.errors.InFailedSqlTransaction: An error of a statement was swallowed inside the block, so
                 that there is nothing to commit.
         """
-        async with self.connection(statement_timeout=statement_timeout) as conn, conn.transaction():
+        async with (
+            self.connection(statement_timeout=statement_timeout) as conn,
+            committed(conn),
+        ):
             yield conn
-            # psycopg would leave both of these silently, with nothing committed.
-            if conn.closed:
-                raise DatabaseUnavailableError(
-                    "The connection to the database was lost: nothing was committed."
-                )
-            if conn.info.transaction_status == TransactionStatus.INERROR:
-                raise errors.InFailedSqlTransaction(
-                    "a statement failed and its error was swallowed: nothing is committed; put what may fail"
-                    " into conn.transaction(), a savepoint"
-                )
+
+    @asynccontextmanager
+    async def owner(self) -> AsyncIterator[Owner]:
+        """Lend what connects as the owner, for what the service's own role may not do."""
+        owner = Owner(self._owner_conninfo, self._patience)
+        try:
+            yield owner
+        finally:
+            await owner.close()
 
     async def ping(self) -> None:
         """Ask the server for an answer.
@@ -265,10 +268,7 @@ class Database:
 
     @asynccontextmanager
     async def _direct(self, conninfo: str, patience: float | None) -> AsyncIterator[Connection]:
-        with told_apart(None):
-            conn = await Connection.connect(
-                conninfo, autocommit=True, prepare_threshold=None, patience=patience
-            )
+        conn = await connect_once(conninfo, patience)
         try:
             with told_apart(conn):
                 yield conn

@@ -293,7 +293,7 @@ class Ledger:
             row = await locked.fetchone()
             if row is None:
                 return None
-            deleted, bytes_deleted, duration = row
+            deleted, bytes_deleted, duration, partitions = row
             archived = await read_totals(conn, claim.id)
             payload = {
                 "deleted": deleted,
@@ -305,6 +305,7 @@ class Ledger:
                 "horizon": claim.horizon,
                 "duration_ms": round(duration / timedelta(milliseconds=1)),
                 **({"archived": archived} if archived else {}),
+                **({"partitions": partitions} if partitions else {}),
                 **({"error": described} if described else {}),
             }
             audit_id = await self._append(conn, claim, payload)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psycopg import errors
 
 from watchkeeper.exceptions import PolicyRefusedError
+from watchkeeper.retention._estimate import estimate_time, measure_size, propose_index
+from watchkeeper.retention._partitions import Partitions, explain, find_partitions, shortened
 from watchkeeper.retention._query import QUERIES, fetch_row
 from watchkeeper.retention._share import COUNT_TIMEOUT_MS, check_share
-from watchkeeper.retention._sweep import AgeSpan, first_span
+from watchkeeper.retention._sweep import AgeSpan, choose_span
 from watchkeeper.retention._target import Target, find_target
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from psycopg import AsyncConnection
 
+    from watchkeeper.database import Owner
     from watchkeeper.retention._holds import Hold
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._share import Limits
@@ -35,11 +40,18 @@ class Plan:
         horizon: Rows older than this would go.
         rows: How many.
         exact: Whether `rows` was counted; otherwise the planner estimates it.
+        bytes: About how large they are, with their part of the indexes.
+        takes: About how long a run takes.
         oldest: Age of the oldest of them; None without one, or where nothing was counted.
         table_rows: About how many rows the table has, as it was last analysed.
-        strategy: How the rows would be found: by the index of their age, or by their place.
+        strategy: How the rows would be found: partitions that are dropped as a whole, then the rest; by the
+            index of their age; by their place.
+        why: Why so, in words.
+        partitions: What would be dropped as a whole.
+        index: The statements that make an index of the ages, where there is none that helps.
         holds: What is held of the table.
         held: How many rows would go but for a hold; None where there are too many to count.
+        ageless: How many rows have no age, and stay; None where there are too many to count.
         problem: Why nothing would go at all; None if nothing stands in the way.
     """
 
@@ -47,19 +59,28 @@ class Plan:
     horizon: datetime
     rows: int = 0
     exact: bool = True
+    bytes: int = 0
+    takes: timedelta = timedelta(0)
     oldest: datetime | None = None
     table_rows: int = 0
-    strategy: Literal["age", "place"] = "age"
+    strategy: Literal["partitions", "age", "place"] = "age"
+    why: str = ""
+    partitions: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = ()
     held: int | None = 0
+    ageless: int | None = 0
     problem: str | None = None
 
 
-async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, limits: Limits) -> Plan:
+async def plan(
+    conn: AsyncConnection[Any], owner: Owner, policy: Policy, now: datetime, limits: Limits
+) -> Plan:
     """Find out what a run would delete; nothing is changed.
 
     Args:
         conn: The connection of a transaction of its own.
+        owner: Looks what can be dropped, if there is anything.
         policy: What was declared.
         now: The database's time.
         limits: What a run may take.
@@ -73,25 +94,58 @@ async def plan(conn: AsyncConnection[Any], policy: Policy, now: datetime, limits
     horizon = policy.horizon(now)
     counted = await _count(conn, target, horizon)
     rows, oldest = counted if counted is not None else (await _estimate(conn, target, horizon), None)
-    (total,) = await fetch_row(conn, QUERIES["totals"], {"oid": target.oid})
     problem = None
     try:
         await check_share(conn, target, horizon, limits.share)
     except PolicyRefusedError as refusal:
         problem = str(refusal)
+    partitions = await find_partitions(conn, owner, target, horizon)
+    span, share = await choose_span(conn, target, horizon)
+    by_age = isinstance(span, AgeSpan)
+    size = await measure_size(conn, target)
+    # Statistics lag behind; there are at least as many rows as were just counted.
+    table_rows = max(size.rows, rows)
+    strategy: Literal["age", "place"] = "age" if by_age else "place"
     return Plan(
         policy=policy,
         horizon=horizon,
         rows=rows,
         exact=counted is not None,
+        bytes=size.of(rows, partitions.dropped),
+        takes=await estimate_time(
+            conn,
+            target,
+            rows=rows,
+            table_rows=table_rows,
+            dropped=partitions.dropped,
+            by_age=by_age,
+            budget=limits.budget,
+        ),
         oldest=oldest,
-        # Statistics lag behind; there are at least as many rows as were just counted.
-        table_rows=max(total, rows),
-        strategy="age" if isinstance(await first_span(conn, target, horizon), AgeSpan) else "place",
+        table_rows=table_rows,
+        strategy="partitions" if partitions.dropped else strategy,
+        why=_why(target, partitions, strategy, share),
+        partitions=tuple(partition.name for partition in partitions.dropped),
+        # Where partitions are by age, only the last of the old ones is looked through.
+        index=() if partitions.total else await propose_index(conn, target),
         holds=target.holds,
-        held=await _count_held(conn, target, horizon) if target.holds else 0,
+        held=await _look(conn, target, "count_held", {"horizon": horizon}) if target.holds else 0,
+        ageless=await _count_ageless(conn, target),
         problem=problem,
     )
+
+
+def _why(target: Target, partitions: Partitions, strategy: str, share: float) -> str:
+    why = f"{share:.1%} of a sample is old"
+    if strategy == "age":
+        why += f" and the index {target.index} leads to it"
+    elif not target.indexed:
+        why += f" and no index leads with {target.age_column}"
+    names = [partition.name for partition in partitions.dropped]
+    if names:
+        some = f"{len(names)} of {partitions.total} end before the horizon and are dropped as a whole"
+        why = f"{some} ({shortened(names)}); what is left by {strategy}: {why}"
+    return ". ".join([why, *explain(partitions.kept)]).rstrip(".")
 
 
 async def _limit(conn: AsyncConnection[Any], statement_ms: int) -> None:
@@ -111,14 +165,24 @@ async def _count(
     return rows, oldest
 
 
-async def _count_held(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> int | None:
+async def _count_ageless(conn: AsyncConnection[Any], target: Target) -> int | None:
+    (possible,) = await fetch_row(
+        conn, QUERIES["may_lack_age"], {"oid": target.oid, "age": target.age_column}
+    )
+    return await _look(conn, target, "count_ageless", {}) if possible else 0
+
+
+async def _look(
+    conn: AsyncConnection[Any], target: Target, query: str, parameters: Mapping[str, object]
+) -> Any | None:
+    """Return the one value of a query; None if it takes too long."""
     try:
         async with conn.transaction():
             await _limit(conn, COUNT_TIMEOUT_MS)
-            (held,) = await fetch_row(conn, target.fill(QUERIES["count_held"]), {"horizon": horizon})
+            (value,) = await fetch_row(conn, target.fill(QUERIES[query]), parameters)
     except errors.QueryCanceled:
         return None
-    return int(held)
+    return value
 
 
 async def _estimate(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> int:

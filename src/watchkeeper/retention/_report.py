@@ -50,6 +50,7 @@ class JobLines:
             status=result.status,
             run=result.run,
             duration=round(result.duration / timedelta(milliseconds=1), 1),
+            **({"msg": " ".join(result.notes)} if result.notes else {}),
             **({"error": describe_exception(result.error)} if bad and result.error else {}),
         )
 

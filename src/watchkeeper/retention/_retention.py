@@ -8,7 +8,7 @@ Lines:
     run was stopped with its process (it goes on elsewhere); `started`, then `completed` or `failed` (level
     error, with `error`) around all that was due.
     `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
-    it failed or was refused.
+    it failed or was refused; `msg` tells which old partitions could not be dropped as a whole, and why.
 
 Metrics: those of `RetentionMetrics`: what this process does, what the ledger says, what the tables hold.
 """
@@ -208,8 +208,8 @@ class Retention:
         plans = []
         for policy in chosen:
             try:
-                async with self._database.transaction() as conn:
-                    plans.append(await plan(conn, policy, now, limits or self._limits))
+                async with self._database.transaction() as conn, self._database.owner() as owner:
+                    plans.append(await plan(conn, owner, policy, now, limits or self._limits))
             except _TROUBLE_OF_ONE as error:
                 plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
         return plans

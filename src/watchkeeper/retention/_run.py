@@ -38,6 +38,7 @@ class RunResult:
         run: Its number in the ledger; None if it did not get that far.
         error: Why it did not complete.
         left_open: Whether it could not be closed here; who closes it, counts it.
+        notes: What an operator should know of it, in sentences: partitions that were not dropped as a whole.
     """
 
     table: str
@@ -48,6 +49,7 @@ class RunResult:
     run: int | None = None
     error: BaseException | None = None
     left_open: bool = False
+    notes: tuple[str, ...] = ()
 
 
 async def run(  # noqa: PLR0913 - one of each part that takes part
@@ -96,6 +98,7 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
             run=claim.id,
             error=error if isinstance(error, RunLostError) else failure,
             left_open=True,
+            notes=tuple(pruning.notes),
         )
     return RunResult(
         table=policy.name,
@@ -105,6 +108,7 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
         duration=closed.duration,
         run=claim.id,
         error=error,
+        notes=tuple(pruning.notes),
     )
 
 

@@ -74,11 +74,23 @@ async def first_span(conn: AsyncConnection[Any], target: Target, horizon: dateti
         target: The table.
         horizon: Rows older than this are eligible.
     """
-    if target.indexed:
-        rows, eligible = await sample(conn, target, horizon)
-        if eligible <= rows * _FEW:
-            return AgeSpan()
-    return await _all_blocks(conn, target)
+    span, _ = await choose_span(conn, target, horizon)
+    return span
+
+
+async def choose_span(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> tuple[Span, float]:
+    """Return the whole table as it is gone over first, and the share of a sample that is old.
+
+    Args:
+        conn: Any connection.
+        target: The table.
+        horizon: Rows older than this are eligible.
+    """
+    rows, eligible = await sample(conn, target, horizon)
+    share = eligible / max(rows, 1)
+    if target.indexed and share <= _FEW:
+        return AgeSpan(), share
+    return await _all_blocks(conn, target), share
 
 
 async def again(conn: AsyncConnection[Any], target: Target, span: Span) -> Span:

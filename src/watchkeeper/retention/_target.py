@@ -42,19 +42,28 @@ class Target:
         name: The policy's name.
         oid: The table's identity in the catalogue.
         table: The table, with its schema, quoted.
-        age: The age column, quoted.
-        indexed: Whether an index leads with the age column.
+        age_column: The age column, as it stands in the catalogue.
+        age: The same, quoted.
+        index: Name of an index that leads with the age column; None without one.
         holds: What keeps rows of it.
         in_parts: Whether its rows lie in several: partitions, or tables that inherit from it.
+        archived: Whether its rows are archived before they go.
     """
 
     name: str
     oid: int
     table: sql.Identifier
+    age_column: str
     age: sql.Identifier
-    indexed: bool
+    index: str | None
     in_parts: bool
+    archived: bool = False
     holds: tuple[Hold, ...] = ()
+
+    @property
+    def indexed(self) -> bool:
+        """Whether an index leads with the age column."""
+        return self.index is not None
 
     @property
     def old(self) -> sql.Composed:
@@ -138,13 +147,15 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         name=policy.name,
         oid=oid,
         table=sql.Identifier(doubled(schema), doubled(table)),
+        age_column=policy.age_column,
         age=sql.Identifier(doubled(policy.age_column)),
-        indexed=await _is_indexed(conn, oid, policy),
+        index=await _find_index(conn, oid, policy),
         in_parts=in_parts,
+        archived=policy.archive,
     )
 
 
-async def _is_indexed(conn: AsyncConnection[Any], oid: int, policy: Policy) -> bool:
+async def _find_index(conn: AsyncConnection[Any], oid: int, policy: Policy) -> str | None:
     parameters = {"oid": oid, "column": policy.age_column}
     row = await (await conn.execute(QUERIES["find_age_column"], parameters)).fetchone()
     if row is None:
@@ -152,11 +163,11 @@ async def _is_indexed(conn: AsyncConnection[Any], oid: int, policy: Policy) -> b
             f"The table {policy.name} has no column {policy.age_column}: name the one that says how old a"
             " row is."
         )
-    kind, indexed = row
+    kind, index = row
     if kind != _AGE_TYPE:
         # What a timestamp without a zone means depends on who wrote it: hours of rows, one way or the other.
         raise PolicyRefusedError(
             f"{policy.name} is not pruned: its column {policy.age_column} is a {kind}, and only a {_AGE_TYPE}"
             " says how old a row is."
         )
-    return bool(indexed)
+    return None if index is None else str(index)

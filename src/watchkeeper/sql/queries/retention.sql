@@ -58,8 +58,8 @@ WHERE state = 'running' AND lease_until < clock_timestamp()
 ORDER BY id;
 
 -- name: lock_to_close
--- The run, locked, and how long it has taken; a lapsed one only if it still is.
-SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at
+-- The run, locked, how long it has taken and what it dropped; a lapsed one only if it still is.
+SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at, partitions
 FROM retention_runs
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
     AND (NOT %(lapsed)s OR lease_until < clock_timestamp())
@@ -108,6 +108,10 @@ SELECT FROM {table} AS t WHERE {held} LIMIT 0;
 -- name: count_held
 -- How many rows would be eligible but for a hold.
 SELECT count(*) FROM {table} AS t WHERE {old} AND {held};
+
+-- name: has_held
+-- Whether a hold keeps any row.
+SELECT EXISTS (SELECT FROM {table} AS t WHERE {held});
 
 -- name: status
 -- For each registered policy: its last run, the last one that completed, and how many failed since that.
@@ -186,15 +190,17 @@ WHERE c.relname = %(table)s
     AND CASE WHEN %(schema)s::text IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = %(schema)s END;
 
 -- name: find_age_column
--- The type of the age column, and whether an index of the whole table starts with it.
-SELECT format_type(a.atttypid, NULL),
-    EXISTS (
-        SELECT FROM pg_index i
-        JOIN pg_class c ON c.oid = i.indexrelid
-        JOIN pg_am m ON m.oid = c.relam
-        WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum AND i.indpred IS NULL AND i.indisvalid
-            AND m.amname = 'btree'
-    )
+-- The type of the age column, and an index of the whole table that starts with it.
+SELECT format_type(a.atttypid, NULL), (
+    SELECT c.relname
+    FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid
+    JOIN pg_am m ON m.oid = c.relam
+    WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum AND i.indpred IS NULL AND i.indisvalid
+        AND m.amname = 'btree'
+    ORDER BY i.indnatts, c.relname
+    LIMIT 1
+)
 FROM pg_attribute a
 WHERE a.attrelid = %(oid)s AND a.attname = %(column)s AND a.attnum > 0 AND NOT a.attisdropped;
 
@@ -274,6 +280,47 @@ SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
 FROM pg_class c
 JOIN below b ON b.oid = c.oid
 WHERE c.relkind = 'r';
+
+-- name: rate
+-- How many rows the last large runs deleted one by one, and in how many seconds, with their pauses.
+SELECT sum(r.rows_deleted)::bigint, sum(r.seconds)::float8
+FROM (
+    SELECT rows_deleted, extract(epoch FROM finished_at - started_at) AS seconds
+    FROM retention_runs
+    WHERE table_name = %(table)s AND state = 'completed' AND rows_deleted >= %(rows)s AND cardinality(partitions) = 0
+    ORDER BY id DESC
+    LIMIT 5
+) AS r;
+
+-- name: lacking_index
+-- The tables that rows lie in and that have no index that leads with the age column; at last the table itself, if
+-- it is partitioned: an index on it takes those of its partitions in.
+WITH RECURSIVE below AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+)
+SELECT format('%%I.%%I', n.nspname, c.relname), format('%%I', a.attname), c.relkind = 'p'
+FROM below b
+JOIN pg_class c ON c.oid = b.oid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = %(age)s
+WHERE (c.relkind = 'r' OR c.oid = %(oid)s) AND NOT EXISTS (
+    SELECT FROM pg_index i
+    JOIN pg_class x ON x.oid = i.indexrelid
+    JOIN pg_am m ON m.oid = x.relam
+    WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum AND i.indpred IS NULL AND i.indisvalid
+        AND m.amname = 'btree'
+)
+ORDER BY c.relkind = 'p', n.nspname, c.relname;
+
+-- name: may_lack_age
+-- Whether the age column takes NULL.
+SELECT NOT a.attnotnull FROM pg_attribute a WHERE a.attrelid = %(oid)s AND a.attname = %(age)s;
+
+-- name: count_ageless
+-- How many rows have no age.
+SELECT count(*) FROM {table} AS t WHERE t.{age} IS NULL;
 
 -- name: bytes
 -- How many bytes the table takes, with its parts, its indexes and what is stored apart of its rows.
@@ -579,3 +626,107 @@ INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
 SELECT {values}
 FROM json_to_recordset(%(rows)s::json) AS r ({typed})
 ON CONFLICT DO NOTHING;
+
+-- name: partitions
+-- The partitions that end before the horizon, of a table that is partitioned by ranges of its age alone, the oldest
+-- first: what they consist of, how large they are, and what keeps them from being dropped as a whole. Each row says
+-- how many partitions there are in all; one row of NULLs if none is old. Asked as the owner, who is to drop them;
+-- of all of them, or of one.
+WITH RECURSIVE parts AS (
+    SELECT c.oid, i.inhdetachpending AS pending,
+        substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([^'']+)''\)$')::timestamptz AS stop
+    FROM pg_partitioned_table p
+    JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+    JOIN pg_inherits i ON i.inhparent = p.partrelid
+    JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE p.partrelid = %(oid)s AND p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = %(age)s
+), tree AS (
+    -- Each with what it is divided into itself.
+    SELECT oid AS part, oid, true AS top FROM parts
+    WHERE stop <= %(horizon)s AND oid = coalesce(%(only)s, oid)
+    UNION ALL
+    SELECT t.part, i.inhrelid, false FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
+), above AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhparent FROM pg_inherits i JOIN above a ON i.inhrelid = a.oid
+), published AS MATERIALIZED (
+    SELECT c.oid, p.pubname
+    FROM pg_publication p
+    JOIN pg_publication_tables t ON t.pubname = p.pubname
+    JOIN pg_namespace n ON n.nspname = t.schemaname
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+    WHERE p.pubdelete
+), found AS (
+    SELECT t.part, t.top, c.oid, c.relkind, c.relowner, c.reltuples, n.nspname, c.relname
+    FROM tree t
+    JOIN pg_class c ON c.oid = t.oid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+)
+SELECT n.total, p.oid, quote_ident(top.nspname) || '.' || quote_ident(top.relname), top.nspname, top.relname,
+    (SELECT coalesce(json_agg(json_build_array(f.oid::bigint, f.nspname, f.relname)), '[]')
+     FROM found f WHERE f.part = p.oid AND f.relkind = 'r'),
+    (SELECT coalesce(sum(greatest(f.reltuples, 0)), 0)::bigint FROM found f
+     WHERE f.part = p.oid AND f.relkind = 'r'),
+    (SELECT coalesce(sum(pg_total_relation_size(f.oid)), 0)::bigint FROM found f WHERE f.part = p.oid),
+    obstacle.kind, obstacle.detail
+FROM (SELECT count(*) AS total FROM parts) AS n
+LEFT JOIN (parts p JOIN found top ON top.part = p.oid AND top.top) ON true
+LEFT JOIN LATERAL (
+    SELECT 'pending' AS kind, quote_ident(top.nspname) || '.' || quote_ident(top.relname) AS detail
+    WHERE p.pending
+    UNION ALL
+    SELECT 'trigger', t.tgname
+    FROM pg_trigger t
+    WHERE (t.tgrelid = %(oid)s OR t.tgrelid IN (SELECT f.oid FROM found f WHERE f.part = p.oid))
+        AND NOT t.tgisinternal AND t.tgtype & 8 <> 0 AND t.tgenabled <> 'D'
+    UNION ALL
+    SELECT 'foreign key', f.conrelid::regclass::text
+    FROM pg_constraint f
+    WHERE f.contype = 'f'
+        AND (f.confrelid = %(oid)s OR f.confrelid IN (SELECT f.oid FROM found f WHERE f.part = p.oid))
+    UNION ALL
+    SELECT 'publication', u.pubname
+    FROM published u
+    WHERE u.oid IN (SELECT a.oid FROM above a UNION SELECT f.oid FROM found f WHERE f.part = p.oid)
+    UNION ALL
+    SELECT 'view', r.ev_class::regclass::text
+    FROM pg_depend d
+    JOIN pg_rewrite r ON r.oid = d.objid
+    WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+        AND d.refobjid IN (SELECT f.oid FROM found f WHERE f.part = p.oid)
+    UNION ALL
+    SELECT 'owner', pg_get_userbyid(f.relowner)
+    FROM found f
+    WHERE f.part = p.oid AND NOT pg_has_role(f.relowner, 'USAGE')
+    LIMIT 1
+) AS obstacle ON true
+ORDER BY p.stop;
+
+-- name: lock_partition
+-- Keep writers out, and let readers in.
+LOCK TABLE {table} IN SHARE MODE;
+
+-- name: lock_whole
+-- Keep everybody out of the whole table: whoever comes now waits before it has any lock.
+LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE;
+
+-- name: longest_wait
+-- For how many seconds the first of those has waited that this transaction keeps waiting.
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - l.waitstart)), 0)::float8
+FROM pg_locks l
+WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid));
+
+-- name: count_by_place
+-- How many rows a range of blocks has, and how many of them are held.
+SELECT count(*), count(*) FILTER (WHERE {held})
+FROM {table} AS t
+WHERE t.ctid >= %(start)s::tid AND t.ctid < %(stop)s::tid;
+
+-- name: drop_partition
+-- Drop a partition with all its rows; for a moment nobody else gets at the whole table.
+DROP TABLE {table};
+
+-- name: note_partition
+-- Note what the run dropped as a whole.
+UPDATE retention_runs SET partitions = array_append(partitions, %(partition)s) WHERE id = %(run)s;

@@ -1,0 +1,108 @@
+"""What dropping old partitions costs, beside the plain DELETE, and how long others wait for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+
+from bench._figure import OURS, Figure, Goal, Spread
+from bench._pairs import Effort, interleave
+from bench._pruned import PLAIN, Case, pruned_house
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+# Ten days that are over, and three that are not.
+_OLD_DAYS: Final = range(41, 51)
+_YOUNG_DAYS: Final = range(3)
+
+
+def measure(effort: Effort, programs: Path | None = None) -> Figure:
+    """Measure a table that is only added to, of which ten partitions by day go, while somebody adds to it."""
+    case = Case(rows=effort.of(1_000_000, 100_000), old=1000)
+    waits: list[float] = []
+    with pruned_house(programs) as house:
+
+        def prune(name: str) -> float:
+            make(house.owner_url, case.rows)
+            if name != OURS:
+                return house.prune(case, name)
+            with adding(house.owner_url) as longest:
+                seconds = house.prune(case, name)
+            waits.append(longest())
+            return seconds
+
+        rounds = interleave((OURS, PLAIN), prune, effort.of(3, 1))
+    text = "≤ 0.15 s, the longest wait of an insert meanwhile"
+    return Figure(
+        name="prune-partition",
+        title="1 M rows in ten partitions by day",
+        unit="s",
+        rounds=rounds,
+        goals=[
+            Goal(text="≤ 1 s", value=Spread.of(rounds[OURS]).median, at_most=1.0),
+            Goal(text=text, value=max(waits), at_most=0.15),
+        ],
+    )
+
+
+def make(url: str, rows: int) -> None:
+    """Make the table: so many rows in the old partitions, and a tenth of that in each young one.
+
+    Args:
+        url: How the owner connects.
+        rows: How many are old.
+    """
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("DROP TABLE IF EXISTS events")
+        conn.execute(
+            "CREATE TABLE events (id bigint, source text, body text, received_at timestamptz NOT NULL)"
+            " PARTITION BY RANGE (received_at)"
+        )
+        conn.execute("CREATE INDEX ON events (received_at)")
+        for days in (*_OLD_DAYS, *_YOUNG_DAYS):
+            conn.execute(
+                f"""DO $$BEGIN EXECUTE format(
+                    'CREATE TABLE day_{days} PARTITION OF events FOR VALUES FROM (%L) TO (%L)',
+                    date_trunc('day', now()) - interval '{days} days',
+                    date_trunc('day', now()) - interval '{days - 1} days'); END$$""".encode()
+            )
+            conn.execute(
+                f"""INSERT INTO events
+                    SELECT g, 'source-' || g % 10, repeat('x', 60),
+                        date_trunc('day', now()) - interval '{days} days' + g * interval '1 ms'
+                    FROM generate_series(1, {rows // len(_OLD_DAYS)}) g""".encode()  # noqa: S608 - our own words
+            )
+        conn.execute("GRANT SELECT, UPDATE, DELETE ON events TO bench")
+        conn.execute("VACUUM (ANALYZE) events")
+
+
+@contextmanager
+def adding(url: str) -> Iterator[Callable[[], float]]:
+    """Have somebody add rows all the while; gives what tells the longest wait for one, in seconds.
+
+    Args:
+        url: How to connect.
+    """
+    ended = threading.Event()
+    waits = [0.0]
+
+    def add() -> None:
+        with psycopg.connect(url, autocommit=True) as conn:
+            while not ended.is_set():
+                began = time.perf_counter()
+                conn.execute("INSERT INTO events VALUES (0, 'x', 'x', now())")
+                waits.append(time.perf_counter() - began)
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    try:
+        yield lambda: max(waits)
+    finally:
+        ended.set()
+        thread.join()
