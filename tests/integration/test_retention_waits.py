@@ -119,6 +119,8 @@ async def held_up(house: House, retention: Retention, reason: str) -> AsyncItera
     before = house.count("inbound_events")
     await asyncio.sleep(1.2)
     assert (waiting(house), house.count("inbound_events")) == (reason, before)
+    await retention.refresh_metrics()
+    assert house.sample("retention_waiting", table="inbound_events", reason=reason) == 1
     yield run
     (result,) = await asyncio.wait_for(run, 10)
     assert (result.status, house.count("inbound_events")) == ("completed", 0)
