@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from watchkeeper.database import MigrationSource
     from watchkeeper.logs import Logging
     from watchkeeper.metrics import Registry
-    from watchkeeper.retention import Policy, Retention, RetentionMetrics
+    from watchkeeper.retention import Limits, Policy, Retention, RetentionMetrics
     from watchkeeper.settings import Settings
 
 _LOOK_EVERY_S: Final = 60.0
+# A slot keeps WAL from the start of the oldest transaction on, so that it is behind also where all is well.
+_SLOT_LAGS: Final = 16
 
 
 class House:
@@ -97,7 +99,7 @@ class House:
         await self.storage.open(migrate=migrate, take_over=take_over)
         await self._audit.look()
         if self._metrics is not None:
-            from watchkeeper.retention import FolderArchive, Limits, Retention  # noqa: PLC0415
+            from watchkeeper.retention import FolderArchive, Retention  # noqa: PLC0415
             from watchkeeper.schedule import Schedule  # noqa: PLC0415
 
             self._retention = Retention(
@@ -106,11 +108,27 @@ class House:
                 schedule=Schedule(timezone=self._settings.retention_timezone),
                 metrics=self._metrics,
                 logging=self._logging,
-                limits=Limits(
-                    share=self._settings.retention_max_share, budget=self._settings.retention_budget
-                ),
+                limits=self._limits(),
+                free_space=self.storage.free_space,
                 archive=FolderArchive(self._settings.archive_folder),
             )
+
+    def _limits(self) -> Limits:
+        from watchkeeper.retention import Limits, Thresholds  # noqa: PLC0415
+
+        settings = self._settings
+        lag_bytes = settings.retention_max_lag_bytes
+        return Limits(
+            share=settings.retention_max_share,
+            budget=settings.retention_budget,
+            timeout=settings.retention_timeout,
+            thresholds=Thresholds(
+                lag=settings.retention_max_lag,
+                lag_bytes=lag_bytes,
+                slot_bytes=lag_bytes * _SLOT_LAGS,
+                transaction=settings.retention_long_transaction,
+            ),
+        )
 
     def keep(self) -> None:
         """Prune what is due, from now on and in the background."""

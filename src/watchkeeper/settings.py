@@ -162,6 +162,11 @@ class Settings:
             rest.
         archive_dir: Where policies that archive write their rows before they delete them; default `archive`
             in the service's state folder.
+        retention_timeout: Longest time of a run; then it has failed, and its next attempt goes on where it
+            ended.
+        retention_max_lag: How far a replica may be behind before a run waits for it,
+        retention_max_lag_bytes: and the same as WAL, in bytes; a replication slot may keep 16 times that.
+        retention_long_transaction: Age from which on a transaction of others keeps a run waiting.
         retention: Off stops scheduled retention runs; what is due is caught up once after switching it on.
         request_lines: Off stops the line of each request; metrics go on.
         request_sample: Share of the requests completed below 500 that have a line, chosen by their trace; all
@@ -195,6 +200,12 @@ class Settings:
     retention_max_share: float = _setting("WATCHKEEPER_RETENTION_MAX_SHARE", _share, 0.5)
     retention_budget: float = _setting("WATCHKEEPER_RETENTION_BUDGET", _share, 0.5)
     archive_dir: Path | None = _setting("WATCHKEEPER_ARCHIVE_DIR", _folder, None)
+    retention_timeout: timedelta = _setting("WATCHKEEPER_RETENTION_TIMEOUT", _seconds, timedelta(hours=4))
+    retention_max_lag: timedelta = _setting("WATCHKEEPER_RETENTION_MAX_LAG", _seconds, timedelta(seconds=30))
+    retention_max_lag_bytes: int = _setting("WATCHKEEPER_RETENTION_MAX_LAG_BYTES", _count, 256 << 20)
+    retention_long_transaction: timedelta = _setting(
+        "WATCHKEEPER_RETENTION_LONG_TRANSACTION", _seconds, timedelta(minutes=5)
+    )
     retention: bool = _setting("WATCHKEEPER_RETENTION", _switch, True)
     request_lines: bool = _setting("WATCHKEEPER_REQUEST_LINES", _switch, True)
     request_sample: float = _setting("WATCHKEEPER_REQUEST_SAMPLE", _share, 1.0)
@@ -215,6 +226,7 @@ class Settings:
         for name in ("request_sample", "retention_max_share", "retention_budget"):
             if not 0.0 < getattr(self, name) <= 1.0:  # also where it is not a number
                 raise ConfigurationError(f"WATCHKEEPER_{name.upper()} {_SHARE}")
+        self._check_patience()
         if self.database_owner_url is not None and self.database_url is None:
             raise ConfigurationError("DATABASE_OWNER_URL is set without DATABASE_URL: set both, or neither.")
         for name in ("shutdown_delay", "shutdown_grace"):
@@ -227,6 +239,13 @@ class Settings:
         check_timezone(self.retention_timezone, "RETENTION_TIMEZONE")
         if self.state_dir == Path():
             object.__setattr__(self, "state_dir", default_state_dir(os.environ))
+
+    def _check_patience(self) -> None:
+        for name in ("retention_timeout", "retention_max_lag", "retention_long_transaction"):
+            if getattr(self, name) <= timedelta(0):
+                raise ConfigurationError(f"WATCHKEEPER_{name.upper()} takes more than 0 seconds.")
+        if self.retention_max_lag_bytes < 1:
+            raise ConfigurationError("WATCHKEEPER_RETENTION_MAX_LAG_BYTES takes 1 or more bytes.")
 
     @classmethod
     def from_env(cls, service: str, environ: Mapping[str, str] | None = None) -> Self:

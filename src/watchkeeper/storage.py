@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -92,6 +93,19 @@ class Storage:
     def migrated(self) -> bool:
         """Whether this process has seen all its migrations applied."""
         return self._migrated.is_set()
+
+    def free_space(self) -> tuple[int, int] | None:
+        """Return how many bytes are free and how many there are on the disk of the embedded server.
+
+        None for another server, and where that disk cannot be asked.
+        """
+        if self._server is None:
+            return None
+        try:
+            usage = shutil.disk_usage(self._server.data_dir)
+        except OSError:
+            return None
+        return usage.free, usage.total
 
     async def wait_until_migrated(self) -> None:
         """Return as soon as the tables can be used."""

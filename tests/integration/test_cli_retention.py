@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from support.house import House, open_house
@@ -66,6 +67,50 @@ async def test_holds_in_a_pipe_and_as_json(house: House) -> None:
         ("31-1",),
         ("31-2",),
     ]
+
+
+def leave_a_run_open(house: House) -> None:
+    """Write the ledger as a run leaves it that is in the middle of its work, and waits."""
+    house.sql(
+        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon, started_at,"
+        " rows_deleted, rows_planned, waiting) VALUES ('inbound_events', 'schedule', now(), 1,"
+        " now() + interval '1 hour', now(), now() - interval '10 hours', 1200000, 4800000,"
+        " 'replication lag: the replica r1 is 300 MiB behind')"
+    )
+
+
+async def test_an_operators_word_in_a_pipe_and_as_json(house: House) -> None:
+    """What was said is told in a sentence, and so is what makes no sense."""
+    before = (
+        "retention pause inbound_events --by ann",
+        "retention pause inbound_events --by bob",
+        "retention status inbound_events",
+        "retention run inbound_events --yes",
+        "retention resume inbound_events --by ann",
+        "retention resume inbound_events --by ann --json",
+        "retention cancel inbound_events",
+        "retention pause chat_sessions --by ann --json",
+        "audit list --limit 1",
+    )
+    while_it_runs = (
+        "retention status inbound_events",
+        "retention pause inbound_events --by ann",
+        "retention resume inbound_events --by ann --json",
+        "retention cancel inbound_events --by ann",
+        "retention cancel inbound_events --by bob",
+    )
+    answers = [(command, run_command(house, *command.split())) for command in before]
+    leave_a_run_open(house)
+    answers += [(command, run_command(house, *command.split())) for command in while_it_runs]
+    check_golden("retention_control", *answers)
+
+
+async def test_progress_on_a_terminal(house: House) -> None:
+    """How far a run has come, how quickly, and what it waits for; who paused what."""
+    await house.retention().register()
+    leave_a_run_open(house)
+    await house.retention().operator.pause("chat_sessions", by="ann")
+    check_golden("retention_progress", ("retention status", Terminal(house, "retention", "status").end()))
 
 
 async def test_the_commands_as_json(house: House) -> None:
@@ -129,6 +174,21 @@ async def test_a_run_on_a_terminal_asks_first_and_shows_a_bar(house: House) -> N
     assert "inbound_events: completed, 3 rows deleted in" in answer.out
     assert '"level"' not in answer.out
     assert house.count("inbound_events") == 1
+
+
+async def test_a_run_on_a_terminal_says_what_it_waits_for(house: House) -> None:
+    """A bar that stands still would look like a command that hangs; whoever cancels it is told too."""
+    with psycopg.connect(house.urls.owner_url) as other:
+        other.execute("SELECT pg_current_xact_id()")
+        impatient = {"KEPT_LONG_S": "0.1"}
+        terminal = Terminal(house, "retention", "run", "inbound_events", "--yes", environ=impatient)
+        terminal.wait_for("inbound_events waits: a transaction of keeper_owner")
+        terminal.wait_for("0/3 waits: long transaction")
+        await house.retention().operator.cancel("inbound_events", by="ann")
+        answer = terminal.end()
+    assert "inbound_events: cancelled, 0 rows deleted (run 1): The run on inbound_events was" in answer.out
+    assert answer.code == 1
+    assert house.count("inbound_events") == 4
 
 
 @pytest.mark.parametrize("keys", ["\n", "\x04"], ids=["enter", "end of input"])

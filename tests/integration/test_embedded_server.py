@@ -49,6 +49,8 @@ async def test_embedded_cold_start_gives_a_database_with_two_plain_roles(folder:
             " FROM pg_roles WHERE rolname IN ('app', 'app_owner')"
         )
         assert await ask(server.url, plain)
+        # What retention waits for is seen: lag of replicas, transactions of others.
+        assert await ask(server.url, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
         await ask(server.owner_url, "CREATE TABLE made (id int)")
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema public"):
             await ask(server.url, "CREATE TABLE unwanted (id int)")

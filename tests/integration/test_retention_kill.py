@@ -10,7 +10,8 @@ import pytest
 
 from support.archive import ARCHIVED, archived, difference
 from support.house import EVENTS, House, open_house
-from support.replicas import Replicas, kill_in_a_run
+from support.replicas import Replicas, kill_in_a_run, wait_for
+from watchkeeper.retention import RETRY_WAITS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -80,6 +81,40 @@ async def test_rows_gone_are_rows_audited_after_kills_at_random_instants(
     assert house.sql("SELECT sum(rows_deleted) FROM retention_runs") == [(rows,)]
     assert house.count("retention_runs WHERE state = 'running' OR audit_id IS NULL") == 0
     assert len(house.audited()) == house.count("retention_runs")
+
+
+async def test_a_run_whose_process_was_killed_is_gone_on_with_where_it_was(
+    house: House, replicas: Replicas
+) -> None:
+    """Attempt for attempt the first pass begins later, and in the end every row is gone and counted once."""
+    house.make_table()
+    house.fill("inbound_events", 40, 30_000)
+    house.fill("inbound_events", 29, 200)
+    house.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM pg_sleep(0.03); RETURN NULL; END$$"
+    )
+    house.sql(
+        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
+    )
+    retention = await house.due(EVENTS)
+    moved = "retention_runs WHERE state = 'running' AND cursor IS NOT NULL"
+    for _ in RETRY_WAITS:
+        replicas.start()
+        wait_for(lambda: house.count(moved) == 1)
+        replicas.kill()
+        house.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s' WHERE state = 'running'")
+        await retention.tick()
+        house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 hour'")
+    assert [result.status for result in await retention.tick()] == ["completed"]
+    cursors = [
+        at for (at,) in house.sql("SELECT (cursor ->> 'at')::int FROM retention_runs ORDER BY attempt")
+    ]
+    assert 0 < cursors[0] < cursors[1] < cursors[2] < cursors[3]
+    assert house.count("inbound_events") == 200
+    assert [state for _, state, _ in house.runs()] == ["failed"] * 3 + ["completed"]
+    assert house.sql("SELECT sum(rows_deleted) FROM retention_runs") == [(30_000,)]
+    assert sum(entry["deleted"] for entry in house.audited()) == 30_000
 
 
 async def test_five_processes_are_one_run(house: House, replicas: Replicas) -> None:

@@ -203,7 +203,7 @@ async def test_a_run_leaves_the_rest_of_the_time_to_others(
     async def note(_self: object, pause: timedelta) -> None:
         pauses.append(pause)
 
-    monkeypatch.setattr(_pruning.Pruning, "_pause", note)
+    monkeypatch.setattr("watchkeeper.retention._patience.Patience.pause", note)
     (result,) = await house.retention(EVENTS, limits=Limits(share=1.0, budget=budget)).run_now()
     assert (result.status, result.deleted) == ("completed", 3000)
     assert all(pause >= timedelta(seconds=0.02 * times) for pause in pauses)

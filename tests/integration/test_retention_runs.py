@@ -110,7 +110,7 @@ async def test_metrics_of_a_run(house: House) -> None:
     """Runs by status are at 0 from the start; rows, success and since follow what happened."""
     house.make_both()
     retention = await house.due()
-    for status in ("completed", "failed", "refused"):
+    for status in ("completed", "failed", "refused", "cancelled"):
         assert house.sample("retention_runs_total", table="inbound_events", status=status) == 0
     assert house.sample("retention_last_success_timestamp_seconds", table="inbound_events") is None
     await retention.tick()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -51,12 +52,31 @@ async def test_a_database_that_is_there_is_opened_and_migrated(
     try:
         assert storage.migrated
         assert storage.server is None
+        assert storage.free_space() is None
         await storage.ping()
         assert lines.statuses() == ["opened"]
     finally:
         await storage.close()
     with pytest.raises(DatabaseUnavailableError, match="The database is not open"):
         await storage.ping()
+
+
+async def test_the_disk_of_the_embedded_server_is_known(folder: Path) -> None:
+    """Retention waits while it is nearly full; where it cannot be asked, nothing is known."""
+    storage = Storage(Settings(service="shop", state_dir=folder), [], _Lines())
+    assert storage.free_space() is None
+    await storage.open(migrate=False)
+    try:
+        assert storage.server is not None
+        free, size = storage.free_space() or (0, 0)
+        assert size == shutil.disk_usage(folder).total
+        assert 0 < free < size
+        data = storage.server.data_dir
+        data.rename(data.with_name("elsewhere"))
+        assert storage.free_space() is None
+        data.with_name("elsewhere").rename(data)
+    finally:
+        await storage.close()
 
 
 async def test_a_server_that_is_away_is_waited_for(postgres_private: PostgresServer, tmp_path: Path) -> None:

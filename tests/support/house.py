@@ -16,7 +16,7 @@ from watchkeeper.retention import LEASE, FolderArchive, Limits, Policy, Retentio
 from watchkeeper.schedule import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     import pytest
@@ -74,6 +74,7 @@ class House:
         lease: timedelta = LEASE,
         limits: Limits = FLAT_OUT,
         archive: Archive | None = None,
+        free_space: Callable[[], tuple[int, int] | None] = lambda: None,
     ) -> Retention:
         """Return a replica's retention; all of them count in one registry, declared with the first."""
         chosen = policies or (EVENTS, SESSIONS)
@@ -87,6 +88,7 @@ class House:
             lease=lease,
             limits=limits,
             archive=archive or FolderArchive(self.folder / "archive"),
+            free_space=free_space,
         )
         self._made.append(retention)
         return retention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 from support.house import EVENTS, SESSIONS
@@ -21,6 +22,7 @@ def keeper() -> Watchkeeper:
             database_url=Secret(url) if url else None,
             database_owner_url=Secret(os.environ["KEPT_OWNER_URL"]) if url else None,
             state_dir=Path(os.environ["KEPT_STATE"]),
+            retention_long_transaction=timedelta(seconds=float(os.environ.get("KEPT_LONG_S", "300"))),
         ),
         retention=[EVENTS, SESSIONS],
     )

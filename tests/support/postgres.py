@@ -32,7 +32,7 @@ from watchkeeper.database.embedded._binaries import find_binaries
 from watchkeeper.database.embedded._places import Places
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
 OWNER: Final = "keeper_owner"
 SERVICE: Final = "keeper"
@@ -77,9 +77,18 @@ class PostgresServer:
 
     Args:
         bin_dir: Where its programs lie; default those of the wheel.
+        settings: Settings that win over the usual ones.
+        standby_of: A server that it follows as a replica, instead of being empty.
     """
 
-    def __init__(self, bin_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        bin_dir: Path | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        standby_of: PostgresServer | None = None,
+    ) -> None:
+        self._settings = {**_SETTINGS, **(settings or {})}
         # Short, since a socket's path has 107 bytes at most.
         self.folder = Path(tempfile.mkdtemp(prefix="wk-pg-", dir=quick_place()))
         account = choose_account(self.data)
@@ -92,7 +101,11 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self._databases: set[str] = set()
-        self._run("initdb", "-D", str(self.data), "-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync")
+        data = ("-D", str(self.data), "--no-sync")
+        if standby_of is None:
+            self._run("initdb", *data, "-U", "postgres", "-E", "UTF8", "-A", "trust")
+        else:
+            self._run("pg_basebackup", *data, "-d", standby_of.url(), "-R", "-c", "fast")
 
     @property
     def data(self) -> Path:
@@ -114,7 +127,7 @@ class PostgresServer:
 
         Call it from the main thread: the server ends with the thread that started it.
         """
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", "-D", self.data, "-k", self.folder, *settings],
@@ -207,6 +220,8 @@ class PostgresServer:
         """Make the roles, and the template database with every migration that there is."""
         for role in (OWNER, SERVICE):
             self.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+        # As the embedded server has it: what retention waits for is seen.
+        self.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(SERVICE)))
         if migrated:
             self.execute(
                 sql.SQL("CREATE DATABASE wk_template OWNER {} TEMPLATE template0").format(

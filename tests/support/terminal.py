@@ -37,6 +37,11 @@ _CHANGING: Final = (
     (re.compile(r"[\d.]+ MiB"), "<size>"),
     (re.compile(r"[\d,]+ bytes"), "<bytes>"),
     (re.compile(r"[\d,]+ rows/s"), "<rate>"),
+    (re.compile(r'"rows_per_second": [\d.]+'), '"rows_per_second": <rate>'),
+    (re.compile(r'"dead_rows": \d+'), '"dead_rows": <dead>'),
+    (re.compile(r"[\d,]+ dead rows"), "<dead> dead rows"),
+    (re.compile(r" +\d+( +- +(-|<time>) +autovacuum is off)"), r" <dead>\1"),
+    (re.compile(r"\b\d\.\d s\b"), "<took>"),
 )
 
 

@@ -101,12 +101,22 @@ def test_a_table_without_rows_has_its_heads() -> None:
 def test_a_bar_is_there_also_for_what_was_not_planned() -> None:
     """A table that could be pruned after all, although its plan said no."""
     shown, out = screen(100)
-    with shown.progress({"planned": 10}) as advance:
-        advance("planned", 4)
-        advance("surprise", 7)
-        advance("surprise", 1)
+    with shown.progress({"planned": 10}) as bars:
+        bars.advance("planned", 4)
+        bars.advance("surprise", 7)
+        bars.advance("surprise", 1)
     assert "4/10" in out.getvalue()
     assert "8/?" in out.getvalue()
+
+
+def test_a_bar_that_waits_says_for_what() -> None:
+    """The details stand above the bars, whatever is in them; a bar that goes on waits no more."""
+    shown, out = screen(100)
+    with shown.progress({"planned": 10}) as bars:
+        bars.wait("planned", "vacuum: [b]900 dead\x1b rows")
+        bars.wait("planned", None)
+    assert "planned waits: [b]900 dead\\u001b rows" in out.getvalue()
+    assert "waits: vacuum" not in out.getvalue().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

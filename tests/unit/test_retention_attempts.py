@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchkeeper.retention._ledger import _next_attempt
+from watchkeeper.retention._attempts import next_attempt
 from watchkeeper.schedule import Schedule
 
 DUE = datetime(2026, 7, 1, 3, tzinfo=UTC)
@@ -20,7 +20,14 @@ def history(
     states: str, minutes_later: float, *, since: datetime = DUE - timedelta(days=1)
 ) -> list[dict[str, Any]]:
     """Return what the ledger says: a letter for the state of each attempt."""
-    names = {"r": "running", "c": "completed", "f": "failed", "x": "refused", "s": "stopped"}
+    names = {
+        "r": "running",
+        "c": "completed",
+        "f": "failed",
+        "x": "refused",
+        "s": "stopped",
+        "k": "cancelled",
+    }
     now = LAST_END + timedelta(minutes=minutes_later)
     untried = {
         "since": since,
@@ -56,29 +63,31 @@ def history(
         ("fsfs", 0, 5),
         ("ffsfsf", 10_000, None),
         ("fc", 60, None),
+        ("k", 10_000, None),
+        ("fsk", 10_000, None),
     ],
 )
 def test_failures_wait_longer_each_time_and_stops_do_not_count(
     states: str, minutes_later: float, attempt: int | None
 ) -> None:
-    """Four failures are the end of a due; a run that was stopped goes on at once, however often."""
-    assert _next_attempt(history(states, minutes_later), DUE) == attempt
+    """Four failures are the end of a due, as is a cancelled run; one that was stopped goes on at once."""
+    assert next_attempt(history(states, minutes_later), DUE) == attempt
 
 
 @pytest.mark.parametrize("since", [DUE, DUE + timedelta(seconds=1)])
 def test_nothing_is_due_before_the_policy_was_declared(since: datetime) -> None:
     """A first start is no missed run."""
-    assert _next_attempt(history("", 0, since=since), DUE) is None
+    assert next_attempt(history("", 0, since=since), DUE) is None
 
 
 def test_a_due_whose_successor_had_its_turn_is_over() -> None:
     """A replica whose clock, or whose process, stood still does not run yesterday again."""
-    assert _next_attempt(history("f", 60), DUE - timedelta(days=1)) is None
+    assert next_attempt(history("f", 60), DUE - timedelta(days=1)) is None
 
 
 def test_a_policy_that_nobody_registered_is_not_run() -> None:
     """After a backup was restored, for example, until the next start."""
-    assert _next_attempt([], DUE) is None
+    assert next_attempt([], DUE) is None
 
 
 ZONES = st.sampled_from(["UTC", "Europe/Kyiv", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia"])
@@ -101,7 +110,7 @@ def test_what_was_missed_is_caught_up_once(zone: str, pauses: list[int]) -> None
             entry = {"since": since, "due_at": due, "attempt": 1, "state": "completed", "finished_at": now}
             untried = dict.fromkeys(("due_at", "attempt", "state", "finished_at")) | {"since": since}
             rows = [row for row in done if row["due_at"] >= due] or [untried]
-            attempt = _next_attempt([row | {"now": now} for row in rows], due)
+            attempt = next_attempt([row | {"now": now} for row in rows], due)
             assert attempt in ({1, None} if replica == 0 else {None})
             if attempt is not None:
                 done.append(entry)

@@ -54,6 +54,10 @@ def test_every_variable_is_read() -> None:
             "RETENTION_TIMEZONE": "Africa/Kigali",
             "WATCHKEEPER_RETENTION": "off",
             "WATCHKEEPER_ARCHIVE_DIR": "/srv/archive",
+            "WATCHKEEPER_RETENTION_TIMEOUT": "60",
+            "WATCHKEEPER_RETENTION_MAX_LAG": "2.5",
+            "WATCHKEEPER_RETENTION_MAX_LAG_BYTES": "1048576",
+            "WATCHKEEPER_RETENTION_LONG_TRANSACTION": "10",
             "WATCHKEEPER_REQUEST_LINES": "no",
             "WATCHKEEPER_PROBE_LINES": "TRUE",
             "WATCHKEEPER_REQUEST_SAMPLE": "0.25",
@@ -72,6 +76,9 @@ def test_every_variable_is_read() -> None:
     assert settings.postgres_bin == Path("/usr/lib/postgresql/15/bin")
     assert settings.archive_folder == Path("/srv/archive")
     assert settings.retention_timezone == "Africa/Kigali"
+    patience = (settings.retention_timeout, settings.retention_max_lag, settings.retention_long_transaction)
+    assert patience == (timedelta(minutes=1), timedelta(seconds=2.5), timedelta(seconds=10))
+    assert settings.retention_max_lag_bytes == 1 << 20
     switches = (settings.retention, settings.request_lines, settings.metrics, settings.health)
     assert switches == (False, False, False, False)
     assert settings.prepared_statements is False
@@ -98,6 +105,15 @@ def test_every_variable_is_read() -> None:
             )
             for share in ("0", "-0.1", "1.01", "10%", "nan", "inf")
         ),
+        *(
+            (
+                {f"WATCHKEEPER_RETENTION_{name}": "0"},
+                rf"WATCHKEEPER_RETENTION_{name} takes more than 0 seconds",
+            )
+            for name in ("TIMEOUT", "MAX_LAG", "LONG_TRANSACTION")
+        ),
+        ({"WATCHKEEPER_RETENTION_MAX_LAG_BYTES": "0"}, r"RETENTION_MAX_LAG_BYTES takes 1 or more bytes"),
+        ({"WATCHKEEPER_RETENTION_MAX_LAG_BYTES": "1 GB"}, r"RETENTION_MAX_LAG_BYTES takes a whole number"),
         ({"RETENTION_TIMEZONE": "Africa/Kigalli"}, r"Did you mean Africa/Kigali\?"),
         ({"RETENTION_TIMEZONE": "3 AM"}, r"RETENTION_TIMEZONE '3 AM' does not exist"),
         ({"DATABASE_OWNER_URL": "postgresql://o@db/x"}, r"DATABASE_OWNER_URL is set without DATABASE_URL"),

@@ -37,9 +37,9 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     if found.rows and not arguments.yes and not await screen.ask(question):
         screen.say("Nothing was put back.")
         return 0
-    with screen.progress({found.table: found.rows} if found.rows else {}) as advance:
+    with screen.progress({found.table: found.rows} if found.rows else {}) as bars:
         restored = await operator.restore(
-            arguments.run, restored_by=arguments.by, on_rows=lambda rows: advance(found.table, rows)
+            arguments.run, restored_by=arguments.by, on_rows=lambda rows: bars.advance(found.table, rows)
         )
     if screen.json:
         screen.document(_document(restored))

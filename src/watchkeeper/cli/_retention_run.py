@@ -6,12 +6,12 @@ import argparse
 import asyncio
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from watchkeeper.cli._retention_plan import show_plans
 from watchkeeper.cli._screen import Screen, duration
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +54,10 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         raise ConfigurationError("Without a terminal nobody can be asked: say --yes to delete rows.")
     retention = keeper.retention
     tables = arguments.tables or None
-    settings = keeper.settings
-    limits = Limits(
-        share=arguments.allow_share or settings.retention_max_share,
-        budget=arguments.budget or settings.retention_budget,
+    limits = replace(
+        retention.limits,
+        share=arguments.allow_share or retention.limits.share,
+        budget=arguments.budget or retention.limits.budget,
     )
     totals: dict[str, int] = {}
     if screen.terminal:
@@ -68,8 +68,9 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         if not arguments.yes and not await screen.ask(f"Delete {rows:,} rows now?"):
             screen.say("Nothing was deleted.")
             return 0
-    with _stoppable(retention), screen.progress(totals) as advance:
-        results = await retention.run_now(tables, advance, limits=limits)
+    with _stoppable(retention), screen.progress(totals) as bars:
+        retention.lines.on_wait = bars.wait
+        results = await retention.run_now(tables, bars.advance, limits=limits)
     _show(results, screen)
     return int(any(result.status != "completed" for result in results))
 

@@ -1,21 +1,22 @@
-"""`retention status`: how each policy stands."""
+"""`retention status`: how each policy stands, how far what runs has come, and whether vacuum keeps up."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.cli._screen import Screen, days
+from watchkeeper.cli._screen import Screen, days, duration
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from watchkeeper.keeper import Watchkeeper
-    from watchkeeper.retention import PolicyStatus
+    from watchkeeper.retention import PastRun, PolicyStatus, Vacuum
 
 
 def add(actions: argparse._SubParsersAction[Any]) -> None:
     """Describe the command."""
-    parser = actions.add_parser("status", help="last run, last success and next due of each policy")
+    parser = actions.add_parser("status", help="last run, progress, last success and next due of each policy")
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these policies; default all")
     parser.add_argument("--json", action="store_true", help="answer with one JSON document")
     parser.set_defaults(execute=execute)
@@ -27,23 +28,38 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     if screen.json:
         screen.document([_document(status) for status in found])
     elif screen.terminal:
-        screen.table(
-            "Retention",
-            ("Table", "Kept", "Last run", "State", "#Rows", "Last success", "Next due"),
-            [_cells(status, screen) for status in found],
-        )
+        _show_tables(found, screen)
     else:
         for status in found:
             screen.say(_sentence(status, screen))
-    if screen.terminal:
-        for status in found:
-            if status.last is not None and status.last.error is not None:
-                screen.say(
-                    f"{status.policy.name}: run {status.last.id} {status.last.state}: {status.last.error}"
-                )
     return int(
         any(status.last is not None and status.last.state in {"failed", "refused"} for status in found)
     )
+
+
+def _show_tables(found: Sequence[PolicyStatus], screen: Screen) -> None:
+    screen.table(
+        "Retention",
+        ("Table", "Kept", "Last run", "State", "#Rows", "Last success", "Next due"),
+        [_cells(status, screen) for status in found],
+    )
+    running = [(status, status.last) for status in found if status.last and status.last.state == "running"]
+    if running:
+        screen.table(
+            "Going on",
+            ("Table", "#Rows", "#Of about", "#Done", "#Rows/s", "#Left", "Waits for"),
+            [_progress_cells(status, last) for status, last in running],
+        )
+    screen.table(
+        "Dead rows, which vacuum frees",
+        ("Table", "#Dead", "#Autovacuum at", "Vacuumed", "Found"),
+        [_vacuum_cells(status.vacuum, screen) for status in found if status.vacuum],
+    )
+    for status in found:
+        if status.paused_at is not None:
+            screen.say(f"{status.policy.name}: {_paused(status, screen)}")
+        if status.last is not None and status.last.error is not None:
+            screen.say(f"{status.policy.name}: run {status.last.id} {status.last.state}: {status.last.error}")
 
 
 def _cells(status: PolicyStatus, screen: Screen) -> tuple[str, ...]:
@@ -55,39 +71,116 @@ def _cells(status: PolicyStatus, screen: Screen) -> tuple[str, ...]:
         f"{last.state} ({last.trigger})" if last else "never ran",
         f"{last.deleted:,}" if last else "-",
         screen.time(status.last_success),
-        screen.time(status.next_due),
+        "paused" if status.paused_at else screen.time(status.next_due),
+    )
+
+
+def _progress_cells(status: PolicyStatus, last: PastRun) -> tuple[str, ...]:
+    left = last.left(status.now)
+    return (
+        status.policy.name,
+        f"{last.deleted:,}",
+        "-" if last.planned is None else f"{last.planned:,}",
+        _share(last) or "-",
+        f"{last.rate(status.now):,.0f}",
+        "-" if left is None else duration(left),
+        last.waiting or "-",
+    )
+
+
+def _vacuum_cells(vacuum: Vacuum, screen: Screen) -> tuple[str, ...]:
+    return (
+        vacuum.table,
+        f"{vacuum.dead:,}",
+        f"{vacuum.starts_at:,.0f}" if vacuum.automatic else "-",
+        screen.time(vacuum.vacuumed_at),
+        _health(vacuum),
     )
 
 
 def _sentence(status: PolicyStatus, screen: Screen) -> str:
     last = status.last
     text = f"{status.policy.name}: kept {days(status.policy.keep)}, next due {screen.time(status.next_due)}"
+    if status.paused_at is not None:
+        text = f"{text}, {_paused(status, screen)}"
+    if status.vacuum is not None:
+        text = f"{text}, {_vacuum(status.vacuum, screen)}"
     if last is None:
         return f"{text}, never ran"
     error = f": {last.error}" if last.error else ""
     return (
         f"{text}, last success {screen.time(status.last_success)}, run {last.id} ({last.trigger},"
-        f" {screen.time(last.started_at)}) {last.state}, {last.deleted:,} rows deleted{error}"
+        f" {screen.time(last.started_at)}) {last.state}, {_progress(status, last)}{error}"
     )
 
 
+def _progress(status: PolicyStatus, last: PastRun) -> str:
+    if last.state != "running":
+        return f"{last.deleted:,} rows deleted"
+    planned = "" if last.planned is None else f" of about {last.planned:,}"
+    share = f" ({_share(last)})" if _share(last) else ""
+    left = last.left(status.now)
+    rest = "" if left is None else f", about {duration(left)} left"
+    waits = f", waits ({last.waiting})" if last.waiting else ""
+    return f"{last.deleted:,}{planned} rows deleted{share}, {last.rate(status.now):,.0f} rows/s{rest}{waits}"
+
+
+def _share(last: PastRun) -> str:
+    return f"{min(last.deleted / last.planned, 1.0):.0%}" if last.planned else ""
+
+
+def _paused(status: PolicyStatus, screen: Screen) -> str:
+    return f"paused by {status.paused_by} since {screen.time(status.paused_at)}"
+
+
+def _vacuum(vacuum: Vacuum, screen: Screen) -> str:
+    when = "never vacuumed"
+    if vacuum.vacuumed_at is not None:
+        when = f"last vacuumed {screen.time(vacuum.vacuumed_at)}"
+    return f"{vacuum.dead:,} dead rows ({when}; {_health(vacuum)})"
+
+
+def _health(vacuum: Vacuum) -> str:
+    if not vacuum.automatic:
+        return "autovacuum is off"
+    return "vacuum is behind" if vacuum.is_behind() else "vacuum keeps up"
+
+
 def _document(status: PolicyStatus) -> dict[str, object]:
-    last = status.last
     return {
         "table": status.policy.name,
         "keep_seconds": status.policy.keep,
         "since": status.since,
         "next_due": status.next_due,
+        "paused_at": status.paused_at,
+        "paused_by": status.paused_by,
         "last_success": status.last_success,
-        "last_run": None
-        if last is None
-        else {
-            "run": last.id,
-            "state": last.state,
-            "trigger": last.trigger,
-            "started_at": last.started_at,
-            "finished_at": last.finished_at,
-            "deleted": last.deleted,
-            "error": last.error,
-        },
+        "last_run": None if status.last is None else _run_document(status, status.last),
+        "vacuum": None if status.vacuum is None else _vacuum_document(status.vacuum),
+    }
+
+
+def _vacuum_document(vacuum: Vacuum) -> dict[str, object]:
+    return {
+        "dead_rows": vacuum.dead,
+        "automatic": vacuum.automatic,
+        "starts_at": round(vacuum.starts_at) if vacuum.automatic else None,
+        "behind": vacuum.is_behind(),
+        "vacuumed_at": vacuum.vacuumed_at,
+    }
+
+
+def _run_document(status: PolicyStatus, last: PastRun) -> dict[str, object]:
+    return {
+        "run": last.id,
+        "state": last.state,
+        "trigger": last.trigger,
+        "started_at": last.started_at,
+        "finished_at": last.finished_at,
+        "deleted": last.deleted,
+        "planned": last.planned,
+        "rows_per_second": round(last.rate(status.now), 1),
+        "left_seconds": last.left(status.now) if last.state == "running" else None,
+        "waiting": last.waiting,
+        "error": last.error,
     }

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TextIO
 from zoneinfo import ZoneInfo
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rich.console import Console
+    from rich.progress import Task
 
 
 # Control characters, and those that turn the direction of writing.
@@ -27,6 +29,19 @@ _SHORTEST_CELL: Final = 10
 _KIB: Final = 1024
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bars:
+    """What moves the bars of several things that are counted.
+
+    Args:
+        advance: Takes a name, and how many more there are.
+        wait: Takes a name, and what it waits for, such as "vacuum: 900 dead rows"; None when it goes on.
+    """
+
+    advance: Callable[[str, int], None]
+    wait: Callable[[str, str | None], None]
 
 
 class Screen:
@@ -115,14 +130,14 @@ class Screen:
         finally:
             loop.remove_reader(sys.stdin)
 
-    def progress(self, totals: Mapping[str, int]) -> AbstractContextManager[Callable[[str, int], None]]:
+    def progress(self, totals: Mapping[str, int]) -> AbstractContextManager[Bars]:
         """Show a bar for each of several things that are counted; nothing where nobody watches.
 
         Args:
             totals: How many there are of each, as far as it is known.
         """
         if self._console is None:
-            return nullcontext(_ignore)
+            return nullcontext(Bars(advance=_ignore, wait=_ignore))
         return _bars(self._console, totals)
 
     def time(self, moment: datetime | None) -> str:
@@ -200,7 +215,7 @@ def _room_of_last(heads: Sequence[str], rows: Sequence[Sequence[str]], width: in
 
 
 @contextmanager
-def _bars(console: Console, totals: Mapping[str, int]) -> Iterator[Callable[[str, int], None]]:
+def _bars(console: Console, totals: Mapping[str, int]) -> Iterator[Bars]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - an extra
 
     columns = (
@@ -215,19 +230,29 @@ def _bars(console: Console, totals: Mapping[str, int]) -> Iterator[Callable[[str
             name: progress.add_task(name, total=total, rate="", start=False) for name, total in totals.items()
         }
 
-        def advance(name: str, count: int) -> None:
+        def begun(name: str) -> Task:
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=None, rate="")
             task = progress.tasks[tasks[name]]
             if not task.started:
                 progress.start_task(task.id)
+            return task
+
+        def advance(name: str, count: int) -> None:
+            task = begun(name)
             rate = (task.completed + count) / max(task.elapsed or 0.0, 0.05)
             progress.update(task.id, advance=count, rate=f"{rate:,.0f} rows/s")
 
-        yield advance
+        def wait(name: str, reason: str | None) -> None:
+            kind, _, details = (reason or "").partition(": ")
+            if details:
+                progress.console.print(printable(f"{name} waits: {details}"), markup=False)
+            progress.update(begun(name).id, rate=f"waits: {kind}" if kind else "")
+
+        yield Bars(advance=advance, wait=wait)
 
 
-def _ignore(_name: str, _count: int) -> None:
+def _ignore(_name: str, _news: object) -> None:
     """Count for nobody."""
 
 

@@ -17,6 +17,16 @@ from psycopg.rows import class_row, dict_row
 
 from watchkeeper.audit import append
 from watchkeeper.exceptions import AuditError, RetentionError
+from watchkeeper.retention._attempts import next_attempt
+from watchkeeper.retention._orders import (
+    RunInterruptedError,
+    RunPausedError,
+    StopRequestedError,
+    cancelled,
+    lost,
+    obey,
+    why_not_now,
+)
 from watchkeeper.retention._query import QUERIES, fetch_row
 from watchkeeper.retention._segment import read_totals
 
@@ -29,24 +39,13 @@ if TYPE_CHECKING:
     from watchkeeper.retention._policy import Policy
 
 Trigger = Literal["schedule", "manual"]
-State = Literal["completed", "failed", "refused", "stopped"]
+State = Literal["completed", "failed", "refused", "stopped", "cancelled"]
 
 ACTION: Final = "retention.prune"
 ACTOR: Final = "retention-job"
 
 LEASE: Final = timedelta(seconds=60)
 """How long a run that gives no sign of life is taken for alive."""
-
-RETRY_WAITS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=25))
-"""How long after a failed attempt the next one starts; after the last one the run waits for its next due."""
-
-
-class RunLostError(RetentionError):
-    """The run was closed by somebody else, because its lease had lapsed."""
-
-
-class RunInterruptedError(RetentionError):
-    """The process that ran it went away in the middle."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,12 +80,14 @@ class Closed:
     """What a closed run came to.
 
     Args:
+        state: How it ended.
         deleted: How many rows went.
         bytes_deleted: About how many bytes these took.
         duration: From its claim to its end.
         audit_id: Its audit entry.
     """
 
+    state: State
     deleted: int
     bytes_deleted: int
     duration: timedelta
@@ -150,7 +151,7 @@ class Ledger:
         async with self._database.transaction() as conn:
             async with conn.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(QUERIES["attempts"], {"table": policy.name, "due_at": due_at})
-                attempt = _next_attempt(await cursor.fetchall(), due_at)
+                attempt = next_attempt(await cursor.fetchall(), due_at)
             if attempt is None:
                 return None
             return await self._claim(conn, policy, "schedule", due_at, attempt)
@@ -162,16 +163,13 @@ class Ledger:
             policy: A registered one.
 
         Raises:
-            RetentionError: The table is being pruned already, or the audit entry could not be written.
+            RetentionError: The table is being pruned already, its policy is paused, or the audit entry could
+                not be written.
         """
         async with self._database.transaction() as conn:
             claim = await self._claim(conn, policy, "manual", None, 1)
             if claim is None:
-                row = await (await conn.execute(QUERIES["open_run"], {"table": policy.name})).fetchone()
-                raise RetentionError(
-                    f"{policy.name} is being pruned already"
-                    + (f" (run {row[0]}, since {row[1]:%H:%M:%S %Z}): wait for it to end." if row else ".")
-                )
+                raise await why_not_now(conn, policy.name)
             return claim
 
     async def _claim(
@@ -216,13 +214,18 @@ class Ledger:
 
         Raises:
             RunLostError: It is not ours any more.
+            RunPausedError: An operator wants it to stop for now.
+            RunCancelledError: An operator wants it to end for good.
         """
-        row = await (await conn.execute(QUERIES["lock"], _key(claim))).fetchone()
-        if row is None:
-            raise _lost(claim)
+        obey(claim, await (await conn.execute(QUERIES["lock"], _key(claim))).fetchone())
 
     async def move(
-        self, conn: AsyncConnection[Any], claim: Claim, deleted: int, bytes_deleted: int = 0
+        self,
+        conn: AsyncConnection[Any],
+        claim: Claim,
+        deleted: int,
+        bytes_deleted: int = 0,
+        cursor: str | None = None,
     ) -> int:
         """Count what this transaction deleted, and renew the lease.
 
@@ -231,6 +234,7 @@ class Ledger:
             claim: Our run.
             deleted: How many rows.
             bytes_deleted: About how many bytes these took.
+            cursor: How far the first pass has come, as JSON; None leaves it where it is.
 
         Returns:
             How many rows the run has deleted so far.
@@ -242,11 +246,12 @@ class Ledger:
             **_key(claim),
             "deleted": deleted,
             "bytes_deleted": bytes_deleted,
+            "cursor": cursor,
             "lease": self._lease,
         }
         row = await (await conn.execute(QUERIES["move"], parameters)).fetchone()
         if row is None:
-            raise _lost(claim)
+            raise lost(claim)
         return int(row[0])
 
     async def renew(self, claim: Claim) -> None:
@@ -266,7 +271,7 @@ class Ledger:
         """
         closed = await self._close(claim, state, error, lapsed=False)
         if closed is None:
-            raise _lost(claim)
+            raise lost(claim)
         return closed
 
     async def lapsed(self) -> list[Claim]:
@@ -279,21 +284,24 @@ class Ledger:
             return await cursor.fetchall()
 
     async def close_lapsed(self, claim: Claim, error: RunInterruptedError) -> Closed | None:
-        """Close a run whose process went away; None if somebody else did, or it showed a sign of life."""
+        """Close a run whose process went away; None if somebody else did, or it showed a sign of life.
+
+        One that an operator had cancelled is that.
+        """
         return await self._close(claim, "failed", error, lapsed=True)
 
     async def _close(
         self, claim: Claim, state: State, error: BaseException | None, *, lapsed: bool
     ) -> Closed | None:
-        described = None
-        if error is not None and state != "stopped":  # which says it all
-            described = {"type": type(error).__name__, "message": self._describe(error)}
         async with self._database.transaction() as conn:
             locked = await conn.execute(QUERIES["lock_to_close"], {**_key(claim), "lapsed": lapsed})
             row = await locked.fetchone()
             if row is None:
                 return None
-            deleted, bytes_deleted, duration, partitions = row
+            deleted, bytes_deleted, duration, partitions, cancelled_by = row
+            if lapsed and cancelled_by is not None:
+                state, error = "cancelled", cancelled(claim.table_name, cancelled_by)
+            described = self._describe(error)
             archived = await read_totals(conn, claim.id)
             payload = {
                 "deleted": deleted,
@@ -318,11 +326,16 @@ class Ledger:
                     "audit_id": audit_id,
                 },
             )
-        return Closed(deleted=deleted, bytes_deleted=bytes_deleted, duration=duration, audit_id=audit_id)
+        return Closed(
+            state=state, deleted=deleted, bytes_deleted=bytes_deleted, duration=duration, audit_id=audit_id
+        )
 
-    def _describe(self, error: BaseException) -> str:
+    def _describe(self, error: BaseException | None) -> dict[str, str] | None:
+        if error is None or (isinstance(error, StopRequestedError) and not isinstance(error, RunPausedError)):
+            return None  # that it was stopped with its process says it all
         # Masked while it still has its lines, which some of what is masked ends at; then made one.
-        return " ".join(self._redact(str(error)).split())
+        message = " ".join(self._redact(str(error)).split())
+        return {"type": type(error).__name__, "message": message}
 
     async def _append(self, conn: AsyncConnection[Any], claim: Claim, payload: dict[str, object]) -> int:
         return await append(
@@ -335,32 +348,5 @@ class Ledger:
         )
 
 
-def _next_attempt(rows: list[dict[str, Any]], due_at: datetime) -> int | None:
-    """Return the number of the attempt that may start now, None if none may.
-
-    A run that was stopped in order goes on at once; one that failed is tried again after growing waits.
-    """
-    if not rows or due_at <= rows[0]["since"] or any(row["due_at"] not in {None, due_at} for row in rows):
-        return None  # never registered; due before it was declared; or a later due had its turn
-    tried = [row for row in rows if row["attempt"] is not None]
-    if not tried:
-        return 1
-    last = tried[-1]
-    if last["state"] == "stopped":
-        return int(last["attempt"]) + 1
-    failures = sum(row["state"] == "failed" for row in tried)
-    if last["state"] != "failed" or failures > len(RETRY_WAITS):
-        return None
-    waited = last["now"] - last["finished_at"] >= RETRY_WAITS[failures - 1]
-    return int(last["attempt"]) + 1 if waited else None
-
-
 def _key(claim: Claim) -> dict[str, object]:
     return {"run": claim.id, "epoch": claim.epoch}
-
-
-def _lost(claim: Claim) -> RunLostError:
-    return RunLostError(
-        f"Run {claim.id} on {claim.table_name} was closed by another process, because it gave no sign of life"
-        " for the time of its lease: it stops here."
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, get_args
 
 from watchkeeper.retention._ledger import State
+from watchkeeper.retention._pressure import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 STATUSES: Final = tuple(state for state in get_args(State) if state != "stopped")
 
 # What a run waits for begins with one of these, a colon and details; anything else counts as the last one.
-WAITING_REASONS: Final = ("replication lag", "long transaction", "vacuum", "wal", "disk", "other")
+WAITING_REASONS: Final = (*REASONS, "other")
 
 _DURATION_BUCKETS_S: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 7200.0)
 

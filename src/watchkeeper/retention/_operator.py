@@ -1,4 +1,4 @@
-"""What an operator says to retention: holds and restoring, as commands that are checked and audited."""
+"""What an operator says to retention, checked and audited: holds, restoring, pause, resume and cancel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from watchkeeper.audit import append
 from watchkeeper.exceptions import ConfigurationError, RetentionError
 from watchkeeper.retention._holds import Condition, Hold, add_hold, read_holds, release_hold
+from watchkeeper.retention._orders import cancel_run, pause_policy, resume_policy
 from watchkeeper.retention._policy import choose
 from watchkeeper.retention._restore import ArchivedRun, Restored, Restoring, read_archived_run
 from watchkeeper.retention._target import find_target
@@ -151,6 +152,78 @@ class Operator:
             on_rows=on_rows or (lambda _rows: None),
         )
         return await restoring.run()
+
+    async def pause(self, table: str, *, by: str) -> int | None:
+        """Let no run of a policy begin, and have the one that is going on stop; it is audited.
+
+        Args:
+            table: Name of the policy.
+            by: Who wants that.
+
+        Returns:
+            The run that stops, at its next transaction; None if none is going on.
+
+        Raises:
+            ConfigurationError: There is no such policy, or it is paused already.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        self._check(table, by)
+        await self._ledger.register(self._policies)
+        async with self._database.transaction() as conn:
+            run = await pause_policy(conn, table, by)
+            await self._audit(conn, "retention.pause", by, table, run)
+        return run
+
+    async def resume(self, table: str, *, by: str) -> int | None:
+        """Let runs of a policy begin again; what was stopped goes on with the next tick. It is audited.
+
+        Args:
+            table: Name of the policy.
+            by: Who wants that.
+
+        Returns:
+            The run that had not stopped yet, and goes on; None if there is none.
+
+        Raises:
+            ConfigurationError: There is no such policy, or it is not paused.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        self._check(table, by)
+        async with self._database.transaction() as conn:
+            run = await resume_policy(conn, table)
+            await self._audit(conn, "retention.resume", by, table, run)
+        return run
+
+    async def cancel(self, table: str, *, by: str) -> int:
+        """End the run of a policy that is going on for good: the rest waits for the next due. It is audited.
+
+        Args:
+            table: Name of the policy.
+            by: Who wants that.
+
+        Returns:
+            The run, which ends at its next transaction.
+
+        Raises:
+            ConfigurationError: There is no such policy, or no run of it that is going on.
+            DatabaseUnavailableError: The database cannot be reached.
+        """
+        self._check(table, by)
+        async with self._database.transaction() as conn:
+            run = await cancel_run(conn, table, by)
+            await self._audit(conn, "retention.cancel", by, table, run)
+        return run
+
+    def _check(self, table: str, by: str) -> None:
+        choose(self._policies, [table])
+        if not by.strip():
+            raise ConfigurationError("Say who wants that: whoever finds it in the audit log has to know.")
+
+    async def _audit(
+        self, conn: AsyncConnection[Any], action: str, who: str, table: str, run: int | None
+    ) -> None:
+        payload = {} if run is None else {"run": run}
+        await append(conn, actor_type="user", actor_id=who, action=action, entity=table, payload=payload)
 
     async def _audit_hold(self, conn: AsyncConnection[Any], action: str, who: str, hold: Hold) -> None:
         await append(

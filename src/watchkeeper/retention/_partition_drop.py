@@ -43,17 +43,16 @@ from watchkeeper.retention._partitions import (
 from watchkeeper.retention._query import QUERIES, fetch_row
 
 if TYPE_CHECKING:
-    from asyncio import Event
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from psycopg import AsyncConnection
 
     from watchkeeper.database import Owner
     from watchkeeper.retention._ledger import Claim, Ledger
+    from watchkeeper.retention._patience import Patience
     from watchkeeper.retention._target import Target
 
-    Patiently: TypeAlias = Callable[[Callable[[], Awaitable[int | None]]], Awaitable[int | None]]
-    Pause: TypeAlias = Callable[[timedelta], Awaitable[None]]
+    Patiently: TypeAlias = Callable[[Callable[[], Awaitable[int]]], Awaitable[int]]
 
 # Dropping takes several locks, one after the other, and keeps the first ones while it waits for the next.
 _DROP_TIMEOUT: Final = 2 * LOCK_WAIT
@@ -80,27 +79,24 @@ class PartitionDrop:
         owner: Who drops them.
         ledger: Where the run is counted.
         claim: The run.
-        stopping: Set by whoever wants the run to stop.
+        patience: Waits for the run.
         patiently: Tries a transaction again while it meets what may pass by itself.
-        pause: Waits, and keeps the run's lease meanwhile.
     """
 
-    def __init__(  # noqa: PLR0913 - one of each part that takes part
+    def __init__(
         self,
         owner: Owner,
         ledger: Ledger,
         claim: Claim,
         *,
-        stopping: Event,
+        patience: Patience,
         patiently: Patiently,
-        pause: Pause,
     ) -> None:
         self._owner = owner
         self._ledger = ledger
         self._claim = claim
-        self._stopping = stopping
+        self._patience = patience
         self._patiently = patiently
-        self._pause = pause
         self._kept: dict[str, str] = {}
         self._exclusive = False
 
@@ -120,9 +116,10 @@ class PartitionDrop:
         busy = False
         for partition in partitions.dropped:
 
-            async def drop(partition: Partition = partition) -> int | None:
+            async def drop(partition: Partition = partition) -> int:
                 return await self._drop(target, partition)
 
+            await self._patience.give_way()
             try:
                 # What keeps one of them locked, such as a long query, keeps them all: the others get one try.
                 dropped = await (drop() if busy else self._patiently(drop))
@@ -134,14 +131,11 @@ class PartitionDrop:
             except _REFUSED as error:
                 self._kept[partition.name] = one_line(error)
             else:
-                if dropped is None:
-                    return
                 yield dropped
 
-    async def _drop(self, target: Target, partition: Partition) -> int | None:
-        """Drop one, and return how many rows it had; None if the run is to stop."""
-        if self._stopping.is_set():
-            return None
+    async def _drop(self, target: Target, partition: Partition) -> int:
+        """Drop one, and return how many rows it had."""
+        self._patience.check()
         async with self._owner.transaction() as conn:
             await limit(conn)
             if self._exclusive:
@@ -196,8 +190,9 @@ class PartitionDrop:
         return rows
 
     async def _give_way(self, conn: AsyncConnection[Any]) -> None:
-        await self._pause(timedelta(0))  # which keeps the lease, and lets the loop turn
-        if await _longest_wait(conn) > LOCK_WAIT or self._stopping.is_set():
+        await self._patience.pause(timedelta(0))  # which keeps the lease, and lets the loop turn
+        self._patience.check()
+        if await _longest_wait(conn) > LOCK_WAIT:
             # What the lock's time-out would raise on the other side.
             raise errors.LockNotAvailable("somebody waits for the partition")
 

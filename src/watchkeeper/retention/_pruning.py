@@ -11,18 +11,20 @@ meet one, the stretch is swept carefully. Careful passes follow, for what is lef
 
 from __future__ import annotations
 
-import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from psycopg import errors
 
-from watchkeeper.exceptions import DatabaseUnavailableError, RetentionError
+from watchkeeper.exceptions import RetentionError
 from watchkeeper.retention._archived_sweep import Archiver
+from watchkeeper.retention._cursor import Cursor, find_cursor
+from watchkeeper.retention._orders import show_plan
 from watchkeeper.retention._partition_drop import PartitionDrop
 from watchkeeper.retention._partitions import Partitions, find_partitions
+from watchkeeper.retention._patience import PASSING
 from watchkeeper.retention._query import QUERIES
 from watchkeeper.retention._share import check_share, row_bytes
 from watchkeeper.retention._sweep import (
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from watchkeeper.database import Database, Owner
     from watchkeeper.retention._archive import Archive
     from watchkeeper.retention._ledger import Claim, Ledger
+    from watchkeeper.retention._patience import Patience
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._share import Limits
 
@@ -82,17 +85,6 @@ _CAREFUL_SWEEPS: Final = 8
 _MOST_CAREFUL_SWEEPS: Final = 256
 # Sweeps in a row that hold rows and delete none of them, until a trigger is taken for the reason.
 _VAIN_SWEEPS: Final = 3
-_PASSING: Final = (
-    DatabaseUnavailableError,
-    errors.QueryCanceled,
-    errors.LockNotAvailable,
-    errors.DeadlockDetected,
-    errors.SerializationFailure,
-)
-
-
-class StopRequestedError(RetentionError):
-    """The run was asked to stop, and did so between two transactions."""
 
 
 class Pruning:
@@ -104,7 +96,7 @@ class Pruning:
         policy: What was declared.
         claim: The run.
         limits: What the run may take.
-        stopping: Set by whoever wants the run to stop.
+        patience: Waits for it.
         on_rows: Called with the number of rows after each transaction that deleted some.
         archive: Where rows go first, if the policy wants that.
     """
@@ -117,7 +109,7 @@ class Pruning:
         claim: Claim,
         *,
         limits: Limits,
-        stopping: asyncio.Event,
+        patience: Patience,
         on_rows: Callable[[int], None],
         archive: Archive | None = None,
     ) -> None:
@@ -126,7 +118,7 @@ class Pruning:
         self._policy = policy
         self._claim = claim
         self._limits = limits
-        self._stopping = stopping
+        self._patience = patience
         self._on_rows = on_rows
         self._sizes = dict(_FIRST_SIZE)
         self._careful = 0
@@ -139,7 +131,7 @@ class Pruning:
         self._locked = 0
         # and rows that were ours to delete, and stayed.
         self._kept = 0
-        self._renewed_at = time.monotonic()
+        self._cursor: Cursor | None = None  # in the first pass
         self._archiver = None
         if policy.archive and archive is not None:
             self._archiver = Archiver(archive, ledger, claim, self._transaction)
@@ -152,6 +144,8 @@ class Pruning:
         Raises:
             PolicyRefusedError: The policy may not be carried out.
             StopRequestedError: Somebody wanted it to stop.
+            RunCancelledError: An operator wants it to end for good.
+            RunTimeoutError: It took longer than it may.
             RetentionError: It cannot go on; what was deleted so far is in the ledger.
             DatabaseUnavailableError: The database has been away for too long.
         """
@@ -161,10 +155,11 @@ class Pruning:
         first = await self._patiently(self._first, target)
         archived = self._sweep_archived if self._archiver else None
         await self._pass(target, [first], archived or self._sweep)
+        self._cursor = None
         spans = [await self._patiently(self._again, target, first)]
         for wait in PASS_WAITS:
             if self._locked or self._kept:
-                await self._pause(wait)
+                await self._patience.pause(wait)
             spans = await self._pass(target, spans, archived or self._sweep_carefully)
             if not spans:
                 return
@@ -182,8 +177,9 @@ class Pruning:
 
     async def _check_share(self, target: Target) -> None:
         async with self._transaction() as conn:
-            await check_share(conn, target, self._claim.horizon, self._limits.share)
+            rows = await check_share(conn, target, self._claim.horizon, self._limits.share)
             self._row_bytes = await row_bytes(conn, target, self._claim.horizon)
+            await show_plan(conn, self._claim, rows)
 
     async def _drop_partitions(self, target: Target) -> None:
         """Drop old partitions as a whole, where that comes to the same as deleting their rows."""
@@ -193,9 +189,8 @@ class Pruning:
                 owner,
                 self._ledger,
                 self._claim,
-                stopping=self._stopping,
+                patience=self._patience,
                 patiently=self._patiently,
-                pause=self._pause,
             )
             began = time.monotonic()
             async for rows in drop.run(target, partitions):
@@ -204,7 +199,7 @@ class Pruning:
                     self._on_rows(rows)
                 if self._limits.budget < 1.0:
                     took = timedelta(seconds=time.monotonic() - began)
-                    await self._pause(took * (1.0 / self._limits.budget - 1.0))
+                    await self._patience.pause(took * (1.0 / self._limits.budget - 1.0))
                 began = time.monotonic()
         self.notes.extend(drop.notes)
 
@@ -214,7 +209,9 @@ class Pruning:
 
     async def _first(self, target: Target) -> Span:
         async with self._transaction() as conn:
-            return await first_span(conn, target, self._claim.horizon)
+            span = await first_span(conn, target, self._claim.horizon)
+            self._cursor, span = await find_cursor(conn, self._claim, target, span)
+            return span
 
     async def _again(self, target: Target, span: Span) -> Span:
         async with self._transaction() as conn:
@@ -227,6 +224,7 @@ class Pruning:
         for span in spans:
             rest: Span | None = span
             while rest is not None:
+                await self._patience.give_way()
                 swept = await self._patiently(way, target, rest)
                 seen += swept.seen
                 self._locked += swept.seen - swept.held
@@ -235,7 +233,7 @@ class Pruning:
                     left.append(swept.covered)
                 rest = swept.rest
                 if rest is not None and self._limits.budget < 1.0:
-                    await self._pause(self._took * (1.0 / self._limits.budget - 1.0))
+                    await self._patience.pause(self._took * (1.0 / self._limits.budget - 1.0))
         if seen and isinstance(spans[0], BlockSpan):
             # An old row that was updated meanwhile has moved, perhaps to where the pass had been already.
             left = [await self._patiently(self._again, target, spans[0])]
@@ -287,9 +285,11 @@ class Pruning:
             swept = await delete(conn, target, self._claim.horizon, span, self._sizes[type(span)])
             # Without the statements around it: they take their time however few rows go.
             self._adapt(type(span), timedelta(seconds=time.monotonic() - deleting))
-            await self._ledger.move(conn, self._claim, swept.deleted, round(swept.deleted * self._row_bytes))
-        self._renewed_at = time.monotonic()
-        self._took = before + timedelta(seconds=self._renewed_at - began)
+            size = round(swept.deleted * self._row_bytes)
+            cursor = None if self._cursor is None else self._cursor.after(swept)
+            await self._ledger.move(conn, self._claim, swept.deleted, size, cursor)
+        self._patience.renewed()
+        self._took = before + timedelta(seconds=time.monotonic() - began)
         self.deleted += swept.deleted
         if swept.deleted:
             self._on_rows(swept.deleted)
@@ -298,10 +298,7 @@ class Pruning:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection[Any]]:
-        if self._stopping.is_set():
-            raise StopRequestedError(
-                f"The run on {self._policy.name} was asked to stop: the next one goes on where it ended."
-            )
+        self._patience.check()
         async with self._database.transaction() as conn:
             await conn.execute(
                 QUERIES["limits"],
@@ -316,21 +313,12 @@ class Pruning:
         for pause in PAUSES:
             try:
                 return await attempt(*args, **kwargs)
-            except _PASSING:
+            except PASSING:
                 self._sizes = {
                     kind: max(size // 4, _SMALLEST_SIZE[kind]) for kind, size in self._sizes.items()
                 }
-            await self._pause(pause)
+            await self._patience.pause(pause)
         return await attempt(*args, **kwargs)
-
-    async def _pause(self, pause: timedelta) -> None:
-        """Wait, unless somebody wants the run to stop; the lease is kept meanwhile."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), pause.total_seconds())
-        if time.monotonic() - self._renewed_at > self._ledger.lease.total_seconds() / 3:
-            with suppress(*_PASSING):
-                await self._ledger.renew(self._claim)
-                self._renewed_at = time.monotonic()
 
     def _adapt(self, kind: type[Span], took: timedelta) -> None:
         target = TRANSACTION_TARGET if self._limits.budget >= 1.0 else _KIND_TARGET

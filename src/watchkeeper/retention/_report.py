@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from watchkeeper.logs import describe_exception
+from watchkeeper.retention._orders import RunPausedError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from watchkeeper.logs import Logging
+    from watchkeeper.retention._pressure import Pressure, Reason
     from watchkeeper.retention._run import RunResult
 
 _BAD = ("failed", "refused")
@@ -28,6 +30,8 @@ class JobLines:
         self._logging = logging
         self._job = job
         self._begun = False
+        self.on_wait: Callable[[str, str | None], None] = lambda _table, _reason: None
+        """Told of waiting too: the policy's name, and what its run waits for; None when that goes on."""
 
     def scheduled(self, due: datetime) -> None:
         """Say when the job runs next."""
@@ -52,7 +56,38 @@ class JobLines:
             duration=round(result.duration / timedelta(milliseconds=1), 1),
             **({"msg": " ".join(result.notes)} if result.notes else {}),
             **({"error": describe_exception(result.error)} if bad and result.error else {}),
+            **({"msg": str(result.error)} if result.error and not bad else {}),
         )
+
+    def waits(self, table: str, run: int, pressure: Pressure) -> None:
+        """Say what a run begins to wait for."""
+        self.on_wait(table, str(pressure))
+        self._logging.event(
+            "warn",
+            type="retention",
+            table=table,
+            status="waiting",
+            run=run,
+            reason=pressure.reason,
+            msg=f"{table} waits: {pressure.detail}",
+        )
+
+    def goes_on(self, table: str, run: int, reason: Reason, waited: timedelta) -> None:
+        """Say that a run goes on, what it waited for last, and how long it waited."""
+        self.on_wait(table, None)
+        self._logging.event(
+            "info",
+            type="retention",
+            table=table,
+            status="resumed",
+            run=run,
+            reason=reason,
+            duration=round(waited / timedelta(milliseconds=1), 1),
+        )
+
+    def blind(self, sentence: str) -> None:
+        """Say what runs cannot wait for, because the service's role does not see it."""
+        self._logging.event("warn", type="retention", status="blind", msg=sentence)
 
     def finished(self, results: Sequence[RunResult]) -> None:
         """Say how everything went that was due; nothing if nothing was."""
@@ -66,7 +101,9 @@ class JobLines:
                 tables=[result.table for result in bad],
                 **({"error": describe_exception(error)} if error is not None else {}),
             )
-        elif any(result.status == "stopped" for result in results):
+        elif any(
+            result.status == "stopped" and not isinstance(result.error, RunPausedError) for result in results
+        ):
             self.scheduled(datetime.now(UTC))
         elif results:
             self._write("info", status="completed")

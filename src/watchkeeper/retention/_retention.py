@@ -8,7 +8,8 @@ Lines:
     run was stopped with its process (it goes on elsewhere); `started`, then `completed` or `failed` (level
     error, with `error`) around all that was due.
     `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
-    it failed or was refused; `msg` tells which old partitions could not be dropped as a whole, and why.
+    it failed or was refused; `msg` tells which old partitions could not be dropped as a whole, and why. While
+    it runs: `waiting` and `resumed`, with `reason`; once, `blind` with `msg`.
 
 Metrics: those of `RetentionMetrics`: what this process does, what the ledger says, what the tables hold.
 """
@@ -24,11 +25,14 @@ import psycopg
 
 from watchkeeper.exceptions import AuditError, RetentionError
 from watchkeeper.retention._archive import Archive, check_archive
+from watchkeeper.retention._attempts import RETRY_WAITS
 from watchkeeper.retention._backlog import BacklogWatch
-from watchkeeper.retention._ledger import ACTOR, LEASE, RETRY_WAITS, Claim, Ledger, RunInterruptedError
+from watchkeeper.retention._ledger import ACTOR, LEASE, Claim, Ledger
 from watchkeeper.retention._operator import Operator
+from watchkeeper.retention._orders import interrupted
 from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies, choose
+from watchkeeper.retention._pressure import PressureWatch
 from watchkeeper.retention._report import JobLines
 from watchkeeper.retention._run import RunResult, run
 from watchkeeper.retention._share import Limits
@@ -73,6 +77,8 @@ class Retention:
         lease: How long a run without a sign of life is left alone, before somebody closes it.
         limits: What a run may take, unless an operator says more.
         archive: Where the policies that archive write their rows.
+        free_space: Returns how many bytes are free, and how many there are, where the database's files are;
+            default: nobody knows.
 
     Raises:
         PolicyRefusedError: Two policies are on one table.
@@ -92,6 +98,7 @@ class Retention:
         lease: timedelta = LEASE,
         limits: Limits = Limits(),  # noqa: B008 - it never changes
         archive: Archive | None = None,
+        free_space: Callable[[], tuple[int, int] | None] = lambda: None,
     ) -> None:
         self._database = database
         self._policies = check_policies(policies)
@@ -103,7 +110,8 @@ class Retention:
         self._metrics = metrics
         self.backlog = BacklogWatch(database, self._policies, metrics)
         self._lines = JobLines(logging, job)
-        self._limits = limits
+        self.limits = limits
+        self._watch = PressureWatch(database, free_space=free_space, lines=self._lines)
         self._stopping = asyncio.Event()
         self._registered = False
         # Tables whose run could not even be claimed: how often in a row, and when to try again.
@@ -209,7 +217,7 @@ class Retention:
         for policy in chosen:
             try:
                 async with self._database.transaction() as conn, self._database.owner() as owner:
-                    plans.append(await plan(conn, owner, policy, now, limits or self._limits))
+                    plans.append(await plan(conn, owner, policy, now, limits or self.limits))
             except _TROUBLE_OF_ONE as error:
                 plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
         return plans
@@ -225,9 +233,9 @@ class Retention:
             DatabaseUnavailableError: The database cannot be reached.
         """
         chosen = choose(self._policies, tables)
-        next_due = self._schedule.due_after(await self._ledger.now())
+        now = await self._ledger.now()
         async with self._database.connection() as conn:
-            return await read_status(conn, chosen, next_due)
+            return await read_status(conn, chosen, self._schedule.due_after(now), now)
 
     async def history(self, tables: Iterable[str] | None = None, *, limit: int = 20) -> list[PastRun]:
         """Read what was run, the latest first.
@@ -296,10 +304,11 @@ class Retention:
             self._ledger,
             policy,
             claim,
-            limits=limits or self._limits,
+            limits=limits or self.limits,
             stopping=self._stopping,
             on_rows=on_rows,
             archive=self._archive,
+            watch=self._watch,
         )
         if result.left_open:
             self._left_open[claim.id] = result.deleted
@@ -307,7 +316,7 @@ class Retention:
 
     async def _close_lapsed(self, results: list[RunResult]) -> None:
         for claim in await self._ledger.lapsed():
-            error = _interrupted(claim)
+            error = interrupted(claim)
             try:
                 closed = await self._ledger.close_lapsed(claim, error)
             except _TROUBLE_OF_ONE as failure:
@@ -329,7 +338,7 @@ class Retention:
             self._metrics.count_rows(claim.table_name, closed.deleted - self._left_open.pop(claim.id, 0))
             result = RunResult(
                 table=claim.table_name,
-                status="failed",
+                status=closed.state,
                 deleted=closed.deleted,
                 bytes_deleted=closed.bytes_deleted,
                 duration=closed.duration,
@@ -343,14 +352,3 @@ class Retention:
         if not result.left_open:
             self._metrics.count_run(result)
         self._lines.ran(result)
-
-
-def _interrupted(claim: Claim) -> RunInterruptedError:
-    if claim.trigger == "schedule":
-        rest = "the rest is left to the next attempt, or to the next due"
-    else:
-        rest = "run it again, or leave the rest to the next due"
-    return RunInterruptedError(
-        f"interrupted: the process that ran it gave no sign of life (run {claim.id}, attempt"
-        f" {claim.attempt}); what it deleted is counted; {rest}"
-    )

@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import DatabaseUnavailableError, PolicyRefusedError
-from watchkeeper.retention._ledger import RunLostError
-from watchkeeper.retention._pruning import Pruning, StopRequestedError
+from watchkeeper.retention._orders import RunCancelledError, RunLostError, StopRequestedError
+from watchkeeper.retention._patience import Patience
+from watchkeeper.retention._pruning import Pruning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention._archive import Archive
     from watchkeeper.retention._ledger import Claim, Closed, Ledger, State
     from watchkeeper.retention._policy import Policy
+    from watchkeeper.retention._pressure import PressureWatch
     from watchkeeper.retention._share import Limits
 
 # This long a run waits for a database that is away when it is to be closed; then it is left to who finds it.
@@ -31,7 +33,8 @@ class RunResult:
     Args:
         table: The policy's name.
         status: completed; failed; refused: the policy may not be carried out; stopped: the process was asked
-            to stop, and the next run goes on where this one ended.
+            to stop or the policy was paused, and the next run goes on where this one ended; cancelled: an
+            operator ended it for good.
         deleted: How many rows went.
         bytes_deleted: About how many bytes these took, by the size of a row when the run began.
         duration: How long it took.
@@ -62,6 +65,7 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
     stopping: asyncio.Event,
     on_rows: Callable[[int], None],
     archive: Archive | None = None,
+    watch: PressureWatch | None = None,
 ) -> RunResult:
     """Carry a claimed run out and close it.
 
@@ -74,9 +78,11 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
         stopping: Set by whoever wants the run to stop.
         on_rows: Called with the number of rows after each transaction that deleted some.
         archive: Where rows go first, if the policy wants that.
+        watch: Looks at what the run would hurt; without one it waits for nothing.
     """
+    patience = Patience(database, ledger, policy, claim, limits=limits, stopping=stopping, watch=watch)
     pruning = Pruning(
-        database, ledger, policy, claim, limits=limits, stopping=stopping, on_rows=on_rows, archive=archive
+        database, ledger, policy, claim, limits=limits, patience=patience, on_rows=on_rows, archive=archive
     )
     status: State = "completed"
     error: Exception | None = None
@@ -84,6 +90,8 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
         await pruning.run()
     except StopRequestedError as stop:
         status, error = "stopped", stop
+    except RunCancelledError as end:
+        status, error = "cancelled", end
     except PolicyRefusedError as refusal:
         status, error = "refused", refusal
     except Exception as failure:  # noqa: BLE001 - a run is closed and audited whatever happened in it

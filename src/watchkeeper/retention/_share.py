@@ -6,12 +6,14 @@ all of them make most of a table old at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors
 
 from watchkeeper.exceptions import PolicyRefusedError
+from watchkeeper.retention._pressure import Thresholds
 from watchkeeper.retention._query import QUERIES, fetch_row
 
 if TYPE_CHECKING:
@@ -38,11 +40,16 @@ class Limits:
 
     Args:
         share: Of a table, where it takes more than 10,000 rows; 1 is all.
-        budget: Of the time: for the rest of it a run leaves the database to others; 1 is flat out.
+        budget: Of the time: for the rest of it a run leaves the database to others; 1 is flat out, and waits
+            neither for vacuum nor for long transactions.
+        timeout: Longest time that it may take; then it has failed, and the next attempt goes on.
+        thresholds: From where on it waits for the rest of the database.
     """
 
     share: float = 0.5
     budget: float = 0.5
+    timeout: timedelta = timedelta(hours=4)
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> tuple[float, float]:
@@ -84,7 +91,7 @@ async def row_bytes(conn: AsyncConnection[Any], target: Target, horizon: datetim
     return float(size) / rows if rows else 0.0
 
 
-async def check_share(conn: AsyncConnection[Any], target: Target, horizon: datetime, largest: float) -> None:
+async def check_share(conn: AsyncConnection[Any], target: Target, horizon: datetime, largest: float) -> float:
     """Refuse a run that would take more than its share of a table.
 
     Args:
@@ -93,12 +100,15 @@ async def check_share(conn: AsyncConnection[Any], target: Target, horizon: datet
         horizon: Rows older than this are eligible.
         largest: What a run may take; 1 is all.
 
+    Returns:
+        About how many rows it would take.
+
     Raises:
         PolicyRefusedError: It would take more.
     """
     rows, eligible = await sample(conn, target, horizon)
     if largest >= 1.0 or eligible <= rows * largest * _CLEAR:
-        return
+        return eligible
     about = "about "
     try:
         async with conn.transaction():
@@ -115,3 +125,4 @@ async def check_share(conn: AsyncConnection[Any], target: Target, horizon: datet
             f" {largest:.0%}. Look at `retention plan {target.name}`; if that is meant, run it with"
             f" --allow-share {enough:.2f}, or raise WATCHKEEPER_RETENTION_MAX_SHARE."
         )
+    return eligible

@@ -85,7 +85,7 @@ async def provision(sockets: Path, names: Names) -> None:
             await conn.execute(sql.SQL(_QUERIES["create_database"]).format(**parts))
         elif owner[0] != names.owner_role:
             await conn.execute(sql.SQL(_QUERIES["give_database"]).format(**parts))
-        for step in ("close_database", "open_database"):
+        for step in ("close_database", "open_database", "let_see"):
             await conn.execute(sql.SQL(_QUERIES[step]).format(**parts))
         inside = names.url(sockets, SUPERUSER)
         async with await AsyncConnection.connect(inside, autocommit=True) as conn_inside:

@@ -11,6 +11,7 @@ ALTER TABLE retention_runs
     ADD COLUMN partitions    text[] NOT NULL DEFAULT '{}',   -- what it dropped as a whole
     ADD COLUMN cursor        jsonb,                          -- how far its first pass has come
     ADD COLUMN waiting       text,                           -- what it waits for now; NULL: nothing
+    ADD COLUMN paused_by     text,                           -- who wants it to stop for now
     ADD COLUMN cancelled_by  text;                           -- who wants it to end for good
 
 ALTER TABLE retention_runs DROP CONSTRAINT retention_runs_state_check;

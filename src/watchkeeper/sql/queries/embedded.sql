@@ -41,6 +41,10 @@ REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 -- The service may connect.
 GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {service};
 
+-- name: let_see
+-- The service sees what retention waits for: lag of replicas, transactions of others.
+GRANT pg_read_all_stats TO {service};
+
 -- name: close_schema
 -- Only the owner makes tables; what version 15 does by itself, an older dump may undo.
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;

@@ -14,34 +14,40 @@ SET age_column = excluded.age_column, keep = excluded.keep, declared_at = now()
 WHERE (p.age_column, p.keep) IS DISTINCT FROM (excluded.age_column, excluded.keep);
 
 -- name: attempts
--- What was tried for a due or a later one, the last attempt last; one row without an attempt if nothing was.
+-- What was tried for a due or a later one, the last attempt last; one row without an attempt if nothing was, none
+-- while the policy is paused.
 SELECT p.since, r.due_at, r.attempt, r.state, r.finished_at, now() AS now
 FROM retention_policies p
 LEFT JOIN retention_runs r
     ON r.table_name = p.table_name AND r.trigger = 'schedule' AND r.due_at >= %(due_at)s
-WHERE p.table_name = %(table)s
+WHERE p.table_name = %(table)s AND p.paused_at IS NULL
 ORDER BY r.due_at, r.attempt;
 
 -- name: claim
--- Make the run ours; no row if somebody else has this attempt, or another run of the table is open.
+-- Make the run ours; no row if somebody else has this attempt, another run of the table is open, or it is paused:
+-- whoever pauses it has the policy's row locked, and its lock is waited for.
 INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)
-VALUES (%(table)s, %(trigger)s, coalesce(%(due_at)s::timestamptz, now()), %(attempt)s,
-        now() + %(lease)s::interval, now() - make_interval(secs => %(keep_seconds)s))
+SELECT p.table_name, %(trigger)s, coalesce(%(due_at)s::timestamptz, now()), %(attempt)s,
+    now() + %(lease)s::interval, now() - make_interval(secs => %(keep_seconds)s)
+FROM retention_policies p
+WHERE p.table_name = %(table)s AND p.paused_at IS NULL
+FOR SHARE
 ON CONFLICT DO NOTHING
 RETURNING id, table_name, epoch, trigger, due_at, attempt, horizon, started_at, rows_deleted;
 
 -- name: lock
--- The run, locked, while it is open and of our epoch: the first statement of each transaction that deletes.
-SELECT rows_deleted
+-- The run, locked, while it is open and of our epoch, with what operators want of it: the first statement of each
+-- transaction that deletes.
+SELECT paused_by, cancelled_by
 FROM retention_runs
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
 FOR UPDATE;
 
 -- name: move
--- Count what this transaction deleted, and renew the lease.
+-- Count what this transaction deleted, note how far the first pass has come, and renew the lease.
 UPDATE retention_runs
 SET rows_deleted = rows_deleted + %(deleted)s, bytes_deleted = bytes_deleted + %(bytes_deleted)s,
-    lease_until = clock_timestamp() + %(lease)s::interval
+    cursor = coalesce(%(cursor)s::jsonb, cursor), lease_until = clock_timestamp() + %(lease)s::interval
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
 RETURNING rows_deleted;
 
@@ -58,8 +64,8 @@ WHERE state = 'running' AND lease_until < clock_timestamp()
 ORDER BY id;
 
 -- name: lock_to_close
--- The run, locked, how long it has taken and what it dropped; a lapsed one only if it still is.
-SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at, partitions
+-- The run, locked, how long it has taken, what it dropped and who cancelled it; a lapsed one only if it still is.
+SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at, partitions, cancelled_by
 FROM retention_runs
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
     AND (NOT %(lapsed)s OR lease_until < clock_timestamp())
@@ -69,8 +75,64 @@ FOR UPDATE;
 -- Close the run, in the transaction of its audit entry. The epoch tells whoever still runs it.
 UPDATE retention_runs
 SET state = %(state)s, error = %(error)s::jsonb, audit_id = %(audit_id)s, finished_at = clock_timestamp(),
-    epoch = epoch + 1
+    waiting = NULL, epoch = epoch + 1
 WHERE id = %(run)s;
+
+-- name: orders
+-- What operators want of an open run of ours.
+SELECT paused_by, cancelled_by
+FROM retention_runs
+WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running';
+
+-- name: show_plan
+-- Note about how many rows an open run of ours has to delete.
+UPDATE retention_runs SET rows_planned = %(rows)s
+WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running';
+
+-- name: show_waiting
+-- Note what an open run of ours waits for, or that it goes on.
+UPDATE retention_runs SET waiting = %(reason)s
+WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running';
+
+-- name: last_cursor
+-- How far the attempts before had come with the first pass of this due, and which files the table has now.
+WITH RECURSIVE below AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+)
+SELECT
+    (SELECT md5(string_agg(b.oid || ' ' || coalesce(pg_relation_filenode(b.oid), 0), ',' ORDER BY b.oid)) FROM below b),
+    (SELECT r.cursor
+     FROM retention_runs r
+     WHERE r.table_name = %(table)s AND r.due_at = %(due_at)s AND r.attempt < %(attempt)s AND r.cursor IS NOT NULL
+         AND r.state IN ('stopped', 'failed')
+     ORDER BY r.attempt DESC
+     LIMIT 1);
+
+-- name: paused
+-- Since when a policy is paused, and by whom.
+SELECT paused_at, paused_by FROM retention_policies WHERE table_name = %(table)s;
+
+-- name: pause_policy
+-- Let no run of a policy begin, and note who wants that.
+UPDATE retention_policies SET paused_at = clock_timestamp(), paused_by = %(by)s WHERE table_name = %(table)s;
+
+-- name: resume_policy
+-- Let runs of a policy begin again.
+UPDATE retention_policies SET paused_at = NULL, paused_by = NULL WHERE table_name = %(table)s;
+
+-- name: pause_run
+-- Have the open run of a table stop for now (or, by NULL, not stop after all).
+UPDATE retention_runs SET paused_by = %(by)s
+WHERE table_name = %(table)s AND state = 'running'
+RETURNING id;
+
+-- name: cancel_run
+-- Have the open run of a table end for good; no row if there is none, or if it was told so already.
+UPDATE retention_runs SET cancelled_by = %(by)s
+WHERE table_name = %(table)s AND state = 'running' AND cancelled_by IS NULL
+RETURNING id;
 
 -- name: lock_policy
 -- The policy, so that no run of it begins: claiming one refers to it.
@@ -114,10 +176,10 @@ SELECT count(*) FROM {table} AS t WHERE {old} AND {held};
 SELECT EXISTS (SELECT FROM {table} AS t WHERE {held});
 
 -- name: status
--- For each registered policy: its last run, the last one that completed, and how many failed since that.
-SELECT p.table_name, p.since,
+-- For each registered policy: who paused it, its last run and the last one that completed.
+SELECT p.table_name, p.since, p.paused_at, p.paused_by,
     last.id AS run, last.state, last.trigger, last.started_at, last.finished_at, last.rows_deleted,
-    last.horizon, last.error ->> 'message' AS error,
+    last.rows_planned, last.waiting, last.error ->> 'message' AS error,
     (SELECT max(r.finished_at) FROM retention_runs r
      WHERE r.table_name = p.table_name AND r.state = 'completed') AS last_success
 FROM retention_policies p
@@ -136,7 +198,7 @@ WHERE p.table_name = ANY (%(tables)s);
 -- name: history
 -- The runs of some tables, the latest first.
 SELECT id, table_name AS table, state, trigger, started_at, finished_at, rows_deleted AS deleted,
-    error ->> 'message' AS error
+    rows_planned AS planned, waiting, error ->> 'message' AS error
 FROM retention_runs
 WHERE table_name = ANY (%(tables)s)
 ORDER BY id DESC
@@ -730,3 +792,94 @@ DROP TABLE {table};
 -- name: note_partition
 -- Note what the run dropped as a whole.
 UPDATE retention_runs SET partitions = array_append(partitions, %(partition)s) WHERE id = %(run)s;
+
+-- name: pressure
+-- What a run would make worse: lag of replicas, WAL that slots keep, that is not archived or not checkpointed,
+-- transactions that keep vacuum from its work; and whether this role sees them all.
+WITH wal AS MATERIALIZED (
+    SELECT pg_current_wal_lsn() AS now
+), replicas AS (
+    SELECT (array_agg(r.application_name ORDER BY r.replay_lsn))[1] AS name,
+        max(pg_wal_lsn_diff(wal.now, r.replay_lsn))::bigint AS bytes,
+        extract(epoch FROM max(r.replay_lag) FILTER (WHERE r.replay_lsn < wal.now))::float8 AS seconds
+    FROM wal, pg_stat_replication r
+    WHERE r.replay_lsn IS NOT NULL
+), slots AS (
+    SELECT (array_agg(s.slot_name ORDER BY s.restart_lsn))[1] AS name,
+        max(pg_wal_lsn_diff(wal.now, s.restart_lsn))::bigint AS bytes
+    FROM wal, pg_replication_slots s
+    WHERE s.restart_lsn IS NOT NULL
+), transactions AS (
+    -- Vacuum itself is in nobody's way; a transaction that has seen nothing yet neither.
+    SELECT a.xact_start AS since, format('%s (pid %s)', a.usename, a.pid) AS who
+    FROM pg_stat_activity a
+    WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+        AND (a.backend_xid IS NOT NULL OR a.backend_xmin IS NOT NULL)
+        AND a.pid NOT IN (SELECT p.pid FROM pg_stat_progress_vacuum p)
+    UNION ALL
+    SELECT x.prepared, format('%s (prepared: %s)', x.owner, x.gid)
+    FROM pg_prepared_xacts x
+    WHERE x.database = current_database()
+), oldest AS (
+    SELECT t.who, extract(epoch FROM clock_timestamp() - t.since)::float8 AS seconds
+    FROM transactions t
+    WHERE t.since IS NOT NULL
+    ORDER BY t.since
+    LIMIT 1
+)
+SELECT current_user::text AS role,
+    pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
+    replicas.name AS replica, replicas.bytes AS lag_bytes, replicas.seconds AS lag_seconds,
+    slots.name AS slot, slots.bytes AS slot_bytes,
+    pg_wal_lsn_diff(wal.now, (SELECT redo_lsn FROM pg_control_checkpoint()))::bigint AS unchecked,
+    pg_size_bytes(current_setting('max_wal_size')) AS max_wal_size,
+    current_setting('archive_mode') <> 'off'
+        AND archiver.last_failed_time > coalesce(archiver.last_archived_time, '-infinity') AS archiver_fails,
+    archiver.last_failed_wal AS archiver_file,
+    oldest.who AS transaction, oldest.seconds AS transaction_seconds
+FROM wal
+CROSS JOIN replicas
+CROSS JOIN slots
+CROSS JOIN pg_stat_archiver archiver
+LEFT JOIN oldest ON true;
+
+-- name: vacuum
+-- For each table with its parts: its dead rows, how many of them autovacuum looks after and from how many on it
+-- starts (by the server's settings and the table's own), and when it was last vacuumed.
+WITH RECURSIVE wanted AS (
+    SELECT w.name, c.oid
+    FROM unnest(%(names)s::text[], %(tables)s::text[], %(schemas)s::text[]) AS w (name, relname, nspname)
+    JOIN pg_class c ON c.relname = w.relname
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE CASE WHEN w.nspname IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = w.nspname END
+), below AS (
+    SELECT name, oid FROM wanted
+    UNION
+    SELECT b.name, i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+), parts AS (
+    SELECT b.name, pg_stat_get_dead_tuples(c.oid) AS dead,
+        greatest(pg_stat_get_last_vacuum_time(c.oid), pg_stat_get_last_autovacuum_time(c.oid)) AS vacuumed_at,
+        own.enabled AND current_setting('autovacuum')::boolean AND current_setting('track_counts')::boolean
+            AS automatic,
+        least(own.threshold + own.scale * greatest(c.reltuples, 0), nullif(own.most, -1)) AS starts_at
+    FROM below b
+    JOIN pg_class c ON c.oid = b.oid
+    CROSS JOIN LATERAL (
+        SELECT coalesce(bool_and(o.option_value::boolean) FILTER (WHERE o.option_name = 'autovacuum_enabled'), true)
+                AS enabled,
+            coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'autovacuum_vacuum_threshold'),
+                current_setting('autovacuum_vacuum_threshold'))::float8 AS threshold,
+            coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'autovacuum_vacuum_scale_factor'),
+                current_setting('autovacuum_vacuum_scale_factor'))::float8 AS scale,
+            coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'autovacuum_vacuum_max_threshold'),
+                current_setting('autovacuum_vacuum_max_threshold', true))::float8 AS most
+        FROM pg_options_to_table(c.reloptions) o
+    ) AS own
+    WHERE c.relkind = 'r'
+)
+SELECT name AS table, sum(dead)::bigint AS dead,
+    coalesce(sum(dead) FILTER (WHERE automatic), 0)::bigint AS due,
+    coalesce(sum(starts_at) FILTER (WHERE automatic), 0) AS starts_at,
+    bool_or(automatic) AS automatic, max(vacuumed_at) AS vacuumed_at
+FROM parts
+GROUP BY name;

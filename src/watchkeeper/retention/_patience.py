@@ -1,0 +1,186 @@
+"""The waiting of one run: its lease is kept, operators are heard, and what it would hurt is let go first.
+
+Lines:
+    `{type: "retention", status: "waiting", table, run, reason, msg}` when it begins to wait, and when the
+    reason changes; `{…, status: "resumed", table, run, reason, duration}` when it goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from psycopg import errors
+
+from watchkeeper.exceptions import DatabaseUnavailableError
+from watchkeeper.retention._orders import (
+    RunTimeoutError,
+    StopRequestedError,
+    look_for_orders,
+    show_waiting,
+)
+
+if TYPE_CHECKING:
+    from watchkeeper.database import Database
+    from watchkeeper.retention._ledger import Claim, Ledger
+    from watchkeeper.retention._policy import Policy
+    from watchkeeper.retention._pressure import Pressure, PressureWatch, Reason
+    from watchkeeper.retention._share import Limits
+
+PASSING: Final = (
+    DatabaseUnavailableError,
+    errors.QueryCanceled,
+    errors.LockNotAvailable,
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+)
+"""What may pass by itself, and is tried again."""
+
+_LOOK_S: Final = 1.0
+_SHOW_S: Final = 10.0  # how often the ledger is told the details anew
+
+
+class Patience:
+    """Waits for one run.
+
+    Args:
+        database: Where the ledger is.
+        ledger: Where the lease is kept.
+        policy: What the run prunes.
+        claim: The run.
+        limits: How long it may take, and from where on it waits.
+        stopping: Set by whoever wants the process to stop.
+        watch: Looks at what the run would hurt; None if it hurts nobody.
+    """
+
+    def __init__(  # noqa: PLR0913 - one of each part that takes part
+        self,
+        database: Database,
+        ledger: Ledger,
+        policy: Policy,
+        claim: Claim,
+        *,
+        limits: Limits,
+        stopping: asyncio.Event,
+        watch: PressureWatch | None,
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._policy = policy
+        self._claim = claim
+        self._limits = limits
+        self._stopping = stopping
+        self._watch = watch
+        self._began = self._renewed_at = time.monotonic()
+        self._looked_at = self._began - _LOOK_S
+        self._shown: Pressure | None = None
+        self._shown_at = self._began
+        self._waited_s: defaultdict[Reason, float] = defaultdict(float)
+
+    def check(self) -> None:
+        """Go on, unless the process is to stop or the time is up.
+
+        Raises:
+            StopRequestedError: The process is to stop.
+            RunTimeoutError: The run took longer than it may.
+        """
+        if self._stopping.is_set():
+            raise StopRequestedError(
+                f"The run on {self._policy.name} was asked to stop: the next one goes on where it ended."
+            )
+        if time.monotonic() - self._began > self._limits.timeout.total_seconds():
+            raise self._timed_out()
+
+    def renewed(self) -> None:
+        """Note that a transaction of the run has just renewed its lease."""
+        self._renewed_at = time.monotonic()
+
+    async def pause(self, pause: timedelta) -> None:
+        """Wait, unless the process is to stop or an operator wants the run to.
+
+        Raises:
+            RunPausedError: An operator wants it to stop for now.
+            RunCancelledError: An operator wants it to end for good.
+            RunLostError: It is not ours any more.
+        """
+        until = time.monotonic() + pause.total_seconds()
+        while (rest := until - time.monotonic()) > 0 and not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), min(rest, _LOOK_S))
+            if rest > _LOOK_S:
+                await self._listen()
+        if time.monotonic() - self._renewed_at > self._ledger.lease.total_seconds() / 3:
+            with suppress(*PASSING):
+                await self._ledger.renew(self._claim)
+                self.renewed()
+
+    async def give_way(self) -> None:
+        """Wait as long as going on would hurt others; looks once a second at most.
+
+        Raises:
+            StopRequestedError: The process is to stop, or an operator paused the policy.
+            RunCancelledError: An operator wants it to end for good.
+            RunTimeoutError: The run took longer than it may.
+            RunLostError: It is not ours any more.
+        """
+        watch = self._watch
+        if watch is None or time.monotonic() - self._looked_at < _LOOK_S:
+            return
+        began, told = time.monotonic(), None
+        while (found := await self._look(watch, waits=told is not None)) is not None:
+            await self._show(found)
+            if found.reason != told:
+                told = found.reason
+                watch.lines.waits(self._policy.name, self._claim.id, found)
+            at = time.monotonic()
+            await self.pause(timedelta(seconds=_LOOK_S))
+            await self._listen()
+            self._waited_s[found.reason] += time.monotonic() - at
+            self.check()
+        await self._show(None)
+        if told is not None:
+            waited = timedelta(seconds=time.monotonic() - began)
+            watch.lines.goes_on(self._policy.name, self._claim.id, told, waited)
+
+    async def _look(self, watch: PressureWatch, *, waits: bool) -> Pressure | None:
+        thresholds = self._limits.thresholds
+        found = await watch.look(
+            self._policy,
+            thresholds,
+            patient=self._limits.budget < 1.0,
+            vacuum=self._waited_s["vacuum"] < thresholds.vacuum_wait.total_seconds(),
+            waits=waits,
+        )
+        self._looked_at = time.monotonic()
+        return found
+
+    async def _listen(self) -> None:
+        with suppress(*PASSING):
+            async with self._database.connection() as conn:
+                await look_for_orders(conn, self._claim)
+
+    async def _show(self, found: Pressure | None) -> None:
+        now = time.monotonic()
+        kind, shown = found and found.reason, self._shown and self._shown.reason
+        if kind == shown and (found == self._shown or now - self._shown_at < _SHOW_S):
+            return
+        with suppress(*PASSING):
+            async with self._database.connection() as conn:
+                await show_waiting(conn, self._claim, None if found is None else str(found))
+            self._shown, self._shown_at = found, now
+
+    def _timed_out(self) -> RunTimeoutError:
+        waits = [
+            f"{timedelta(seconds=round(seconds))} ({reason})"
+            for reason, seconds in self._waited_s.items()
+            if seconds
+        ]
+        waited = f" It waited {', '.join(waits)}." if waits else ""
+        return RunTimeoutError(
+            f"The run on {self._policy.name} was ended after {self._limits.timeout}, the longest that one may"
+            f" take (WATCHKEEPER_RETENTION_TIMEOUT).{waited} The next attempt goes on where it ended."
+        )

@@ -1,0 +1,366 @@
+"""An operator's word to runs: pause, resume from the cursor, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from support.house import EVENTS, House, look_up_rows, open_house
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.retention import RunCancelledError, RunPausedError, _pruning
+from watchkeeper.retention._sweep import AgeSpan, BlockSpan, Span, sweep
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls
+    from watchkeeper.retention import Retention, RunResult
+
+ROWS = 40_000
+
+
+@pytest.fixture
+async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep."""
+    async with open_house(database_urls, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=[True, False], ids=["by age", "by place"])
+async def full_house(house: House, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> House:
+    """The same with many old rows and one young, found by age or by place, a few at a time."""
+    look_up_rows(monkeypatch)
+    monkeypatch.setitem(_pruning._LARGEST_SIZE, AgeSpan, 2000)
+    monkeypatch.setitem(_pruning._LARGEST_SIZE, BlockSpan, 16)
+    house.make_table(indexed=request.param)
+    house.fill("inbound_events", 40, ROWS)
+    house.fill("inbound_events", 1, 1)
+    return house
+
+
+async def say_in_the_middle(
+    retention: Retention, say: Callable[[], Any], *, tick: bool = True
+) -> tuple[RunResult, Any]:
+    """Run, and say something after the first rows went; return what the run and the word came to."""
+    tasks: list[asyncio.Task[Any]] = []
+    sent = retention._metrics.count_rows
+
+    def once(table: str, rows: int) -> None:
+        sent(table, rows)
+        if not tasks:
+            tasks.append(asyncio.create_task(say()))
+
+    retention._metrics.count_rows = once  # type: ignore[method-assign]
+    (result,) = await (retention.tick() if tick else retention.run_now())
+    retention._metrics.count_rows = sent  # type: ignore[method-assign]
+    return result, await tasks[0]
+
+
+async def test_nothing_goes_after_a_pause_until_it_is_resumed(full_house: House) -> None:
+    """The open run stops and is audited, none is claimed meanwhile, and the same due goes on after."""
+    house = full_house
+    retention, operator = await house.due(EVENTS), house.retention(EVENTS).operator
+
+    async def pause() -> int:
+        await operator.pause("inbound_events", by="ann")
+        return house.count("inbound_events")
+
+    result, left = await say_in_the_middle(retention, pause)
+    assert (result.status, house.count("inbound_events")) == ("stopped", left)
+    assert isinstance(result.error, RunPausedError)
+    assert 1 < left < ROWS + 1
+    assert await retention.tick() == []
+    (refused,) = await house.retention(EVENTS).run_now()
+    assert (refused.status, refused.run) == ("failed", None)
+    assert "inbound_events is not pruned: ann paused it, since 20" in str(refused.error)
+    assert "`retention resume inbound_events` lets it run again" in str(refused.error)
+    (status,) = await retention.status()
+    assert (status.paused_by, status.last and status.last.state) == ("ann", "stopped")
+
+    await operator.resume("inbound_events", by="bob")
+    (result,) = await retention.tick()
+    assert (result.status, house.count("inbound_events")) == ("completed", 1)
+    assert house.runs() == [(1, "stopped", ROWS + 1 - left), (2, "completed", left - 1)]
+    assert house.sql("SELECT count(DISTINCT due_at) FROM retention_runs") == [(1,)]
+    assert house.sql("SELECT actor_type, actor_id, action, payload -> 'run' FROM audit_log ORDER BY id") == [
+        ("user", "ann", "retention.pause", 1),
+        ("system", "retention-job", "retention.prune", 1),
+        ("user", "bob", "retention.resume", None),
+        ("system", "retention-job", "retention.prune", 2),
+    ]
+    # The one that failed is the operator's own run; a paused policy is no failure of the job.
+    assert house.job() == ["scheduled", "started", "completed", "failed", "started", "completed"]
+
+
+def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
+    """Have what plain sweeps begin with noted: only the first pass has those."""
+    seen: list[Span] = []
+
+    async def noting(conn: Any, target: Any, horizon: Any, span: Span, size: int) -> Any:
+        seen.append(span)
+        return await sweep(conn, target, horizon, span, size)
+
+    monkeypatch.setattr("watchkeeper.retention._pruning.sweep", noting)
+    return seen
+
+
+async def stop_in_the_middle(house: House, retention: Retention) -> RunResult:
+    """Have the process stop after the first rows went."""
+
+    async def stop() -> None:
+        retention.interrupt()
+
+    result, _ = await say_in_the_middle(retention, stop)
+    assert result.status == "stopped"
+    assert house.count("inbound_events") > 1
+    return result
+
+
+@pytest.mark.parametrize("how", ["stopped", "interrupted"])
+async def test_the_next_attempt_goes_on_where_the_last_one_ended(
+    full_house: House, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its first pass begins where the cursor is, and what lies before is swept by the later passes only."""
+    house = full_house
+    await stop_in_the_middle(house, await house.due(EVENTS))
+    if how == "interrupted":
+        house.sql("UPDATE retention_runs SET state = 'failed', finished_at = now() - interval '2 min'")
+    ((cursor, deleted),) = house.sql("SELECT cursor, rows_deleted FROM retention_runs")
+    if cursor["way"] == "place":
+        # An old row in front of the cursor, where the first pass does not come any more.
+        house.sql("VACUUM inbound_events")
+    house.sql("INSERT INTO inbound_events VALUES ('late', now() - interval '50 days')")
+    if cursor["way"] == "place":
+        ((block,),) = house.sql("SELECT (ctid::text::point)[0] FROM inbound_events WHERE id = 'late'")
+        assert block < cursor["at"]
+    sweeps = record_sweeps(monkeypatch)
+    (result,) = await house.retention(EVENTS).tick()
+    assert sweeps[0].start == cursor["at"] not in {0, "-infinity"}
+    assert (result.status, result.deleted) == ("completed", ROWS + 1 - deleted)
+    assert house.count("inbound_events") == 1
+
+
+@pytest.mark.parametrize(
+    "rewrite", ["VACUUM FULL inbound_events", "CLUSTER inbound_events USING inbound_events_pkey"]
+)
+async def test_a_table_that_was_written_anew_is_swept_from_the_start(
+    full_house: House, monkeypatch: pytest.MonkeyPatch, rewrite: str
+) -> None:
+    """Its rows lie elsewhere: the cursor counts for nothing."""
+    house = full_house
+    await stop_in_the_middle(house, await house.due(EVENTS))
+    house.sql(rewrite)
+    sweeps = record_sweeps(monkeypatch)
+    (result,) = await house.retention(EVENTS).tick()
+    assert sweeps[0].start in {0, "-infinity"}
+    assert (result.status, house.count("inbound_events")) == ("completed", 1)
+
+
+async def test_another_way_through_the_table_begins_at_its_start(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index was made meanwhile: a place says nothing about ages."""
+    monkeypatch.setitem(_pruning._LARGEST_SIZE, BlockSpan, 16)
+    house.make_table(indexed=False)
+    house.fill("inbound_events", 40, ROWS)
+    house.fill("inbound_events", 1, 1)
+    await stop_in_the_middle(house, await house.due(EVENTS))
+    house.sql("CREATE INDEX ON inbound_events (received_at)")
+    look_up_rows(monkeypatch)
+    sweeps = record_sweeps(monkeypatch)
+    (result,) = await house.retention(EVENTS).tick()
+    assert sweeps[0] == AgeSpan()
+    assert (result.status, house.count("inbound_events")) == ("completed", 1)
+
+
+async def test_the_cursor_of_a_due_does_not_count_for_the_next(
+    full_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day later the whole table is gone over."""
+    house = full_house
+    await stop_in_the_middle(house, await house.due(EVENTS))
+    house.calendar.due += timedelta(seconds=30)
+    sweeps = record_sweeps(monkeypatch)
+    await house.retention(EVENTS).tick()
+    assert sweeps[0].start in {0, "-infinity"}
+    assert house.count("inbound_events") == 1
+
+
+async def test_a_cancelled_run_ends_for_good(full_house: House) -> None:
+    """It is audited by both, and its due is over; the next one takes the rest."""
+    house = full_house
+    retention, operator = await house.due(EVENTS), house.retention(EVENTS).operator
+
+    async def cancel() -> int:
+        await operator.cancel("inbound_events", by="ann")
+        return house.count("inbound_events")
+
+    result, left = await say_in_the_middle(retention, cancel)
+    assert (result.status, house.count("inbound_events")) == ("cancelled", left)
+    assert isinstance(result.error, RunCancelledError)
+    assert house.sample("retention_runs_total", table="inbound_events", status="cancelled") == 1
+    assert house.runs() == [(1, "cancelled", ROWS + 1 - left)]
+    (entry,) = house.audited()
+    assert (entry["status"], entry["deleted"]) == ("cancelled", ROWS + 1 - left)
+    assert entry["error"]["message"].startswith("The run on inbound_events was cancelled by ann")
+    assert house.sql("SELECT actor_id, payload FROM audit_log WHERE action = 'retention.cancel'") == [
+        ("ann", {"run": 1})
+    ]
+    house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
+    assert await retention.tick() == []
+    assert house.job()[-1] == "completed"
+    house.calendar.due += timedelta(seconds=30)
+    (result,) = await retention.tick()
+    assert (result.status, house.count("inbound_events")) == ("completed", 1)
+
+
+async def test_a_manual_run_is_cancelled_like_any_other(full_house: House) -> None:
+    """Whoever started it."""
+    retention = full_house.retention(EVENTS)
+
+    async def cancel() -> None:
+        await retention.operator.cancel("inbound_events", by="ann")
+
+    result, _ = await say_in_the_middle(retention, cancel, tick=False)
+    assert result.status == "cancelled"
+
+
+async def test_a_run_in_the_middle_of_a_pause_hears_the_operator(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are locked, and the run would wait half a minute to come back for them."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0), timedelta(seconds=30)))
+    house.make_table()
+    house.fill("inbound_events", 40, 100)
+    retention = house.retention(EVENTS)
+    with psycopg.connect(house.urls.owner_url) as other:
+        other.execute("SELECT FROM inbound_events WHERE id = '40-1' FOR UPDATE")
+        run = asyncio.create_task(retention.run_now())
+        while house.count("inbound_events") > 1:  # noqa: ASYNC110 - it is another process's doing
+            await asyncio.sleep(0.02)
+        await retention.operator.cancel("inbound_events", by="ann")
+        began = time.monotonic()
+        (result,) = await run
+    assert (result.status, result.deleted) == ("cancelled", 99)
+    assert time.monotonic() - began < 1.5
+
+
+async def test_a_cancelled_run_whose_process_died_is_closed_as_cancelled(house: House) -> None:
+    """The operator did not want it to be tried again, and it is not."""
+    house.make_table()
+    retention = await house.due(EVENTS)
+    house.sql(
+        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
+        " VALUES ('inbound_events', 'schedule', %s, 1, now() + interval '0.2 s', now())",
+        house.calendar.due,
+    )
+    await retention.operator.cancel("inbound_events", by="ann")
+    await asyncio.sleep(0.3)
+    (result,) = await retention.tick()
+    assert (result.status, house.runs()) == ("cancelled", [(1, "cancelled", 0)])
+    house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
+    assert await retention.tick() == []
+
+
+async def test_a_pause_waits_for_a_claim_that_is_going_on(house: House) -> None:
+    """The run that is being claimed is told too."""
+    house.make_table()
+    retention = house.retention(EVENTS)
+    await retention.register()
+    with psycopg.connect(house.urls.owner_url) as conn:
+        conn.execute(
+            "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
+            " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
+        )
+        pausing = asyncio.create_task(retention.operator.pause("inbound_events", by="ann"))
+        done, _ = await asyncio.wait({pausing}, timeout=0.5)
+        assert not done
+        conn.commit()
+    assert await pausing == 1
+    assert house.sql("SELECT paused_by FROM retention_runs") == [("ann",)]
+
+
+async def test_a_claim_waits_for_a_pause_that_is_going_on(house: House) -> None:
+    """It has read that nothing is paused, and still nothing is claimed."""
+    house.make_table()
+    retention = await house.due(EVENTS)
+    with psycopg.connect(house.urls.url) as conn:
+        conn.execute("SELECT FROM retention_policies FOR UPDATE")
+        conn.execute("UPDATE retention_policies SET paused_at = now(), paused_by = 'ann'")
+        ticking = asyncio.create_task(retention.tick())
+        done, _ = await asyncio.wait({ticking}, timeout=0.5)
+        assert not done
+        conn.commit()
+    assert await ticking == []
+    assert house.runs() == []
+
+
+async def test_who_resumes_at_once_lets_the_run_go_on(house: House) -> None:
+    """A run that has not heard of its pause yet never does."""
+    house.make_table()
+    retention = house.retention(EVENTS)
+    await retention.register()
+    house.sql(
+        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
+        " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
+    )
+    assert await retention.operator.pause("inbound_events", by="ann") == 1
+    assert await retention.operator.resume("inbound_events", by="ann") == 1
+    assert house.sql("SELECT paused_by FROM retention_runs") == [(None,)]
+
+
+async def test_words_that_make_no_sense_are_refused(house: House) -> None:
+    """A sentence each, and nothing is audited."""
+    house.make_table()
+    operator = house.retention(EVENTS).operator
+    with pytest.raises(ConfigurationError, match=r"inbound_events is not paused"):
+        await operator.resume("inbound_events", by="ann")
+    with pytest.raises(ConfigurationError, match=r"No run of inbound_events is going on"):
+        await operator.cancel("inbound_events", by="ann")
+    with pytest.raises(ConfigurationError, match=r"Did you mean inbound_events"):
+        await operator.pause("inbound_event", by="ann")
+    with pytest.raises(ConfigurationError, match=r"Say who wants that"):
+        await operator.pause("inbound_events", by=" ")
+    assert house.count("audit_log") == 0
+    await operator.pause("inbound_events", by="ann")
+    with pytest.raises(ConfigurationError, match=r"inbound_events is paused already, since .* by ann"):
+        await operator.pause("inbound_events", by="bob")
+    assert house.sql("SELECT actor_id, action FROM audit_log") == [("ann", "retention.pause")]
+
+
+async def test_a_cancelled_run_cannot_be_cancelled_again(house: House) -> None:
+    """Who was second is told that it ends already."""
+    house.make_table()
+    retention = house.retention(EVENTS)
+    await retention.register()
+    house.sql(
+        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
+        " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
+    )
+    await retention.operator.cancel("inbound_events", by="ann")
+    with pytest.raises(ConfigurationError, match=r"Run 1 on inbound_events was cancelled already"):
+        await retention.operator.cancel("inbound_events", by="ann")
+
+
+async def test_a_run_says_how_far_it_has_come(full_house: House) -> None:
+    """Rows so far of about so many, so many a second, and about how long it still takes."""
+    house = full_house
+    retention, watcher = await house.due(EVENTS), house.retention(EVENTS)
+
+    async def look() -> Any:
+        return (await watcher.status())[0]
+
+    _, status = await say_in_the_middle(retention, look)
+    last = status.last
+    assert last.state == "running"
+    assert last.planned == pytest.approx(ROWS, rel=0.1)
+    assert 0 < last.deleted < ROWS
+    assert last.rate(status.now) > 0
+    assert last.left(status.now) > timedelta(0)
+    assert last.waiting is None

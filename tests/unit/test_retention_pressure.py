@@ -1,0 +1,103 @@
+"""From where on a run waits, and when it goes on."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.retention import REASONS, Thresholds
+from watchkeeper.retention._pressure import _of_disk, _of_replicas, _of_transactions, _of_wal
+from watchkeeper.retention._vacuum import Vacuum
+
+MIB = 1 << 20
+QUIET: dict[str, Any] = {
+    "replica": None,
+    "lag_bytes": None,
+    "lag_seconds": None,
+    "slot": None,
+    "slot_bytes": None,
+    "unchecked": 0,
+    "max_wal_size": 1024 * MIB,
+    "archiver_fails": None,
+    "archiver_file": None,
+    "transaction": None,
+    "transaction_seconds": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "waits"),
+    [
+        (400 * MIB, 10_000 * MIB, True),
+        (500 * MIB, 10_000 * MIB, False),
+        (1023 * MIB, 10_000_000 * MIB, True),
+        (1024 * MIB, 10_000_000 * MIB, False),
+    ],
+)
+def test_a_small_disk_keeps_a_share_free_and_a_large_one_a_gigabyte(
+    free: int, size: int, *, waits: bool
+) -> None:
+    """5 % of ten terabytes is nothing to stop for."""
+    assert (_of_disk((free, size), Thresholds()) is not None) == waits
+
+
+def test_a_disk_that_nobody_knows_is_no_reason() -> None:
+    """The server is elsewhere."""
+    assert _of_disk(None, Thresholds()) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "part", "detail"),
+    [
+        ({"lag_bytes": 256 * MIB, "lag_seconds": 30, "slot_bytes": 4096 * MIB}, 1.0, None),
+        ({"lag_bytes": 257 * MIB}, 1.0, "the replica r is 257 MiB behind"),
+        ({"lag_seconds": 31}, 1.0, "the replica r is 31 s behind"),
+        ({"slot_bytes": 4097 * MIB}, 1.0, "the replication slot s keeps 4,097 MiB of WAL"),
+        ({"lag_bytes": 128 * MIB, "lag_seconds": 15}, 0.5, None),
+        ({"lag_bytes": 129 * MIB}, 0.5, "the replica r is 129 MiB behind"),
+        ({"lag_seconds": 16}, 0.5, "the replica r is 16 s behind"),
+    ],
+)
+def test_a_run_that_waits_goes_on_at_half_of_the_lag(
+    seen: dict[str, Any], part: float, detail: str | None
+) -> None:
+    """Otherwise it would stop and go around the threshold."""
+    found = _of_replicas({**QUIET, "replica": "r", "slot": "s", **seen}, Thresholds(), part)
+    assert (found and found.detail) == detail
+
+
+def test_a_quiet_server_is_no_reason() -> None:
+    """No replica, no slot, no archive, nobody else: what is not there is not known."""
+    assert _of_wal(QUIET) is None
+    assert _of_replicas(QUIET, Thresholds(), 1.0) is None
+    assert _of_transactions(QUIET, Thresholds()) is None
+
+
+def test_what_is_waited_for_begins_with_its_reason() -> None:
+    """Whoever reads the ledger takes the word before the colon."""
+    found = _of_wal({**QUIET, "unchecked": 1025 * MIB})
+    assert str(found) == "wal: 1,025 MiB of WAL were written since the last checkpoint, over max_wal_size"
+    assert str(found).partition(":")[0] in REASONS
+
+
+@pytest.mark.parametrize(
+    ("due", "automatic", "behind"), [(301, True, True), (300, True, False), (301, False, False)]
+)
+def test_vacuum_is_behind_at_three_times_what_it_starts_at(
+    due: int, *, automatic: bool, behind: bool
+) -> None:
+    """Where autovacuum is off, nobody is late."""
+    table = Vacuum(table="t", dead=due, due=due, starts_at=100.0, automatic=automatic, vacuumed_at=None)
+    assert table.is_behind() == behind
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lag": timedelta(0)}, {"transaction": timedelta(0)}, {"lag_bytes": 0}, {"slot_bytes": 0}]
+)
+def test_a_threshold_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    """Every run would wait for ever."""
+    with pytest.raises(ConfigurationError, match="take more than 0"):
+        Thresholds(**wrong)
