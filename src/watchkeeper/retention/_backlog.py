@@ -104,8 +104,8 @@ async def _by_index(conn: AsyncConnection[Any], target: Target, horizon: datetim
     )
     if rows <= _COUNTED:
         return Backlog(rows=rows, exact=True, oldest=oldest)
-    _, sampled = await sample(conn, target, horizon)
-    return Backlog(rows=max(round(sampled), rows), exact=False, oldest=oldest)
+    drawn = await sample(conn, target, horizon)
+    return Backlog(rows=max(round(drawn.eligible), rows), exact=False, oldest=oldest)
 
 
 async def _by_blocks(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> Backlog:

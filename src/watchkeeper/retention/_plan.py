@@ -12,8 +12,8 @@ from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention._estimate import estimate_time, measure_size, propose_index
 from watchkeeper.retention._partitions import Partitions, explain, find_partitions, shortened
 from watchkeeper.retention._query import QUERIES, fetch_row
-from watchkeeper.retention._share import COUNT_TIMEOUT_MS, check_share
-from watchkeeper.retention._sweep import AgeSpan, choose_span
+from watchkeeper.retention._share import COUNT_TIMEOUT_MS, check_share, sample
+from watchkeeper.retention._sweep import AgeSpan, first_span
 from watchkeeper.retention._target import Target, find_target
 
 if TYPE_CHECKING:
@@ -94,14 +94,14 @@ async def plan(
     horizon = policy.horizon(now)
     counted = await _count(conn, target, horizon)
     rows, oldest = counted if counted is not None else (await _estimate(conn, target, horizon), None)
+    drawn = await sample(conn, target, horizon)
     problem = None
     try:
-        await check_share(conn, target, horizon, limits.share)
+        await check_share(conn, target, horizon, drawn, limits.share)
     except PolicyRefusedError as refusal:
         problem = str(refusal)
     partitions = await find_partitions(conn, owner, target, horizon)
-    span, share = await choose_span(conn, target, horizon)
-    by_age = isinstance(span, AgeSpan)
+    by_age = isinstance(await first_span(conn, target, drawn), AgeSpan)
     size = await measure_size(conn, target)
     # Statistics lag behind; there are at least as many rows as were just counted.
     table_rows = max(size.rows, rows)
@@ -124,7 +124,7 @@ async def plan(
         oldest=oldest,
         table_rows=table_rows,
         strategy="partitions" if partitions.dropped else strategy,
-        why=_why(target, partitions, strategy, share),
+        why=_why(target, partitions, strategy, drawn.share),
         partitions=tuple(partition.name for partition in partitions.dropped),
         # Where partitions are by age, only the last of the old ones is looked through.
         index=() if partitions.total else await propose_index(conn, target),

@@ -25,8 +25,8 @@ from watchkeeper.retention._orders import show_plan
 from watchkeeper.retention._partition_drop import PartitionDrop
 from watchkeeper.retention._partitions import Partitions, find_partitions
 from watchkeeper.retention._patience import PASSING
-from watchkeeper.retention._query import QUERIES
-from watchkeeper.retention._share import check_share, row_bytes
+from watchkeeper.retention._query import QUERIES, fetch_row
+from watchkeeper.retention._share import check_share, row_bytes, sample
 from watchkeeper.retention._sweep import (
     AgeSpan,
     BlockSpan,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention._ledger import Claim, Ledger
     from watchkeeper.retention._patience import Patience
     from watchkeeper.retention._policy import Policy
-    from watchkeeper.retention._share import Limits
+    from watchkeeper.retention._share import Limits, Sample
 
     _Way: TypeAlias = Callable[[Target, Span], Awaitable[Swept]]
     _Delete: TypeAlias = Callable[[AsyncConnection[Any], Target, datetime, Span, int], Awaitable[Swept]]
@@ -122,6 +122,7 @@ class Pruning:
         self._on_rows = on_rows
         self._sizes = dict(_FIRST_SIZE)
         self._careful = 0
+        self._met_locks = False
         self._careful_sweeps = _CAREFUL_SWEEPS
         self._took = timedelta(0)
         self._target: Target | None = None  # with the holds that were in force at the last transaction
@@ -149,13 +150,18 @@ class Pruning:
             RetentionError: It cannot go on; what was deleted so far is in the ledger.
             DatabaseUnavailableError: The database has been away for too long.
         """
-        target = await self._patiently(self._find)
-        await self._patiently(self._check_share, target)
-        await self._drop_partitions(target)
-        first = await self._patiently(self._first, target)
+        target, drawn = await self._patiently(self._look)
+        if target.in_parts:
+            await self._drop_partitions(target)
+            drawn = await self._patiently(self._draw, target)
+        first = await self._patiently(self._first, target, drawn)
         archived = self._sweep_archived if self._archiver else None
-        await self._pass(target, [first], archived or self._sweep)
+        left = await self._pass(target, [first], archived or self._sweep)
         self._cursor = None
+        if not left and self._is_done(target, first):
+            return
+        if isinstance(first, AgeSpan) and not await self._patiently(self._is_left, target):
+            return
         spans = [await self._patiently(self._again, target, first)]
         for wait in PASS_WAITS:
             if self._locked or self._kept:
@@ -171,15 +177,45 @@ class Pruning:
                 " end these (see pg_stat_activity); the next run takes the rows."
             )
 
-    async def _find(self) -> Target:
+    async def _look(self) -> tuple[Target, Sample]:
+        """Find the table, and see that the run may take what is old of it."""
         async with self._transaction() as conn:
-            return await (await find_target(conn, self._policy)).with_holds(conn)
-
-    async def _check_share(self, target: Target) -> None:
-        async with self._transaction() as conn:
-            rows = await check_share(conn, target, self._claim.horizon, self._limits.share)
-            self._row_bytes = await row_bytes(conn, target, self._claim.horizon)
+            target = await (await find_target(conn, self._policy)).with_holds(conn)
+            horizon = self._claim.horizon
+            drawn = await sample(conn, target, horizon)
+            rows = await check_share(conn, target, horizon, drawn, self._limits.share)
+            self._row_bytes = await row_bytes(conn, target, drawn)
             await show_plan(conn, self._claim, rows)
+            return target, drawn
+
+    async def _draw(self, target: Target) -> Sample:
+        async with self._transaction() as conn:
+            return await sample(conn, target, self._claim.horizon)
+
+    def _is_done(self, target: Target, first: Span) -> bool:
+        """Say whether a first pass that left nothing can have passed nothing by.
+
+        By ages, from the first to the last and with nobody's locks in the way, a plain DELETE takes what it
+        sees, and follows rows that are updated meanwhile. Not so where rows lie in several tables, or where a
+        trigger keeps some or puts them back.
+        """
+        return (
+            first == AgeSpan()
+            and not self._met_locks
+            and not (target.in_parts or target.triggered or target.archived)
+        )
+
+    async def _is_left(self, target: Target) -> bool:
+        """Say whether anything is eligible still: a look where a sweep would lock the run and write."""
+        try:
+            async with self._transaction() as conn:
+                target = await (self._target or target).with_holds(conn)
+                left = await fetch_row(
+                    conn, target.fill(QUERIES["is_left"]), {"horizon": self._claim.horizon}
+                )
+        except errors.QueryCanceled:
+            return True  # the sweeps will see
+        return bool(left[0])
 
     async def _drop_partitions(self, target: Target) -> None:
         """Drop old partitions as a whole, where that comes to the same as deleting their rows."""
@@ -207,9 +243,9 @@ class Pruning:
         async with self._transaction() as conn:
             return await find_partitions(conn, owner, target, self._claim.horizon)
 
-    async def _first(self, target: Target) -> Span:
+    async def _first(self, target: Target, drawn: Sample) -> Span:
         async with self._transaction() as conn:
-            span = await first_span(conn, target, self._claim.horizon)
+            span = await first_span(conn, target, drawn)
             self._cursor, span = await find_cursor(conn, self._claim, target, span)
             return span
 
@@ -266,6 +302,7 @@ class Pruning:
             try:
                 swept = await self._transact(target, span, _impatient(plain), before=before)
             except errors.LockNotAvailable:
+                self._met_locks = True
                 self._careful = self._careful_sweeps
                 self._careful_sweeps = min(self._careful_sweeps * 2, _MOST_CAREFUL_SWEEPS)
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psycopg import errors
 
@@ -52,8 +52,25 @@ class Limits:
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 
-async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> tuple[float, float]:
-    """Look into a few blocks, drawn at random, and return about how many rows there are, and are eligible.
+class Sample(NamedTuple):
+    """What a few blocks, drawn at random, say of a table.
+
+    Args:
+        rows: About how many there are.
+        eligible: About how many of them are.
+    """
+
+    rows: float
+    eligible: float
+
+    @property
+    def share(self) -> float:
+        """How much of the table is eligible."""
+        return self.eligible / max(self.rows, 1.0)
+
+
+async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> Sample:
+    """Look into a few blocks, drawn at random.
 
     Args:
         conn: Any connection.
@@ -64,7 +81,7 @@ async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) 
     rows, eligible = await fetch_row(
         conn, target.fill(QUERIES["sample"]), {"horizon": horizon, "percent": percent}
     )
-    return rows * 100 / percent, eligible * 100 / percent
+    return Sample(rows * 100 / percent, eligible * 100 / percent)
 
 
 async def sampled_percent(conn: AsyncConnection[Any], target: Target) -> float:
@@ -78,26 +95,28 @@ async def sampled_percent(conn: AsyncConnection[Any], target: Target) -> float:
     return min(100.0, 100.0 * _SAMPLED_BLOCKS / max(int(blocks), 1))
 
 
-async def row_bytes(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> float:
+async def row_bytes(conn: AsyncConnection[Any], target: Target, drawn: Sample) -> float:
     """Return about how many bytes a row takes, with its share of the indexes and of what is stored apart.
 
     Args:
         conn: Any connection.
         target: The table.
-        horizon: Any; the sample looks by it.
+        drawn: A sample of it.
     """
     (size,) = await fetch_row(conn, QUERIES["bytes"], {"oid": target.oid})
-    rows, _ = await sample(conn, target, horizon)
-    return float(size) / rows if rows else 0.0
+    return float(size) / drawn.rows if drawn.rows else 0.0
 
 
-async def check_share(conn: AsyncConnection[Any], target: Target, horizon: datetime, largest: float) -> float:
+async def check_share(
+    conn: AsyncConnection[Any], target: Target, horizon: datetime, drawn: Sample, largest: float
+) -> float:
     """Refuse a run that would take more than its share of a table.
 
     Args:
         conn: The connection of a transaction of its own.
         target: The table.
         horizon: Rows older than this are eligible.
+        drawn: A sample of it.
         largest: What a run may take; 1 is all.
 
     Returns:
@@ -106,7 +125,7 @@ async def check_share(conn: AsyncConnection[Any], target: Target, horizon: datet
     Raises:
         PolicyRefusedError: It would take more.
     """
-    rows, eligible = await sample(conn, target, horizon)
+    rows, eligible = drawn
     if largest >= 1.0 or eligible <= rows * largest * _CLEAR:
         return eligible
     about = "about "

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.retention._query import QUERIES, fetch_row
-from watchkeeper.retention._share import sample
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from psycopg import AsyncConnection
 
+    from watchkeeper.retention._share import Sample
     from watchkeeper.retention._target import Target
 
 # Below this share of old rows each one is looked up by the index of their age, above it all blocks are read.
@@ -66,31 +66,17 @@ class Swept:
     rest: Span | None
 
 
-async def first_span(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> Span:
+async def first_span(conn: AsyncConnection[Any], target: Target, drawn: Sample) -> Span:
     """Return the whole table as it is gone over first: by ages where few rows are old, else by blocks.
 
     Args:
         conn: Any connection.
         target: The table.
-        horizon: Rows older than this are eligible.
+        drawn: A sample of it.
     """
-    span, _ = await choose_span(conn, target, horizon)
-    return span
-
-
-async def choose_span(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> tuple[Span, float]:
-    """Return the whole table as it is gone over first, and the share of a sample that is old.
-
-    Args:
-        conn: Any connection.
-        target: The table.
-        horizon: Rows older than this are eligible.
-    """
-    rows, eligible = await sample(conn, target, horizon)
-    share = eligible / max(rows, 1)
-    if target.indexed and share <= _FEW:
-        return AgeSpan(), share
-    return await _all_blocks(conn, target), share
+    if target.indexed and drawn.share <= _FEW:
+        return AgeSpan()
+    return await _all_blocks(conn, target)
 
 
 async def again(conn: AsyncConnection[Any], target: Target, span: Span) -> Span:

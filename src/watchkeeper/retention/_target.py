@@ -47,6 +47,7 @@ class Target:
         index: Name of an index that leads with the age column; None without one.
         holds: What keeps rows of it.
         in_parts: Whether its rows lie in several: partitions, or tables that inherit from it.
+        triggered: Whether a trigger of its own fires when rows are deleted.
         archived: Whether its rows are archived before they go.
     """
 
@@ -57,6 +58,7 @@ class Target:
     age: sql.Identifier
     index: str | None
     in_parts: bool
+    triggered: bool = False
     archived: bool = False
     holds: tuple[Hold, ...] = ()
 
@@ -128,7 +130,7 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         raise RetentionError(
             f"There is no table {policy.name} that the service can see: create it, or remove its policy."
         )
-    oid, schema, table, in_parts = row
+    oid, schema, table, in_parts, triggered = row
     if policy.archive and in_parts:
         heir = await (await conn.execute(QUERIES["heirs"], {"oid": oid})).fetchone()
         if heir is not None:
@@ -151,6 +153,7 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         age=sql.Identifier(doubled(policy.age_column)),
         index=await _find_index(conn, oid, policy),
         in_parts=in_parts,
+        triggered=triggered,
         archived=policy.archive,
     )
 

@@ -6,9 +6,11 @@
 SELECT clock_timestamp();
 
 -- name: register
--- Note a declared policy; since when it is declared stays.
+-- Note a declared policy; since when it is declared stays. Nothing is locked or written where it is as it was.
 INSERT INTO retention_policies AS p (table_name, age_column, keep)
-VALUES (%(table)s, %(age_column)s, %(keep)s)
+SELECT d.table_name, d.age_column, d.keep
+FROM (VALUES (%(table)s::text, %(age_column)s::text, %(keep)s::interval)) AS d (table_name, age_column, keep)
+WHERE (d.table_name, d.age_column, d.keep) NOT IN (SELECT q.table_name, q.age_column, q.keep FROM retention_policies q)
 ON CONFLICT (table_name) DO UPDATE
 SET age_column = excluded.age_column, keep = excluded.keep, declared_at = now()
 WHERE (p.age_column, p.keep) IS DISTINCT FROM (excluded.age_column, excluded.keep);
@@ -244,8 +246,10 @@ ORDER BY 1
 LIMIT 1;
 
 -- name: find_table
--- The table that a policy means, as this role sees it, and whether it has parts (partitions, heirs).
-SELECT c.oid, n.nspname, c.relname, EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+-- The table that a policy means, as this role sees it, and whether it has parts (partitions, heirs), and triggers
+-- on DELETE.
+SELECT c.oid, n.nspname, c.relname, EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
+    EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & 8 <> 0)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = %(table)s
@@ -432,6 +436,10 @@ FROM (
 -- How many rows there are, and how many of them are eligible.
 SELECT count(*), count(*) FILTER (WHERE {eligible})
 FROM {table} AS t;
+
+-- name: is_left
+-- Whether there is an eligible row, found by the index of the ages.
+SELECT EXISTS (SELECT FROM {table} AS t WHERE {eligible} ORDER BY t.{age} LIMIT 1);
 
 -- name: statement_timeout
 -- Longest time of a statement, in the rest of this transaction.
