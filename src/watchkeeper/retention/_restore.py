@@ -263,7 +263,7 @@ class Restoring:
         row = await found.fetchone()
         if row is None:
             raise RetentionError(f"There is no table {self._found.table} any more: create it as it was.")
-        oid, schema, name, _ = row
+        oid, schema, name, *_ = row
         (allowed,) = await fetch_row(conn, QUERIES["may_insert"], {"oid": oid})
         if not allowed:
             raise RetentionError(
