@@ -397,6 +397,19 @@ async def test_a_table_in_partitions_is_archived_like_any_other(
     assert difference(house, "inbound_events", "before") == []
 
 
+async def test_a_table_with_a_deferrable_key_is_not_archived(house: House) -> None:
+    """No INSERT could leave out the rows that are there already: it is refused before anything goes."""
+    house.make_table()
+    house.sql("ALTER TABLE inbound_events ADD n serial, ADD CONSTRAINT once UNIQUE (n) DEFERRABLE")
+    house.fill("inbound_events", 40, 5)
+    retention = house.retention(ARCHIVED)
+    (planned,) = await retention.plan()
+    (result,) = await retention.run_now()
+    for told in (planned.problem, result.error):
+        assert "could not be put back beside the deferrable key once" in str(told)
+    assert (result.status, house.count("inbound_events")) == ("refused", 5)
+
+
 async def test_a_table_with_heirs_is_not_archived(house: House) -> None:
     """Their columns are their own, and their rows could not be put back: the plan says so as well."""
     house.make_table()

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from support.archive import ARCHIVED
 from support.house import EVENTS, House, look_up_rows, open_house
-from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import RunCancelledError, RunPausedError, _pruning
+from watchkeeper.exceptions import ArchiveError, ConfigurationError
+from watchkeeper.retention import FolderArchive, Location, RunCancelledError, RunPausedError, _pruning
 from watchkeeper.retention._sweep import AgeSpan, BlockSpan, Span, sweep
 
 if TYPE_CHECKING:
@@ -364,3 +365,35 @@ async def test_a_run_says_how_far_it_has_come(full_house: House) -> None:
     assert last.rate(status.now) > 0
     assert last.left(status.now) > timedelta(0)
     assert last.waiting is None
+
+
+async def test_a_cancelled_run_that_fails_before_it_hears_is_cancelled(house: House) -> None:
+    """Whoever cancelled it was told that it ends for good: it is not tried again."""
+    house.make_table()
+    house.fill("inbound_events", 40, 5)
+
+    class Full(FolderArchive):
+        async def write(self, table: str, run: int, data: bytes) -> Location:  # noqa: ARG002 - the interface
+            house.sql("UPDATE retention_runs SET cancelled_by = 'ann' WHERE state = 'running'")
+            raise ArchiveError("full")
+
+    retention = await house.due(ARCHIVED, archive=Full(house.folder / "archive"))
+    (result,) = await retention.tick()
+    assert (result.status, type(result.error)) == ("cancelled", RunCancelledError)
+    house.sql("UPDATE retention_runs SET finished_at = now() - interval '1 hour'")
+    assert await house.retention(ARCHIVED).tick() == []
+    assert house.runs() == [(1, "cancelled", 0)]
+
+
+async def test_a_paused_run_whose_process_died_goes_on_after_the_resume(house: House) -> None:
+    """It is closed as stopped, which is no failure: the next attempt waits for nothing."""
+    house.make_table()
+    house.fill("inbound_events", 40, 5)
+    retention = await house.due(EVENTS)
+    await retention._ledger.claim_due(EVENTS, house.calendar.due)
+    await retention.operator.pause("inbound_events", by="ann")
+    house.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")
+    assert [result.status for result in await house.retention(EVENTS).tick()] == ["stopped"]
+    await retention.operator.resume("inbound_events", by="ann")
+    assert [result.status for result in await house.retention(EVENTS).tick()] == ["completed"]
+    assert house.runs() == [(1, "stopped", 0), (2, "completed", 5)]

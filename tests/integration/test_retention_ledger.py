@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+from support.archive import ARCHIVED
 from support.house import EVENTS, SESSIONS, House, look_up_rows, open_house
 from support.lines import LineList
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.logs import Logging, Redactor
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import Ledger, Retention, RetentionMetrics, RunInterruptedError, RunLostError
+from watchkeeper.retention import (
+    FolderArchive,
+    Ledger,
+    Retention,
+    RetentionMetrics,
+    RunInterruptedError,
+    RunLostError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from support.postgres import DatabaseUrls, PostgresServer
 
@@ -96,8 +105,8 @@ async def test_a_run_whose_process_went_away_is_closed_and_audited(house: House)
     assert house.sample("retention_runs_total", table="inbound_events", status="failed") == 1
 
 
-async def test_who_closes_a_run_tells_how_long_it_took_and_counts_its_rows(house: House) -> None:
-    """Line and histogram have the ledger's duration, and the rows are counted, as their process is gone."""
+async def test_who_closes_a_run_tells_how_long_it_took(house: House) -> None:
+    """Line and histogram have the ledger's duration; the rows were counted where they went, not twice."""
     house.make_table()
     retention = house.retention(EVENTS)
     await retention.register()
@@ -111,7 +120,7 @@ async def test_who_closes_a_run_tells_how_long_it_took_and_counts_its_rows(house
     assert house.sample("retention_run_duration_seconds_sum", table="inbound_events") == pytest.approx(
         90, abs=0.9
     )
-    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 7
+    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 0
 
 
 @pytest.mark.parametrize(
@@ -349,6 +358,59 @@ async def test_the_service_cannot_rewrite_the_past(house: House, statement: str)
     async with house.database.connection() as conn:
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"):
             await conn.execute(statement.encode())
+
+
+async def test_the_service_cannot_rewrite_what_is_over(house: House) -> None:
+    """Its role writes a run while it is open, an archive until its rows went, a hold until it is released."""
+    house.make_table()
+    house.fill("inbound_events", 40, 5)
+    retention = house.retention(ARCHIVED)
+    (result,) = await retention.run_now()
+    house.fill("inbound_events", 41, 5)
+    hold = await retention.operator.hold("inbound_events", [], reason="case 7", owner="legal")
+    await retention.operator.release(hold.id, released_by="ann")
+    await retention.operator.restore(result.run or 0, restored_by="ann")
+    leave_a_run_open(house, deleted=7, lapsed=False)
+    for statement in (
+        "UPDATE retention_runs SET rows_deleted = 0, error = NULL WHERE state = 'completed'",
+        "UPDATE retention_runs SET state = 'running', audit_id = NULL, finished_at = NULL WHERE id = 1",
+        "UPDATE retention_runs SET rows_deleted = 6 WHERE state = 'running'",
+        "UPDATE retention_archives SET deleted = 0, kept = '{0,1,2,3,4}'",
+        "UPDATE retention_archives SET restored_at = NULL",
+        "UPDATE retention_holds SET released_by = 'bob'",
+        "UPDATE retention_runs SET partitions = '{x}'",
+    ):
+        async with house.database.connection() as conn:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await conn.execute(statement.encode())
+    house.sql("UPDATE retention_runs SET error = NULL")  # the owner may
+
+
+async def test_a_policy_that_is_locked_for_long_keeps_no_other_from_its_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a restore: its run begins at a later look, an operator is told."""
+    monkeypatch.setattr("watchkeeper.retention._ledger._CLAIM_WAIT_MS", "100")
+    house.make_both()
+    retention = await house.due()
+    with psycopg.connect(house.urls.owner_url) as other:
+        other.execute("SELECT FROM retention_policies WHERE table_name = 'inbound_events' FOR UPDATE")
+        assert [result.table for result in await retention.tick()] == ["chat_sessions"]
+        (result,) = await retention.run_now(["inbound_events"])
+        assert "an operator's command has its policy locked" in str(result.error)
+        other.rollback()
+    assert [(result.table, result.deleted) for result in await retention.tick()] == [("inbound_events", 3)]
+
+
+async def test_an_error_that_is_no_text_is_told_all_the_same(house: House) -> None:
+    """PostgreSQL takes no lone surrogates and no NUL, and the run is to be closed."""
+    house.make_table()
+    house.fill("inbound_events", 40, 5)
+    (house.folder / "file").write_text("")
+    folder = Path(os.fsdecode(os.fsencode(house.folder) + b"/file/\xff"))
+    (result,) = await house.retention(ARCHIVED, archive=FolderArchive(folder)).run_now()
+    assert (result.status, result.left_open) == ("failed", False)
+    assert "\\udcff" in house.audited()[0]["error"]["message"]
 
 
 async def test_a_claim_needs_the_database(house: House) -> None:

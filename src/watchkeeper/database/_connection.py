@@ -9,7 +9,7 @@ import select
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import psycopg
-from psycopg import AsyncConnection, waiting
+from psycopg import AsyncConnection, IsolationLevel, waiting
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import PGconn
 from psycopg.rows import TupleRow
@@ -99,6 +99,8 @@ class Connection(AsyncConnection[TupleRow]):
             raise
         report(None)
         conn.patience = patience
+        # Whatever the default is: a statement has to see what was committed while it waited for a lock.
+        await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
         return conn
 
     async def wait(self, gen: PQGen[RV], interval: float = _POLL, timeout: float | None = None) -> RV:  # noqa: ASYNC109  # psycopg's

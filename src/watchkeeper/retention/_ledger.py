@@ -25,6 +25,7 @@ from watchkeeper.retention._orders import (
     cancelled,
     lost,
     obey,
+    paused,
     why_not_now,
 )
 from watchkeeper.retention._query import QUERIES, fetch_row
@@ -43,6 +44,9 @@ State = Literal["completed", "failed", "refused", "stopped", "cancelled"]
 
 ACTION: Final = "retention.prune"
 ACTOR: Final = "retention-job"
+
+# How long a claim waits for whoever has the policy locked: whoever restores has it for a while.
+_CLAIM_WAIT_MS: Final = "2000"
 
 LEASE: Final = timedelta(seconds=60)
 """How long a run that gives no sign of life is taken for alive."""
@@ -81,6 +85,7 @@ class Closed:
 
     Args:
         state: How it ended.
+        error: Why it did not complete.
         deleted: How many rows went.
         bytes_deleted: About how many bytes these took.
         duration: From its claim to its end.
@@ -88,6 +93,7 @@ class Closed:
     """
 
     state: State
+    error: BaseException | None
     deleted: int
     bytes_deleted: int
     duration: timedelta
@@ -154,7 +160,10 @@ class Ledger:
                 attempt = next_attempt(await cursor.fetchall(), due_at)
             if attempt is None:
                 return None
-            return await self._claim(conn, policy, "schedule", due_at, attempt)
+            try:
+                return await self._claim(conn, policy, "schedule", due_at, attempt)
+            except psycopg.errors.LockNotAvailable:
+                return None  # somebody restores its rows, or changes its holds: a later look finds it free
 
     async def claim_now(self, policy: Policy) -> Claim:
         """Claim a run that an operator asks for.
@@ -167,7 +176,13 @@ class Ledger:
                 not be written.
         """
         async with self._database.transaction() as conn:
-            claim = await self._claim(conn, policy, "manual", None, 1)
+            try:
+                claim = await self._claim(conn, policy, "manual", None, 1)
+            except psycopg.errors.LockNotAvailable as error:
+                raise RetentionError(
+                    f"{policy.name} is not pruned now: an operator's command has its policy locked, such as"
+                    " `retention restore`. Run it again when that has ended."
+                ) from error
             if claim is None:
                 raise await why_not_now(conn, policy.name)
             return claim
@@ -180,7 +195,8 @@ class Ledger:
         due_at: datetime | None,
         attempt: int,
     ) -> Claim | None:
-        async with conn.cursor(row_factory=class_row(Claim)) as cursor:
+        async with conn.transaction(), conn.cursor(row_factory=class_row(Claim)) as cursor:
+            await cursor.execute(QUERIES["lock_timeout"], {"lock_ms": _CLAIM_WAIT_MS})
             await cursor.execute(
                 QUERIES["claim"],
                 {
@@ -298,9 +314,12 @@ class Ledger:
             row = await locked.fetchone()
             if row is None:
                 return None
-            deleted, bytes_deleted, duration, partitions, cancelled_by = row
-            if lapsed and cancelled_by is not None:
+            deleted, bytes_deleted, duration, partitions, cancelled_by, paused_by = row
+            # What an operator wants holds for a run that ended before it heard, too.
+            if state in {"stopped", "failed"} and cancelled_by is not None:
                 state, error = "cancelled", cancelled(claim.table_name, cancelled_by)
+            elif lapsed and paused_by is not None:
+                state, error = "stopped", paused(claim, paused_by)
             described = self._describe(error)
             archived = await read_totals(conn, claim.id)
             payload = {
@@ -327,7 +346,12 @@ class Ledger:
                 },
             )
         return Closed(
-            state=state, deleted=deleted, bytes_deleted=bytes_deleted, duration=duration, audit_id=audit_id
+            state=state,
+            error=error,
+            deleted=deleted,
+            bytes_deleted=bytes_deleted,
+            duration=duration,
+            audit_id=audit_id,
         )
 
     def _describe(self, error: BaseException | None) -> dict[str, str] | None:
@@ -335,6 +359,8 @@ class Ledger:
             return None  # that it was stopped with its process says it all
         # Masked while it still has its lines, which some of what is masked ends at; then made one.
         message = " ".join(self._redact(str(error)).split())
+        # Such as the names of files that are no text: PostgreSQL takes neither.
+        message = message.encode("utf-8", "backslashreplace").decode().replace("\0", "")
         return {"type": type(error).__name__, "message": message}
 
     async def _append(self, conn: AsyncConnection[Any], claim: Claim, payload: dict[str, object]) -> int:

@@ -68,6 +68,15 @@ def cancelled(table: str, by: str) -> RunCancelledError:
     )
 
 
+def paused(claim: Claim, by: str) -> RunPausedError:
+    """Return the error of a run that stopped because an operator paused its policy."""
+    again = "" if claim.trigger == "schedule" else ", and run it again"
+    return RunPausedError(
+        f"The run on {claim.table_name} was stopped, because {by} paused its policy: `retention"
+        f" resume {claim.table_name}` lets it go on{again}."
+    )
+
+
 def obey(claim: Claim, orders: tuple[Any, ...] | None) -> None:
     """Go on, if nobody wants otherwise.
 
@@ -86,11 +95,7 @@ def obey(claim: Claim, orders: tuple[Any, ...] | None) -> None:
     if cancelled_by is not None:
         raise cancelled(claim.table_name, cancelled_by)
     if paused_by is not None:
-        again = "" if claim.trigger == "schedule" else ", and run it again"
-        raise RunPausedError(
-            f"The run on {claim.table_name} was stopped, because {paused_by} paused its policy: `retention"
-            f" resume {claim.table_name}` lets it go on{again}."
-        )
+        raise paused(claim, paused_by)
 
 
 async def look_for_orders(conn: AsyncConnection[Any], claim: Claim) -> None:

@@ -117,8 +117,6 @@ class Retention:
         # Tables whose run could not even be claimed: how often in a row, and when to try again.
         self._held_up: dict[str, tuple[int, float]] = {}
         self._unclosable: set[int] = set()
-        # Runs of ours that we could not close: how many rows of each we have counted.
-        self._left_open: dict[int, int] = {}
 
     @property
     def lines(self) -> JobLines:
@@ -310,15 +308,12 @@ class Retention:
             archive=self._archive,
             watch=self._watch,
         )
-        if result.left_open:
-            self._left_open[claim.id] = result.deleted
         self._note(result, results)
 
     async def _close_lapsed(self, results: list[RunResult]) -> None:
         for claim in await self._ledger.lapsed():
-            error = interrupted(claim)
             try:
-                closed = await self._ledger.close_lapsed(claim, error)
+                closed = await self._ledger.close_lapsed(claim, interrupted(claim))
             except _TROUBLE_OF_ONE as failure:
                 # Its table is not pruned until it can be closed; that is told once, not with each tick.
                 if claim.id not in self._unclosable:
@@ -334,8 +329,6 @@ class Retention:
                 continue
             if closed is None:
                 continue
-            # What it deleted was counted where it ran, and that process is most likely gone with its count.
-            self._metrics.count_rows(claim.table_name, closed.deleted - self._left_open.pop(claim.id, 0))
             result = RunResult(
                 table=claim.table_name,
                 status=closed.state,
@@ -343,7 +336,7 @@ class Retention:
                 bytes_deleted=closed.bytes_deleted,
                 duration=closed.duration,
                 run=claim.id,
-                error=error,
+                error=closed.error,
             )
             self._note(result, results)
 

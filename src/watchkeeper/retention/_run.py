@@ -110,12 +110,12 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
         )
     return RunResult(
         table=policy.name,
-        status=status,
+        status=closed.state,
         deleted=closed.deleted,
         bytes_deleted=closed.bytes_deleted,
         duration=closed.duration,
         run=claim.id,
-        error=error,
+        error=closed.error,
         notes=tuple(pruning.notes),
     )
 

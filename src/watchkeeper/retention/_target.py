@@ -104,6 +104,7 @@ class Target:
         target = replace(self, holds=holds)
         try:
             async with conn.transaction():
+                await conn.execute(QUERIES["meaning"])
                 await conn.execute(target.fill(QUERIES["check_holds"]), {})
         except (errors.ProgrammingError, errors.DataError) as error:
             raise RetentionError(
@@ -138,6 +139,13 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
                 f"{policy.name} is not pruned: its rows are archived, and those of {heir[0]}, which inherits"
                 " from it, could not be put back where they were. Give that table a policy of its own, and"
                 " end the inheritance; or do without the archive."
+            )
+    if policy.archive:
+        key = await (await conn.execute(QUERIES["deferrable_key"], {"oid": oid})).fetchone()
+        if key is not None:
+            raise PolicyRefusedError(
+                f"{policy.name} is not pruned: its rows are archived, and could not be put back beside the"
+                f" deferrable key {key[0]}: make it NOT DEFERRABLE, or do without the archive."
             )
     parameters = {"oid": oid, "protected": list(PROTECTED_TABLES)}
     obstacle = await (await conn.execute(QUERIES["obstacles"], parameters)).fetchone()

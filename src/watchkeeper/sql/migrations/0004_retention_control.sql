@@ -36,3 +36,33 @@ CREATE TABLE retention_archives (
 );
 
 CREATE INDEX retention_archives_run ON retention_archives (run);
+
+-- What the ledger says of the past stays. The owner may correct it; the service, which writes it, may not.
+CREATE FUNCTION retention_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_has_role(current_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = TG_RELID), 'USAGE') THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION '% keeps what it says of the past', TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege', HINT = 'Only the owner of the table may correct it.';
+END
+$$;
+
+CREATE TRIGGER retention_runs_past BEFORE UPDATE ON retention_runs
+FOR EACH ROW WHEN (OLD.state <> 'running' OR NEW.rows_deleted < OLD.rows_deleted)
+EXECUTE FUNCTION retention_refuse();
+
+CREATE TRIGGER retention_archives_past BEFORE UPDATE ON retention_archives
+FOR EACH ROW WHEN (
+    (OLD.deleted IS NOT NULL AND (NEW.deleted, NEW.kept) IS DISTINCT FROM (OLD.deleted, OLD.kept))
+    OR (OLD.restored_at IS NOT NULL AND NEW.restored_at IS DISTINCT FROM OLD.restored_at)
+)
+EXECUTE FUNCTION retention_refuse();
+
+CREATE TRIGGER retention_holds_past BEFORE UPDATE ON retention_holds
+FOR EACH ROW WHEN (OLD.released_at IS NOT NULL)
+EXECUTE FUNCTION retention_refuse();
+
+ALTER TABLE retention_runs ENABLE ALWAYS TRIGGER retention_runs_past;
+ALTER TABLE retention_archives ENABLE ALWAYS TRIGGER retention_archives_past;
+ALTER TABLE retention_holds ENABLE ALWAYS TRIGGER retention_holds_past;

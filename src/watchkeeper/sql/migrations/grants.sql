@@ -12,7 +12,7 @@ GRANT INSERT (table_name, age_column, keep) ON retention_policies TO {service};
 GRANT UPDATE (age_column, keep, declared_at, paused_at, paused_by) ON retention_policies TO {service};
 GRANT INSERT (table_name, trigger, due_at, attempt, lease_until, horizon) ON retention_runs TO {service};
 GRANT UPDATE (epoch, lease_until, state, rows_deleted, finished_at, error, audit_id, rows_planned, bytes_deleted,
-    partitions, cursor, waiting, paused_by, cancelled_by) ON retention_runs TO {service};
+    cursor, waiting, paused_by, cancelled_by) ON retention_runs TO {service};
 -- A hold is released, and stays as it was.
 GRANT INSERT (table_name, conditions, reason, owner, until) ON retention_holds TO {service};
 GRANT UPDATE (released_at, released_by) ON retention_holds TO {service};

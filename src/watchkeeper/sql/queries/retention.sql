@@ -66,8 +66,9 @@ WHERE state = 'running' AND lease_until < clock_timestamp()
 ORDER BY id;
 
 -- name: lock_to_close
--- The run, locked, how long it has taken, what it dropped and who cancelled it; a lapsed one only if it still is.
-SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at, partitions, cancelled_by
+-- The run, locked, how long it has taken, what it dropped, who cancelled and who paused it; a lapsed one only if it
+-- still is.
+SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at, partitions, cancelled_by, paused_by
 FROM retention_runs
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
     AND (NOT %(lapsed)s OR lease_until < clock_timestamp())
@@ -207,10 +208,16 @@ ORDER BY id DESC
 LIMIT %(limit)s;
 
 -- name: limits
--- Time-outs of this transaction, and an error where row-level security would hide rows: for all, only here.
+-- Time-outs of this transaction, an error where row-level security would hide rows, and one meaning of times as text
+-- (in holds, in the bounds of partitions) for every role: for all, only here.
 SELECT set_config('statement_timeout', %(statement_ms)s, true),
     set_config('lock_timeout', %(lock_ms)s, true),
-    set_config('row_security', 'off', true);
+    set_config('row_security', 'off', true),
+    set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, YMD', true);
+
+-- name: meaning
+-- The meaning of times as text, where only that is wanted.
+SELECT set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, YMD', true);
 
 -- name: columns
 -- The columns of a table; document is json or jsonb where a column is one of them, also under domains.
@@ -243,6 +250,13 @@ FROM pg_class c
 JOIN below b ON b.oid = c.oid
 WHERE c.oid <> %(oid)s AND NOT c.relispartition
 ORDER BY 1
+LIMIT 1;
+
+-- name: deferrable_key
+-- A unique key that is checked at the end of a transaction only: no INSERT can leave out what is there already.
+SELECT i.indexrelid::regclass::text
+FROM pg_index i
+WHERE i.indrelid = %(oid)s AND i.indisunique AND NOT i.indimmediate
 LIMIT 1;
 
 -- name: find_table

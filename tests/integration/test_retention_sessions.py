@@ -1,0 +1,132 @@
+"""Retention in sessions that somebody has set up otherwise: levels of isolation, time zones, date styles."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from support.archive import ARCHIVED
+from support.house import EVENTS, House, open_house
+from watchkeeper.retention import Condition, Ledger
+from watchkeeper.retention._holds import add_hold
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls, PostgresServer
+    from watchkeeper.retention import Claim
+
+
+@pytest.fixture
+async def house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+    """A database to keep, on each supported server."""
+    async with open_house(any_urls, tmp_path) as opened:
+        yield opened
+
+
+async def set_for(house: House, server: PostgresServer, role: str, **settings: str) -> None:
+    """Let a role's sessions in this database begin in another way."""
+    for name, value in settings.items():
+        server.execute(
+            sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} TO {}").format(
+                sql.Identifier(role),
+                sql.Identifier(house.urls.name),
+                sql.Identifier(name),
+                sql.Literal(value),
+            )
+        )
+    await house.database.close()
+    await house.database.open()
+    house.close()
+    house.reconnect()
+
+
+async def test_a_hold_that_is_waited_for_is_seen_at_any_level_of_isolation(
+    house: House, any_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot from before the wait for the run's lock would not have it."""
+    await set_for(house, any_postgres, "keeper", default_transaction_isolation="repeatable read")
+    house.make_table()
+    house.fill("inbound_events", 40, 5)
+    locked: list[int] = []
+    plain = Ledger.lock
+
+    async def lock(ledger: Ledger, conn: psycopg.AsyncConnection, claim: Claim) -> None:
+        locked.append(claim.id)
+        if len(locked) < 2:  # which notes the segment; the second one deletes
+            await plain(ledger, conn, claim)
+            return
+        operator = await psycopg.AsyncConnection.connect(house.urls.url)
+        kept = [Condition(column="id", operator="is not null")]
+        await add_hold(operator, "inbound_events", kept, reason="case 7", owner="legal", until=None)
+        committing = asyncio.create_task(commit_soon(operator))
+        await plain(ledger, conn, claim)
+        await committing
+
+    async def commit_soon(operator: psycopg.AsyncConnection) -> None:
+        await asyncio.sleep(0.2)
+        await operator.commit()
+        await operator.close()
+
+    monkeypatch.setattr(Ledger, "lock", lock)
+    (result,) = await house.retention(ARCHIVED).run_now()
+    assert (result.status, result.deleted, len(locked) >= 2) == ("completed", 0, True)
+    assert house.count("inbound_events") == 5
+
+
+async def test_a_hold_means_the_same_instant_to_every_role(
+    house: House, any_postgres: PostgresServer
+) -> None:
+    """Times without a zone are UTC, for who adds it, who sweeps and who drops partitions."""
+    await set_for(house, any_postgres, "keeper", timezone="America/New_York", datestyle="ISO, DMY")
+    house.sql(
+        "CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)"
+    )
+    house.sql(
+        "CREATE TABLE p1 PARTITION OF inbound_events"
+        " FOR VALUES FROM ('2026-01-02 00:00+00') TO ('2026-01-04 00:00+00')"
+    )
+    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+    house.sql(
+        "INSERT INTO inbound_events VALUES ('evidence', '2026-01-02 23:00+00'), ('x', '2026-01-03 01:00+00')"
+    )
+    retention = house.retention(EVENTS)
+    before = Condition.parse("received_at < '2026-01-03'")
+    await retention.operator.hold("inbound_events", [before], reason="case 7", owner="legal")
+    (plan,) = await retention.plan()
+    assert (plan.held, plan.rows, plan.partitions) == (1, 1, ())
+    (result,) = await retention.run_now()
+    assert (result.status, result.deleted) == ("completed", 1)
+    assert house.sql("SELECT id FROM inbound_events") == [("evidence",)]
+
+
+async def test_the_bound_of_a_partition_means_the_same_to_every_role(
+    house: House, any_postgres: PostgresServer
+) -> None:
+    """Dublin's "IST" of summer is read back as another zone's: a partition would seem to end too early."""
+    await set_for(house, any_postgres, "keeper_owner", timezone="Europe/Dublin", datestyle="SQL, DMY")
+    await set_for(house, any_postgres, "keeper", timezone="Europe/Dublin")
+    ((age,),) = house.sql("SELECT extract(epoch FROM now() - '2026-06-30 22:30+00'::timestamptz)::float8")
+    policy = dataclasses.replace(EVENTS, keep=timedelta(seconds=age))
+    house.sql(
+        "CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)"
+    )
+    for name, start, stop in (("p0", "2026-05-01", "2026-06-01"), ("p1", "2026-06-01", "2026-07-01")):
+        house.sql(
+            f"CREATE TABLE {name} PARTITION OF inbound_events"
+            f" FOR VALUES FROM ('{start} 00:00+01') TO ('{stop} 00:00+01')"
+        )
+    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+    house.sql(
+        "INSERT INTO inbound_events VALUES ('old', '2026-06-10 00:00+00'), ('young', '2026-06-30 22:50+00')"
+    )
+    (result,) = await house.retention(policy).run_now()
+    assert (result.status, result.deleted) == ("completed", 1)
+    assert house.sql("SELECT id FROM inbound_events") == [("young",)]
