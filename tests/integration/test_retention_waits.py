@@ -308,6 +308,29 @@ async def test_vacuum_that_is_behind_is_waited_for(house: House) -> None:
         house.sql("VACUUM inbound_events")
 
 
+@pytest.mark.parametrize(("grace_s", "waits"), [(120.0, False), (0.0, True)])
+async def test_dead_rows_of_its_own_are_not_waited_for_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch, grace_s: float, *, waits: bool
+) -> None:
+    """Autovacuum comes once a minute: a run of seconds would take that long instead."""
+    monkeypatch.setattr("watchkeeper.retention._patience._LOOK_S", 0.05)
+    monkeypatch.setattr("watchkeeper.retention._patience._VACUUM_GRACE", timedelta(seconds=grace_s))
+    house.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.01)")
+    house.fill("inbound_events", 41, 8000)
+    house.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END$$"
+    )
+    house.sql(
+        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
+    )
+    house.sql("ANALYZE inbound_events")
+    bounded = limits(vacuum_wait=timedelta(seconds=0.3))
+    (result,) = await house.retention(EVENTS, limits=bounded).run_now()
+    assert result.status == "completed"
+    assert any(line["status"] == "waiting" for line in house.lines("retention")) is waits
+
+
 async def test_vacuum_is_waited_for_a_bounded_time(house: House) -> None:
     """A run that deletes most of a table makes dead rows itself: it goes on, vacuumed or not."""
     house.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.1)")

@@ -41,6 +41,9 @@ PASSING: Final = (
 """What may pass by itself, and is tried again."""
 
 _LOOK_S: Final = 1.0
+# A run makes dead rows itself. Only those count that it found, until autovacuum could have been here, which
+# comes once a minute as a rule (autovacuum_naptime).
+_VACUUM_GRACE: Final = timedelta(minutes=2)
 _SHOW_S: Final = 10.0  # how often the ledger is told the details anew
 
 
@@ -77,6 +80,7 @@ class Patience:
         self._watch = watch
         self._began = self._renewed_at = time.monotonic()
         self._looked_at = self._began - _LOOK_S
+        self._has_looked = False
         self._shown: Pressure | None = None
         self._shown_at = self._began
         self._waited_s: defaultdict[Reason, float] = defaultdict(float)
@@ -152,11 +156,18 @@ class Patience:
             self._policy,
             thresholds,
             patient=self._limits.budget < 1.0,
-            vacuum=self._waited_s["vacuum"] < thresholds.vacuum_wait.total_seconds(),
+            vacuum=self._minds_vacuum(),
             waits=waits,
         )
         self._looked_at = time.monotonic()
+        self._has_looked = True
         return found
+
+    def _minds_vacuum(self) -> bool:
+        if self._waited_s["vacuum"] >= self._limits.thresholds.vacuum_wait.total_seconds():
+            return False
+        found = not self._has_looked or (self._shown is not None and self._shown.reason == "vacuum")
+        return found or time.monotonic() - self._began > _VACUUM_GRACE.total_seconds()
 
     async def _listen(self) -> None:
         with suppress(*PASSING):
