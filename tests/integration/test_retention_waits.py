@@ -16,7 +16,8 @@ from psycopg import sql
 
 from support.house import EVENTS, House, open_house
 from support.postgres import SERVICE, PostgresServer
-from watchkeeper.retention import Limits, RunResult, Thresholds
+from watchkeeper.retention import Limits, RunResult, Thresholds, _pruning
+from watchkeeper.retention._sweep import BlockSpan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -315,11 +316,13 @@ async def test_dead_rows_of_its_own_are_not_waited_for_at_once(
     """Autovacuum comes once a minute: a run of seconds would take that long instead."""
     monkeypatch.setattr("watchkeeper.retention._patience._LOOK_S", 0.05)
     monkeypatch.setattr("watchkeeper.retention._patience._VACUUM_GRACE", timedelta(seconds=grace_s))
+    for sizes in (_pruning._SMALLEST_SIZE, _pruning._LARGEST_SIZE):
+        monkeypatch.setitem(sizes, BlockSpan, 8)
     house.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.01)")
     house.fill("inbound_events", 41, 8000)
     house.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END$$"
+        " $$BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END$$"
     )
     house.sql(
         "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
