@@ -4,11 +4,12 @@ One transaction a partition, as the owner of the tables, and all or nothing of i
 
 1. Lock the partition so that nobody writes to it, which nobody does to an old one as a rule.
 2. Read its bound again, count its rows, in stretches of blocks, and see that none of them is held.
-3. Lock the run in the ledger, see that no hold has come meanwhile, drop the partition, move the ledger's
-   count.
+3. Lock the run in the ledger, see that no hold has come meanwhile, lock all that goes, drop the partition,
+   move the ledger's count.
 
 Others wait for about `LOCK_WAIT` at most: that is how long dropping waits for the whole table, with all who
-come after it, and how long it keeps others waiting; then it is given up, and tried again. A statement that
+come after it, and how long it keeps others waiting; then it is given up, and tried again. Once it waits for
+nobody, dropping takes what it takes: a millisecond or so for each table and index. A statement that
 could touch any partition (an UPDATE by another column) locks the table, then all of them: it would wait for
 the partition, and dropping for it. Where somebody does, the whole table is locked before the count, if that
 was quick.
@@ -21,9 +22,10 @@ whoever adds a hold waits for that one, and counting may take seconds.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, LiteralString, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from psycopg import errors, sql
 
@@ -40,6 +42,7 @@ from watchkeeper.retention._partitions import (
     one_line,
     read_partitions,
 )
+from watchkeeper.retention._patience import PASSING
 from watchkeeper.retention._query import QUERIES, fetch_row
 
 if TYPE_CHECKING:
@@ -47,23 +50,27 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from watchkeeper.database import Owner
+    from watchkeeper.database import Database, Owner
     from watchkeeper.retention._ledger import Claim, Ledger
     from watchkeeper.retention._patience import Patience
     from watchkeeper.retention._target import Target
 
-    Patiently: TypeAlias = Callable[[Callable[[], Awaitable[int]]], Awaitable[int]]
+    Patiently: TypeAlias = Callable[[Callable[[], Awaitable["Dropped"]]], Awaitable["Dropped"]]
 
 # Dropping takes several locks, one after the other, and keeps the first ones while it waits for the next.
-_DROP_TIMEOUT: Final = 2 * LOCK_WAIT
+_LOCKS_TIMEOUT: Final = 2 * LOCK_WAIT
+# Then it waits for nobody; a slow disk is given its time, for each table with its indexes.
+_DROP_TIMEOUT: Final = timedelta(seconds=1)
+_TABLE_TIMEOUT: Final = timedelta(milliseconds=10)
+_LONGEST_DROP: Final = timedelta(seconds=8)  # before the connection loses its own patience
 _STRETCH: Final = timedelta(milliseconds=25)
 _FIRST_BLOCKS: Final = 2048
 _LARGEST_BLOCKS: Final = 65_536
-# What no waiting mends. A database that is away meets the sweep as well, which says so then.
+# What no waiting mends.
 _REFUSED: Final = (
-    DatabaseUnavailableError,
     errors.DependentObjectsStillExist,
     errors.InsufficientPrivilege,
+    errors.OutOfMemory,  # more locks than the server has room for
     errors.UndefinedTable,
 )
 
@@ -72,10 +79,24 @@ class PartitionKeptError(Exception):
     """A partition is not dropped as a whole; its rows go one by one, as far as they may."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dropped:
+    """A partition is gone.
+
+    Args:
+        total: How many rows the run has deleted with it.
+        took: How long its transaction took.
+    """
+
+    total: int
+    took: timedelta = timedelta(0)
+
+
 class PartitionDrop:
     """Drops the old partitions of one run.
 
     Args:
+        database: Where the ledger is read.
         owner: Who drops them.
         ledger: Where the run is counted.
         claim: The run.
@@ -83,8 +104,9 @@ class PartitionDrop:
         patiently: Tries a transaction again while it meets what may pass by itself.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one of each part that takes part
         self,
+        database: Database,
         owner: Owner,
         ledger: Ledger,
         claim: Claim,
@@ -92,6 +114,7 @@ class PartitionDrop:
         patience: Patience,
         patiently: Patiently,
     ) -> None:
+        self._database = database
         self._owner = owner
         self._ledger = ledger
         self._claim = claim
@@ -105,8 +128,8 @@ class PartitionDrop:
         """What was not dropped as a whole, and why."""
         return explain(self._kept)
 
-    async def run(self, target: Target, partitions: Partitions) -> AsyncIterator[int]:
-        """Drop what can be dropped, and yield the rows of each.
+    async def run(self, target: Target, partitions: Partitions) -> AsyncIterator[Dropped]:
+        """Drop what can be dropped, and yield each that went.
 
         Args:
             target: The table.
@@ -114,51 +137,82 @@ class PartitionDrop:
         """
         self._kept.update(partitions.kept)
         busy = False
-        for partition in partitions.dropped:
+        for at, partition in enumerate(partitions.dropped):
 
-            async def drop(partition: Partition = partition) -> int:
+            async def drop(partition: Partition = partition) -> Dropped:
                 return await self._drop(target, partition)
 
             await self._patience.give_way()
+            away = False
             try:
                 # What keeps one of them locked, such as a long query, keeps them all: the others get one try.
                 dropped = await (drop() if busy else self._patiently(drop))
-            except PartitionKeptError as kept:
-                self._kept[partition.name] = str(kept)
+            except PartitionKeptError as error:
+                kept = str(error)
             except BUSY:
-                busy = True
-                self._kept[partition.name] = "others keep it locked"
+                kept, busy = "others keep it locked", True
             except _REFUSED as error:
-                self._kept[partition.name] = one_line(error)
+                kept = one_line(error)
+            except DatabaseUnavailableError as error:
+                kept, away = f"its owner cannot drop it: {one_line(error)}", True
             else:
                 yield dropped
+                continue
+            # Where the answer to a commit was lost, what came after it found the partition gone.
+            total = await self._total_with(partition)
+            if total is None:
+                self._kept[partition.name] = kept
+            else:
+                yield Dropped(total=total)
+            if away:  # it has been waited for; the sweep goes on without it
+                self._kept.update((rest.name, kept) for rest in partitions.dropped[at + 1 :])
+                return
 
-    async def _drop(self, target: Target, partition: Partition) -> int:
-        """Drop one, and return how many rows it had."""
+    async def _total_with(self, partition: Partition) -> int | None:
+        """Return how many rows the run has deleted if it dropped this one after all, None if not."""
+        row = None
+        with suppress(*PASSING):
+            async with self._database.connection() as conn:
+                parameters = {"run": self._claim.id, "partition": partition.name}
+                row = await (await conn.execute(QUERIES["dropped"], parameters)).fetchone()
+        return None if row is None else int(row[0])
+
+    async def _drop(self, target: Target, partition: Partition) -> Dropped:
+        """Drop one, all or nothing."""
         self._patience.check()
-        async with self._owner.transaction() as conn:
-            await limit(conn)
-            if self._exclusive:
-                await conn.execute(sql.SQL(QUERIES["lock_whole"]).format(table=target.table), {})
-            await conn.execute(_fill(QUERIES["lock_partition"], partition), {})
-            partition = await self._look_again(conn, target, partition)
-            target = await target.with_holds(conn)
-            rows = 0
-            for oid, leaf in partition.leaves.items():
-                rows += await self._count(conn, replace(target, oid=oid, table=leaf))
-            if not self._exclusive and await _longest_wait(conn):
-                self._exclusive = True
-                raise errors.LockNotAvailable("somebody waits for the partition who has locked the table")
-            await self._ledger.lock(conn, self._claim)
-            if (await target.with_holds(conn)).holds != target.holds:
-                raise PartitionKeptError("a hold was added or ended meanwhile")
-            await conn.execute(QUERIES["statement_timeout"], {"statement_ms": milliseconds(_DROP_TIMEOUT)})
-            await conn.execute(_fill(QUERIES["drop_partition"], partition), {})
-            await self._ledger.move(conn, self._claim, rows, partition.bytes)
-            await conn.execute(
-                QUERIES["note_partition"], {"run": self._claim.id, "partition": partition.name}
-            )
-        return rows
+        began = time.monotonic()
+        try:
+            async with self._owner.transaction() as conn:
+                total = await self._drop_in(conn, target, partition)
+        except errors.QueryCanceled as error:  # no lock was waited for, and the next try would take as long
+            raise PartitionKeptError(f"it takes too long ({one_line(error)})") from error
+        self._patience.renewed()
+        return Dropped(total=total, took=timedelta(seconds=time.monotonic() - began))
+
+    async def _drop_in(self, conn: AsyncConnection[Any], target: Target, partition: Partition) -> int:
+        """Drop one in this transaction, and return how many rows the run has deleted with it."""
+        await limit(conn)
+        if self._exclusive:
+            await conn.execute(sql.SQL(QUERIES["lock_whole"]).format(table=target.table), {})
+        await _lock(conn, "lock_partition", target, partition)
+        partition = await self._look_again(conn, target, partition)
+        target = await target.with_holds(conn)
+        rows = 0
+        for oid, leaf in partition.leaves.items():
+            rows += await self._count(conn, replace(target, oid=oid, table=leaf))
+        if not self._exclusive and await _longest_wait(conn):
+            self._exclusive = True
+            raise errors.LockNotAvailable("somebody waits for the partition who has locked the table")
+        await self._ledger.lock(conn, self._claim)
+        if (await target.with_holds(conn)).holds != target.holds:
+            raise PartitionKeptError("a hold was added or ended meanwhile")
+        await _limit_statements(conn, _LOCKS_TIMEOUT)
+        await _lock(conn, "lock_to_drop", target, partition)
+        await _limit_statements(conn, _drop_timeout(len(partition.leaves)))
+        await conn.execute(sql.SQL(QUERIES["drop_partition"]).format(table=partition.table), {})
+        total = await self._ledger.move(conn, self._claim, rows, partition.bytes)
+        await conn.execute(QUERIES["note_partition"], {"run": self._claim.id, "partition": partition.name})
+        return total
 
     async def _look_again(
         self, conn: AsyncConnection[Any], target: Target, partition: Partition
@@ -202,8 +256,24 @@ async def _longest_wait(conn: AsyncConnection[Any]) -> timedelta:
     return timedelta(seconds=waited)
 
 
-def _fill(query: LiteralString, partition: Partition) -> sql.Composed:
-    return sql.SQL(query).format(table=partition.table)
+async def _lock(
+    conn: AsyncConnection[Any],
+    query: Literal["lock_partition", "lock_to_drop"],
+    target: Target,
+    partition: Partition,
+) -> None:
+    try:
+        await conn.execute(sql.SQL(QUERIES[query]).format(whole=target.table, table=partition.table), {})
+    except errors.QueryCanceled as error:  # each of its tables was waited for, and none for too long
+        raise errors.LockNotAvailable(one_line(error)) from error
+
+
+async def _limit_statements(conn: AsyncConnection[Any], longest: timedelta) -> None:
+    await conn.execute(QUERIES["statement_timeout"], {"statement_ms": milliseconds(longest)})
+
+
+def _drop_timeout(tables: int) -> timedelta:
+    return min(_DROP_TIMEOUT + tables * _TABLE_TIMEOUT, _LONGEST_DROP)
 
 
 def _adapted(size: int, took: timedelta) -> int:

@@ -28,8 +28,7 @@ _STATEMENT_TIMEOUT: Final = timedelta(seconds=5)
 _SHOWN: Final = 3  # names in a sentence
 
 _OBSTACLES: Final = {
-    "pending": "somebody has begun to detach it, and its rows are not to be seen: finish that by ALTER TABLE"
-    " {table} DETACH PARTITION {detail} FINALIZE",
+    "pending": "somebody has begun to detach what is not to be seen since then: finish that by {detail}",
     "trigger": "the trigger {detail} would not fire for its rows",
     "foreign key": "{detail} refers to the table",
     "publication": "the publication {detail} would not tell that its rows went",
@@ -90,7 +89,7 @@ class Partitions:
 
 
 async def find_partitions(
-    conn: AsyncConnection[Any], owner: Owner, target: Target, horizon: datetime
+    conn: AsyncConnection[Any], owner: Owner, target: Target, horizon: datetime, *, held: bool
 ) -> Partitions:
     """Look which partitions of a table can be dropped as a whole.
 
@@ -99,6 +98,8 @@ async def find_partitions(
         owner: Asked if there are old partitions.
         target: The table.
         horizon: Rows older than this are eligible.
+        held: Whether to look for held rows too, for up to some seconds a partition. A run meets them when it
+            counts.
 
     Raises:
         psycopg.errors.LockNotAvailable: Somebody has locked one of them.
@@ -114,7 +115,7 @@ async def find_partitions(
         async with owner.transaction() as asking:
             await limit(asking)
             found = await read_partitions(asking, target, horizon)
-            return await _without_held(asking, target, found) if target.holds else found
+            return await _without_held(asking, target, found) if held and target.holds else found
     except BUSY:
         raise
     except (DatabaseUnavailableError, errors.Error) as error:
@@ -165,7 +166,7 @@ async def read_partitions(
                 leaves={leaf: _identifier(*names) for leaf, *names in leaves},
                 rows=rows,
                 bytes=size,
-                kept=None if kind is None else _OBSTACLES[kind].format(table=target.name, detail=detail),
+                kept=None if kind is None else _OBSTACLES[kind].format(detail=detail),
             )
         )
     return Partitions(total=total, old=tuple(old))

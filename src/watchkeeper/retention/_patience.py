@@ -78,7 +78,7 @@ class Patience:
         self._limits = limits
         self._stopping = stopping
         self._watch = watch
-        self._began = self._renewed_at = time.monotonic()
+        self._began = self._renewed_at = self._heard_at = time.monotonic()
         self._looked_at = self._began - _LOOK_S
         self._has_looked = False
         self._shown: Pressure | None = None
@@ -100,27 +100,36 @@ class Patience:
             raise self._timed_out()
 
     def renewed(self) -> None:
-        """Note that a transaction of the run has just renewed its lease."""
-        self._renewed_at = time.monotonic()
+        """Note that a transaction of the run has just renewed its lease, and met no operator's word."""
+        self._renewed_at = self._heard_at = time.monotonic()
 
     async def pause(self, pause: timedelta) -> None:
-        """Wait, unless the process is to stop or an operator wants the run to.
+        """Wait, unless the process is to stop or an operator wants the run to; the lease is kept.
+
+        With no time to wait it does the rest of that, for work that takes long without a transaction that
+        renews the lease.
 
         Raises:
             RunPausedError: An operator wants it to stop for now.
             RunCancelledError: An operator wants it to end for good.
             RunLostError: It is not ours any more.
+            RunTimeoutError: The run took longer than it may.
         """
         until = time.monotonic() + pause.total_seconds()
-        while (rest := until - time.monotonic()) > 0 and not self._stopping.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), min(rest, _LOOK_S))
-            if rest > _LOOK_S:
+        third = self._ledger.lease.total_seconds() / 3
+        while True:
+            if time.monotonic() - self._renewed_at >= third:
+                with suppress(*PASSING):
+                    await self._ledger.renew(self._claim)
+                    self._renewed_at = time.monotonic()
+            if time.monotonic() - self._heard_at >= _LOOK_S:
                 await self._listen()
-        if time.monotonic() - self._renewed_at > self._ledger.lease.total_seconds() / 3:
-            with suppress(*PASSING):
-                await self._ledger.renew(self._claim)
-                self.renewed()
+            rest = until - time.monotonic()
+            if rest <= 0 or self._stopping.is_set():
+                return
+            self.check()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), min(rest, _LOOK_S, third))
 
     async def give_way(self) -> None:
         """Wait as long as going on would hurt others; looks once a second at most.
@@ -142,7 +151,6 @@ class Patience:
                 watch.lines.waits(self._policy.name, self._claim.id, found)
             at = time.monotonic()
             await self.pause(timedelta(seconds=_LOOK_S))
-            await self._listen()
             self._waited_s[found.reason] += time.monotonic() - at
             self.check()
         await self._show(None)
@@ -173,6 +181,7 @@ class Patience:
         with suppress(*PASSING):
             async with self._database.connection() as conn:
                 await look_for_orders(conn, self._claim)
+        self._heard_at = time.monotonic()
 
     async def _show(self, found: Pressure | None) -> None:
         now = time.monotonic()

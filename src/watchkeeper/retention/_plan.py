@@ -100,7 +100,7 @@ async def plan(
         await check_share(conn, target, horizon, drawn, limits.share)
     except PolicyRefusedError as refusal:
         problem = str(refusal)
-    partitions = await find_partitions(conn, owner, target, horizon)
+    partitions = await find_partitions(conn, owner, target, horizon, held=True)
     by_age = isinstance(await first_span(conn, target, drawn), AgeSpan)
     size = await measure_size(conn, target)
     # Statistics lag behind; there are at least as many rows as were just counted.

@@ -177,6 +177,21 @@ class Pruning:
                 " end these (see pg_stat_activity); the next run takes the rows."
             )
 
+    def count(self, total: int) -> None:
+        """Count up to what the ledger says: a commit whose answer was lost is in it too.
+
+        Args:
+            total: How many rows the run has deleted so far.
+        """
+        rows, self.deleted = total - self.deleted, total
+        if rows:
+            self._on_rows(rows)
+
+    async def _rest(self, took: timedelta) -> None:
+        """Leave the rest of the time to others after work that took so long."""
+        if self._limits.budget < 1.0:
+            await self._patience.pause(took * (1.0 / self._limits.budget - 1.0))
+
     async def _look(self) -> tuple[Target, Sample]:
         """Find the table, and see that the run may take what is old of it."""
         async with self._transaction() as conn:
@@ -222,26 +237,21 @@ class Pruning:
         async with self._database.owner() as owner:
             partitions = await self._patiently(self._find_partitions, owner, target)
             drop = PartitionDrop(
+                self._database,
                 owner,
                 self._ledger,
                 self._claim,
                 patience=self._patience,
                 patiently=self._patiently,
             )
-            began = time.monotonic()
-            async for rows in drop.run(target, partitions):
-                self.deleted += rows
-                if rows:
-                    self._on_rows(rows)
-                if self._limits.budget < 1.0:
-                    took = timedelta(seconds=time.monotonic() - began)
-                    await self._patience.pause(took * (1.0 / self._limits.budget - 1.0))
-                began = time.monotonic()
+            async for dropped in drop.run(target, partitions):
+                self.count(dropped.total)
+                await self._rest(dropped.took)
         self.notes.extend(drop.notes)
 
     async def _find_partitions(self, owner: Owner, target: Target) -> Partitions:
         async with self._transaction() as conn:
-            return await find_partitions(conn, owner, target, self._claim.horizon)
+            return await find_partitions(conn, owner, target, self._claim.horizon, held=False)
 
     async def _first(self, target: Target, drawn: Sample) -> Span:
         async with self._transaction() as conn:
@@ -268,8 +278,8 @@ class Pruning:
                 if swept.seen > swept.deleted:
                     left.append(swept.covered)
                 rest = swept.rest
-                if rest is not None and self._limits.budget < 1.0:
-                    await self._patience.pause(self._took * (1.0 / self._limits.budget - 1.0))
+                if rest is not None:
+                    await self._rest(self._took)
         if seen and isinstance(spans[0], BlockSpan):
             # An old row that was updated meanwhile has moved, perhaps to where the pass had been already.
             left = [await self._patiently(self._again, target, spans[0])]
@@ -324,12 +334,10 @@ class Pruning:
             self._adapt(type(span), timedelta(seconds=time.monotonic() - deleting))
             size = round(swept.deleted * self._row_bytes)
             cursor = None if self._cursor is None else self._cursor.after(swept)
-            await self._ledger.move(conn, self._claim, swept.deleted, size, cursor)
+            total = await self._ledger.move(conn, self._claim, swept.deleted, size, cursor)
         self._patience.renewed()
         self._took = before + timedelta(seconds=time.monotonic() - began)
-        self.deleted += swept.deleted
-        if swept.deleted:
-            self._on_rows(swept.deleted)
+        self.count(total)
         self._watch_for_triggers(target, swept)
         return swept
 

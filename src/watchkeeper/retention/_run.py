@@ -108,6 +108,7 @@ async def run(  # noqa: PLR0913 - one of each part that takes part
             left_open=True,
             notes=tuple(pruning.notes),
         )
+    pruning.count(closed.deleted)
     return RunResult(
         table=policy.name,
         status=closed.state,

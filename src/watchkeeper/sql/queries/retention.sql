@@ -726,10 +726,10 @@ WITH RECURSIVE parts AS (
     WHERE p.partrelid = %(oid)s AND p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = %(age)s
 ), tree AS (
     -- Each with what it is divided into itself.
-    SELECT oid AS part, oid, true AS top FROM parts
+    SELECT oid AS part, oid, true AS top, %(oid)s::oid AS parent, pending FROM parts
     WHERE stop <= %(horizon)s AND oid = coalesce(%(only)s, oid)
     UNION ALL
-    SELECT t.part, i.inhrelid, false FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
+    SELECT t.part, i.inhrelid, false, t.oid, i.inhdetachpending FROM pg_inherits i JOIN tree t ON i.inhparent = t.oid
 ), above AS (
     SELECT %(oid)s::oid AS oid
     UNION
@@ -742,7 +742,7 @@ WITH RECURSIVE parts AS (
     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
     WHERE p.pubdelete
 ), found AS (
-    SELECT t.part, t.top, c.oid, c.relkind, c.relowner, c.reltuples, n.nspname, c.relname
+    SELECT t.part, t.top, t.parent, t.pending, c.oid, c.relkind, c.relowner, c.reltuples, n.nspname, c.relname
     FROM tree t
     JOIN pg_class c ON c.oid = t.oid
     JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -757,8 +757,10 @@ SELECT n.total, p.oid, quote_ident(top.nspname) || '.' || quote_ident(top.relnam
 FROM (SELECT count(*) AS total FROM parts) AS n
 LEFT JOIN (parts p JOIN found top ON top.part = p.oid AND top.top) ON true
 LEFT JOIN LATERAL (
-    SELECT 'pending' AS kind, quote_ident(top.nspname) || '.' || quote_ident(top.relname) AS detail
-    WHERE p.pending
+    SELECT 'pending' AS kind,
+        format('ALTER TABLE %%s DETACH PARTITION %%I.%%I FINALIZE', f.parent::regclass, f.nspname, f.relname) AS detail
+    FROM found f
+    WHERE f.part = p.oid AND f.pending
     UNION ALL
     SELECT 'trigger', t.tgname
     FROM pg_trigger t
@@ -791,6 +793,10 @@ ORDER BY p.stop;
 -- Keep writers out, and let readers in.
 LOCK TABLE {table} IN SHARE MODE;
 
+-- name: lock_to_drop
+-- All that a drop locks, in its order: what it waits for, others wait for too.
+LOCK TABLE ONLY {whole}, {table} IN ACCESS EXCLUSIVE MODE;
+
 -- name: lock_whole
 -- Keep everybody out of the whole table: whoever comes now waits before it has any lock.
 LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE;
@@ -814,6 +820,10 @@ DROP TABLE {table};
 -- name: note_partition
 -- Note what the run dropped as a whole.
 UPDATE retention_runs SET partitions = array_append(partitions, %(partition)s) WHERE id = %(run)s;
+
+-- name: dropped
+-- How many rows a run has deleted, if it dropped this partition.
+SELECT rows_deleted FROM retention_runs WHERE id = %(run)s AND %(partition)s = ANY (partitions);
 
 -- name: pressure
 -- What a run would make worse: lag of replicas, WAL that slots keep, that is not archived or not checkpointed,
