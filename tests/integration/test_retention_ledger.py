@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -465,4 +466,42 @@ async def test_an_outage_at_the_end_of_a_run_is_sat_out(
     (result,) = await house.retention(EVENTS).run_now(None, stop)
     house.reconnect()
     assert (result.status, result.deleted, result.left_open) == ("completed", 10, False)
+    assert [entry["deleted"] for entry in house.audited()] == [10]
+
+
+@pytest.mark.parametrize("then", ["goes on", "stops"])
+async def test_a_commit_that_was_not_answered_is_counted(
+    house: House, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Its rows are in the ledger: metrics and progress follow that, also when the run ends with it."""
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+    retention = house.retention(EVENTS)
+    transaction, move = Database.transaction, Ledger.move
+    deleting, lost = False, False
+
+    @asynccontextmanager
+    async def unanswered(self: Database, **options: Any) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        nonlocal lost
+        async with transaction(self, **options) as conn:
+            yield conn
+        if deleting and not lost:
+            lost = True
+            if then == "stops":
+                retention.interrupt()
+            raise DatabaseUnavailableError("The connection to the database was lost.")
+
+    async def note(self: Ledger, conn: Any, claim: Any, deleted: int, *rest: Any) -> int:
+        nonlocal deleting
+        deleting = deleting or deleted > 0
+        return await move(self, conn, claim, deleted, *rest)
+
+    monkeypatch.setattr(Database, "transaction", unanswered)
+    monkeypatch.setattr(Ledger, "move", note)
+    counted: list[int] = []
+    (result,) = await retention.run_now(None, lambda _, rows: counted.append(rows))
+    assert lost
+    assert (result.status, result.deleted) == ("completed" if then == "goes on" else "stopped", 10)
+    assert counted == [10]
+    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 10
     assert [entry["deleted"] for entry in house.audited()] == [10]

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from support.archive import ARCHIVED, archived
 from support.house import EVENTS, House, open_house
 from support.pgbouncer import running_bouncer, through
 from support.replicas import Replicas, kill_in_a_run
-from watchkeeper.database import Database
+from watchkeeper.database import Database, Owner
+from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention import Condition, Limits, Plan, RunResult
 from watchkeeper.retention._partition_drop import PartitionDrop
 from watchkeeper.retention._partitions import LOCK_WAIT
@@ -434,6 +435,30 @@ async def test_a_partition_that_somebody_began_to_detach_is_named(house: House) 
     assert house.count("p65") == 100
 
 
+async def test_a_part_of_a_partition_that_somebody_began_to_detach_is_not_dropped(any_house: House) -> None:
+    """It is kept with its rows, which are not to be seen any more; the rest of the partition is swept."""
+    house = any_house
+    make_partitioned(house, default=False)
+    add_partition(house, "deep", 75, "PARTITION BY LIST (id)")
+    house.sql("CREATE TABLE gone PARTITION OF deep FOR VALUES IN ('a')")
+    house.sql("CREATE TABLE \"L'eft\" PARTITION OF deep FOR VALUES IN ('b')")
+    house.sql(
+        "INSERT INTO inbound_events SELECT i, now() - interval '70 days' FROM unnest('{a,b}'::text[]) i"
+    )
+    with psycopg.connect(house.urls.owner_url) as reader:
+        reader.execute("SELECT count(*) FROM inbound_events")
+        house.sql("SET lock_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            house.sql('ALTER TABLE deep DETACH PARTITION "L\'eft" CONCURRENTLY')
+    plan, result = await run(house)
+    assert (plan.rows, len(plan.partitions)) == (1, 3)
+    sentence = 'ALTER TABLE deep DETACH PARTITION public."L\'eft" FINALIZE'
+    assert sentence in plan.why
+    assert sentence in " ".join(result.notes)
+    house.sql(sentence)
+    assert house.sql('SELECT id FROM "L\'eft"') == [("b",)]
+
+
 @contextmanager
 def busy_reader(house: House) -> Iterator[None]:
     """Hold a query's lock on the whole table."""
@@ -538,6 +563,208 @@ async def test_a_run_that_is_asked_to_stop_drops_nothing_more(
     assert (result.status, result.deleted, len(partitions(house))) == ("stopped", 0, 7)
     assert time.monotonic() - began < 5
     assert house.count("inbound_events") == 300_000
+
+
+def count_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have the first partition's count take so long, as a large one's does."""
+    count = PartitionDrop._count
+    begun: list[Any] = []
+
+    async def slow(self: PartitionDrop, conn: Any, leaf: Any) -> int:
+        if not begun:
+            begun.append(leaf)
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                await asyncio.sleep(0.02)
+                await self._give_way(conn)
+        return await count(self, conn, leaf)
+
+    monkeypatch.setattr(PartitionDrop, "_count", slow)
+
+
+@pytest.mark.parametrize(("word", "status"), [("cancel", "cancelled"), ("pause", "stopped")])
+async def test_an_operator_is_heard_while_a_partition_is_counted(
+    house: House, monkeypatch: pytest.MonkeyPatch, word: str, status: str
+) -> None:
+    """Within some two seconds, however long the count takes; nothing of it is gone."""
+    make_partitioned(house)
+    fill(house)
+    count_for(monkeypatch, 8)
+    retention = house.retention(EVENTS)
+    task = asyncio.create_task(retention.run_now())
+    await asyncio.to_thread(when_counted, house)
+    await getattr(retention.operator, word)("inbound_events", by="ann")
+    (result,) = await asyncio.wait_for(task, 2.5)
+    assert (result.status, result.deleted, dropped(house)) == (status, 0, [[]])
+
+
+async def test_the_lease_is_kept_in_the_pause_after_a_drop(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count of half a second is followed by a pause of two leases, and nobody takes the run for dead."""
+    make_partitioned(house)
+    old = fill(house)
+    count_for(monkeypatch, 0.5)
+    lease = timedelta(seconds=0.6)
+    retention = await house.due(EVENTS, lease=lease, limits=Limits(share=1.0, budget=0.3))
+    other = house.retention(EVENTS, lease=lease)
+    began = time.monotonic()
+    task = asyncio.create_task(retention.tick())
+    while not house.runs():
+        assert not task.done()
+        await asyncio.sleep(0.01)
+    while not task.done():
+        assert await other.tick() == []
+        await asyncio.sleep(0.05)
+    (result,) = await task
+    assert (result.status, result.deleted) == ("completed", old)
+    assert time.monotonic() - began > 0.5 + 1.1
+
+
+async def test_waiting_before_a_drop_is_no_work_to_pause_for(house: House) -> None:
+    """A disk that was nearly full for a second does not make the run pause for eight more."""
+    make_partitioned(house)
+    old = fill(house)
+    began = time.monotonic()
+
+    def free() -> tuple[int, int]:
+        return (100 if time.monotonic() - began > 1 else 0, 100)
+
+    limits = Limits(share=1.0, budget=0.1)
+    (result,) = await house.retention(EVENTS, limits=limits, free_space=free).run_now()
+    assert (result.status, result.deleted) == ("completed", old)
+    assert 1 < time.monotonic() - began < 5
+
+
+async def test_a_run_does_not_look_for_held_rows_before_it_counts(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look may read each partition to its end, in an open transaction: it is the plan's alone."""
+
+    async def look(*_: object) -> None:
+        raise AssertionError("only a plan looks")
+
+    make_partitioned(house)
+    old = fill(house)
+    retention = house.retention(EVENTS)
+    await retention.operator.hold(
+        "inbound_events", [Condition.parse("id = 50-7")], reason="case", owner="legal"
+    )
+    monkeypatch.setattr("watchkeeper.retention._partitions._without_held", look)
+    (result,) = await retention.run_now()
+    assert (result.status, result.deleted) == ("completed", old - 1)
+    assert "public.p55, because a hold keeps rows of it" in " ".join(result.notes)
+    assert dropped(house) == [["public.p65", "public.p45"]]
+    with pytest.raises(AssertionError, match="only a plan"):
+        await retention.plan()
+
+
+def slow_down_drops(house: House, seconds: float) -> None:
+    """Have each DROP take so long once it has its locks, and counted although it is taken back."""
+    with psycopg.connect(house.urls.superuser_url, autocommit=True) as conn:
+        conn.execute("CREATE SEQUENCE drops")
+        conn.execute("GRANT USAGE ON SEQUENCE drops TO PUBLIC")
+        body = f"BEGIN PERFORM nextval('public.drops'), pg_sleep({seconds}); END"
+        conn.execute(f"CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $${body}$$".encode())
+        conn.execute("CREATE EVENT TRIGGER slow ON sql_drop EXECUTE FUNCTION slow()")
+
+
+async def test_a_drop_may_take_longer_than_its_locks_are_waited_for(house: House) -> None:
+    """What limits the wait of others for a lock does not limit the work, which waits for nobody."""
+    make_partitioned(house)
+    old = fill(house)
+    slow_down_drops(house, 3 * LOCK_WAIT.total_seconds())
+    (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted, result.notes) == ("completed", old, ())
+    assert len(dropped(house)[0]) == 3
+
+
+async def test_a_drop_that_takes_too_long_is_tried_once_and_told_apart(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of many tables has more time; another try would take as long, and nobody has it locked."""
+    monkeypatch.setattr("watchkeeper.retention._partition_drop._DROP_TIMEOUT", timedelta(seconds=0.05))
+    monkeypatch.setattr("watchkeeper.retention._partition_drop._TABLE_TIMEOUT", timedelta(seconds=0.05))
+    make_partitioned(house)
+    old = fill(house)
+    add_partition(house, "deep", 75, "PARTITION BY HASH (id)")
+    for part in range(20):
+        house.sql(f"CREATE TABLE deep{part} PARTITION OF deep FOR VALUES WITH (MODULUS 20, REMAINDER {part})")
+    house.fill("inbound_events", 70, 40)
+    slow_down_drops(house, 0.4)
+    (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted, dropped(house)) == ("completed", old + 40, [["public.deep"]])
+    why = "because it takes too long (canceling statement due to statement timeout)."
+    assert f"public.p65, public.p55, public.p45, {why}" in " ".join(result.notes)
+    with psycopg.connect(house.urls.superuser_url) as conn:
+        assert conn.execute("SELECT last_value FROM drops").fetchall() == [(4,)]
+
+
+async def test_an_owner_that_cannot_come_back_is_waited_for_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cut off and may not connect again: only one partition waits for it, and all are swept."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
+    make_partitioned(house)
+    old = fill(house)
+    count, tried = PartitionDrop._count, []
+    drop = PartitionDrop._drop
+
+    async def note(self: PartitionDrop, target: Any, partition: Any) -> Any:
+        tried.append(partition.name)
+        return await drop(self, target, partition)
+
+    async def shut_out(self: PartitionDrop, conn: Any, leaf: Any) -> int:
+        superuser.execute("ALTER ROLE keeper_owner CONNECTION LIMIT 0")
+        superuser.execute("SELECT pg_terminate_backend(%s, 5000)", [conn.info.backend_pid])
+        return await count(self, conn, leaf)
+
+    monkeypatch.setattr(PartitionDrop, "_drop", note)
+    monkeypatch.setattr(PartitionDrop, "_count", shut_out)
+    with psycopg.connect(house.urls.superuser_url, autocommit=True) as superuser:
+        try:
+            (result,) = await house.retention(EVENTS).run_now()
+        finally:
+            superuser.execute("ALTER ROLE keeper_owner CONNECTION LIMIT -1")
+    assert (result.status, result.deleted, dropped(house)) == ("completed", old, [[]])
+    (why,) = result.notes
+    assert "public.p65, public.p55, public.p45, because its owner cannot drop it" in why
+    assert "too many connections for role" in why
+    assert tried == ["public.p65"] * 3
+
+
+@pytest.mark.parametrize("back", [True, False])
+async def test_a_drop_whose_commit_was_not_answered_is_counted_once(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, back: bool
+) -> None:
+    """The ledger says what became of it, whether its owner comes back or not: all rows counted."""
+    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
+    make_partitioned(house)
+    old = fill(house)
+    transaction, ended = Owner.transaction, 0
+
+    @asynccontextmanager
+    async def unanswered(self: Owner) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        nonlocal ended
+        if ended >= 2 and not back:
+            raise DatabaseUnavailableError("The database cannot be reached.")
+        async with transaction(self) as conn:
+            yield conn
+        ended += 1
+        if ended == 2:  # after the look at all
+            raise DatabaseUnavailableError("The connection to the database was lost.")
+
+    monkeypatch.setattr(Owner, "transaction", unanswered)
+    counted: list[int] = []
+    (result,) = await house.retention(EVENTS).run_now(None, lambda _, rows: counted.append(rows))
+    assert (result.status, result.deleted, sum(counted)) == ("completed", old, old)
+    assert house.sample("retention_rows_deleted_total", table="inbound_events") == old
+    assert [entry["deleted"] for entry in house.audited()] == [old]
+    assert counted[0] == 100
+    assert dropped(house) == [["public.p65", "public.p55", "public.p45"] if back else ["public.p65"]]
+    assert [note.partition(", because")[0] for note in result.notes] == (
+        [] if back else ["Not dropped as a whole: public.p55, public.p45"]
+    )
 
 
 async def test_a_connection_that_is_lost_while_counting_is_made_anew(

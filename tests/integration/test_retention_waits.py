@@ -423,6 +423,27 @@ async def test_a_run_that_waits_keeps_its_lease(house: House) -> None:
     assert (result.status, house.runs()) == ("stopped", [(1, "stopped", 0)])
 
 
+async def test_a_long_pause_keeps_the_lease_and_ends_with_the_time(house: House) -> None:
+    """A run that may take a thousandth of the time pauses for many leases after each transaction."""
+    lease = timedelta(seconds=0.6)
+    slow = limits(budget=0.0001, timeout=timedelta(seconds=1.5))
+    retention = await house.due(EVENTS, limits=slow, lease=lease)
+    other = house.retention(EVENTS, lease=lease)
+    began = time.monotonic()
+    run = asyncio.create_task(retention.tick())
+    while not house.runs():
+        assert not run.done()
+        await asyncio.sleep(0.01)
+    while not run.done():
+        assert await other.tick() == []
+        await asyncio.sleep(0.05)
+    (result,) = await run
+    assert result.status == "failed"
+    assert "was ended after 0:00:01.5" in str(result.error)
+    assert 1.5 < time.monotonic() - began < 4
+    assert 0 < house.count("inbound_events") < 3000
+
+
 @pytest.mark.parametrize("word", ["cancel", "pause", "interrupt"])
 async def test_whoever_wants_a_waiting_run_to_end_is_heard_within_two_seconds(
     house: House, word: str

@@ -185,7 +185,7 @@ class PartitionDrop:
             async with self._owner.transaction() as conn:
                 total = await self._drop_in(conn, target, partition)
         except errors.QueryCanceled as error:  # no lock was waited for, and the next try would take as long
-            raise PartitionKeptError(f"it takes too long ({one_line(error)})") from error
+            raise PartitionKeptError(f"it takes too long ({error.diag.message_primary})") from error
         self._patience.renewed()
         return Dropped(total=total, took=timedelta(seconds=time.monotonic() - began))
 
