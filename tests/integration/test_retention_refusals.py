@@ -167,7 +167,7 @@ async def test_the_audit_log_under_another_name_is_kept_by_the_database(house: H
         ),
         pytest.param(
             ["REVOKE DELETE, UPDATE ON inbound_events FROM keeper"],
-            "the service lacks UPDATE, DELETE on inbound_events: grant it",
+            "the service lacks UPDATE, DELETE on inbound_events. As its owner: GRANT UPDATE, DELETE ON inbound_events TO keeper;",
             id="privileges",
         ),
         pytest.param(
