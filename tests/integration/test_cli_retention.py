@@ -136,7 +136,7 @@ async def test_the_commands_as_json(house: House) -> None:
 
 
 async def test_a_plan_that_cannot_be_carried_out_now_says_so(house: House) -> None:
-    """Paused, refused by its share, or a run is going on: why, what would go but for that, and exit code 1."""
+    """Paused, refused by its share, or with an open run: why, what would go but for that, exit code 1."""
     house.fill("chat_sessions", 99, 10_001, "updated_at")
     house.sql("ANALYZE chat_sessions")
     await house.retention().operator.hold(
@@ -181,7 +181,7 @@ async def test_a_run_on_a_terminal_that_would_delete_nothing_does_not_ask(house:
 
 
 async def test_holds_on_a_terminal(house: House) -> None:
-    """A long reason is folded and not cut; when a hold was released is a column only where it may have been."""
+    """A long reason is folded and not cut; when it was released is told only where it may have been."""
     operator = house.retention().operator
     why = "case 7: " + "what the court wants " * 6
     for table in ("inbound_events", "chat_sessions"):

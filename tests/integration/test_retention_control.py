@@ -160,8 +160,9 @@ async def test_a_run_by_hand_goes_on_where_the_last_one_ended(
         house.sql("UPDATE retention_runs SET state = 'failed'")
     if how == "tried twice":
         house.sql(
-            "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon, state)"
-            " VALUES ('inbound_events', 'manual', now(), 1, now(), now(), 'stopped')"
+            "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon, state,"
+            " finished_at, audit_id) SELECT 'inbound_events', 'manual', now(), 1, now(), now(), 'stopped',"
+            " now(), audit_id FROM retention_runs"
         )
     ((cursor, deleted),) = house.sql("SELECT cursor, rows_deleted FROM retention_runs WHERE id = 1")
     sweeps = record_sweeps(monkeypatch)

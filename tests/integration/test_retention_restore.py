@@ -49,7 +49,7 @@ async def pruned(house: House, monkeypatch: pytest.MonkeyPatch) -> Retention:
 
 
 async def test_a_run_comes_back_and_is_audited(house: House, pruned: Retention) -> None:
-    """The table is what it was; that it began and what it came to is audited, in the name of who wanted it."""
+    """The table is what it was; its begin and what it came to are audited, in the name of who wanted it."""
     restored = await pruned.operator.restore(1, restored_by="ann")
     assert (restored.problems, restored.rows, restored.present, restored.earlier) == ((), 100, 0, 0)
     assert difference(house, "inbound_events", "before") == []

@@ -163,8 +163,9 @@ async def find_hindrance(conn: AsyncConnection[Any], table: str) -> str | None:
         return None
     run, since, lease_until, _ = row
     return (
-        f"{table} is being pruned already (run {run}, since {since:%H:%M:%S %Z}): wait for it to end. If its"
-        f" process is gone, its lease ends at {lease_until:%H:%M:%S %Z}, and another can begin after that."
+        f"{table} is being pruned already (run {run}, since {since:%Y-%m-%d %H:%M:%S %Z}): wait for it to"
+        f" end. If its process is gone, its lease ends at {lease_until:%Y-%m-%d %H:%M:%S %Z}, and another"
+        " can begin after that."
     )
 
 
