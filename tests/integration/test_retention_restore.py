@@ -109,7 +109,7 @@ async def test_nothing_comes_back_that_cannot_be_audited(house: House, pruned: R
     restored = await pruned.operator.restore(1, restored_by="ann", on_rows=once)
     assert (restored.rows, house.count("inbound_events")) == (100, 103)
     (problem,) = restored.problems
-    assert "the audit log has no sum of it, only entry" in problem
+    assert "What came back is not summed up in the audit log, where entry" in problem
 
 
 async def test_the_history_says_what_was_archived_and_restored(house: House, pruned: Retention) -> None:
@@ -142,6 +142,13 @@ async def test_two_who_restore_at_once_restore_once(house: House, pruned: Retent
     both = await asyncio.gather(*(pruned.operator.restore(1, restored_by=who) for who in ("ann", "bob")))
     assert sum(restored.rows for restored in both) == 100
     assert difference(house, "inbound_events", "before") == []
+
+
+async def test_a_file_of_no_named_machine_is_told_in_words(house: House, pruned: Retention) -> None:
+    """Whatever archive wrote the place."""
+    house.sql("UPDATE retention_archives SET place = 'file:///var/shop/inbound_events/9-0001.jsonl.gz'")
+    (problem,) = (await pruned.operator.restore(1, restored_by="ann")).problems
+    assert problem.startswith("The file /var/shop/inbound_events/9-0001.jsonl.gz of this machine is missing")
 
 
 async def test_rows_that_are_there_already_stay_as_they_are(house: House, pruned: Retention) -> None:
@@ -203,7 +210,7 @@ async def test_a_file_of_another_machine_is_found_in_the_folder(house: House, pr
         ("ALTER TABLE inbound_events DROP source", "has no column source any more, which the archived rows"),
         (
             "REVOKE INSERT ON inbound_events FROM keeper",
-            "The service lacks INSERT on inbound_events: grant it",
+            "The service lacks INSERT on inbound_events. As its owner, .*: GRANT INSERT ON inbound_events TO",
         ),
         ("ALTER TABLE inbound_events RENAME TO moved", "There is no table inbound_events any more"),
         (
@@ -354,8 +361,9 @@ async def test_a_database_that_goes_away_leaves_what_is_back(
 
         restored = await retention.operator.restore(1, restored_by="ann", on_rows=stop)
         assert restored.rows == sum(back) < 300
-        (problem,) = restored.problems
+        problem, unsummed = restored.problems
         assert "database" in problem
+        assert "not summed up in the audit log, where entry 2 says that it began" in unsummed
         postgres_private.start()
         house.close()
         house.reconnect()

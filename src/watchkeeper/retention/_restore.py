@@ -211,8 +211,8 @@ class Restoring:
                 await self._sum_up(counted)
             except (AuditError, DatabaseUnavailableError, psycopg.Error) as error:
                 problems.append(
-                    f"The rows are back, and the audit log has no sum of it, only entry {self._begun}, which"
-                    f" says that it began: {' '.join(str(error).split())}"
+                    f"What came back is not summed up in the audit log, where entry {self._begun} says that it"
+                    f" began: {' '.join(str(error).split())}"
                 )
         return Restored(
             found=self._found,
@@ -294,11 +294,10 @@ class Restoring:
         if row is None:
             raise RetentionError(f"There is no table {self._found.table} any more: create it as it was.")
         oid, schema, name, *_ = row
-        (allowed,) = await fetch_row(conn, QUERIES["may_insert"], {"oid": oid})
+        allowed, grant = await fetch_row(conn, QUERIES["may_insert"], {"oid": oid})
         if not allowed:
             raise RetentionError(
-                f"The service lacks INSERT on {self._found.table}: grant it, as the table's owner, for as"
-                " long as it takes."
+                f"The service lacks INSERT on {self._found.table}. As its owner, for as long as it takes: {grant};"
             )
         table = sql.Identifier(doubled(schema), doubled(name))
         await conn.execute(sql.SQL(QUERIES["lock_table"]).format(table=table), {})

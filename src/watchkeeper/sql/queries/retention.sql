@@ -730,8 +730,9 @@ WHERE id = %(segment)s AND restored_at IS NULL
 RETURNING id;
 
 -- name: may_insert
--- Whether rows can be put into a table by this role.
-SELECT has_table_privilege(%(oid)s::oid, 'INSERT');
+-- Whether rows can be put into a table by this role, and what lets it.
+SELECT has_table_privilege(%(oid)s::oid, 'INSERT'),
+    format('GRANT INSERT ON %%s TO %%I', %(oid)s::oid::regclass, current_user);
 
 -- name: restore_rows
 -- Put rows back, but for those that are there already; {typed} are read by their types' own input functions.
