@@ -211,8 +211,8 @@ class Restoring:
                 await self._sum_up(counted)
             except (AuditError, DatabaseUnavailableError, psycopg.Error) as error:
                 problems.append(
-                    f"What came back is not summed up in the audit log, where entry {self._begun} says that it"
-                    f" began: {' '.join(str(error).split())}"
+                    "What came back is not summed up in the audit log, where entry"
+                    f" {self._begun} says that it began: {' '.join(str(error).split())}"
                 )
         return Restored(
             found=self._found,
@@ -297,7 +297,8 @@ class Restoring:
         allowed, grant = await fetch_row(conn, QUERIES["may_insert"], {"oid": oid})
         if not allowed:
             raise RetentionError(
-                f"The service lacks INSERT on {self._found.table}. As its owner, for as long as it takes: {grant};"
+                f"The service lacks INSERT on {self._found.table}. As its owner, for as long as it takes:"
+                f" {grant};"
             )
         table = sql.Identifier(doubled(schema), doubled(name))
         await conn.execute(sql.SQL(QUERIES["lock_table"]).format(table=table), {})
