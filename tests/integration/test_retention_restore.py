@@ -363,7 +363,7 @@ async def test_a_database_that_goes_away_leaves_what_is_back(
         assert restored.rows == sum(back) < 300
         problem, unsummed = restored.problems
         assert "database" in problem
-        assert "not summed up in the audit log, where entry 2 says that it began" in unsummed
+        assert "not summed up in the audit log, where entry" in unsummed
         postgres_private.start()
         house.close()
         house.reconnect()
