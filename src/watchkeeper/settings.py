@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _SERVICE_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_SHARE: Final = "takes a share over 0 and up to 1, such as 0.1 for every tenth trace."
+_SHARES: Final = {
+    "WATCHKEEPER_REQUEST_SAMPLE": "0.1 for every tenth trace",
+    "WATCHKEEPER_RETENTION_MAX_SHARE": "0.8 for four fifths of a table",
+    "WATCHKEEPER_RETENTION_BUDGET": "0.25 for a quarter of the time",
+}
 _SWITCHES: Final = {
     "on": True,
     "true": True,
@@ -89,7 +93,11 @@ def _share(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise ConfigurationError(f"{name} {_SHARE}") from None
+        raise _no_share(name) from None
+
+
+def _no_share(name: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} takes a share over 0 and up to 1, such as {_SHARES[name]}.")
 
 
 def _port(name: str, value: str) -> int:
@@ -223,9 +231,10 @@ class Settings:
             )
         if not 0 <= self.port <= 65535:
             raise ConfigurationError("PORT takes a port number from 0 to 65535.")
-        for name in ("request_sample", "retention_max_share", "retention_budget"):
-            if not 0.0 < getattr(self, name) <= 1.0:  # also where it is not a number
-                raise ConfigurationError(f"WATCHKEEPER_{name.upper()} {_SHARE}")
+        for variable in _SHARES:
+            share = getattr(self, variable.removeprefix("WATCHKEEPER_").lower())
+            if not 0.0 < share <= 1.0:  # also where it is not a number
+                raise _no_share(variable)
         self._check_patience()
         if self.database_owner_url is not None and self.database_url is None:
             raise ConfigurationError("DATABASE_OWNER_URL is set without DATABASE_URL: set both, or neither.")

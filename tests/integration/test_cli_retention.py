@@ -11,6 +11,7 @@ import pytest
 
 from support.house import House, open_house
 from support.terminal import Terminal, check_golden, run_command
+from watchkeeper.retention import Condition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,11 +59,17 @@ async def test_holds_in_a_pipe_and_as_json(house: House) -> None:
         ("retention", "hold", "list", "--ended"),
         (*add, "--where", "id like x"),
         (*add, "--where", "nosuch = 1"),
+        (*add, "--where", "id = nosuch"),
+        (*add, "--where", "id = a or id = b"),
         (*add, "--all", "--until", "soon"),
         ("audit", "list", "--limit", "1"),
     )
     answers = [(shlex.join(command), run_command(house, *command)) for command in commands]
     check_golden("retention_holds", *answers)
+    (refused,) = [answer for command, answer in answers if "nosuch = 1" in command]
+    assert refused.err.splitlines()[-1] == (
+        "watchkeeper: The hold was not added: column t.nosuch does not exist."
+    )
     assert house.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%' ORDER BY id") == [
         ("31-1",),
         ("31-2",),
@@ -126,6 +133,82 @@ async def test_the_commands_as_json(house: House) -> None:
     for _, answer in answers:
         assert isinstance(json.loads(answer.out), list)
     check_golden("retention_json", *answers)
+
+
+async def test_a_plan_that_cannot_be_carried_out_now_says_so(house: House) -> None:
+    """Paused, refused by its share, or with an open run: why, what would go but for that, exit code 1."""
+    house.fill("chat_sessions", 99, 10_001, "updated_at")
+    house.sql("ANALYZE chat_sessions")
+    await house.retention().operator.hold(
+        "chat_sessions", [Condition.parse("id = nosuch")], reason="case 7", owner="legal"
+    )
+    commands = ("retention plan", "retention plan inbound_events --json")
+    answers = [("retention plan", run_command(house, "retention", "plan"))]
+    await house.retention().operator.pause("inbound_events", by="ann")
+    answers += [(command, run_command(house, *command.split())) for command in commands]
+    leave_a_run_open(house)
+    await house.retention().operator.resume("inbound_events", by="ann")
+    answers.append(
+        ("retention plan inbound_events", run_command(house, "retention", "plan", "inbound_events"))
+    )
+    check_golden("retention_hindered", *answers)
+    assert [answer.code for _, answer in answers] == [1, 1, 1, 1]
+
+
+async def test_a_run_on_a_terminal_does_not_ask_for_what_cannot_run(house: House) -> None:
+    """What is paused is not asked for, and not run; the exit code tells."""
+    await house.retention().operator.pause("inbound_events", by="ann")
+    terminal = Terminal(house, "retention", "run")
+    terminal.wait_for("Delete 2 rows of chat_sessions now? [y/N]")
+    terminal.type("y\n")
+    answer = terminal.end()
+    assert answer.code == 1
+    assert "chat_sessions: completed, 2 rows deleted" in answer.out
+    assert "inbound_events: failed" not in answer.out
+    assert (house.count("inbound_events"), house.count("chat_sessions")) == (4, 1)
+
+
+async def test_a_run_on_a_terminal_that_would_delete_nothing_does_not_ask(house: House) -> None:
+    """Nothing old enough is no question, and no failure; nothing that can be run is one."""
+    house.sql("DELETE FROM inbound_events")
+    answer = Terminal(house, "retention", "run", "inbound_events").end()
+    assert (answer.code, answer.out.splitlines()[-1]) == (0, "There is nothing to delete.")
+    await house.retention().operator.pause("inbound_events", by="ann")
+    answer = Terminal(house, "retention", "run", "inbound_events").end()
+    assert (answer.code, answer.out.splitlines()[-1]) == (1, "Nothing can be run.")
+    assert "[y/N]" not in answer.out
+    assert house.runs() == []
+
+
+async def test_holds_on_a_terminal(house: House) -> None:
+    """A long reason is folded and not cut; when it was released is told only where it may have been."""
+    operator = house.retention().operator
+    why = "case 7: " + "what the court wants " * 6
+    for table in ("inbound_events", "chat_sessions"):
+        await operator.hold(table, [Condition.parse("id = 31-1")], reason=why, owner="legal")
+    await operator.release(2, released_by="judge")
+    commands = ("retention hold list", "retention hold list --ended")
+    answers = [(command, Terminal(house, *command.split()).end()) for command in commands]
+    check_golden("retention_holds_terminal", *answers)
+    assert all("…" not in answer.out for _, answer in answers)
+
+
+async def test_status_of_a_paused_policy_has_no_next_due(house: House) -> None:
+    """It has none before somebody resumes it."""
+    await house.retention().operator.pause("inbound_events", by="ann")
+    both = json.loads(run_command(house, "retention", "status", "--json").out)
+    assert [(one["table"], one["next_due"] is None) for one in both] == [
+        ("inbound_events", True),
+        ("chat_sessions", False),
+    ]
+
+
+async def test_a_budget_that_is_none_is_a_usage_error(house: House) -> None:
+    """The message says what is taken, and not how the code calls it."""
+    for given in ("abc", "7", "nan"):
+        answer = run_command(house, "retention", "run", "--yes", "--budget", given)
+        assert answer.code == 2
+        assert "argument --budget: a share is a number over 0 and up to 1, such as 0.5" in answer.err
 
 
 async def test_policies_that_fail(house: House) -> None:
@@ -233,6 +316,8 @@ async def test_ctrl_c_in_the_middle_of_a_run_closes_it(house: House) -> None:
     assert answer.code == 1
     assert f"inbound_events: stopped, {20_004 - left:,} rows deleted (run 1)" in answer.out
     assert [entry["deleted"] for entry in house.audited()] == [20_004 - left]
+    assert "was asked to stop: run it again, and it goes on where it ended" in answer.out
+    assert "scheduled" not in answer.out
 
 
 async def test_tables_on_a_terminal(house: House) -> None:
@@ -242,7 +327,10 @@ async def test_tables_on_a_terminal(house: House) -> None:
     await house.retention().run_now()
     commands = ("retention plan", "retention status", "retention history", "audit list --limit 1")
     answers = [(command, Terminal(house, *command.split()).end()) for command in commands]
-    check_golden("retention_terminal", *answers)
+    check_golden("retention_terminal", *answers[:-1])
+    audited = answers[-1][1].out
+    assert "duration_ms=" in audited  # folded, and not cut
+    assert "…" not in audited
     tables = [line for _, answer in answers for line in answer.out.splitlines() if line.startswith(" ")]
     assert max(map(len, tables)) <= 120
 

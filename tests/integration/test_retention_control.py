@@ -79,7 +79,7 @@ async def test_nothing_goes_after_a_pause_until_it_is_resumed(full_house: House)
     assert await retention.tick() == []
     (refused,) = await house.retention(EVENTS).run_now()
     assert (refused.status, refused.run) == ("failed", None)
-    assert "inbound_events is not pruned: ann paused it, since 20" in str(refused.error)
+    assert "inbound_events is paused by ann since 20" in str(refused.error)
     assert "`retention resume inbound_events` lets it run again" in str(refused.error)
     (status,) = await retention.status()
     assert (status.paused_by, status.last and status.last.state) == ("ann", "stopped")
@@ -111,13 +111,13 @@ def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
     return seen
 
 
-async def stop_in_the_middle(house: House, retention: Retention) -> RunResult:
+async def stop_in_the_middle(house: House, retention: Retention, *, tick: bool = True) -> RunResult:
     """Have the process stop after the first rows went."""
 
     async def stop() -> None:
         retention.interrupt()
 
-    result, _ = await say_in_the_middle(retention, stop)
+    result, _ = await say_in_the_middle(retention, stop, tick=tick)
     assert result.status == "stopped"
     assert house.count("inbound_events") > 1
     return result
@@ -145,6 +145,56 @@ async def test_the_next_attempt_goes_on_where_the_last_one_ended(
     assert sweeps[0].start == cursor["at"] not in {0, "-infinity"}
     assert (result.status, result.deleted) == ("completed", ROWS + 1 - deleted)
     assert house.count("inbound_events") == 1
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed", "tried twice"])
+async def test_a_run_by_hand_goes_on_where_the_last_one_ended(
+    full_house: House, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Although each has a due of its own; also where one between them ended before its first row."""
+    house = full_house
+    result = await stop_in_the_middle(house, house.retention(EVENTS), tick=False)
+    assert "run it again, and it goes on where it ended" in str(result.error)
+    assert house.job()[-2:] == ["started", "stopped"]
+    if how == "failed":
+        house.sql("UPDATE retention_runs SET state = 'failed'")
+    if how == "tried twice":
+        house.sql(
+            "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon, state,"
+            " finished_at, audit_id) SELECT 'inbound_events', 'manual', now(), 1, now(), now(), 'stopped',"
+            " now(), audit_id FROM retention_runs"
+        )
+    ((cursor, deleted),) = house.sql("SELECT cursor, rows_deleted FROM retention_runs WHERE id = 1")
+    sweeps = record_sweeps(monkeypatch)
+    (result,) = await house.retention(EVENTS).run_now()
+    assert sweeps[0].start == cursor["at"] not in {0, "-infinity"}
+    assert (result.status, result.deleted) == ("completed", ROWS - deleted)
+    assert house.count("inbound_events") == 1
+
+
+@pytest.mark.parametrize("state", ["completed", "cancelled"])
+async def test_a_run_by_hand_begins_anew_after_one_that_came_to_its_end(
+    full_house: House, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """What is old by now may lie anywhere."""
+    house = full_house
+    await stop_in_the_middle(house, house.retention(EVENTS), tick=False)
+    house.sql("UPDATE retention_runs SET state = %s", state)
+    sweeps = record_sweeps(monkeypatch)
+    await house.retention(EVENTS).run_now()
+    assert sweeps[0].start in {0, "-infinity"}
+    assert house.count("inbound_events") == 1
+
+
+async def test_a_run_by_hand_that_was_paused_says_that_it_is_to_be_run_again(full_house: House) -> None:
+    """Nobody else would."""
+    retention = full_house.retention(EVENTS)
+
+    async def pause() -> None:
+        await retention.operator.pause("inbound_events", by="ann")
+
+    result, _ = await say_in_the_middle(retention, pause, tick=False)
+    assert "`retention resume inbound_events`, then run it again, and it begins where it" in str(result.error)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,8 @@ async def test_the_audit_log_under_another_name_is_kept_by_the_database(house: H
         ),
         pytest.param(
             ["REVOKE DELETE, UPDATE ON inbound_events FROM keeper"],
-            "the service lacks UPDATE, DELETE on inbound_events: grant it",
+            "the service lacks UPDATE, DELETE on inbound_events. As its owner: GRANT UPDATE, DELETE ON"
+            " inbound_events TO keeper;",
             id="privileges",
         ),
         pytest.param(
@@ -217,7 +218,7 @@ async def test_a_schema_that_is_closed_to_the_service_is_refused(house: House) -
     """The sentence says what to grant."""
     house.sql("CREATE SCHEMA crm")
     house.make_table("crm.visits", "created_at")
-    await assert_refused(house, on("visits", schema="crm"), "GRANT USAGE ON SCHEMA crm")
+    await assert_refused(house, on("visits", schema="crm"), "GRANT USAGE ON SCHEMA crm TO keeper;")
 
 
 async def test_a_policy_that_is_refused_is_not_tried_again_for_its_due(house: House) -> None:

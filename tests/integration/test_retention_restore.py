@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -49,17 +49,79 @@ async def pruned(house: House, monkeypatch: pytest.MonkeyPatch) -> Retention:
 
 
 async def test_a_run_comes_back_and_is_audited(house: House, pruned: Retention) -> None:
-    """The table is what it was; each transaction has its audit entry, in the name of who wanted it."""
+    """The table is what it was; its begin and what it came to are audited, in the name of who wanted it."""
     restored = await pruned.operator.restore(1, restored_by="ann")
     assert (restored.problems, restored.rows, restored.present, restored.earlier) == ((), 100, 0, 0)
     assert difference(house, "inbound_events", "before") == []
-    entries = house.sql(
-        "SELECT actor_type, actor_id, entity, entity_id, sum((payload->>'restored')::int), count(*)"
-        " FROM audit_log WHERE action = 'retention.restore' GROUP BY 1, 2, 3, 4"
-    )
     segments = house.count("retention_archives WHERE restored_at IS NOT NULL")
-    assert entries == [("user", "ann", "inbound_events", "1", 100, segments)]
     assert house.count("retention_archives") == segments
+    (who, begun), (who_again, ended) = restoring_of(house)
+    assert who == who_again == ("user", "ann", "inbound_events", "1")
+    assert begun == {"status": "begun", "rows": 100, "segments": segments}
+    assert ended.pop("begun") < house.sql("SELECT max(id) FROM audit_log")[0][0]
+    assert ended == {
+        "status": "completed",
+        "restored": 100,
+        "present": 0,
+        "segments": segments,
+        "problems": 0,
+    }
+
+
+def restoring_of(house: House) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return who restored and what the entries say, the first first."""
+    entries = house.sql(
+        "SELECT actor_type, actor_id, entity, entity_id, payload FROM audit_log"
+        " WHERE action = 'retention.restore' ORDER BY id"
+    )
+    return [(tuple(who), payload) for *who, payload in entries]
+
+
+async def test_what_came_back_before_the_process_died_is_audited(house: House, pruned: Retention) -> None:
+    """With the first rows comes the entry that says so; the ledger has how far it came."""
+
+    def die(_rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await pruned.operator.restore(1, restored_by="ann", on_rows=die)
+    assert house.count("retention_archives WHERE restored_at IS NOT NULL") == 1
+    assert [payload["status"] for _, payload in restoring_of(house)] == ["begun"]
+    restored = await pruned.operator.restore(1, restored_by="bob")
+    assert restored.rows + restored.earlier == 100
+    assert [(who[1], payload["status"]) for who, payload in restoring_of(house)] == [
+        ("ann", "begun"),
+        ("bob", "begun"),
+        ("bob", "completed"),
+    ]
+
+
+async def test_nothing_comes_back_that_cannot_be_audited(house: House, pruned: Retention) -> None:
+    """No entry, no rows; a sum that cannot be written is told, and the rows are back."""
+    house.sql("REVOKE INSERT ON audit_log FROM keeper")
+    restored = await pruned.operator.restore(1, restored_by="ann")
+    assert (restored.rows, len(restored.problems), house.count("inbound_events")) == (0, 1, 3)
+    house.sql("GRANT INSERT ON audit_log TO keeper")
+
+    def once(_rows: int) -> None:
+        house.sql("REVOKE INSERT ON audit_log FROM keeper")
+
+    restored = await pruned.operator.restore(1, restored_by="ann", on_rows=once)
+    assert (restored.rows, house.count("inbound_events")) == (100, 103)
+    (problem,) = restored.problems
+    assert "What came back is not summed up in the audit log, where entry" in problem
+
+
+async def test_the_history_says_what_was_archived_and_restored(house: House, pruned: Retention) -> None:
+    """In a sentence, and as JSON."""
+    (run,) = await pruned.history()
+    assert (run.archived, run.restored, run.attempt) == (100, 0, 1)
+    told = run_command(house, "retention", "history")
+    assert "completed, 100 rows deleted (100 archived) in" in told.out
+    await pruned.operator.restore(1, restored_by="ann")
+    assert "(100 archived, restored)" in run_command(house, "retention", "history").out
+    (document,) = json.loads(run_command(house, "retention", "history", "--json").out)
+    assert (document["archived"], document["restored"], document["partitions"]) == (100, 100, [])
 
 
 async def test_restoring_twice_is_restoring_once(house: House, pruned: Retention) -> None:
@@ -80,6 +142,13 @@ async def test_two_who_restore_at_once_restore_once(house: House, pruned: Retent
     both = await asyncio.gather(*(pruned.operator.restore(1, restored_by=who) for who in ("ann", "bob")))
     assert sum(restored.rows for restored in both) == 100
     assert difference(house, "inbound_events", "before") == []
+
+
+async def test_a_file_of_no_named_machine_is_told_in_words(house: House, pruned: Retention) -> None:
+    """Whatever archive wrote the place."""
+    house.sql("UPDATE retention_archives SET place = 'file:///var/shop/inbound_events/9-0001.jsonl.gz'")
+    (problem,) = (await pruned.operator.restore(1, restored_by="ann")).problems
+    assert problem.startswith("The file /var/shop/inbound_events/9-0001.jsonl.gz of this machine is missing")
 
 
 async def test_rows_that_are_there_already_stay_as_they_are(house: House, pruned: Retention) -> None:
@@ -141,7 +210,7 @@ async def test_a_file_of_another_machine_is_found_in_the_folder(house: House, pr
         ("ALTER TABLE inbound_events DROP source", "has no column source any more, which the archived rows"),
         (
             "REVOKE INSERT ON inbound_events FROM keeper",
-            "The service lacks INSERT on inbound_events: grant it",
+            "The service lacks INSERT on inbound_events. As its owner, .*: GRANT INSERT ON inbound_events TO",
         ),
         ("ALTER TABLE inbound_events RENAME TO moved", "There is no table inbound_events any more"),
         (
@@ -292,8 +361,9 @@ async def test_a_database_that_goes_away_leaves_what_is_back(
 
         restored = await retention.operator.restore(1, restored_by="ann", on_rows=stop)
         assert restored.rows == sum(back) < 300
-        (problem,) = restored.problems
+        problem, unsummed = restored.problems
         assert "database" in problem
+        assert "not summed up in the audit log, where entry" in unsummed
         postgres_private.start()
         house.close()
         house.reconnect()

@@ -77,8 +77,9 @@ def test_the_last_column_gives_way_where_the_terminal_ends() -> None:
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 70
     assert [line.split() for line in lines if "events" in line] == [
-        ["inbound_events", "2026-11-23", "15:48", "x" * 28 + "…"]
+        ["inbound_events", "2026-11-23", "15:48", "x" * 29]
     ]
+    assert out.getvalue().count("x") == 50  # on the next line, and not cut
 
 
 def test_a_terminal_that_is_too_narrow_gets_text() -> None:
@@ -89,6 +90,9 @@ def test_a_terminal_that_is_too_narrow_gets_text() -> None:
         f"table inbound_events: when 2026-11-23 15:48, what {'x' * 50}",
         "table chat_sessions: when -, what short",
     ]
+    narrow, out = screen(36)
+    narrow.table("Things", ("Table", "#When", "What"), [["inbound_events", "2026-11-23 15:48", ""]])
+    assert out.getvalue() == "table inbound_events: when 2026-11-23 15:48\n"
 
 
 def test_a_table_without_rows_has_its_heads() -> None:

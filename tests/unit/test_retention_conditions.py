@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +31,26 @@ def test_conditions_are_read_as_they_are_written(
 ) -> None:
     """A column, an operator, a value; quotes as in SQL where they are needed."""
     assert Condition.parse(text) == Condition(column=column, operator=operator, values=values)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("id = a or id = b", "'a or id = b' looks like several conditions: give --where once for each"),
+        ("id = 'a' AND name = 'b'", "looks like several conditions"),
+        ("id in ('a') or id in ('b')", "looks like several conditions"),
+        ("id is null or name = b", "ends after is null: give --where once for each"),
+        ("id = null", "write `is null` or `is not null`; or 'null' in quotes"),
+        ("id in (a, NULL)", "write `is null`"),
+    ],
+)
+def test_what_sql_would_read_otherwise_is_refused(text: str, sentence: str) -> None:
+    """As one value it would hold nothing, and nobody would see it; in quotes it is a text."""
+    with pytest.raises(ConfigurationError, match=re.escape(sentence)):
+        Condition.parse(text)
+    assert Condition.parse("a = 'x or null'").values == ("x or null",)
+    assert Condition.parse("a = 'null'").values == ("null",)
+    assert Condition.parse("a = orlando").values == ("orlando",)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,12 @@ def test_every_variable_is_read() -> None:
             )
             for share in ("0", "-0.1", "1.01", "10%", "nan", "inf")
         ),
+        ({"WATCHKEEPER_REQUEST_SAMPLE": "7"}, r"such as 0\.1 for every tenth trace\."),
+        (
+            {"WATCHKEEPER_RETENTION_MAX_SHARE": "7"},
+            r"MAX_SHARE takes a share .* for four fifths of a table\.",
+        ),
+        ({"WATCHKEEPER_RETENTION_BUDGET": "7"}, r"BUDGET takes a share .* for a quarter of the time\."),
         *(
             (
                 {f"WATCHKEEPER_RETENTION_{name}": "0"},

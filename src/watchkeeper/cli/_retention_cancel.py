@@ -21,6 +21,6 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
 async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     """Say the word, and what comes of it."""
     run = await keeper.retention.operator.cancel(arguments.table, by=arguments.by)
-    rest = f"run {run} ends at its next transaction, and the rest waits for the next due"
+    rest = f"nothing more of run {run} goes, and the rest waits for the next due"
     show_word(screen, arguments, "cancelled", run, rest)
     return 0

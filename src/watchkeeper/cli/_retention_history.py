@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from watchkeeper.cli._audit_list import limited
-from watchkeeper.cli._screen import Screen, duration
+from watchkeeper.cli._screen import Screen, duration, unnamed
 
 if TYPE_CHECKING:
     import argparse
@@ -31,9 +31,13 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     elif screen.terminal:
         screen.table(
             "Retention runs",
-            ("#Run", "Table", "Started", "#Took", "State", "#Rows", "Error"),
-            [(*_cells(run, screen), run.error or "") for run in runs],
+            ("#Run", "Table", "Started", "#Took", "State", "#Rows", "Besides"),
+            [(*_cells(run, screen), _besides(run)) for run in runs],
         )
+        for run in runs:
+            if run.error is not None:
+                error = unnamed(run.table, run.error)
+                screen.say(f"{run.table}: run {run.id} {run.state}: {error}")
     else:
         for run in runs:
             screen.say(_sentence(run, screen))
@@ -51,16 +55,29 @@ def _cells(run: PastRun, screen: Screen) -> tuple[str, ...]:
     )
 
 
+def _besides(run: PastRun) -> str:
+    """Return what else became of the rows."""
+    told = []
+    if run.partitions:
+        told.append(f"{len(run.partitions):,} partitions dropped")
+    if run.archived:
+        told.append(f"{run.archived:,} archived")
+    if run.restored:
+        told.append("restored" if run.restored == run.archived else f"{run.restored:,} restored")
+    return ", ".join(told)
+
+
 def _took(run: PastRun) -> str:
     return "-" if run.finished_at is None else duration(run.finished_at - run.started_at)
 
 
 def _sentence(run: PastRun, screen: Screen) -> str:
     took = "" if run.finished_at is None else f" in {_took(run)}"
-    error = f": {run.error}" if run.error else ""
+    error = f": {unnamed(run.table, run.error)}" if run.error else ""
+    besides = f" ({_besides(run)})" if _besides(run) else ""
     return (
         f"run {run.id} on {run.table} ({run.trigger}, {screen.time(run.started_at)}) {run.state},"
-        f" {run.deleted:,} rows deleted{took}{error}"
+        f" {run.deleted:,} rows deleted{besides}{took}{error}"
     )
 
 
@@ -72,6 +89,12 @@ def _document(run: PastRun) -> dict[str, object]:
         "trigger": run.trigger,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
+        "due": run.due,
+        "attempt": run.attempt,
+        "planned": run.planned,
         "deleted": run.deleted,
+        "partitions": run.partitions,
+        "archived": run.archived,
+        "restored": run.restored,
         "error": run.error,
     }

@@ -62,17 +62,28 @@ async def _add(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Scree
     hold = await retention.operator.hold(
         arguments.table, conditions, reason=arguments.reason, owner=arguments.owner, until=until
     )
-    _show([hold], screen)
+    rows = await retention.operator.count_held(hold)
+    if screen.json:
+        screen.document([{**_document(hold), "rows": rows}])
+    else:
+        screen.say(f"{_sentence(hold, screen)}; {_holds(rows)}")
     return 0
 
 
+def _holds(rows: int | None) -> str:
+    if rows is None:
+        return "it holds some rows, which take too long to count"
+    return f"it holds {rows:,} rows now" if rows else "it holds no row now: is that meant?"
+
+
 async def _list(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    _show(await keeper.retention.operator.holds(ended=arguments.ended), screen)
+    _show(await keeper.retention.operator.holds(ended=arguments.ended), screen, ended=arguments.ended)
     return 0
 
 
 async def _release(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    _show([await keeper.retention.operator.release(arguments.hold, released_by=arguments.by)], screen)
+    ended = await keeper.retention.operator.release(arguments.hold, released_by=arguments.by)
+    _show([ended], screen, ended=True)
     return 0
 
 
@@ -92,13 +103,21 @@ def _time(text: str, zone: str) -> datetime:
     return time if time.tzinfo is not None else time.replace(tzinfo=ZoneInfo(zone))
 
 
-def _show(holds: Sequence[Hold], screen: Screen) -> None:
+def _show(holds: Sequence[Hold], screen: Screen, *, ended: bool) -> None:
     if screen.json:
         screen.document([_document(hold) for hold in holds])
     elif screen.terminal:
         screen.table(
             "Holds",
-            ("#Hold", "Table", "Since", "Until", "Owner", "Released", "Rows and reason"),
+            (
+                "#Hold",
+                "Table",
+                "Since",
+                "Until",
+                "Owner",
+                *(["Released"] if ended else []),
+                "Rows and reason",
+            ),
             [
                 (
                     str(hold.id),
@@ -106,7 +125,7 @@ def _show(holds: Sequence[Hold], screen: Screen) -> None:
                     screen.time(hold.created_at),
                     screen.time(hold.until),
                     hold.owner,
-                    screen.time(hold.released_at),
+                    *([screen.time(hold.released_at)] if ended else []),
                     f"{hold}: {hold.reason}",
                 )
                 for hold in holds

@@ -23,6 +23,6 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
 async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     """Say the word, and what comes of it."""
     run = await keeper.retention.operator.pause(arguments.table, by=arguments.by)
-    stops = "" if run is None else f"run {run} stops at its next transaction, and "
-    show_word(screen, arguments, "paused", run, f"{stops}no other begins")
+    rest = "no run begins" if run is None else f"nothing more of run {run} goes, and no other begins"
+    show_word(screen, arguments, "paused", run, rest)
     return 0

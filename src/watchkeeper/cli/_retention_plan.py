@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.cli._screen import Screen, days, duration, volume
+from watchkeeper.cli._screen import Screen, days, duration, unnamed, volume
 
 if TYPE_CHECKING:
     import argparse
@@ -47,8 +47,10 @@ def show_plans(plans: Sequence[Plan], screen: Screen) -> None:
         )
     for plan in plans:
         if plan.problem:
-            screen.say(f"{plan.policy.name}: {plan.problem}")
-        elif screen.terminal:
+            screen.say(f"{plan.policy.name}: {unnamed(plan.policy.name, plan.problem)}")
+        if not plan.why:
+            continue  # it could not be looked at
+        if screen.terminal:
             screen.say(f"{plan.policy.name}: {_way(plan)}")
         else:
             screen.say(_sentence(plan, screen))
@@ -61,7 +63,7 @@ def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
         plan.policy.name,
         days(plan.policy.keep),
         screen.time(plan.horizon),
-        "-" if plan.problem and not plan.rows else _rows(plan),
+        _rows(plan) if plan.why else "-",
         _share(plan),
         _held(plan) if plan.holds else "-",
         screen.time(plan.oldest),
@@ -71,9 +73,10 @@ def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
 def _sentence(plan: Plan, screen: Screen) -> str:
     share = f" ({_share(plan)} of the table)" if plan.table_rows else ""
     oldest = f", the oldest of {screen.time(plan.oldest)}" if plan.oldest else ""
-    held = f"; {_held(plan)} more are held" if plan.holds else ""
+    held = f"; {_held(plan)} more are held" if plan.holds and plan.held != 0 else ""
+    but = "but for that, " if plan.problem else ""
     return (
-        f"{plan.policy.name}: {_rows(plan)} rows would go{share}, older than {screen.time(plan.horizon)}"
+        f"{plan.policy.name}: {but}{_rows(plan)} rows would go{share}, older than {screen.time(plan.horizon)}"
         f" ({days(plan.policy.keep)}){oldest}{held}; {_way(plan)}"
     )
 

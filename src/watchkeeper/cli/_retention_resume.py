@@ -21,6 +21,9 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
 async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     """Say the word, and what comes of it."""
     run = await keeper.retention.operator.resume(arguments.table, by=arguments.by)
-    rest = "what is due goes on from where it stopped" if run is None else f"run {run} goes on"
+    # A run by hand has nobody who would start it again.
+    rest = "what is due goes on from where it stopped; what was run by hand is to be run again"
+    if run is not None:
+        rest = f"run {run} goes on"
     show_word(screen, arguments, "resumed", run, rest)
     return 0

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from watchkeeper.cli._retention_plan import show_plans
-from watchkeeper.cli._screen import Screen, duration
+from watchkeeper.cli._screen import Screen, duration, unnamed
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from watchkeeper.keeper import Watchkeeper
-    from watchkeeper.retention import Retention, RunResult
+    from watchkeeper.retention import Plan, Retention, RunResult
 
 
 def add(actions: argparse._SubParsersAction[Any]) -> None:
@@ -42,9 +42,12 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
     if not 0.0 < share <= 1.0:
-        raise argparse.ArgumentTypeError(f"a share is over 0 and up to 1, not {text}")
+        raise argparse.ArgumentTypeError(f"a share is a number over 0 and up to 1, such as 0.5, not {text}")
     return share
 
 
@@ -60,19 +63,36 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         budget=arguments.budget or retention.limits.budget,
     )
     totals: dict[str, int] = {}
+    problems = 0
     if screen.terminal:
         plans = await retention.plan(tables, limits=limits)
         show_plans(plans, screen)
         totals = {plan.policy.name: plan.rows for plan in plans if not plan.problem}
-        rows = sum(totals.values())
-        if not arguments.yes and not await screen.ask(f"Delete {rows:,} rows now?"):
-            screen.say("Nothing was deleted.")
-            return 0
+        problems = len(plans) - len(totals)
+        if not arguments.yes and not await _ask(plans, screen):
+            return int(problems > 0)
+        if not arguments.yes:
+            tables = list(totals)  # what was asked for
     with _stoppable(retention), screen.progress(totals) as bars:
         retention.lines.on_wait = bars.wait
         results = await retention.run_now(tables, bars.advance, limits=limits)
     _show(results, screen)
-    return int(any(result.status != "completed" for result in results))
+    return int(problems > 0 or any(result.status != "completed" for result in results))
+
+
+async def _ask(plans: Sequence[Plan], screen: Screen) -> bool:
+    """Ask whether what can be run is to be run; no question where that would delete nothing."""
+    runnable = [plan for plan in plans if not plan.problem]
+    rows = sum(plan.rows for plan in runnable)
+    if not rows and all(plan.exact for plan in runnable):
+        screen.say("Nothing can be run." if not runnable else "There is nothing to delete.")
+        return False
+    about_ = "" if all(plan.exact for plan in runnable) else "about "
+    of = "" if len(runnable) == len(plans) else f" of {', '.join(plan.policy.name for plan in runnable)}"
+    if await screen.ask(f"Delete {about_}{rows:,} rows{of} now?"):
+        return True
+    screen.say("Nothing was deleted.")
+    return False
 
 
 @contextmanager
@@ -102,7 +122,7 @@ def _sentence(result: RunResult) -> str:
     run = f" (run {result.run})" if result.run is not None else ""
     text = f"{result.table}: {result.status}, {result.deleted:,} rows deleted"
     if result.error is not None:
-        return f"{text}{run}: {_one_line(result.error)}"
+        return f"{text}{run}: {unnamed(result.table, _one_line(result.error))}"
     return f"{text} in {duration(result.duration)}{run}"
 
 

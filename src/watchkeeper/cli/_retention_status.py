@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from watchkeeper.cli._screen import Screen, days, duration
+from watchkeeper.cli._screen import Screen, days, duration, unnamed
 
 if TYPE_CHECKING:
     import argparse
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.retention import PastRun, PolicyStatus, Vacuum
+
+_NO_TABLE: Final = "there is no such table that the service can see"
 
 
 def add(actions: argparse._SubParsersAction[Any]) -> None:
@@ -56,10 +58,13 @@ def _show_tables(found: Sequence[PolicyStatus], screen: Screen) -> None:
         [_vacuum_cells(status.vacuum, screen) for status in found if status.vacuum],
     )
     for status in found:
+        if status.vacuum is None:
+            screen.say(f"{status.policy.name}: {_NO_TABLE}")
         if status.paused_at is not None:
             screen.say(f"{status.policy.name}: {_paused(status, screen)}")
         if status.last is not None and status.last.error is not None:
-            screen.say(f"{status.policy.name}: run {status.last.id} {status.last.state}: {status.last.error}")
+            error = unnamed(status.policy.name, status.last.error)
+            screen.say(f"{status.policy.name}: run {status.last.id} {status.last.state}: {error}")
 
 
 def _cells(status: PolicyStatus, screen: Screen) -> tuple[str, ...]:
@@ -100,14 +105,14 @@ def _vacuum_cells(vacuum: Vacuum, screen: Screen) -> tuple[str, ...]:
 
 def _sentence(status: PolicyStatus, screen: Screen) -> str:
     last = status.last
-    text = f"{status.policy.name}: kept {days(status.policy.keep)}, next due {screen.time(status.next_due)}"
+    when = f"next due {screen.time(status.next_due)}"
     if status.paused_at is not None:
-        text = f"{text}, {_paused(status, screen)}"
-    if status.vacuum is not None:
-        text = f"{text}, {_vacuum(status.vacuum, screen)}"
+        when = _paused(status, screen)
+    text = f"{status.policy.name}: kept {days(status.policy.keep)}, {when}"
+    text = f"{text}, {_NO_TABLE if status.vacuum is None else _vacuum(status.vacuum, screen)}"
     if last is None:
         return f"{text}, never ran"
-    error = f": {last.error}" if last.error else ""
+    error = f": {unnamed(status.policy.name, last.error)}" if last.error else ""
     return (
         f"{text}, last success {screen.time(status.last_success)}, run {last.id} ({last.trigger},"
         f" {screen.time(last.started_at)}) {last.state}, {_progress(status, last)}{error}"
@@ -151,7 +156,7 @@ def _document(status: PolicyStatus) -> dict[str, object]:
         "table": status.policy.name,
         "keep_seconds": status.policy.keep,
         "since": status.since,
-        "next_due": status.next_due,
+        "next_due": None if status.paused_at is not None else status.next_due,
         "paused_at": status.paused_at,
         "paused_by": status.paused_by,
         "last_success": status.last_success,

@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Screen:
         Args:
             title: What it shows.
             columns: Heads; one that starts with `#` is a number and stands to the right.
-            rows: Cells as text.
+            rows: Cells as text; the last of each is folded over lines where it is too long for one.
         """
         if self._console is None:
             raise AssertionError("a table is for a terminal")
@@ -105,16 +105,20 @@ class Screen:
         title = f"{title} (times in {self._zone.key})"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
         for column, head in zip(columns, heads, strict=True):
-            table.add_column(head, justify="right" if column.startswith("#") else "left", no_wrap=True)
-        for *cells, last in rows:
-            fitting = last if len(last) <= room else f"{last[: room - 1]}…"
-            table.add_row(*(escape(printable(cell)) for cell in (*cells, fitting)))
+            justify: Literal["left", "right"] = "right" if column.startswith("#") else "left"
+            if column is columns[-1]:
+                table.add_column(head, justify=justify, overflow="fold", max_width=room)
+            else:
+                table.add_column(head, justify=justify, no_wrap=True)
+        for cells in rows:
+            table.add_row(*(escape(printable(cell)) for cell in cells))
         self._console.print(table)
 
     def _list(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write a table as text, where the terminal is too narrow for it."""
         for first, *cells in rows:
-            told = ", ".join(f"{head.lower()} {cell}" for head, cell in zip(heads[1:], cells, strict=True))
+            named = zip(heads[1:], cells, strict=True)
+            told = ", ".join(f"{head.lower()} {cell}" for head, cell in named if cell)
             self.say(f"{heads[0].lower()} {first}: {told}")
 
     async def ask(self, question: str) -> bool:
@@ -191,6 +195,16 @@ def days(span: timedelta) -> str:
     """Return how long rows are kept."""
     count = span / timedelta(days=1)
     return f"{count:g} day{'' if count == 1 else 's'}"
+
+
+def unnamed(table: str, text: str) -> str:
+    """Return a sentence about a table as it is said after the table's name: that is not said twice.
+
+    Args:
+        table: The policy's name.
+        text: The sentence.
+    """
+    return text.removeprefix(f"{table} is ")
 
 
 def _console(out: TextIO, *, json: bool) -> Console | None:

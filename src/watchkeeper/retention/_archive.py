@@ -128,6 +128,7 @@ class FolderArchive:
             ArchiveError: The file is missing, too short, or cannot be read.
         """
         url = urlsplit(location.place)
+        machine = url.hostname or "this machine"
         if url.scheme != "file":
             raise ArchiveError(
                 f"{location.place} is in no folder: use the archive that the service wrote it with."
@@ -138,7 +139,7 @@ class FolderArchive:
             data = await asyncio.to_thread(_read, (written, here), location)
         except FileNotFoundError as error:
             raise ArchiveError(
-                f"The file {written} of {url.hostname} is missing: run this there, or bring the file here, to"
+                f"The file {written} of {machine} is missing: run this there, or bring the file here, to"
                 f" {here}."
             ) from error
         except OSError as error:
@@ -148,7 +149,7 @@ class FolderArchive:
             ) from error
         if len(data) < location.length:
             raise ArchiveError(
-                f"The file {written} of {url.hostname} ends before byte {location.start + location.length}:"
+                f"The file {written} of {machine} ends before byte {location.start + location.length}:"
                 f" bring the whole file to {here}."
             )
         return data

@@ -1,4 +1,4 @@
-"""How far the first pass of a run has come, so that the next attempt at its due need not begin again.
+"""How far the first pass of a run has come, so that the next one need not begin again.
 
 What is deleted does not depend on it: after the first pass each run goes over the whole table again. It
 counts for the same way through the table only, and for the same files: one that was written anew (VACUUM
@@ -55,7 +55,9 @@ async def find_cursor(
     """
     parameters = {
         "oid": target.oid,
+        "run": claim.id,
         "table": claim.table_name,
+        "trigger": claim.trigger,
         "due_at": claim.due_at,
         "attempt": claim.attempt,
     }

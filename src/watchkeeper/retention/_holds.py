@@ -42,6 +42,11 @@ _WRITTEN: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NO_TEXT: Final = re.compile(r"[\x00\ud800-\udfff]")
+_JOINED: Final = re.compile(r"\s(?:and|or)\s", re.IGNORECASE)
+_ONE_EACH: Final = (
+    "give --where once for each of several conditions that a row is to meet, and add a hold for each of"
+    " several of which one is enough"
+)
 _QUOTED: Final = re.compile(r"'((?:[^']|'')*)'")
 
 
@@ -102,8 +107,10 @@ class Condition:
         values: list[str] = []
         if operator == _IN:
             values = [_value(part) for part in _parts(rest.removeprefix("(").removesuffix(")"))]
-        elif rest:
+        elif rest and operator not in _NULL:
             values = [_value(rest)]
+        elif rest:
+            raise ConfigurationError(f"The condition {text!r} ends after {operator}: {_ONE_EACH}.")
         return cls(column=found["quoted"] or found["plain"], operator=operator, values=tuple(values))
 
     def __str__(self) -> str:
@@ -251,4 +258,16 @@ def _parts(text: str) -> list[str]:
 
 def _value(text: str) -> str:
     quoted = _QUOTED.fullmatch(text)
-    return text if quoted is None else quoted[1].replace("''", "'")
+    if quoted is not None:
+        return quoted[1].replace("''", "'")
+    if text.lower() == "null":
+        raise ConfigurationError(
+            "No value is equal to NULL, nor different from it: write `is null` or `is not null`; or 'null' in"
+            " quotes, if that text is meant."
+        )
+    if _JOINED.search(text):
+        raise ConfigurationError(
+            f"{text!r} looks like several conditions: {_ONE_EACH}; put the value in single quotes if it is"
+            " meant as text."
+        )
+    return text

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from watchkeeper.audit import append
-from watchkeeper.exceptions import ConfigurationError, RetentionError
+from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError, RetentionError
 from watchkeeper.retention._holds import Condition, Hold, add_hold, read_holds, release_hold
 from watchkeeper.retention._orders import cancel_run, pause_policy, resume_policy
 from watchkeeper.retention._policy import choose
+from watchkeeper.retention._query import QUERIES, fetch_row
 from watchkeeper.retention._restore import ArchivedRun, Restored, Restoring, read_archived_run
+from watchkeeper.retention._share import COUNT_TIMEOUT_MS
 from watchkeeper.retention._target import find_target
 
 if TYPE_CHECKING:
@@ -74,11 +79,34 @@ class Operator:
         async with self._database.transaction() as conn:
             hold = await add_hold(conn, table, conditions, reason=reason, owner=owner, until=until)
             try:
-                await (await find_target(conn, policy)).with_holds(conn)
+                target = await find_target(conn, policy)
             except RetentionError as error:
                 raise ConfigurationError(f"The hold was not added: {error}") from error
+            why = await replace(target, holds=(hold,)).why_not_applied(conn)
+            if why is not None:
+                raise ConfigurationError(f"The hold was not added: {why}.")
             await self._audit_hold(conn, "retention.hold", owner, hold)
         return hold
+
+    async def count_held(self, hold: Hold) -> int | None:
+        """Count the rows that a hold keeps now, whatever their age.
+
+        Args:
+            hold: One on a table of this service.
+
+        Returns:
+            How many; None where that cannot be counted, such as in the few seconds that it may take.
+        """
+        (policy,) = choose(self._policies, [hold.table_name])
+        limits = {"statement_ms": str(COUNT_TIMEOUT_MS), "lock_ms": str(COUNT_TIMEOUT_MS)}
+        try:
+            async with self._database.transaction() as conn:
+                await conn.execute(QUERIES["limits"], limits)
+                target = replace(await find_target(conn, policy), holds=(hold,))
+                (rows,) = await fetch_row(conn, target.fill(QUERIES["count_hold"]), {})
+        except (RetentionError, DatabaseUnavailableError, psycopg.Error):
+            return None  # it is in force all the same
+        return int(rows)
 
     async def release(self, hold: int, *, released_by: str) -> Hold:
         """End a hold; it is audited.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from watchkeeper.exceptions import ConfigurationError, RetentionError
-from watchkeeper.retention._query import QUERIES, fetch_row
+from watchkeeper.retention._query import QUERIES
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -70,10 +70,11 @@ def cancelled(table: str, by: str) -> RunCancelledError:
 
 def paused(claim: Claim, by: str) -> RunPausedError:
     """Return the error of a run that stopped because an operator paused its policy."""
-    again = "" if claim.trigger == "schedule" else ", and run it again"
+    resume = f"`retention resume {claim.table_name}`"
+    again = f"{resume} lets its due go on" if claim.trigger == "schedule" else f"{resume}, then run it again"
     return RunPausedError(
-        f"The run on {claim.table_name} was stopped, because {by} paused its policy: `retention"
-        f" resume {claim.table_name}` lets it go on{again}."
+        f"The run on {claim.table_name} was stopped, because {by} paused its policy: {again}, and it begins"
+        " where it ended."
     )
 
 
@@ -140,16 +141,31 @@ async def why_not_now(conn: AsyncConnection[Any], table: str) -> RetentionError:
         conn: Any connection.
         table: Name of a registered policy.
     """
-    paused_at, paused_by = await fetch_row(conn, QUERIES["paused"], {"table": table})
-    if paused_at is not None:
-        return RetentionError(
-            f"{table} is not pruned: {paused_by} paused it, since {paused_at:%Y-%m-%d %H:%M:%S %Z}."
-            f" `retention resume {table}` lets it run again."
+    # Between the claim that failed and this look, it may have ended.
+    return RetentionError(await find_hindrance(conn, table) or f"{table} was being pruned: run it again.")
+
+
+async def find_hindrance(conn: AsyncConnection[Any], table: str) -> str | None:
+    """Say why no run of a policy can begin now: it is paused, or has a run already; None if one can.
+
+    Args:
+        conn: Any connection.
+        table: Name of a policy.
+    """
+    paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
+    if paused is not None and paused[0] is not None:
+        return (
+            f"{table} is paused by {paused[1]} since {paused[0]:%Y-%m-%d %H:%M:%S %Z}: `retention resume"
+            f" {table}` lets it run again."
         )
     row = await (await conn.execute(QUERIES["open_run"], {"table": table})).fetchone()
-    return RetentionError(
-        f"{table} is being pruned already"
-        + (f" (run {row[0]}, since {row[1]:%H:%M:%S %Z}): wait for it to end." if row else ".")
+    if row is None:
+        return None
+    run, since, lease_until, _ = row
+    return (
+        f"{table} is being pruned already (run {run}, since {since:%Y-%m-%d %H:%M:%S %Z}): wait for it to"
+        f" end. If its process is gone, its lease ends at {lease_until:%Y-%m-%d %H:%M:%S %Z}, and another"
+        " can begin after that."
     )
 
 

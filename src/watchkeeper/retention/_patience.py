@@ -93,8 +93,9 @@ class Patience:
             RunTimeoutError: The run took longer than it may.
         """
         if self._stopping.is_set():
+            again = "its due goes on" if self._claim.trigger == "schedule" else "run it again, and it goes on"
             raise StopRequestedError(
-                f"The run on {self._policy.name} was asked to stop: the next one goes on where it ended."
+                f"The run on {self._policy.name} was asked to stop: {again} where it ended."
             )
         if time.monotonic() - self._began > self._limits.timeout.total_seconds():
             raise self._timed_out()

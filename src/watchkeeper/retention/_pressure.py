@@ -192,7 +192,9 @@ def _of_replicas(seen: Mapping[str, Any], thresholds: Thresholds, part: float) -
 def _of_transactions(seen: Mapping[str, Any], thresholds: Thresholds) -> Pressure | None:
     if (seen["transaction_seconds"] or 0) <= thresholds.transaction.total_seconds():
         return None
-    detail = f"a transaction of {seen['transaction']} is open for {seen['transaction_seconds'] / 60:,.0f} min"
+    seconds = seen["transaction_seconds"]
+    span = f"{seconds / 60:,.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    detail = f"a transaction of {seen['transaction']} is open for {span}"
     return Pressure(reason="long transaction", detail=f"{detail}, and nothing can be vacuumed meanwhile")
 
 

@@ -89,8 +89,13 @@ class JobLines:
         """Say what runs cannot wait for, because the service's role does not see it."""
         self._logging.event("warn", type="retention", status="blind", msg=sentence)
 
-    def finished(self, results: Sequence[RunResult]) -> None:
-        """Say how everything went that was due; nothing if nothing was."""
+    def finished(self, results: Sequence[RunResult], *, by_hand: bool = False) -> None:
+        """Say how everything went that was due; nothing if nothing was.
+
+        Args:
+            results: What was run.
+            by_hand: Whether an operator wanted it, so that nobody goes on by himself with what was stopped.
+        """
         self._begun = False
         bad = [result for result in results if result.status in _BAD]
         if bad:
@@ -104,7 +109,10 @@ class JobLines:
         elif any(
             result.status == "stopped" and not isinstance(result.error, RunPausedError) for result in results
         ):
-            self.scheduled(datetime.now(UTC))
+            if by_hand:
+                self._write("info", status="stopped")
+            else:
+                self.scheduled(datetime.now(UTC))
         elif results:
             self._write("info", status="completed")
 

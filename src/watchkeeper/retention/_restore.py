@@ -1,4 +1,9 @@
-"""Rows of a run brought back from the archive: a transaction for each segment, with its audit entry.
+"""Rows of a run brought back from the archive, a transaction for each segment.
+
+The audit log has two entries of it. The first transaction that brings rows back writes that it begins, so
+that no row is back of which nothing is said; when all is done, a second one sums up. Has a process died
+between them, the ledger says which segments came back since then (`restored_at`). Where nothing comes back,
+nothing has changed, and there is no entry.
 
 A segment's checksum is compared before any of its rows comes back. What is missing or damaged is told, and
 does not keep the others from coming back.
@@ -19,6 +24,7 @@ from psycopg.rows import dict_row
 from watchkeeper.audit import append
 from watchkeeper.exceptions import (
     ArchiveError,
+    AuditError,
     ConfigurationError,
     DatabaseUnavailableError,
     RetentionError,
@@ -176,10 +182,11 @@ class Restoring:
         self._found = found
         self._restored_by = restored_by
         self._on_rows = on_rows
+        self._begun: int | None = None  # the first audit entry
 
     async def run(self) -> Restored:
         """Put back what was not yet; run again after a problem, it goes on."""
-        rows = present = 0
+        rows = present = segments = 0
         problems: list[str] = []
         for segment in self._found.missing:
             try:
@@ -189,12 +196,24 @@ class Restoring:
                 continue
             try:
                 inserted = await self._put_back(segment, lines)
-            except (RetentionError, DatabaseUnavailableError, psycopg.Error) as error:
+            except (RetentionError, AuditError, DatabaseUnavailableError, psycopg.Error) as error:
                 problems.append(self._sentence(error))
                 break  # the next one would fail like it
+            if inserted is None:
+                continue
+            segments += 1
             rows += inserted
             present += len(lines) - inserted
             self._on_rows(len(lines))
+        if self._begun is not None:
+            counted = {"restored": rows, "present": present, "segments": segments, "problems": len(problems)}
+            try:
+                await self._sum_up(counted)
+            except (AuditError, DatabaseUnavailableError, psycopg.Error) as error:
+                problems.append(
+                    "What came back is not summed up in the audit log, where entry"
+                    f" {self._begun} says that it began: {' '.join(str(error).split())}"
+                )
         return Restored(
             found=self._found,
             rows=rows,
@@ -215,7 +234,9 @@ class Restoring:
             ) from error
         return [line for position, line in enumerate(lines) if position not in segment.kept]
 
-    async def _put_back(self, segment: Segment, lines: Sequence[str]) -> int:
+    async def _put_back(self, segment: Segment, lines: Sequence[str]) -> int | None:
+        """Put a segment's rows back and return how many; None if somebody else was quicker."""
+        begun = self._begun
         async with self._database.transaction(statement_timeout=_STATEMENT_TIMEOUT * 2) as conn:
             limits = {
                 "statement_ms": _milliseconds(_STATEMENT_TIMEOUT),
@@ -224,28 +245,37 @@ class Restoring:
             await conn.execute(QUERIES["limits"], limits)
             await self._keep_runs_out(conn)
             noted = await conn.execute(QUERIES["note_restored"], {"segment": segment.id})
-            if await noted.fetchone() is None:  # somebody else was quicker
-                return 0
+            if await noted.fetchone() is None:
+                return None
+            if begun is None:
+                missing = self._found.missing
+                begun = await self._append(
+                    conn, {"status": "begun", "rows": self._found.rows, "segments": len(missing)}
+                )
             await conn.execute(QUERIES["text_format"])
             query = await self._query(conn, json.loads(lines[0]).keys())
             rows = 0
             for part in _bounded(lines):
                 rows += (await conn.execute(query, {"rows": f"[{','.join(part)}]"})).rowcount
-            await append(
-                conn,
-                actor_type="user",
-                actor_id=self._restored_by,
-                action=ACTION,
-                entity=self._found.table,
-                entity_id=str(self._found.run),
-                payload={
-                    "segment": segment.id,
-                    "restored": rows,
-                    "present": len(lines) - rows,
-                    "place": segment.location.place,
-                },
-            )
+        self._begun = begun
         return rows
+
+    async def _sum_up(self, counted: dict[str, int]) -> None:
+        """Write the second entry; the sentences of problems stay out of it, as they may quote rows."""
+        status = "incomplete" if counted["problems"] else "completed"
+        async with self._database.transaction() as conn:
+            await self._append(conn, {"status": status, "begun": self._begun, **counted})
+
+    async def _append(self, conn: AsyncConnection[Any], payload: dict[str, object]) -> int:
+        return await append(
+            conn,
+            actor_type="user",
+            actor_id=self._restored_by,
+            action=ACTION,
+            entity=self._found.table,
+            entity_id=str(self._found.run),
+            payload=payload,
+        )
 
     async def _keep_runs_out(self, conn: AsyncConnection[Any]) -> None:
         """See that none is open or begins until this transaction ends: it would delete them anew."""
@@ -264,11 +294,11 @@ class Restoring:
         if row is None:
             raise RetentionError(f"There is no table {self._found.table} any more: create it as it was.")
         oid, schema, name, *_ = row
-        (allowed,) = await fetch_row(conn, QUERIES["may_insert"], {"oid": oid})
+        allowed, grant = await fetch_row(conn, QUERIES["may_insert"], {"oid": oid})
         if not allowed:
             raise RetentionError(
-                f"The service lacks INSERT on {self._found.table}: grant it, as the table's owner, for as"
-                " long as it takes."
+                f"The service lacks INSERT on {self._found.table}. As its owner, for as long as it takes:"
+                f" {grant};"
             )
         table = sql.Identifier(doubled(schema), doubled(name))
         await conn.execute(sql.SQL(QUERIES["lock_table"]).format(table=table), {})

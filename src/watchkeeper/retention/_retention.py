@@ -6,7 +6,7 @@ an entry in the audit log.
 Lines:
     `{type: "job", name: "retention", status: "scheduled", due}` when the policies were registered, and when a
     run was stopped with its process (it goes on elsewhere); `started`, then `completed` or `failed` (level
-    error, with `error`) around all that was due.
+    error, with `error`) around all that was due; `stopped` where an operator stopped his own run.
     `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
     it failed or was refused; `msg` tells which old partitions could not be dropped as a whole, and why. While
     it runs: `waiting` and `resumed`, with `reason`; once, `blind` with `msg`.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import psycopg
@@ -29,7 +30,7 @@ from watchkeeper.retention._attempts import RETRY_WAITS
 from watchkeeper.retention._backlog import BacklogWatch
 from watchkeeper.retention._ledger import ACTOR, LEASE, Claim, Ledger
 from watchkeeper.retention._operator import Operator
-from watchkeeper.retention._orders import interrupted
+from watchkeeper.retention._orders import find_hindrance, interrupted
 from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies, choose
 from watchkeeper.retention._pressure import PressureWatch
@@ -195,7 +196,7 @@ class Retention:
                 else:
                     await self._run(policy, claim, results, progress, limits)
         finally:
-            self._lines.finished(results)
+            self._lines.finished(results, by_hand=True)
         return results
 
     async def plan(self, tables: Iterable[str] | None = None, *, limits: Limits | None = None) -> list[Plan]:
@@ -215,7 +216,9 @@ class Retention:
         for policy in chosen:
             try:
                 async with self._database.transaction() as conn, self._database.owner() as owner:
-                    plans.append(await plan(conn, owner, policy, now, limits or self.limits))
+                    hindrance = await find_hindrance(conn, policy.name)
+                    found = await plan(conn, owner, policy, now, limits or self.limits)
+                plans.append(replace(found, problem=hindrance or found.problem))
             except _TROUBLE_OF_ONE as error:
                 plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
         return plans

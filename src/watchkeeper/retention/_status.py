@@ -35,6 +35,11 @@ class PastRun:
         planned: About how many it had to delete, when it began; None if it did not get that far.
         waiting: What it waits for now: one of `REASONS`, a colon and details; None if it does not.
         error: Why it did not complete.
+        due: When it was due; for a run by hand, when it was asked for.
+        attempt: Its place among the attempts at that due.
+        partitions: What it dropped as a whole.
+        archived: How many of the rows that went are in the archive.
+        restored: How many of these were put back, or were there when they were to be.
     """
 
     id: int
@@ -47,6 +52,11 @@ class PastRun:
     planned: int | None
     waiting: str | None
     error: str | None
+    due: datetime
+    attempt: int
+    partitions: Sequence[str]
+    archived: int
+    restored: int
 
     def rate(self, now: datetime) -> float:
         """Return how many rows a second went, over all of its time.
@@ -160,6 +170,11 @@ def _status_of(
             planned=row["rows_planned"],
             waiting=row["waiting"],
             error=row["error"],
+            due=row["due_at"],
+            attempt=row["attempt"],
+            partitions=row["partitions"],
+            archived=row["archived"],
+            restored=row["restored"],
         )
     return PolicyStatus(
         policy=policy,

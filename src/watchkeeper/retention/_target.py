@@ -27,8 +27,8 @@ _REFUSALS: Final = {
     "unindexed": "each row deleted from {table} would search all of {detail}: make an index on the columns of"
     " that foreign key.",
     "rule": "the rule {detail} on {table} changes what a DELETE does: drop it, or the policy.",
-    "schema": "the service may not look into the schema of {table}: GRANT USAGE ON SCHEMA {detail}.",
-    "privileges": "the service lacks {detail} on {table}: grant it, as the table's owner.",
+    "schema": "the service may not look into the schema of {table}. As its owner: {detail};",
+    "privileges": "the service lacks {detail};",
     "row security": "row-level security on {detail} hides rows from the service: let it bypass that, or drop"
     " the policy.",
 }
@@ -102,16 +102,31 @@ class Target:
         if holds == self.holds:
             return self
         target = replace(self, holds=holds)
+        if await target.why_not_applied(conn) is None:
+            return target
+        for hold in holds:
+            why = await replace(self, holds=(hold,)).why_not_applied(conn)
+            if why is not None:
+                raise RetentionError(
+                    f"Nothing is deleted from {self.name}, because hold {hold.id} on it cannot be applied:"
+                    f" {why}. Release it (`retention hold release {hold.id}`), or mend the table."
+                )
+        raise AssertionError("what cannot be applied together cannot be applied one by one")
+
+    async def why_not_applied(self, conn: AsyncConnection[Any]) -> str | None:
+        """Return why the holds cannot be applied, as the database says it; None if they can.
+
+        Args:
+            conn: The connection of the transaction that they are to hold in.
+        """
         try:
             async with conn.transaction():
                 await conn.execute(QUERIES["meaning"])
-                await conn.execute(target.fill(QUERIES["check_holds"]), {})
+                await conn.execute(self.fill(QUERIES["check_holds"]), {})
         except (errors.ProgrammingError, errors.DataError) as error:
-            raise RetentionError(
-                f"Nothing is deleted from {self.name}, because a hold on it cannot be applied:"
-                f" {' '.join(str(error).split())}. See `retention hold list`; release it, or mend the table."
-            ) from error
-        return target
+            told = (error.diag.message_primary or str(error), error.diag.message_hint)
+            return " ".join(": ".join(part.rstrip(".") for part in told if part).split())
+        return None
 
 
 async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:

@@ -98,7 +98,8 @@ UPDATE retention_runs SET waiting = %(reason)s
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running';
 
 -- name: last_cursor
--- How far the attempts before had come with the first pass of this due, and which files the table has now.
+-- How far the attempts before had come with the first pass of this due, and which files the table has now. A run
+-- by hand has a due of its own: what counts for it is the table's last run, if that one did not come to its end.
 WITH RECURSIVE below AS (
     SELECT %(oid)s::oid AS oid
     UNION
@@ -106,12 +107,21 @@ WITH RECURSIVE below AS (
 )
 SELECT
     (SELECT md5(string_agg(b.oid || ' ' || coalesce(pg_relation_filenode(b.oid), 0), ',' ORDER BY b.oid)) FROM below b),
-    (SELECT r.cursor
-     FROM retention_runs r
-     WHERE r.table_name = %(table)s AND r.due_at = %(due_at)s AND r.attempt < %(attempt)s AND r.cursor IS NOT NULL
-         AND r.state IN ('stopped', 'failed')
-     ORDER BY r.attempt DESC
-     LIMIT 1);
+    CASE WHEN %(trigger)s = 'schedule' THEN (
+        SELECT r.cursor
+        FROM retention_runs r
+        WHERE r.table_name = %(table)s AND r.due_at = %(due_at)s AND r.attempt < %(attempt)s AND r.cursor IS NOT NULL
+            AND r.state IN ('stopped', 'failed')
+        ORDER BY r.attempt DESC
+        LIMIT 1
+    ) ELSE (
+        SELECT CASE WHEN r.state IN ('stopped', 'failed') THEN r.cursor END
+        FROM retention_runs r
+        WHERE r.table_name = %(table)s AND r.id < %(run)s
+            AND (r.cursor IS NOT NULL OR r.state NOT IN ('stopped', 'failed'))
+        ORDER BY r.id DESC
+        LIMIT 1
+    ) END;
 
 -- name: paused
 -- Since when a policy is paused, and by whom.
@@ -174,6 +184,10 @@ SELECT FROM {table} AS t WHERE {held} LIMIT 0;
 -- How many rows would be eligible but for a hold.
 SELECT count(*) FROM {table} AS t WHERE {old} AND {held};
 
+-- name: count_hold
+-- How many rows the holds keep, however young they are.
+SELECT count(*) FROM {table} AS t WHERE {held};
+
 -- name: has_held
 -- Whether a hold keeps any row.
 SELECT EXISTS (SELECT FROM {table} AS t WHERE {held});
@@ -182,13 +196,20 @@ SELECT EXISTS (SELECT FROM {table} AS t WHERE {held});
 -- For each registered policy: who paused it, its last run and the last one that completed.
 SELECT p.table_name, p.since, p.paused_at, p.paused_by,
     last.id AS run, last.state, last.trigger, last.started_at, last.finished_at, last.rows_deleted,
-    last.rows_planned, last.waiting, last.error ->> 'message' AS error,
+    last.rows_planned, last.waiting, last.error ->> 'message' AS error, last.due_at, last.attempt, last.partitions,
+    kept.archived, kept.restored,
     (SELECT max(r.finished_at) FROM retention_runs r
      WHERE r.table_name = p.table_name AND r.state = 'completed') AS last_success
 FROM retention_policies p
 LEFT JOIN LATERAL (
     SELECT * FROM retention_runs r WHERE r.table_name = p.table_name ORDER BY r.id DESC LIMIT 1
 ) AS last ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(a.deleted), 0)::bigint AS archived,
+        coalesce(sum(a.deleted) FILTER (WHERE a.restored_at IS NOT NULL), 0)::bigint AS restored
+    FROM retention_archives a
+    WHERE a.run = last.id
+) AS kept
 WHERE p.table_name = ANY (%(tables)s);
 
 -- name: doing
@@ -200,12 +221,19 @@ WHERE p.table_name = ANY (%(tables)s);
 
 -- name: history
 -- The runs of some tables, the latest first.
-SELECT id, table_name AS table, state, trigger, started_at, finished_at, rows_deleted AS deleted,
-    rows_planned AS planned, waiting, error ->> 'message' AS error
-FROM retention_runs
-WHERE table_name = ANY (%(tables)s)
-ORDER BY id DESC
-LIMIT %(limit)s;
+SELECT r.id, r.table_name AS table, r.state, r.trigger, r.started_at, r.finished_at, r.rows_deleted AS deleted,
+    r.rows_planned AS planned, r.waiting, r.error ->> 'message' AS error, r.due_at AS due, r.attempt, r.partitions,
+    kept.archived, kept.restored
+FROM (
+    SELECT * FROM retention_runs WHERE table_name = ANY (%(tables)s) ORDER BY id DESC LIMIT %(limit)s
+) AS r
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(a.deleted), 0)::bigint AS archived,
+        coalesce(sum(a.deleted) FILTER (WHERE a.restored_at IS NOT NULL), 0)::bigint AS restored
+    FROM retention_archives a
+    WHERE a.run = r.id
+) AS kept
+ORDER BY r.id DESC;
 
 -- name: limits
 -- Time-outs of this transaction, an error where row-level security would hide rows, and one meaning of times as text
@@ -326,12 +354,13 @@ SELECT 'rule', r.rulename::text
 FROM pg_rewrite r
 WHERE r.ev_class IN (SELECT oid FROM below) AND r.ev_type = '4'
 UNION ALL
-SELECT 'schema', n.nspname::text
+SELECT 'schema', format('GRANT USAGE ON SCHEMA %%I TO %%I', n.nspname, current_user)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = %(oid)s AND NOT has_schema_privilege(n.oid, 'USAGE')
 UNION ALL
-SELECT 'privileges', string_agg(p.privilege, ', ' ORDER BY p.place)
+SELECT 'privileges', format('%%1$s on %%2$s. As its owner: GRANT %%1$s ON %%2$s TO %%3$I',
+    string_agg(p.privilege, ', ' ORDER BY p.place), %(oid)s::oid::regclass, current_user)
 FROM unnest(ARRAY['SELECT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS p (privilege, place)
 WHERE NOT has_table_privilege(%(oid)s::oid, p.privilege)
 HAVING count(*) > 0
@@ -701,8 +730,9 @@ WHERE id = %(segment)s AND restored_at IS NULL
 RETURNING id;
 
 -- name: may_insert
--- Whether rows can be put into a table by this role.
-SELECT has_table_privilege(%(oid)s::oid, 'INSERT');
+-- Whether rows can be put into a table by this role, and what lets it.
+SELECT has_table_privilege(%(oid)s::oid, 'INSERT'),
+    format('GRANT INSERT ON %%s TO %%I', %(oid)s::oid::regclass, current_user);
 
 -- name: restore_rows
 -- Put rows back, but for those that are there already; {typed} are read by their types' own input functions.
