@@ -316,4 +316,4 @@ async def test_the_bytes_of_a_run_that_was_interrupted_count_once(house: House) 
     await retention.tick()
     await house.retention(EVENTS).tick()
     assert house.sample("retention_bytes_deleted_total", table="inbound_events") == 700
-    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 7
+    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 0  # counted where they went
