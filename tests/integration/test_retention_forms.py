@@ -133,6 +133,7 @@ FORMS = {
             "CREATE TABLE t (id int PRIMARY KEY, at timestamptz)",
             "CREATE TABLE notes (t int REFERENCES t)",
             "CREATE INDEX ON notes (t)",
+            "GRANT SELECT ON notes TO keeper",
             NOTE.format("IF NEW.at > now() - interval '30 days' THEN", "END IF;"),
             "CREATE TRIGGER note AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note()",
         ),

@@ -211,6 +211,7 @@ async def test_bounds_are_read_whatever_the_time_zone(house: House) -> None:
                 "CREATE TABLE notes (event text, at timestamptz)",
                 "ALTER TABLE notes ADD FOREIGN KEY (event, at) REFERENCES inbound_events",
                 "CREATE INDEX ON notes (event, at)",
+                "GRANT SELECT ON notes TO keeper",
             ],
             "because notes refers to the table",
             id="foreign key",

@@ -83,12 +83,19 @@ def _sentence(plan: Plan, screen: Screen) -> str:
 
 def _way(plan: Plan) -> str:
     ageless = f"; {plan.ageless:,} without an age stay" if plan.ageless else ""
+    referenced = (
+        "" if plan.referenced == 0 else f"; {_count(plan.referenced)} stay while others refer to them"
+    )
     about = f"about {volume(plan.bytes)} in {duration(plan.takes)}"
-    return f"{about}, by {plan.strategy}, because {plan.why}{ageless}"
+    return f"{about}, by {plan.strategy}, because {plan.why}{referenced}{ageless}"
 
 
 def _held(plan: Plan) -> str:
-    return "some" if plan.held is None else f"{plan.held:,}"
+    return _count(plan.held)
+
+
+def _count(rows: int | None) -> str:
+    return "some" if rows is None else f"{rows:,}"
 
 
 def _rows(plan: Plan) -> str:
@@ -117,6 +124,7 @@ def _document(plan: Plan) -> dict[str, object]:
         "index": plan.index,
         "holds": [hold.id for hold in plan.holds],
         "held": plan.held,
+        "referenced": plan.referenced,
         "ageless": plan.ageless,
         "problem": plan.problem,
     }

@@ -37,6 +37,9 @@ PASSING: Final = (
     errors.LockNotAvailable,
     errors.DeadlockDetected,
     errors.SerializationFailure,
+    # Somebody referred to a row after it was seen to be free; the next try sees that.
+    errors.ForeignKeyViolation,
+    errors.RestrictViolation,  # from PostgreSQL 18 on
 )
 """What may pass by itself, and is tried again."""
 

@@ -51,6 +51,8 @@ class Plan:
         index: The statements that make an index of the ages, where there is none that helps.
         holds: What is held of the table.
         held: How many rows would go but for a hold; None where there are too many to count.
+        referenced: How many rows would go, were there not others that refer to them; None where there are too
+            many to count.
         ageless: How many rows have no age, and stay; None where there are too many to count.
         problem: Why nothing would go at all; None if nothing stands in the way.
     """
@@ -69,6 +71,7 @@ class Plan:
     index: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = ()
     held: int | None = 0
+    referenced: int | None = 0
     ageless: int | None = 0
     problem: str | None = None
 
@@ -130,6 +133,9 @@ async def plan(
         index=() if partitions.total else await propose_index(conn, target),
         holds=target.holds,
         held=await _look(conn, target, "count_held", {"horizon": horizon}) if target.holds else 0,
+        referenced=await _look(conn, target, "count_referenced", {"horizon": horizon})
+        if target.references
+        else 0,
         ageless=await _count_ageless(conn, target),
         problem=problem,
     )

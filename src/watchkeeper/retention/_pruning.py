@@ -83,6 +83,9 @@ _LARGEST_SIZE: Final[Mapping[type[Span], int]] = {AgeSpan: 50_000, BlockSpan: 81
 # each time that a plain one meets a locked row again.
 _CAREFUL_SWEEPS: Final = 8
 _MOST_CAREFUL_SWEEPS: Final = 256
+# Where rows of a table refer to others of it, each pass takes those that nothing refers to any more: so many
+# passes at most, on top of the others; the next run goes on.
+_MOST_LEVELS: Final = 200
 # Sweeps in a row that hold rows and delete none of them, until a trigger is taken for the reason.
 _VAIN_SWEEPS: Final = 3
 
@@ -132,6 +135,7 @@ class Pruning:
         self._locked = 0
         # and rows that were ours to delete, and stayed.
         self._kept = 0
+        self._went = 0  # rows that went
         self._cursor: Cursor | None = None  # in the first pass
         self._archiver = None
         if policy.archive and archive is not None:
@@ -163,12 +167,28 @@ class Pruning:
         if isinstance(first, AgeSpan) and not await self._patiently(self._is_left, target):
             return
         spans = [await self._patiently(self._again, target, first)]
-        for wait in PASS_WAITS:
-            if self._locked or self._kept:
-                await self._patience.pause(wait)
-            spans = await self._pass(target, spans, archived or self._sweep_carefully)
+        await self._come_back(target, spans, archived or self._sweep_carefully)
+
+    async def _come_back(self, target: Target, spans: list[Span], way: _Way) -> None:
+        """Go over what was left, until nothing is or what is left cannot be had."""
+        levels = _MOST_LEVELS if target.nested else 0
+        waits = list(PASS_WAITS)
+        while waits:
+            if self._went and levels:
+                levels -= 1
+            else:
+                wait = waits.pop(0)
+                if self._locked or self._kept:
+                    await self._patience.pause(wait)
+            spans = await self._pass(target, spans, way)
             if not spans:
                 return
+        if target.nested and self._went:
+            self.notes.append(
+                f"Rows of {target.name} refer to each other over more than {_MOST_LEVELS} steps: the next run"
+                " goes on with those that were referred to."
+            )
+            return
         if self._kept:
             raise _kept_by_trigger(target)
         if self._locked:
@@ -217,7 +237,7 @@ class Pruning:
         return (
             first == AgeSpan()
             and not self._met_locks
-            and not (target.in_parts or target.triggered or target.archived)
+            and not (target.in_parts or target.triggered or target.archived or target.references)
         )
 
     async def _is_left(self, target: Target) -> bool:
@@ -266,7 +286,7 @@ class Pruning:
     async def _pass(self, target: Target, spans: list[Span], way: _Way) -> list[Span]:
         """Go over the spans once, and return what the next pass has to go over."""
         left: list[Span] = []
-        seen = self._locked = self._kept = 0
+        seen = self._locked = self._kept = self._went = 0
         for span in spans:
             rest: Span | None = span
             while rest is not None:
@@ -275,13 +295,15 @@ class Pruning:
                 seen += swept.seen
                 self._locked += swept.seen - swept.held
                 self._kept += swept.held - swept.deleted
+                self._went += swept.deleted
                 if swept.seen > swept.deleted:
                     left.append(swept.covered)
                 rest = swept.rest
                 if rest is not None:
                     await self._rest(self._took)
-        if seen and isinstance(spans[0], BlockSpan):
-            # An old row that was updated meanwhile has moved, perhaps to where the pass had been already.
+        if (seen and isinstance(spans[0], BlockSpan)) or (target.nested and self._went):
+            # What a row that went referred to may go now; and an old row that was updated meanwhile has
+            # moved, perhaps to where the pass had been already.
             left = [await self._patiently(self._again, target, spans[0])]
         return left
 

@@ -34,13 +34,14 @@ from watchkeeper.retention._orders import find_hindrance, interrupted
 from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies, choose
 from watchkeeper.retention._pressure import PressureWatch
+from watchkeeper.retention._references import order_policies
 from watchkeeper.retention._report import JobLines
 from watchkeeper.retention._run import RunResult, run
 from watchkeeper.retention._share import Limits
 from watchkeeper.retention._status import PastRun, PolicyStatus, read_doing, read_history, read_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime, timedelta
 
     from watchkeeper.database import Database
@@ -157,7 +158,7 @@ class Retention:
         try:
             await self._close_lapsed(results)
             due = self._schedule.due_before(await self._ledger.now())
-            for policy in self._policies:
+            for policy in await self._in_order(self._policies):
                 if not self._stopping.is_set():
                     await self._run_if_due(policy, due, results)
         finally:
@@ -188,7 +189,7 @@ class Retention:
         try:
             await self._close_lapsed(results)
             results.clear()  # what others left open is closed and told of, and not the operator's run
-            for policy in chosen:
+            for policy in await self._in_order(chosen):
                 try:
                     claim = await self._ledger.claim_now(policy)
                 except _TROUBLE_OF_ONE as error:
@@ -269,6 +270,16 @@ class Retention:
             for table, paused, waiting in await read_doing(conn, self._policies):
                 self._metrics.show_doing(table, paused=paused, waiting=waiting)
         await self.backlog.look()
+
+    async def _in_order(self, policies: Sequence[Policy]) -> Sequence[Policy]:
+        """Return policies children first: what refers to a row goes before it."""
+        if len(policies) < 2:
+            return policies
+        try:
+            async with self._database.connection() as conn:
+                return await order_policies(conn, policies)
+        except psycopg.Error:  # any order is right, only slower: what is referred to goes with a later run
+            return policies
 
     async def _run_if_due(self, policy: Policy, due: datetime, results: list[RunResult]) -> None:
         failures, not_before = self._held_up.get(policy.name, (0, 0.0))

@@ -58,15 +58,17 @@ class Sample(NamedTuple):
     Args:
         rows: About how many there are.
         eligible: About how many of them are.
+        looked_up: About how many rows have to be looked at to find these, by their age.
     """
 
     rows: float
     eligible: float
+    looked_up: float
 
     @property
     def share(self) -> float:
-        """How much of the table is eligible."""
-        return self.eligible / max(self.rows, 1.0)
+        """How much of the table has to be looked at."""
+        return self.looked_up / max(self.rows, 1.0)
 
 
 async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> Sample:
@@ -78,10 +80,13 @@ async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) 
         horizon: Rows older than this are eligible.
     """
     percent = await sampled_percent(conn, target)
-    rows, eligible = await fetch_row(
-        conn, target.fill(QUERIES["sample"]), {"horizon": horizon, "percent": percent}
+    # Rows that others refer to may be most of what is old and stay for years: each run looks them up again.
+    query = "sample_old" if target.references else "sample"
+    rows, eligible, *old = await fetch_row(
+        conn, target.fill(QUERIES[query]), {"horizon": horizon, "percent": percent}
     )
-    return Sample(rows * 100 / percent, eligible * 100 / percent)
+    looked_up = old[0] if old else eligible
+    return Sample(rows * 100 / percent, eligible * 100 / percent, looked_up * 100 / percent)
 
 
 async def sampled_percent(conn: AsyncConnection[Any], target: Target) -> float:
@@ -125,7 +130,7 @@ async def check_share(
     Raises:
         PolicyRefusedError: It would take more.
     """
-    rows, eligible = drawn
+    rows, eligible, _ = drawn
     if largest >= 1.0 or eligible <= rows * largest * _CLEAR:
         return eligible
     about = "about "

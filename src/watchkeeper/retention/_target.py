@@ -11,6 +11,7 @@ from watchkeeper.exceptions import PolicyRefusedError, RetentionError
 from watchkeeper.retention._holds import Hold, doubled, read_holds
 from watchkeeper.retention._policy import PROTECTED_TABLES
 from watchkeeper.retention._query import QUERIES
+from watchkeeper.retention._references import Reference, read_references
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -29,6 +30,10 @@ _REFUSALS: Final = {
     "rule": "the rule {detail} on {table} changes what a DELETE does: drop it, or the policy.",
     "schema": "the service may not look into the schema of {table}. As its owner: {detail};",
     "privileges": "the service lacks {detail};",
+    "child schema": "rows of {table} are referred to from a schema that the service may not look into: GRANT"
+    " USAGE ON SCHEMA {detail}.",
+    "child": "the service may not see which rows of {table} are referred to from {detail}: GRANT SELECT ON"
+    " {detail}.",
     "row security": "row-level security on {detail} hides rows from the service: let it bypass that, or drop"
     " the policy.",
 }
@@ -46,6 +51,7 @@ class Target:
         age: The same, quoted.
         index: Name of an index that leads with the age column; None without one.
         holds: What keeps rows of it.
+        references: Foreign keys that keep rows of it as long as others refer to them.
         in_parts: Whether its rows lie in several: partitions, or tables that inherit from it.
         triggered: Whether a trigger of its own fires when rows are deleted.
         archived: Whether its rows are archived before they go.
@@ -61,6 +67,7 @@ class Target:
     triggered: bool = False
     archived: bool = False
     holds: tuple[Hold, ...] = ()
+    references: tuple[Reference, ...] = ()
 
     @property
     def indexed(self) -> bool:
@@ -79,14 +86,32 @@ class Target:
         return sql.SQL("({}) IS TRUE").format(held if self.holds else sql.SQL("false"))
 
     @property
+    def nested(self) -> bool:
+        """Whether rows of it refer to others of it: some may go only when the others are gone."""
+        return any(reference.within for reference in self.references)
+
+    @property
+    def referenced(self) -> sql.Composed:
+        """Whether a row stays because others refer to it."""
+        predicates = [reference.predicate for reference in self.references]
+        return sql.SQL("({})").format(sql.SQL(" OR ").join(predicates) if predicates else sql.SQL("false"))
+
+    @property
     def eligible(self) -> sql.Composed:
         """The one predicate of plan and delete."""
-        return sql.SQL("{} AND NOT {}").format(self.old, self.held) if self.holds else self.old
+        eligible = sql.SQL("{} AND NOT {}").format(self.old, self.held) if self.holds else self.old
+        return sql.SQL("{} AND NOT {}").format(eligible, self.referenced) if self.references else eligible
 
     def fill(self, query: LiteralString, **more: sql.Composable) -> sql.Composed:
         """Return a query about this table, to be executed with parameters."""
         return sql.SQL(query).format(
-            table=self.table, age=self.age, old=self.old, held=self.held, eligible=self.eligible, **more
+            table=self.table,
+            age=self.age,
+            old=self.old,
+            held=self.held,
+            referenced=self.referenced,
+            eligible=self.eligible,
+            **more,
         )
 
     async def with_holds(self, conn: AsyncConnection[Any]) -> Target:
@@ -178,6 +203,7 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         in_parts=in_parts,
         triggered=triggered,
         archived=policy.archive,
+        references=await read_references(conn, oid),
     )
 
 

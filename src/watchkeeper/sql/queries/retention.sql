@@ -188,6 +188,10 @@ SELECT count(*) FROM {table} AS t WHERE {old} AND {held};
 -- How many rows the holds keep, however young they are.
 SELECT count(*) FROM {table} AS t WHERE {held};
 
+-- name: count_referenced
+-- How many rows would be eligible, were there not others that refer to them.
+SELECT count(*) FROM {table} AS t WHERE {old} AND NOT {held} AND {referenced};
+
 -- name: has_held
 -- Whether a hold keeps any row.
 SELECT EXISTS (SELECT FROM {table} AS t WHERE {held});
@@ -323,11 +327,20 @@ WITH RECURSIVE below AS (
     SELECT %(oid)s::oid AS oid
     UNION
     SELECT i.inhparent FROM pg_inherits i JOIN above a ON i.inhrelid = a.oid
+), whole AS (
+    -- The table, and what it is a partition of: a foreign key to that is one to this.
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhparent FROM pg_inherits i JOIN whole w ON i.inhrelid = w.oid
+    JOIN pg_class c ON c.oid = w.oid AND c.relispartition
 ), children AS (
     -- Foreign keys that point here; those of partitions repeat their parent's.
     SELECT f.conrelid, f.conkey, f.conname, f.confdeltype
     FROM pg_constraint f
-    WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confrelid IN (SELECT oid FROM below)
+    WHERE f.contype = 'f' AND f.conparentid = 0
+        AND f.confrelid IN (SELECT oid FROM below UNION SELECT oid FROM whole)
+), keeping AS (
+    SELECT conrelid, conkey FROM children WHERE confdeltype IN ('a', 'r')
 )
 SELECT 'protected' AS kind, c.relname::text AS detail
 FROM pg_class c
@@ -365,9 +378,95 @@ FROM unnest(ARRAY['SELECT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS p (privilege
 WHERE NOT has_table_privilege(%(oid)s::oid, p.privilege)
 HAVING count(*) > 0
 UNION ALL
+SELECT 'child schema', n.nspname::text
+FROM keeping f
+JOIN pg_class c ON c.oid = f.conrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE NOT has_schema_privilege(n.oid, 'USAGE')
+UNION ALL
+SELECT 'child', f.conrelid::regclass::text
+FROM keeping f
+WHERE EXISTS (SELECT FROM unnest(f.conkey) AS k (number) WHERE NOT has_column_privilege(f.conrelid, k.number, 'SELECT'))
+UNION ALL
 SELECT 'row security', c.oid::regclass::text
 FROM pg_class c
-WHERE c.oid IN (SELECT oid FROM below) AND row_security_active(c.oid);
+WHERE c.oid IN (SELECT oid FROM below UNION SELECT conrelid FROM keeping) AND row_security_active(c.oid);
+
+-- name: references
+-- The foreign keys that keep rows of a table while others refer to them (NO ACTION, RESTRICT): the table that refers,
+-- whether it is partitioned, whether its rows are the same table's, in which parts the rows are that are referred to
+-- (NULL for all), and the key's columns, each with its operator and, where the two differ, its collation: as PostgreSQL
+-- compares them. `conenforced` is there from PostgreSQL 18 on.
+WITH RECURSIVE below AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+), whole AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT i.inhparent FROM pg_inherits i JOIN whole w ON i.inhrelid = w.oid
+    JOIN pg_class c ON c.oid = w.oid AND c.relispartition
+), keys AS (
+    SELECT f.*
+    FROM pg_constraint f
+    WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confdeltype IN ('a', 'r')
+        AND f.confrelid IN (SELECT oid FROM below UNION SELECT oid FROM whole)
+        AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
+), parts AS (
+    SELECT f.oid AS key, f.confrelid AS oid FROM keys f
+    UNION
+    SELECT p.key, i.inhrelid FROM parts p
+    JOIN pg_inherits i ON i.inhparent = p.oid
+    JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+)
+SELECT n.nspname, c.relname, c.relkind = 'p',
+    f.conrelid IN (SELECT oid FROM below UNION SELECT oid FROM whole),
+    CASE WHEN f.confrelid NOT IN (SELECT oid FROM whole) OR (
+        target.relkind <> 'p' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = target.oid)
+    ) THEN ARRAY(SELECT p.oid::bigint FROM parts p WHERE p.key = f.oid) END,
+    pairs.columns
+FROM keys f
+JOIN pg_class c ON c.oid = f.conrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class target ON target.oid = f.confrelid
+CROSS JOIN LATERAL (
+    SELECT bool_and(own.attnum IS NOT NULL) AS known, json_agg(json_build_object(
+        'referred', a.attname, 'referring', k.attname, 'operator', json_build_array(os.nspname, o.oprname),
+        'collation', CASE WHEN l.oid IS NOT NULL THEN json_build_array(ls.nspname, l.collname) END
+    ) ORDER BY u.place) AS columns
+    FROM unnest(f.confkey, f.conkey, f.conpfeqop) WITH ORDINALITY AS u (referred, referring, operator, place)
+    JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = u.referred
+    JOIN pg_attribute k ON k.attrelid = f.conrelid AND k.attnum = u.referring
+    JOIN pg_operator o ON o.oid = u.operator
+    JOIN pg_namespace os ON os.oid = o.oprnamespace
+    LEFT JOIN pg_attribute own ON own.attrelid = %(oid)s AND own.attname = a.attname AND NOT own.attisdropped
+    LEFT JOIN pg_collation d ON d.oid = a.attcollation
+    LEFT JOIN pg_collation l ON a.attcollation <> k.attcollation
+        AND l.oid = CASE WHEN d.collisdeterministic THEN k.attcollation ELSE a.attcollation END
+    LEFT JOIN pg_namespace ls ON ls.oid = l.collnamespace
+) AS pairs
+-- A table that inherits may be referred to by a column that the pruned one does not have: that fails the delete.
+WHERE pairs.known
+ORDER BY n.nspname, c.relname, f.conname;
+
+-- name: referring_policies
+-- Which policies' tables refer to which others', by foreign keys of theirs or of their parts.
+WITH RECURSIVE wanted AS (
+    SELECT w.name, c.oid
+    FROM unnest(%(names)s::text[], %(tables)s::text[], %(schemas)s::text[]) AS w (name, relname, nspname)
+    JOIN pg_class c ON c.relname = w.relname
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE CASE WHEN w.nspname IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = w.nspname END
+), below AS (
+    SELECT name, oid FROM wanted
+    UNION
+    SELECT b.name, i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+)
+SELECT DISTINCT child.name, parent.name
+FROM pg_constraint f
+JOIN below child ON child.oid = f.conrelid
+JOIN below parent ON parent.oid = f.confrelid
+WHERE f.contype = 'f' AND child.name <> parent.name;
 
 -- name: blocks
 -- How many blocks the largest part of the table has.
@@ -453,6 +552,11 @@ EXPLAIN (FORMAT JSON) SELECT FROM {table} AS t WHERE {eligible};
 -- name: sample
 -- How many rows a few blocks hold, and how many of them are eligible; the blocks are drawn at random.
 SELECT count(*), count(*) FILTER (WHERE {eligible})
+FROM {table} AS t TABLESAMPLE SYSTEM (%(percent)s);
+
+-- name: sample_old
+-- The same, and how many are old: where others refer to old rows, these are looked at and stay.
+SELECT count(*), count(*) FILTER (WHERE {eligible}), count(*) FILTER (WHERE {old})
 FROM {table} AS t TABLESAMPLE SYSTEM (%(percent)s);
 
 -- name: first_eligible
