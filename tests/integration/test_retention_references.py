@@ -136,7 +136,7 @@ async def test_keys_of_several_columns_in_another_schema_with_any_names(any_hous
     house.sql(f'CREATE INDEX ON "S %s".{kids} ("t", c)')
     house.sql(f'GRANT SELECT, UPDATE, DELETE ON crm.{parents}, "S %s".{kids} TO keeper')
     pairs = "SELECT a, b, '2000-01-01' FROM generate_series(1, 20) a, generate_series(1, 20) b"
-    house.sql(f"INSERT INTO crm.{parents} {pairs}")  # noqa: S608 - the tests' own names
+    house.sql(f"INSERT INTO crm.{parents} {pairs}")
     house.sql(f"INSERT INTO \"S %s\".{kids} VALUES (3, '4'), (NULL, '5'), (6, NULL), (3, '4')")  # noqa: S608 - the same
     (result,) = await house.retention(on("Pä %s'; -- {x}", "crm")).run_now()
     assert (result.status, result.deleted, result.error) == ("completed", 399, None)
