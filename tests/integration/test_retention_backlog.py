@@ -304,7 +304,7 @@ async def test_bytes_are_those_of_the_table_by_the_row(house: House, *, indexed:
 
 
 async def test_the_bytes_of_a_run_that_was_interrupted_count_once(house: House) -> None:
-    """Who closes it counts what the ledger says."""
+    """Who closes it counts what the ledger says; rows are counted where they went."""
     house.make_table()
     retention = await house.due(EVENTS)
     house.sql(
@@ -316,4 +316,4 @@ async def test_the_bytes_of_a_run_that_was_interrupted_count_once(house: House) 
     await retention.tick()
     await house.retention(EVENTS).tick()
     assert house.sample("retention_bytes_deleted_total", table="inbound_events") == 700
-    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 0  # counted where they went
+    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 0

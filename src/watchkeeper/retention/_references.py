@@ -81,8 +81,8 @@ class Reference:
     def predicate(self) -> sql.Composed:
         """Whether any row refers to a row `t`.
 
-        OFFSET 0 has each row looked up by the key's index, as PostgreSQL does itself when the row goes: a join
-        might read the whole of the other table for each sweep.
+        OFFSET 0 has each row looked up by the key's index, as PostgreSQL does itself when the row goes: a
+        join might read the whole of the other table for each sweep.
         """
         conditions: list[sql.Composable] = [pair.predicate for pair in self.pairs]
         if self.within:  # a row that refers to nothing but itself may go
