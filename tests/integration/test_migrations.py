@@ -17,6 +17,7 @@ from psycopg.pq import DiagnosticField, ExecStatus
 
 from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource, Patience, Queries
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
+from watchkeeper.retention._query import QUERIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -329,10 +330,13 @@ def _numbered(query: str) -> str:
     return re.sub(r"%\((\w+)\)s", number, query).replace("%%", "%")
 
 
-@pytest.mark.parametrize("name", ["audit", "migrations", "retention"])
-def test_every_query_fits_the_migrated_schema(any_urls: DatabaseUrls, name: str) -> None:
+@pytest.mark.parametrize(
+    "queries",
+    [Queries.load("audit"), Queries.load("migrations"), QUERIES],
+    ids=["audit", "migrations", "retention"],
+)
+def test_every_query_fits_the_migrated_schema(any_urls: DatabaseUrls, queries: Queries) -> None:
     """The server knows each table, column and function that a query names, on each supported version."""
-    queries = Queries.load(name)
     fixed = [query for query in queries if "{" not in queries[query]]
     assert fixed
     with psycopg.connect(any_urls.url, autocommit=True) as conn:

@@ -68,6 +68,18 @@ def test_a_folder_of_ones_own_works(tmp_path: Path) -> None:
     assert Queries.load("mine", tmp_path)["first"] == "SELECT 1"
 
 
+def test_files_are_joined_unless_they_have_a_name_in_common() -> None:
+    """Which of the two would be meant?"""
+    first = Queries("-- name: a\n-- A.\nSELECT 1", source="one.sql")
+    second = Queries("-- name: b\n-- B.\nSELECT 2", source="two.sql")
+    both = first | second
+    assert [(name, both[name]) for name in both] == [("a", "SELECT 1"), ("b", "SELECT 2")]
+    with pytest.raises(ConfigurationError, match=r"one\.sql, two\.sql has no query 'c'"):
+        _ = both["c"]
+    with pytest.raises(ConfigurationError, match=r"one\.sql, two\.sql, two\.sql: the query 'b' is in both"):
+        _ = both | second
+
+
 def test_every_query_file_of_the_library_loads() -> None:
     """Each is well formed, also those that nothing has loaded yet."""
     folder = files("watchkeeper") / "sql" / "queries"

@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Queries:
-    """The queries of one file.
+    """The queries of one file, or of several (`|`).
 
     Each starts with `-- name: some_name`, then at least one comment line that says what it does.
 
@@ -52,6 +52,19 @@ class Queries:
             folder: Where it lies; default the library's own `sql/queries`.
         """
         return cls((folder / f"{name}.sql").read_text(encoding="utf-8"), source=f"{name}.sql")
+
+    def __or__(self, other: Self) -> Self:
+        """Return the queries of both files.
+
+        Raises:
+            ConfigurationError: They have a name in common.
+        """
+        both = type(self)("", source=f"{self._source}, {other._source}")
+        for name in (*self._queries, *other._queries):
+            if name in self._queries and name in other._queries:
+                raise ConfigurationError(f"{both._source}: the query {name!r} is in both: rename one.")
+        both._queries = {**self._queries, **other._queries}
+        return both
 
     def _add(self, name: str, block: str) -> None:
         where = f"{self._source}: the query {name!r}"

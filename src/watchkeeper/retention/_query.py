@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
     from psycopg.sql import Composed
 
-QUERIES: Final = Queries.load("retention")
+QUERIES: Final = (
+    Queries.load("retention")
+    | Queries.load("retention_tables")
+    | Queries.load("retention_sweep")
+    | Queries.load("retention_archive")
+    | Queries.load("retention_partitions")
+)
 
 
 async def fetch_row(
