@@ -13,7 +13,7 @@ import pytest
 from support.archive import ARCHIVED
 from support.house import EVENTS, House, look_up_rows, open_house
 from watchkeeper.exceptions import ArchiveError, ConfigurationError
-from watchkeeper.retention import FolderArchive, Location, RunCancelledError, RunPausedError, _pruning
+from watchkeeper.retention import FolderArchive, Location, RunCancelledError, RunPausedError, _pace
 from watchkeeper.retention._sweep import AgeSpan, BlockSpan, Span, sweep
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Ho
 async def full_house(house: House, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> House:
     """The same with many old rows and one young, found by age or by place, a few at a time."""
     look_up_rows(monkeypatch)
-    monkeypatch.setitem(_pruning._LARGEST_SIZE, AgeSpan, 2000)
-    monkeypatch.setitem(_pruning._LARGEST_SIZE, BlockSpan, 16)
+    monkeypatch.setitem(_pace._LARGEST_SIZE, AgeSpan, 2000)
+    monkeypatch.setitem(_pace._LARGEST_SIZE, BlockSpan, 16)
     house.make_table(indexed=request.param)
     house.fill("inbound_events", 40, ROWS)
     house.fill("inbound_events", 1, 1)
@@ -217,7 +217,7 @@ async def test_another_way_through_the_table_begins_at_its_start(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An index was made meanwhile: a place says nothing about ages."""
-    monkeypatch.setitem(_pruning._LARGEST_SIZE, BlockSpan, 16)
+    monkeypatch.setitem(_pace._LARGEST_SIZE, BlockSpan, 16)
     house.make_table(indexed=False)
     house.fill("inbound_events", 40, ROWS)
     house.fill("inbound_events", 1, 1)

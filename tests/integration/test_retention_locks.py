@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from support.house import EVENTS, House, look_up_rows, open_house
-from watchkeeper.retention import Limits, _pruning
+from watchkeeper.retention import Limits, _pace
 from watchkeeper.retention._sweep import AgeSpan
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
     """More locked rows of one age than a sweep ever takes on end the pass."""
     look_up_rows(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 2)
-    monkeypatch.setitem(_pruning._LARGEST_SIZE, AgeSpan, 1000)
+    monkeypatch.setitem(_pace._LARGEST_SIZE, AgeSpan, 1000)
     house.make_table()
     house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 3000) g")
     with transaction(house, "SELECT FROM inbound_events FOR UPDATE"):

@@ -251,7 +251,7 @@ async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(
     The owner of a run seems dead while it deletes. Of those who find that, one takes its run away and another
     goes on; the former owner finds it out at its next transaction, and deletes nothing more.
     """
-    monkeypatch.setattr("watchkeeper.retention._pruning._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 4})
+    monkeypatch.setattr("watchkeeper.retention._pace._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 4})
     house.make_table(indexed=False)
     house.fill("inbound_events", 40, 6000)
     on_delete(house, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.02); RETURN NULL")
@@ -317,7 +317,7 @@ async def test_pain_8_a_hold_is_in_force_at_any_instant_of_a_run(
     command has returned, not one row of its goes any more.
     """
     look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._pruning._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 2})
+    monkeypatch.setattr("watchkeeper.retention._pace._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 2})
     house.make_table(indexed=indexed)
     on_delete(house, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.008); RETURN NULL")
     retention = await house.due(EVENTS)

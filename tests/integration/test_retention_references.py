@@ -307,7 +307,7 @@ async def test_a_delete_that_a_key_refuses_all_the_same_fails_the_run(
     """A key that comes in the middle of a run is not known to it: it tries, fails, and the next one knows."""
     look_up_rows(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(0),) * 2)
-    monkeypatch.setattr("watchkeeper.retention._pruning._FIRST_SIZE", dict.fromkeys(SPANS, 100))
+    monkeypatch.setattr("watchkeeper.retention._pace._FIRST_SIZE", dict.fromkeys(SPANS, 100))
     make_family(house)
     house.sql("ALTER TABLE kids DROP CONSTRAINT kids_parent_fkey")
     house.sql("UPDATE parents SET at = at + id * interval '1 us'")

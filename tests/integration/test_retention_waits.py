@@ -16,7 +16,7 @@ from psycopg import sql
 
 from support.house import EVENTS, House, open_house
 from support.postgres import SERVICE, PostgresServer
-from watchkeeper.retention import Limits, RunResult, Thresholds, _pruning
+from watchkeeper.retention import Limits, RunResult, Thresholds, _pace
 from watchkeeper.retention._sweep import BlockSpan
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ async def test_dead_rows_of_its_own_are_not_waited_for_at_once(
     """Autovacuum comes once a minute: a run of seconds would take that long instead."""
     monkeypatch.setattr("watchkeeper.retention._patience._LOOK_S", 0.05)
     monkeypatch.setattr("watchkeeper.retention._patience._VACUUM_GRACE", timedelta(seconds=grace_s))
-    for sizes in (_pruning._SMALLEST_SIZE, _pruning._LARGEST_SIZE):
+    for sizes in (_pace._SMALLEST_SIZE, _pace._LARGEST_SIZE):
         monkeypatch.setitem(sizes, BlockSpan, 8)
     house.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.01)")
     house.fill("inbound_events", 41, 8000)

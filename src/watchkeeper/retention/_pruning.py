@@ -2,8 +2,8 @@
 
 Each transaction locks the run's row in the ledger, deletes in its second statement and moves the ledger's
 count, so that no row is gone that the ledger does not know of, and nobody deletes whose run was closed by
-another. Its delete takes about `TRANSACTION_TARGET` flat out, else a tenth of that, since others wait for
-what is written at its end; the number of rows or blocks adapts to that.
+another. Its delete takes some 50 ms flat out, else a tenth of that, since others wait for what is written at
+its end; the number of rows or blocks adapts to that.
 
 The first pass deletes by plain statements, which do not wait for rows that others have locked; where they
 meet one, the stretch is swept carefully. Careful passes follow, for what is left and for rows that moved.
@@ -22,6 +22,7 @@ from watchkeeper.exceptions import RetentionError
 from watchkeeper.retention._archived_sweep import Archiver
 from watchkeeper.retention._cursor import Cursor, find_cursor
 from watchkeeper.retention._orders import show_plan
+from watchkeeper.retention._pace import Pace
 from watchkeeper.retention._partition_drop import PartitionDrop
 from watchkeeper.retention._partitions import Partitions, find_partitions
 from watchkeeper.retention._patience import PASSING
@@ -41,7 +42,7 @@ from watchkeeper.retention._sweep import (
 from watchkeeper.retention._target import Target, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from datetime import datetime
     from typing import TypeAlias
 
@@ -60,9 +61,6 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-TRANSACTION_TARGET: Final = timedelta(milliseconds=50)
-# What inserts beside it take, the 99th percentile over an idle table's: 1.3 with 5 ms, 3 to 4 with 10 or 50.
-_KIND_TARGET: Final = TRANSACTION_TARGET / 10
 STATEMENT_TIMEOUT: Final = timedelta(seconds=5)
 LOCK_TIMEOUT: Final = timedelta(seconds=1)
 
@@ -75,14 +73,6 @@ PAUSES: Final = tuple(timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.5, 
 ROW_WAIT: Final = timedelta(milliseconds=10)
 """Longest wait of a plain delete for a row that somebody has locked."""
 
-# How many rows (ages) or blocks to begin with, at least and at most.
-_FIRST_SIZE: Final[Mapping[type[Span], int]] = {AgeSpan: 1000, BlockSpan: 8}
-_SMALLEST_SIZE: Final[Mapping[type[Span], int]] = {AgeSpan: 100, BlockSpan: 1}
-_LARGEST_SIZE: Final[Mapping[type[Span], int]] = {AgeSpan: 50_000, BlockSpan: 8192}
-# Where one row is locked, more are: so many sweeps after it are careful from the start, and twice as many
-# each time that a plain one meets a locked row again.
-_CAREFUL_SWEEPS: Final = 8
-_MOST_CAREFUL_SWEEPS: Final = 256
 # Where rows of a table refer to others of it, each pass takes those that nothing refers to any more: so many
 # passes at most, on top of the others; the next run goes on.
 _MOST_LEVELS: Final = 200
@@ -123,10 +113,7 @@ class Pruning:
         self._limits = limits
         self._patience = patience
         self._on_rows = on_rows
-        self._sizes = dict(_FIRST_SIZE)
-        self._careful = 0
-        self._met_locks = False
-        self._careful_sweeps = _CAREFUL_SWEEPS
+        self._pace = Pace(limits)
         self._took = timedelta(0)
         self._target: Target | None = None  # with the holds that were in force at the last transaction
         self._row_bytes = 0.0
@@ -236,7 +223,7 @@ class Pruning:
         """
         return (
             first == AgeSpan()
-            and not self._met_locks
+            and not self._pace.met_locks
             and not (target.in_parts or target.triggered or target.archived or target.references)
         )
 
@@ -316,7 +303,7 @@ class Pruning:
     async def _sweep_archived(self, target: Target, span: Span) -> Swept:
         if self._archiver is None:
             raise AssertionError("only a policy that archives is swept like this")
-        rows = await self._archiver.take(self._target or target, span, self._sizes[type(span)])
+        rows = await self._archiver.take(self._target or target, span, self._pace.size(span))
         return await self._first_plainly(target, span, rows.delete, rows.delete_carefully, before=rows.took)
 
     async def _first_plainly(
@@ -328,17 +315,13 @@ class Pruning:
         *,
         before: timedelta = timedelta(0),
     ) -> Swept:
-        if self._careful:
-            self._careful -= 1
-        else:
+        if not self._pace.is_careful():
             try:
                 swept = await self._transact(target, span, _impatient(plain), before=before)
             except errors.LockNotAvailable:
-                self._met_locks = True
-                self._careful = self._careful_sweeps
-                self._careful_sweeps = min(self._careful_sweeps * 2, _MOST_CAREFUL_SWEEPS)
+                self._pace.note_lock()
             else:
-                self._careful_sweeps = _CAREFUL_SWEEPS
+                self._pace.note_none()
                 return swept
         return await self._transact(target, span, careful, before=before)
 
@@ -351,9 +334,9 @@ class Pruning:
             # Under the lock, which whoever adds a hold takes too: from its commit on nothing held goes.
             self._target = target = await (self._target or target).with_holds(conn)
             deleting = time.monotonic()
-            swept = await delete(conn, target, self._claim.horizon, span, self._sizes[type(span)])
+            swept = await delete(conn, target, self._claim.horizon, span, self._pace.size(span))
             # Without the statements around it: they take their time however few rows go.
-            self._adapt(type(span), timedelta(seconds=time.monotonic() - deleting))
+            self._pace.adapt(span, timedelta(seconds=time.monotonic() - deleting))
             size = round(swept.deleted * self._row_bytes)
             cursor = None if self._cursor is None else self._cursor.after(swept)
             total = await self._ledger.move(conn, self._claim, swept.deleted, size, cursor)
@@ -381,17 +364,9 @@ class Pruning:
             try:
                 return await attempt(*args, **kwargs)
             except PASSING:
-                self._sizes = {
-                    kind: max(size // 4, _SMALLEST_SIZE[kind]) for kind, size in self._sizes.items()
-                }
+                self._pace.shrink()
             await self._patience.pause(pause)
         return await attempt(*args, **kwargs)
-
-    def _adapt(self, kind: type[Span], took: timedelta) -> None:
-        target = TRANSACTION_TARGET if self._limits.budget >= 1.0 else _KIND_TARGET
-        factor = min(max(target / max(took, timedelta(milliseconds=1)), 0.5), 2.0)
-        size = int(self._sizes[kind] * factor)
-        self._sizes[kind] = min(max(size, _SMALLEST_SIZE[kind]), _LARGEST_SIZE[kind])
 
     def _watch_for_triggers(self, target: Target, swept: Swept) -> None:
         if swept.deleted:
