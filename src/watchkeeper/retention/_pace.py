@@ -45,9 +45,19 @@ class Pace:
         """Return how many rows or blocks of a span to take on."""
         return self._sizes[type(span)]
 
-    def adapt(self, span: Span, took: timedelta) -> None:
-        """Take on more or less than in the sweep that took so long."""
+    def adapt(self, span: Span, *, deleting: timedelta, whole: timedelta) -> None:
+        """Take on more or less than in the sweep that took so long.
+
+        Within a budget the delete alone counts: what comes around it takes its time however few rows go, and
+        on a busy machine more than is aimed at.
+
+        Args:
+            span: What was swept.
+            deleting: How long its delete took.
+            whole: How long its transaction took.
+        """
         kind = type(span)
+        took = whole if self._target == TRANSACTION_TARGET else deleting
         factor = min(max(self._target / max(took, timedelta(milliseconds=1)), 0.5), 2.0)
         self._sizes[kind] = min(
             max(int(self._sizes[kind] * factor), _SMALLEST_SIZE[kind]), _LARGEST_SIZE[kind]

@@ -335,13 +335,14 @@ class Pruning:
             self._target = target = await (self._target or target).with_holds(conn)
             deleting = time.monotonic()
             swept = await delete(conn, target, self._claim.horizon, span, self._pace.size(span))
-            # Without the statements around it: they take their time however few rows go.
-            self._pace.adapt(span, timedelta(seconds=time.monotonic() - deleting))
+            deleted = time.monotonic()
             size = round(swept.deleted * self._row_bytes)
             cursor = None if self._cursor is None else self._cursor.after(swept)
             total = await self._ledger.move(conn, self._claim, swept.deleted, size, cursor)
         self._patience.renewed()
-        self._took = before + timedelta(seconds=time.monotonic() - began)
+        whole = timedelta(seconds=time.monotonic() - began)
+        self._pace.adapt(span, deleting=timedelta(seconds=deleted - deleting), whole=whole)
+        self._took = before + whole
         self.count(total)
         self._watch_for_triggers(target, swept)
         return swept

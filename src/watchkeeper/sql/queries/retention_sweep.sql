@@ -54,6 +54,12 @@ WITH seen AS MATERIALIZED (
 SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM held), (SELECT count(*) FROM gone),
     (SELECT max(age)::text FROM seen);
 
+-- name: any_by_place
+-- Whether a range of blocks has an eligible row.
+SELECT EXISTS (
+    SELECT FROM {table} AS t WHERE {eligible} AND t.ctid >= %(start)s::tid AND t.ctid < %(stop)s::tid
+);
+
 -- name: delete_by_place_untouched
 -- Delete the eligible rows of a range of blocks that nobody has locked, for a lock is noted in the row. What has
 -- a note may be free again; it is left to the next query. Locking each row first would write each of them twice.
