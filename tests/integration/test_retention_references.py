@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -147,7 +148,7 @@ async def test_a_key_compares_as_its_own_operators_and_collations_do(any_house: 
     """Here in a collation that takes no notice of capitals, and in two that are not the same."""
     house = any_house
     pairs = [('"C"', '"POSIX"')]
-    if house.sql("SELECT FROM pg_collation WHERE collname = 'und-x-icu'"):  # not in each build
+    with suppress(psycopg.errors.FeatureNotSupported):  # by a build without ICU
         house.sql(
             "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
         )
@@ -297,6 +298,8 @@ async def test_a_table_that_inherits_is_kept_for_by_its_own_keys(house: House) -
 async def test_a_key_that_is_not_enforced_keeps_nothing(house: House) -> None:
     """PostgreSQL 18 has such keys; a delete does not mind them."""
     make_family(house, key="NOT ENFORCED")
+    house.sql("DROP INDEX kids_parent_idx")
+    house.sql("REVOKE SELECT ON kids FROM keeper")
     (result,) = await house.retention(on("parents")).run_now()
     assert (result.status, result.deleted) == ("completed", 500)
 
