@@ -76,6 +76,20 @@ async def test_holds_in_a_pipe_and_as_json(house: House) -> None:
     ]
 
 
+async def test_what_others_refer_to_is_told_by_the_plan(house: House) -> None:
+    """It stays when the run has taken the others."""
+    house.sql("CREATE TABLE notes (event text REFERENCES inbound_events)")
+    house.sql("CREATE INDEX ON notes (event)")
+    house.sql("GRANT SELECT ON notes TO keeper")
+    house.sql("INSERT INTO notes VALUES ('31-1')")
+    commands = [
+        f"retention {action} inbound_events" for action in ("plan", "plan --json", "run --yes", "plan")
+    ]
+    answers = [(command, run_command(house, *command.split())) for command in commands]
+    check_golden("retention_referenced", *answers)
+    assert house.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%'") == [("31-1",)]
+
+
 def leave_a_run_open(house: House) -> None:
     """Write the ledger as a run leaves it that is in the middle of its work, and waits."""
     house.sql(

@@ -30,10 +30,9 @@ _REFUSALS: Final = {
     "rule": "the rule {detail} on {table} changes what a DELETE does: drop it, or the policy.",
     "schema": "the service may not look into the schema of {table}. As its owner: {detail};",
     "privileges": "the service lacks {detail};",
-    "child schema": "rows of {table} are referred to from a schema that the service may not look into: GRANT"
-    " USAGE ON SCHEMA {detail}.",
-    "child": "the service may not see which rows of {table} are referred to from {detail}: GRANT SELECT ON"
-    " {detail}.",
+    "child schema": "its rows are referred to from a schema that the service may not look into. As its owner:"
+    " {detail};",
+    "child": "the service may not see which of its rows are referred to from {detail};",
     "row security": "row-level security on {detail} hides rows from the service: let it bypass that, or drop"
     " the policy.",
 }

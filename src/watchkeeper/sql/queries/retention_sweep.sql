@@ -26,7 +26,7 @@ LIMIT 1;
 -- Delete the eligible rows of a span of ages, without its end unless it is the last.
 DELETE FROM {table} AS t
 WHERE {eligible} AND t.{age} >= %(start)s::timestamptz
-    AND (t.{age} < %(stop)s::timestamptz OR (%(last)s AND t.{age} = %(stop)s::timestamptz));
+    AND t.{age} <= %(stop)s::timestamptz AND (t.{age} < %(stop)s::timestamptz OR %(last)s);
 
 -- name: sweep_by_age
 -- Delete the next rows of a span of ages, oldest first, but for those that others have locked. IS TRUE keeps the

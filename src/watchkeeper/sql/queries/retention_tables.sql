@@ -56,11 +56,13 @@ WITH RECURSIVE below AS (
     SELECT i.inhparent FROM pg_inherits i JOIN whole w ON i.inhrelid = w.oid
     JOIN pg_class c ON c.oid = w.oid AND c.relispartition
 ), children AS (
-    -- Foreign keys that point here; those of partitions repeat their parent's.
+    -- Foreign keys that point here; those of partitions repeat their parent's. `conenforced` is there from
+    -- PostgreSQL 18 on: a key that is not enforced does nothing when rows go.
     SELECT f.conrelid, f.conkey, f.conname, f.confdeltype
     FROM pg_constraint f
     WHERE f.contype = 'f' AND f.conparentid = 0
         AND f.confrelid IN (SELECT oid FROM below UNION SELECT oid FROM whole)
+        AND coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
 ), keeping AS (
     SELECT conrelid, conkey FROM children WHERE confdeltype IN ('a', 'r')
 )
@@ -100,13 +102,13 @@ FROM unnest(ARRAY['SELECT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS p (privilege
 WHERE NOT has_table_privilege(%(oid)s::oid, p.privilege)
 HAVING count(*) > 0
 UNION ALL
-SELECT 'child schema', n.nspname::text
+SELECT 'child schema', format('GRANT USAGE ON SCHEMA %%I TO %%I', n.nspname, current_user)
 FROM keeping f
 JOIN pg_class c ON c.oid = f.conrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT has_schema_privilege(n.oid, 'USAGE')
 UNION ALL
-SELECT 'child', f.conrelid::regclass::text
+SELECT 'child', format('%%1$s. As its owner: GRANT SELECT ON %%1$s TO %%2$I', f.conrelid::regclass, current_user)
 FROM keeping f
 WHERE EXISTS (SELECT FROM unnest(f.conkey) AS k (number) WHERE NOT has_column_privilege(f.conrelid, k.number, 'SELECT'))
 UNION ALL
