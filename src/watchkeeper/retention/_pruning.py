@@ -35,6 +35,7 @@ from watchkeeper.retention._sweep import (
     Swept,
     again,
     first_span,
+    look_ahead,
     sweep,
     sweep_carefully,
     sweep_unlocked,
@@ -298,7 +299,26 @@ class Pruning:
         return await self._first_plainly(target, span, sweep, sweep_unlocked)
 
     async def _sweep_carefully(self, target: Target, span: Span) -> Swept:
+        if isinstance(span, BlockSpan) and not target.in_parts:
+            nothing = await self._look_ahead(target, span)
+            if nothing is not None:
+                return nothing
         return await self._transact(target, span, sweep_carefully)
+
+    async def _look_ahead(self, target: Target, span: BlockSpan) -> Swept | None:
+        """See that nothing is left of a span, as a rule where another pass was before.
+
+        That costs one look at each block, and no lock and no commit that is to be on the disk.
+        """
+        began = time.monotonic()
+        async with self._transaction() as conn:
+            target = await (self._target or target).with_holds(conn)
+            nothing = await look_ahead(conn, target, self._claim.horizon, span, self._pace.size(span))
+        self._took = timedelta(seconds=time.monotonic() - began)
+        if nothing is not None:
+            self._pace.adapt(span, deleting=self._took, whole=self._took)
+            await self._patience.pause(timedelta(0))  # which keeps the lease, and hears operators
+        return nothing
 
     async def _sweep_archived(self, target: Target, span: Span) -> Swept:
         if self._archiver is None:

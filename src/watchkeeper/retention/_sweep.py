@@ -116,6 +116,25 @@ async def sweep(
     return _all_deleted(deleted.rowcount, covered, rest)
 
 
+async def look_ahead(
+    conn: AsyncConnection[Any], target: Target, horizon: datetime, span: BlockSpan, size: int
+) -> Swept | None:
+    """Return what a sweep of a span would come to where it finds nothing; None where there is something.
+
+    Args:
+        conn: Any connection.
+        target: The table, without parts.
+        horizon: Rows older than this are eligible.
+        span: Where to look.
+        size: How many blocks to take on.
+    """
+    covered, rest = cut(span, size)
+    (found,) = await fetch_row(
+        conn, target.fill(QUERIES["any_by_place"]), {"horizon": horizon, **places(covered)}
+    )
+    return None if found else _all_deleted(0, covered, rest)
+
+
 async def sweep_unlocked(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, span: Span, size: int
 ) -> Swept:
@@ -157,9 +176,6 @@ async def sweep_carefully(
     if target.in_parts:
         seen, held, deleted = await fetch_row(conn, target.fill(QUERIES["sweep_by_place"]), within)
         return Swept(seen=seen, held=held, deleted=deleted, covered=covered, rest=rest)
-    (any_left,) = await fetch_row(conn, target.fill(QUERIES["any_by_place"]), within)
-    if not any_left:  # as a rule, where another pass was before: one look at each block, not three
-        return _all_deleted(0, covered, rest)
     deleted = await _delete_unlocked(conn, target, horizon, covered)
     left, free = await fetch_row(conn, target.fill(QUERIES["left_by_place"]), within)
     return Swept(seen=deleted + left, held=deleted + free, deleted=deleted, covered=covered, rest=rest)
