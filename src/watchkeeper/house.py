@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from watchkeeper.database import MigrationSource
     from watchkeeper.logs import Logging
     from watchkeeper.metrics import Registry
-    from watchkeeper.retention import Limits, Policy, Retention, RetentionMetrics
+    from watchkeeper.retention import Archive, Limits, Policy, Retention, RetentionMetrics
     from watchkeeper.settings import Settings
 
 _LOOK_EVERY_S: Final = 60.0
@@ -35,6 +35,7 @@ class House:
         settings: Which database, which time zone, and whether retention is scheduled.
         migrations: The service's own, applied after the library's.
         policies: What is kept how long.
+        archive: Where rows go that are archived; default: the folder that the settings name.
         registry: Where the metrics of retention are declared.
         logging: Where the lines go.
 
@@ -42,12 +43,13 @@ class House:
         PolicyRefusedError: A policy may not be declared.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one of each part that the house is made of
         self,
         settings: Settings,
         *,
         migrations: Sequence[MigrationSource],
         policies: Sequence[Policy],
+        archive: Archive | None,
         registry: Registry,
         logging: Logging,
     ) -> None:
@@ -55,6 +57,7 @@ class House:
         self._logging = logging
         self.storage = Storage(settings, migrations, logging.event)
         self._policies = tuple(policies)
+        self._archive = archive
         self._metrics: RetentionMetrics | None = None
         if policies:
             # Here and below: a service without retention needs neither psycopg nor cronsim.
@@ -110,7 +113,7 @@ class House:
                 logging=self._logging,
                 limits=self._limits(),
                 free_space=self.storage.free_space,
-                archive=FolderArchive(self._settings.archive_folder),
+                archive=self._archive or FolderArchive(self._settings.archive_folder),
             )
 
     def _limits(self) -> Limits:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from watchkeeper.database import Database, MigrationSource
     from watchkeeper.health import Check, CheckResult
     from watchkeeper.house import House
-    from watchkeeper.retention import Policy, Retention
+    from watchkeeper.retention import Archive, Policy, Retention
     from watchkeeper.settings import Secret
     from watchkeeper.storage import Storage
 
@@ -57,6 +57,7 @@ class Watchkeeper:
         migrations: The service's own migrations, applied after the library's.
         checks: What `/health/detailed` asks besides the database.
         retention: What is kept how long; needs the database.
+        archive: Where policies that archive write their rows first; default: the folder of the settings.
         duration_unit: Unit of the HTTP duration histogram and of its name: "s" or "ms".
         duration_buckets: Upper bounds of that histogram, in its unit; default: the library's.
         secrets: Values that may appear nowhere, besides those of the settings.
@@ -76,6 +77,7 @@ class Watchkeeper:
         migrations: Sequence[MigrationSource] = (),
         checks: Iterable[Check] = (),
         retention: Sequence[Policy] = (),
+        archive: Archive | None = None,
         duration_unit: Literal["s", "ms"] = "s",
         duration_buckets: Sequence[float] | None = None,
         secrets: Iterable[Secret] = (),
@@ -122,6 +124,7 @@ class Watchkeeper:
                 self.settings,
                 migrations=migrations,
                 policies=retention,
+                archive=archive,
                 registry=self.registry,
                 logging=self.logging,
             )

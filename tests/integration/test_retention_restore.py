@@ -14,8 +14,9 @@ import pytest
 from support.archive import ARCHIVED, difference, file_of
 from support.house import EVENTS, House, open_house
 from support.terminal import Terminal, check_golden, run_command
+from watchkeeper import Secret, Settings, Watchkeeper
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import Policy
+from watchkeeper.retention import Location, Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -370,3 +371,39 @@ async def test_a_database_that_goes_away_leaves_what_is_back(
         restored = await retention.operator.restore(1, restored_by="ann")
         assert (restored.rows, restored.earlier, restored.problems) == (300 - sum(back), sum(back), ())
         assert house.count("inbound_events") == 300
+
+
+class Shelf:
+    """An archive that is no folder."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    async def write(self, table: str, run: int, data: bytes) -> Location:
+        """Keep a segment."""
+        self.parts.append(data)
+        return Location(place=f"shelf://{table}/{run}/{len(self.parts)}", start=0, length=len(data))
+
+    async def read(self, location: Location) -> bytes:
+        """Return a segment."""
+        return self.parts[int(location.place.rpartition("/")[2]) - 1]
+
+
+async def test_a_service_may_bring_an_archive_of_its_own(house: House, tmp_path: Path) -> None:
+    """What the keeper is given takes the rows, and gives them back; no folder is made."""
+    shelf = Shelf()
+    settings = Settings(
+        service="house",
+        state_dir=tmp_path / "state",
+        database_url=Secret(house.urls.url),
+        database_owner_url=Secret(house.urls.owner_url),
+    )
+    keeper = Watchkeeper("house", settings=settings, retention=[ARCHIVED], archive=shelf)
+    async with keeper.running():
+        (result,) = await keeper.retention.run_now()
+        assert (result.error, result.deleted) == (None, 100)
+        restored = await keeper.retention.operator.restore(1, restored_by="ann")
+    assert (restored.problems, restored.rows) == ((), 100)
+    assert difference(house, "inbound_events", "before") == []
+    assert shelf.parts
+    assert not settings.archive_folder.exists()

@@ -204,7 +204,6 @@ class Mapped(Mapping[str, object]):
         ([("accept", "json"), (b"Cookie", b"id=1")], [["accept", "json"], ["Cookie", "***"]]),
         ({"token": None, "password": True}, {"token": None, "password": True}),
     ],
-    ids=repr,
 )
 def test_how_values_come_out(value: object, expected: object) -> None:
     """Each kind of value has one form in a line."""

@@ -128,6 +128,7 @@ class Pruning:
         self._archiver = None
         if policy.archive and archive is not None:
             self._archiver = Archiver(archive, ledger, claim, self._transaction)
+        self._counted = 0  # the most rows that were counted
         self.deleted = 0
         self.notes: list[str] = []
 
@@ -189,11 +190,13 @@ class Pruning:
         """Count up to what the ledger says: a commit whose answer was lost is in it too.
 
         Args:
-            total: How many rows the run has deleted so far.
+            total: How many rows the run has deleted so far: fewer than before where a crash of the server
+                undid some, which count once.
         """
-        rows, self.deleted = total - self.deleted, total
-        if rows:
-            self._on_rows(rows)
+        self.deleted = total
+        if total > self._counted:
+            self._on_rows(total - self._counted)
+            self._counted = total
 
     async def _rest(self, took: timedelta) -> None:
         """Leave the rest of the time to others after work that took so long."""
@@ -350,6 +353,8 @@ class Pruning:
     ) -> Swept:
         began = time.monotonic()
         async with self._transaction() as conn:
+            if self._archiver is None:  # else files say what went
+                await conn.execute(QUERIES["commit_soon"])
             await self._ledger.lock(conn, self._claim)
             # Under the lock, which whoever adds a hold takes too: from its commit on nothing held goes.
             self._target = target = await (self._target or target).with_holds(conn)
