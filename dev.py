@@ -327,14 +327,19 @@ def become(environment: Environment, module: str, *arguments: str) -> int:
 
 
 def run_tests(arguments: list[str]) -> int:
-    """Run pytest; without arguments with branch coverage, also of the processes that the tests start."""
+    """Run pytest; without arguments with branch coverage, also of the processes that the tests start.
+
+    Tests wait more than they work, so all of them run in as many processes as there are processors: two at
+    least, and four at most, each of which has a database server.
+    """
     occupy(TEST)
     with tempfile.TemporaryDirectory(prefix="dev-test-") as scratch:
         tool = functools.partial(run_tool, scratch)
         if arguments:
             return tool("pytest", *arguments)
         # After a failed run there is no report: it would stand between the failures and who looks for them.
-        steps = (["run", "-m", "pytest"], ["combine", "--quiet"], ["report"])
+        processes = str(min(max(os.cpu_count() or 1, 2), 4))
+        steps = (["run", "-m", "pytest", "--numprocesses", processes], ["combine", "--quiet"], ["report"])
         return next(filter(None, (tool("coverage", *step) for step in steps)), 0)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PLAIN: Final = "one plain DELETE"
+KINDLY: Final = f"{OURS}, within its default budget"
 LIMITED: Final = "DELETE of 10,000 rows by ctid, again and again"
 FLAT_OUT: Final = Limits(share=1.0, budget=1.0)
 KIND: Final = Limits(share=1.0)
@@ -123,10 +124,11 @@ class PrunedHouse:
 
     def prune(self, case: Case, name: str) -> float:
         """Delete the table's old rows in one of the ways, and return the seconds that it took."""
-        if name != OURS:
+        if name in (PLAIN, LIMITED):
             return _timed(self._plainly if name == PLAIN else self._limited, case.expected)
+        limits = KIND if name == KINDLY else FLAT_OUT
         with self._locks(case) as let_go:
-            return _timed(lambda: self.run(FLAT_OUT, case.expected, let_go), case.expected)
+            return _timed(lambda: self.run(limits, case.expected, let_go), case.expected)
 
     def run(self, limits: Limits, expected: int, let_go: Callable[[], object] = lambda: None) -> int:
         """Run the policy now.
