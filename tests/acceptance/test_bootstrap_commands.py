@@ -20,6 +20,8 @@ SETTINGS = """
 branch = true
 source = ["src"]
 parallel = true
+patch = ["subprocess"]
+disable_warnings = ["no-data-collected"]  # in pytest's first process, which runs no test itself
 
 [tool.coverage.report]
 fail_under = 95
@@ -64,12 +66,13 @@ def test_slow() -> None:
     print("\\nasleep", flush=True)
     time.sleep(60)
 """
-# Stamps .venv-test as set up: it borrows this test run's own packages instead of installing them again.
+# Stamps .venv-test as set up: it borrows this test run's own packages instead of installing them again. The
+# second line is what coverage installs beside itself, for the processes that pytest starts.
 BORROW = """
 import dev, pathlib, subprocess, sys
 subprocess.run([sys.executable, "-m", "venv", "--without-pip", dev.TEST.folder], check=True)
 (site,) = dev.TEST.folder.glob("lib/python3.*/site-packages")
-(site / "borrowed.pth").write_text(sys.argv[1] + "\\n")
+(site / "borrowed.pth").write_text(sys.argv[1] + "\\nimport coverage; coverage.process_startup()\\n")
 dev.TEST.stamp.write_text(dev.TEST.fingerprint())
 """
 

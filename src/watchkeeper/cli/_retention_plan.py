@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.cli._screen import Screen, days, duration, unnamed, volume
 
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from watchkeeper.keeper import Watchkeeper
-    from watchkeeper.retention import Plan
+    from watchkeeper.retention import Hold, Plan
+
+_HOLDS_SHOWN: Final = 5
 
 
 def add(actions: argparse._SubParsersAction[Any]) -> None:
@@ -51,7 +53,8 @@ def show_plans(plans: Sequence[Plan], screen: Screen) -> None:
         if not plan.why:
             continue  # it could not be looked at
         if screen.terminal:
-            screen.say(f"{plan.policy.name}: {_way(plan)}")
+            held = f"; rows are held{_by(plan.holds)}" if _holds_some(plan) else ""
+            screen.say(f"{plan.policy.name}: {_way(plan)}{held}")
         else:
             screen.say(_sentence(plan, screen))
         for statement in plan.index:
@@ -71,9 +74,9 @@ def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
 
 
 def _sentence(plan: Plan, screen: Screen) -> str:
-    share = f" ({_share(plan)} of the table)" if plan.table_rows else ""
+    share = f" (about {_share(plan)} of the table)" if plan.table_rows else ""
     oldest = f", the oldest of {screen.time(plan.oldest)}" if plan.oldest else ""
-    held = f"; {_held(plan)} more are held" if plan.holds and plan.held != 0 else ""
+    held = f"; {_held(plan)} more are held{_by(plan.holds)}" if _holds_some(plan) else ""
     but = "but for that, " if plan.problem else ""
     return (
         f"{plan.policy.name}: {but}{_rows(plan)} rows would go{share}, older than {screen.time(plan.horizon)}"
@@ -88,6 +91,17 @@ def _way(plan: Plan) -> str:
     )
     about = f"about {volume(plan.bytes)} in {duration(plan.takes)}"
     return f"{about}, by {plan.strategy}, because {plan.why}{referenced}{ageless}"
+
+
+def _holds_some(plan: Plan) -> bool:
+    return bool(plan.holds) and plan.held != 0
+
+
+def _by(holds: Sequence[Hold]) -> str:
+    """Name the holds that are in force, the first ones of many."""
+    names = ", ".join(str(hold.id) for hold in holds[:_HOLDS_SHOWN])
+    more = f" and {len(holds) - _HOLDS_SHOWN} more" if len(holds) > _HOLDS_SHOWN else ""
+    return f" by hold{'' if len(holds) == 1 else 's'} {names}{more}"
 
 
 def _held(plan: Plan) -> str:
