@@ -105,6 +105,9 @@ class House:
             from watchkeeper.retention import FolderArchive, Retention  # noqa: PLC0415
             from watchkeeper.schedule import Schedule  # noqa: PLC0415
 
+            archive = self._archive
+            if archive is None:
+                archive = FolderArchive(self._settings.archive_folder)
             self._retention = Retention(
                 database=self.storage.database,
                 policies=self._policies,
@@ -113,7 +116,7 @@ class House:
                 logging=self._logging,
                 limits=self._limits(),
                 free_space=self.storage.free_space,
-                archive=self._archive or FolderArchive(self._settings.archive_folder),
+                archive=archive,
             )
 
     def _limits(self) -> Limits:

@@ -20,7 +20,7 @@ from support.house import House, look_up_rows, open_house
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.logs import Logging, Sink
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import Policy, Retention, RetentionMetrics
+from watchkeeper.retention import FolderArchive, Location, Policy, Retention, RetentionMetrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -455,3 +455,31 @@ async def test_a_policy_that_archives_needs_an_archive(house: House) -> None:
             metrics=RetentionMetrics(Registry(), [ARCHIVED]),
             logging=Logging(service="house", env="test", sink=Sink(2)),
         )
+
+
+class Hanging(FolderArchive):
+    """An archive whose disk does not answer."""
+
+    async def write(self, table: str, run: int, data: bytes) -> Location:
+        """Hang."""
+        await asyncio.Event().wait()
+        raise AssertionError(table, run, data)
+
+
+async def test_an_archive_that_hangs_keeps_the_lease_and_is_given_up_for_a_word(
+    house: House, tmp_path: Path
+) -> None:
+    """The run stays ours as long as nobody says otherwise, nothing goes, and cancel ends it."""
+    house.make_table()
+    house.fill("inbound_events", 40, 10)
+    retention = house.retention(ARCHIVED, archive=Hanging(tmp_path / "hung"), lease=timedelta(seconds=3))
+    running = asyncio.create_task(retention.run_now())
+    await asyncio.sleep(5)
+    assert house.sql("SELECT state, lease_until > clock_timestamp() FROM retention_runs") == [
+        ("running", True)
+    ]
+    await retention.operator.cancel("inbound_events", by="ann")
+    async with asyncio.timeout(5):
+        (result,) = await running
+    assert (result.status, result.deleted) == ("cancelled", 0)
+    assert house.count("inbound_events") == 10

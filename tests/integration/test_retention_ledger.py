@@ -216,31 +216,6 @@ async def test_who_lost_a_run_deletes_nothing_more(
     assert [entry["deleted"] for entry in house.audited()] == [gone]
 
 
-async def test_what_a_crash_of_the_server_undoes_is_counted_once(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Sweeps do not wait for the disk: rows come back with their count, go again, and metrics are right."""
-    look_up_rows(monkeypatch)
-    house.make_table()
-    house.fill("inbound_events", 40, 5000)
-    counted: list[int] = []
-
-    def undo(_table: str, rows: int) -> None:
-        counted.append(rows)
-        if len(counted) == 1:
-            house.sql("UPDATE retention_runs SET rows_deleted = rows_deleted - 700")
-            house.sql(
-                "INSERT INTO inbound_events (id, received_at)"
-                " SELECT 'back-' || g, now() - interval '39 days' FROM generate_series(1, 700) g"
-            )
-
-    (result,) = await house.retention(EVENTS).run_now(None, undo)
-    assert (result.error, result.deleted, sum(counted)) == (None, 5000, 5000)
-    assert min(counted) > 0
-    assert [entry["deleted"] for entry in house.audited()] == [5000]
-    assert house.count("inbound_events") == 0
-
-
 def close_as_another_would(house: House) -> None:
     """Close the open run, in one transaction with its entry."""
     with psycopg.connect(house.urls.owner_url) as conn:

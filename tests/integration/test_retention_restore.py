@@ -388,6 +388,10 @@ class Shelf:
         """Return a segment."""
         return self.parts[int(location.place.rpartition("/")[2]) - 1]
 
+    def __len__(self) -> int:
+        """Say how many there are: none at first, and still it is the archive."""
+        return len(self.parts)
+
 
 async def test_a_service_may_bring_an_archive_of_its_own(house: House, tmp_path: Path) -> None:
     """What the keeper is given takes the rows, and gives them back; no folder is made."""
@@ -402,8 +406,13 @@ async def test_a_service_may_bring_an_archive_of_its_own(house: House, tmp_path:
     async with keeper.running():
         (result,) = await keeper.retention.run_now()
         assert (result.error, result.deleted) == (None, 100)
+        kept, shelf.parts = shelf.parts, []
+        emptied = await keeper.retention.operator.restore(1, restored_by="ann")
+        shelf.parts = kept
         restored = await keeper.retention.operator.restore(1, restored_by="ann")
+    assert "cannot be read: IndexError: list index out of range" in emptied.problems[0]
+    assert emptied.rows == 0
     assert (restored.problems, restored.rows) == ((), 100)
     assert difference(house, "inbound_events", "before") == []
-    assert shelf.parts
+    assert len(shelf) > 0
     assert not settings.archive_folder.exists()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.retention._archive import Archive
     from watchkeeper.retention._ledger import Claim, Ledger
+    from watchkeeper.retention._patience import Patience
     from watchkeeper.retention._target import Target
 
 # What one segment holds at most, whatever the rows are like: memory, and time of the transaction that reads.
@@ -89,6 +90,7 @@ class Archiver:
         ledger: Where the segments are noted.
         claim: The run.
         transaction: Opens a transaction of the run.
+        patience: Keeps the run's lease while the archive takes its time.
     """
 
     def __init__(
@@ -97,11 +99,13 @@ class Archiver:
         ledger: Ledger,
         claim: Claim,
         transaction: Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]],
+        patience: Patience,
     ) -> None:
         self._archive = archive
         self._ledger = ledger
         self._claim = claim
         self._transaction = transaction
+        self._patience = patience
 
     async def take(self, target: Target, span: Span, size: int) -> ArchivedSweep:
         """Archive the next rows of a span.
@@ -174,7 +178,8 @@ class Archiver:
 
     async def _keep(self, lines: list[str]) -> int:
         packed = await asyncio.to_thread(pack, lines)
-        location = await self._archive.write(self._claim.table_name, self._claim.id, packed.data)
+        writing = self._archive.write(self._claim.table_name, self._claim.id, packed.data)
+        location = await self._patience.during(writing)
         async with self._transaction() as conn:
             await self._ledger.lock(conn, self._claim)
             (segment,) = await fetch_row(

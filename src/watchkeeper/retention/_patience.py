@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from psycopg import errors
 
@@ -25,11 +25,15 @@ from watchkeeper.retention._orders import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from watchkeeper.database import Database
     from watchkeeper.retention._ledger import Claim, Ledger
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention._pressure import Pressure, PressureWatch, Reason
     from watchkeeper.retention._share import Limits
+
+_T = TypeVar("_T")
 
 PASSING: Final = (
     DatabaseUnavailableError,
@@ -134,6 +138,29 @@ class Patience:
             self.check()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(rest, _LOOK_S, third))
+
+    async def during(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for work that is not the database's and may hang; the lease is kept, and orders are heard.
+
+        Args:
+            work: What takes its time.
+
+        Raises:
+            StopRequestedError: The process is to stop, or an operator paused the policy.
+            RunCancelledError: An operator wants it to end for good.
+            RunTimeoutError: The run took longer than it may.
+            RunLostError: It is not ours any more.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while True:
+                await asyncio.wait([task], timeout=_LOOK_S)
+                if task.done():
+                    return task.result()
+                self.check()
+                await self.pause(timedelta(0))
+        finally:
+            task.cancel()
 
     async def give_way(self) -> None:
         """Wait as long as going on would hurt others; looks once a second at most.

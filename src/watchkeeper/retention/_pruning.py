@@ -2,8 +2,8 @@
 
 Each transaction locks the run's row in the ledger, deletes in its second statement and moves the ledger's
 count, so that no row is gone that the ledger does not know of, and nobody deletes whose run was closed by
-another. Its delete takes some 50 ms flat out, else a tenth of that, since others wait for what is written at
-its end; the number of rows or blocks adapts to that.
+another. It takes some 50 ms flat out; within a budget its delete takes a 25th of that, since others wait for
+what is written at its end. The number of rows or blocks adapts to that.
 
 The first pass deletes by plain statements, which do not wait for rows that others have locked; where they
 meet one, the stretch is swept carefully. Careful passes follow, for what is left and for rows that moved.
@@ -116,6 +116,7 @@ class Pruning:
         self._on_rows = on_rows
         self._pace = Pace(limits)
         self._took = timedelta(0)
+        self._trip = timedelta(0)  # how long a statement takes that does nothing
         self._target: Target | None = None  # with the holds that were in force at the last transaction
         self._row_bytes = 0.0
         self._vain = 0
@@ -127,8 +128,7 @@ class Pruning:
         self._cursor: Cursor | None = None  # in the first pass
         self._archiver = None
         if policy.archive and archive is not None:
-            self._archiver = Archiver(archive, ledger, claim, self._transaction)
-        self._counted = 0  # the most rows that were counted
+            self._archiver = Archiver(archive, ledger, claim, self._transaction, patience)
         self.deleted = 0
         self.notes: list[str] = []
 
@@ -190,13 +190,11 @@ class Pruning:
         """Count up to what the ledger says: a commit whose answer was lost is in it too.
 
         Args:
-            total: How many rows the run has deleted so far: fewer than before where a crash of the server
-                undid some, which count once.
+            total: How many rows the run has deleted so far.
         """
-        self.deleted = total
-        if total > self._counted:
-            self._on_rows(total - self._counted)
-            self._counted = total
+        rows, self.deleted = total - self.deleted, total
+        if rows:
+            self._on_rows(rows)
 
     async def _rest(self, took: timedelta) -> None:
         """Leave the rest of the time to others after work that took so long."""
@@ -302,11 +300,13 @@ class Pruning:
         return await self._first_plainly(target, span, sweep, sweep_unlocked)
 
     async def _sweep_carefully(self, target: Target, span: Span) -> Swept:
+        looked = timedelta(0)
         if isinstance(span, BlockSpan) and not target.in_parts:
             nothing = await self._look_ahead(target, span)
             if nothing is not None:
                 return nothing
-        return await self._transact(target, span, sweep_carefully)
+            looked = self._took
+        return await self._transact(target, span, sweep_carefully, before=looked)
 
     async def _look_ahead(self, target: Target, span: BlockSpan) -> Swept | None:
         """See that nothing is left of a span, as a rule where another pass was before.
@@ -316,10 +316,11 @@ class Pruning:
         began = time.monotonic()
         async with self._transaction() as conn:
             target = await (self._target or target).with_holds(conn)
-            nothing = await look_ahead(conn, target, self._claim.horizon, span, self._pace.size(span))
+            looking = time.monotonic()
+            nothing = await look_ahead(conn, target, self._claim.horizon, span, self._pace.look_size)
+            self._pace.adapt_look(timedelta(seconds=time.monotonic() - looking) - self._trip)
         self._took = timedelta(seconds=time.monotonic() - began)
         if nothing is not None:
-            self._pace.adapt(span, deleting=self._took, whole=self._took)
             await self._patience.pause(timedelta(0))  # which keeps the lease, and hears operators
         return nothing
 
@@ -353,8 +354,6 @@ class Pruning:
     ) -> Swept:
         began = time.monotonic()
         async with self._transaction() as conn:
-            if self._archiver is None:  # else files say what went
-                await conn.execute(QUERIES["commit_soon"])
             await self._ledger.lock(conn, self._claim)
             # Under the lock, which whoever adds a hold takes too: from its commit on nothing held goes.
             self._target = target = await (self._target or target).with_holds(conn)
@@ -366,7 +365,13 @@ class Pruning:
             total = await self._ledger.move(conn, self._claim, swept.deleted, size, cursor)
         self._patience.renewed()
         whole = timedelta(seconds=time.monotonic() - began)
-        self._pace.adapt(span, deleting=timedelta(seconds=deleted - deleting), whole=whole)
+        self._pace.adapt(
+            span,
+            deleted=swept.deleted,
+            deleting=timedelta(seconds=deleted - deleting),
+            whole=whole,
+            trip=self._trip,
+        )
         self._took = before + whole
         self.count(total)
         self._watch_for_triggers(target, swept)
@@ -376,10 +381,12 @@ class Pruning:
     async def _transaction(self) -> AsyncIterator[AsyncConnection[Any]]:
         self._patience.check()
         async with self._database.transaction() as conn:
+            began = time.monotonic()
             await conn.execute(
                 QUERIES["limits"],
                 {"statement_ms": _milliseconds(STATEMENT_TIMEOUT), "lock_ms": _milliseconds(LOCK_TIMEOUT)},
             )
+            self._trip = timedelta(seconds=time.monotonic() - began)
             yield conn
 
     async def _patiently(

@@ -223,7 +223,15 @@ class Restoring:
         )
 
     async def _read(self, segment: Segment) -> list[str]:
-        data = await self._archive.read(segment.location)
+        try:
+            data = await self._archive.read(segment.location)
+        except ArchiveError:
+            raise
+        except Exception as error:
+            raise ArchiveError(
+                f"{segment.deleted:,} rows are not put back, because their part of {segment.location.place}"
+                f" cannot be read: {type(error).__name__}: {error}"
+            ) from error
         try:
             lines = await asyncio.to_thread(unpack, data, sha256=segment.sha256, rows=segment.rows)
         except ArchiveError as error:

@@ -20,7 +20,7 @@ _ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 # Longer than `serve` takes to drain by default.
 _TERM_GRACE_S: Final = 25.0
 # After each checkpoint a page that changes is written to the WAL as a whole: with less room for WAL, a large
-# delete has several and takes up to a half longer. What is not needed is given back, down to min_wal_size.
+# delete has several and takes up to a half longer. What is not needed is given back over later checkpoints.
 _CONFIGURATION: Final = """
 # Watchkeeper wrote this once, when the data was made: change it here, or with ALTER SYSTEM.
 max_connections = 100

@@ -8,12 +8,6 @@ SELECT set_config('statement_timeout', %(statement_ms)s, true);
 -- Longest wait for a lock, in the rest of this transaction.
 SELECT set_config('lock_timeout', %(lock_ms)s, true);
 
--- name: commit_soon
--- Let the commit of this transaction not wait for the disk. What a crash of the server may undo then, up to a second
--- of sweeps, it undoes as a whole: the rows are back, and the ledger does not count them. The next commit that
--- waits, at the latest the one that closes the run, makes it last.
-SELECT set_config('synchronous_commit', 'off', true);
-
 -- name: delete_by_place
 -- Delete the eligible rows of a range of blocks.
 DELETE FROM {table} AS t
