@@ -30,10 +30,10 @@ def sizes(pace: Pace, span: Span, *, each_us: float, trip_ms: float = 0.2, delet
 @pytest.mark.parametrize("trip_ms", [0.1, 1.0, 20.0])
 @pytest.mark.parametrize("span", [BLOCKS, AgeSpan()], ids=["by place", "by age"])
 def test_a_far_database_does_not_make_transactions_small(span: Span, trip_ms: float) -> None:
-    """Within a budget the work counts, not the way there: 2 ms of it, however long a round trip takes."""
+    """Within a budget the work counts, not the way there: 1 ms of it, however long a round trip takes."""
     each_us = 40.0 if isinstance(span, BlockSpan) else 10.0
     *_, last = sizes(Pace(KIND), span, each_us=each_us, trip_ms=trip_ms)
-    assert 1.5 <= last * each_us / 1000 <= 2.5
+    assert 0.8 <= last * each_us / 1000 <= 1.2
 
 
 def test_flat_out_the_whole_transaction_counts() -> None:
@@ -46,8 +46,8 @@ def test_one_block_grows_again() -> None:
     """A stretch that was slow does not leave the rest with the smallest size."""
     pace = Pace(KIND)
     assert sizes(pace, BLOCKS, each_us=50_000.0)[-1] == 1
-    assert sizes(pace, BLOCKS, each_us=1_200.0)[-1] in (1, 2)
-    assert sizes(pace, BLOCKS, each_us=20.0)[-1] >= 80
+    assert sizes(pace, BLOCKS, each_us=700.0)[-1] in (1, 2)
+    assert sizes(pace, BLOCKS, each_us=20.0)[-1] >= 40
 
 
 def test_an_empty_stretch_does_not_make_the_next_one_large() -> None:

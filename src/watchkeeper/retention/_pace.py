@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from watchkeeper.retention._share import Limits
 
 TRANSACTION_TARGET: Final = timedelta(milliseconds=50)
-# What inserts beside it take, the 99th percentile over an idle table's: 1.3 to 1.6 with 2 ms, 3 with 5, 4
-# with 50.
-_KIND_TARGET: Final = TRANSACTION_TARGET / 25
-# A statement that finds nothing takes about that.
-_LEAST: Final = TRANSACTION_TARGET / 100
+# What inserts beside it take, the 99th percentile over an idle table's: 1.0 to 1.3 with 1 ms, 1.8 with 2, 3
+# with 5, 4 with 50.
+_KIND_TARGET: Final = TRANSACTION_TARGET / 50
+# Below this a statement's time says nothing of its size.
+_LEAST: Final = TRANSACTION_TARGET / 200
 
 # How many rows (ages) or blocks to begin with, at least and at most.
 _FIRST_SIZE: Final[Mapping[type[Span], int]] = {AgeSpan: 1000, BlockSpan: 8}

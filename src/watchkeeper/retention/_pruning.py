@@ -2,7 +2,7 @@
 
 Each transaction locks the run's row in the ledger, deletes in its second statement and moves the ledger's
 count, so that no row is gone that the ledger does not know of, and nobody deletes whose run was closed by
-another. It takes some 50 ms flat out; within a budget its delete takes a 25th of that, since others wait for
+another. It takes some 50 ms flat out; within a budget its delete takes a 50th of that, since others wait for
 what is written at its end. The number of rows or blocks adapts to that.
 
 The first pass deletes by plain statements, which do not wait for rows that others have locked; where they
