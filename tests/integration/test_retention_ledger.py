@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,7 +13,7 @@ import psycopg
 import pytest
 
 from support.archive import ARCHIVED
-from support.house import EVENTS, SESSIONS, House, look_up_rows, open_house
+from support.house import EVENTS, SESSIONS, House, close_as_another_would, look_up_rows, open_house
 from support.lines import LineList
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
@@ -214,26 +213,6 @@ async def test_who_lost_a_run_deletes_nothing_more(
     gone = rows - house.count("inbound_events")
     assert gone == min(rows, 1000)  # one transaction
     assert [entry["deleted"] for entry in house.audited()] == [gone]
-
-
-def close_as_another_would(house: House) -> None:
-    """Close the open run, in one transaction with its entry."""
-    with psycopg.connect(house.urls.owner_url) as conn:
-        row = conn.execute(
-            "SELECT id, rows_deleted FROM retention_runs WHERE state = 'running' FOR UPDATE"
-        ).fetchone()
-        assert row is not None
-        entry = conn.execute(
-            "INSERT INTO audit_log (actor_type, actor_id, action, entity, payload)"
-            " VALUES ('system', 'other', 'retention.prune', 'inbound_events', %s) RETURNING id",
-            [json.dumps({"deleted": row[1]})],
-        ).fetchone()
-        assert entry is not None
-        conn.execute(
-            "UPDATE retention_runs SET state = 'failed', epoch = epoch + 1, finished_at = now(),"
-            " audit_id = %s WHERE id = %s",
-            [entry[0], row[0]],
-        )
 
 
 async def test_nothing_is_deleted_that_could_not_be_audited(house: House) -> None:

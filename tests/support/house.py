@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -217,3 +218,23 @@ def look_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def daily(timezone: str = "UTC") -> Schedule:
     """Return the contract's schedule."""
     return Schedule(timezone=timezone)
+
+
+def close_as_another_would(house: House) -> None:
+    """Close the open run, in one transaction with its entry."""
+    with psycopg.connect(house.urls.owner_url) as conn:
+        row = conn.execute(
+            "SELECT id, rows_deleted FROM retention_runs WHERE state = 'running' FOR UPDATE"
+        ).fetchone()
+        assert row is not None
+        entry = conn.execute(
+            "INSERT INTO audit_log (actor_type, actor_id, action, entity, payload)"
+            " VALUES ('system', 'other', 'retention.prune', 'inbound_events', %s) RETURNING id",
+            [json.dumps({"deleted": row[1]})],
+        ).fetchone()
+        assert entry is not None
+        conn.execute(
+            "UPDATE retention_runs SET state = 'failed', epoch = epoch + 1, finished_at = now(),"
+            " audit_id = %s WHERE id = %s",
+            [entry[0], row[0]],
+        )

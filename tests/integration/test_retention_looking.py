@@ -1,0 +1,126 @@
+"""Later passes that find nothing and only look: they lock and write nothing, and are a run's work all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.house import EVENTS, House, close_as_another_would, open_house
+from watchkeeper.retention import RunCancelledError, RunLostError, RunPausedError, _pace, _patience
+from watchkeeper.retention._sweep import BlockSpan, look_ahead
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from support.postgres import DatabaseUrls
+
+ROWS = 10_000
+
+
+@pytest.fixture
+async def house(
+    database_urls: DatabaseUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[House]:
+    """A table of old rows whose later pass looks many times, and listens after each look."""
+    monkeypatch.setattr(_patience, "_LOOK_S", 0.0)
+    monkeypatch.setitem(_pace._LARGEST_SIZE, BlockSpan, 8)
+    async with open_house(database_urls, tmp_path) as opened:
+        opened.make_table(indexed=False)
+        opened.fill("inbound_events", 40, ROWS)
+        opened.fill("inbound_events", 1, 1)
+        yield opened
+
+
+def before_each_look(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Awaitable[None]]
+) -> list[bool]:
+    """Have something done before each look, which is told its number; return whether each found nothing."""
+    found: list[bool] = []
+
+    async def acting(*args: Any) -> Any:
+        await act(len(found))
+        nothing = await look_ahead(*args)
+        found.append(nothing is not None)
+        return nothing
+
+    monkeypatch.setattr("watchkeeper.retention._pruning.look_ahead", acting)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "error"),
+    [("cancel", "cancelled", RunCancelledError), ("pause", "stopped", RunPausedError)],
+)
+async def test_a_pass_that_only_looks_hears_the_operator(
+    house: House, monkeypatch: pytest.MonkeyPatch, word: str, status: str, error: type[Exception]
+) -> None:
+    """After the look during which the word was said no other begins."""
+    retention = await house.due(EVENTS)
+
+    async def say(number: int) -> None:
+        if number == 1:
+            await getattr(retention.operator, word)("inbound_events", by="ann")
+
+    looks = before_each_look(monkeypatch, say)
+    (result,) = await retention.tick()
+    assert looks == [True, True]
+    assert (result.status, result.deleted) == (status, ROWS)
+    assert isinstance(result.error, error)
+    assert house.runs() == [(1, status, ROWS)]
+    assert [entry["deleted"] for entry in house.audited()] == [ROWS]
+
+
+async def test_a_pass_that_only_looks_keeps_the_lease(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes several leases' time, and no other replica takes its run for dead."""
+    lease = timedelta(seconds=0.6)
+    retention = await house.due(EVENTS, lease=lease)
+    other = house.retention(EVENTS, lease=lease)
+
+    async def dawdle(_number: int) -> None:
+        await asyncio.sleep(lease.total_seconds() / 3)
+        assert await other.tick() == []
+
+    looks = before_each_look(monkeypatch, dawdle)
+    (result,) = await retention.tick()
+    assert all(looks)
+    assert len(looks) > 6
+    assert (result.status, result.deleted) == ("completed", ROWS)
+    assert house.runs() == [(1, "completed", ROWS)]
+
+
+async def test_a_pass_that_only_looks_ends_when_its_run_was_closed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closed it has audited it; who looked on says that it is lost, and nothing more."""
+    retention = house.retention(EVENTS)
+
+    async def lose(number: int) -> None:
+        if number == 1:
+            close_as_another_would(house)
+
+    looks = before_each_look(monkeypatch, lose)
+    (result,) = await retention.run_now()
+    assert looks == [True, True]
+    assert (result.status, result.left_open) == ("failed", True)
+    assert isinstance(result.error, RunLostError)
+    assert [entry["deleted"] for entry in house.audited()] == [ROWS]
+
+
+async def test_rows_that_come_to_be_old_where_a_pass_looks_go(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that finds one makes the sweep of those blocks, and the pass goes on looking after it."""
+
+    async def add(number: int) -> None:
+        if number == 1:  # to the end of the table, where the looks have not come to
+            house.sql("INSERT INTO inbound_events VALUES ('late', now() - interval '40 days')")
+
+    looks = before_each_look(monkeypatch, add)
+    (result,) = await house.retention(EVENTS).run_now()
+    assert looks.count(False) == 1
+    assert (result.status, result.deleted) == ("completed", ROWS + 1)
+    assert house.count("inbound_events") == 1
