@@ -1,4 +1,4 @@
-"""Later passes that find nothing and only look: they lock and write nothing, and are a run's work all the same."""
+"""Later passes that find nothing and only look: no lock, nothing written, and a part of the run all the same."""
 
 from __future__ import annotations
 
