@@ -1,4 +1,4 @@
-"""Later passes that find nothing and only look: no lock, nothing written, and a part of the run all the same."""
+"""Later passes that find nothing and only look: no lock, nothing written, and part of a run all the same."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ async def house(
         yield opened
 
 
-def before_each_look(
-    monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Awaitable[None]]
-) -> list[bool]:
+def before_each_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Awaitable[None]]) -> list[bool]:
     """Have something done before each look, which is told its number; return whether each found nothing."""
     found: list[bool] = []
 
