@@ -22,6 +22,7 @@ from watchkeeper.exceptions import RetentionError
 from watchkeeper.retention._archived_sweep import Archiver
 from watchkeeper.retention._cursor import Cursor, find_cursor
 from watchkeeper.retention._orders import show_plan
+from watchkeeper.retention._others import OtherWriters
 from watchkeeper.retention._pace import Pace
 from watchkeeper.retention._partition_drop import PartitionDrop
 from watchkeeper.retention._partitions import Partitions, find_partitions
@@ -119,8 +120,11 @@ class Pruning:
         self._trip = timedelta(0)  # how long a statement takes that does nothing
         self._target: Target | None = None  # with the holds that were in force at the last transaction
         self._row_bytes = 0.0
+        self._others = OtherWriters()
         self._vain = 0
-        # In this pass, a row between two sweeps counted twice: rows that somebody else has locked,
+        # In this pass, a row between two sweeps counted twice: rows that were due,
+        self._seen = 0
+        # rows that somebody else has locked,
         self._locked = 0
         # and rows that were ours to delete, and stayed.
         self._kept = 0
@@ -151,7 +155,7 @@ class Pruning:
         archived = self._sweep_archived if self._archiver else None
         left = await self._pass(target, [first], archived or self._sweep)
         self._cursor = None
-        if not left and self._is_done(target, first):
+        if not left and await self._is_done(target, first):
             return
         if isinstance(first, AgeSpan) and not await self._patiently(self._is_left, target):
             return
@@ -169,9 +173,14 @@ class Pruning:
                 wait = waits.pop(0)
                 if self._locked or self._kept:
                     await self._patience.pause(wait)
-            spans = await self._pass(target, spans, way)
-            if not spans:
+            left = await self._pass(target, spans, way)
+            if (self._seen and isinstance(spans[0], BlockSpan)) or (target.nested and self._went):
+                # What a row that went referred to may go now; and an old row that was updated meanwhile has
+                # moved, perhaps to where the pass had been already.
+                left = [await self._patiently(self._again, target, spans[0])]
+            if not left:
                 return
+            spans = left
         if target.nested and self._went:
             self.notes.append(
                 f"Rows of {target.name} refer to each other over more than {_MOST_LEVELS} steps: the next run"
@@ -216,18 +225,24 @@ class Pruning:
         async with self._transaction() as conn:
             return await sample(conn, target, self._claim.horizon)
 
-    def _is_done(self, target: Target, first: Span) -> bool:
+    async def _is_done(self, target: Target, first: Span) -> bool:
         """Say whether a first pass that left nothing can have passed nothing by.
 
-        By ages, from the first to the last and with nobody's locks in the way, a plain DELETE takes what it
-        sees, and follows rows that are updated meanwhile. Not so where rows lie in several tables, or where a
-        trigger keeps some or puts them back.
+        With nobody's locks in the way a plain DELETE takes what it sees. By ages it follows rows that are
+        updated meanwhile; by place they may move to where it has been, if anybody writes. Neither holds where
+        rows lie in several tables, or where a trigger keeps some or puts them back.
         """
-        return (
-            first == AgeSpan()
-            and not self._pace.met_locks
-            and not (target.in_parts or target.triggered or target.archived or target.references)
-        )
+        if self._pace.met_locks or (
+            target.in_parts or target.triggered or target.archived or target.references
+        ):
+            return False
+        if isinstance(first, AgeSpan):
+            return first == AgeSpan()
+        return first.start == 0 and not await self._patiently(self._others_wrote)
+
+    async def _others_wrote(self) -> bool:
+        async with self._transaction() as conn:
+            return await self._others.seen(conn)
 
     async def _is_left(self, target: Target) -> bool:
         """Say whether anything is eligible still: a look where a sweep would lock the run and write."""
@@ -264,6 +279,7 @@ class Pruning:
 
     async def _first(self, target: Target, drawn: Sample) -> Span:
         async with self._transaction() as conn:
+            await self._others.begin(conn)
             span = await first_span(conn, target, drawn)
             self._cursor, span = await find_cursor(conn, self._claim, target, span)
             return span
@@ -273,15 +289,15 @@ class Pruning:
             return await again(conn, target, span)
 
     async def _pass(self, target: Target, spans: list[Span], way: _Way) -> list[Span]:
-        """Go over the spans once, and return what the next pass has to go over."""
+        """Go over the spans once, and return those of them that hold what could not be had."""
         left: list[Span] = []
-        seen = self._locked = self._kept = self._went = 0
+        self._seen = self._locked = self._kept = self._went = 0
         for span in spans:
             rest: Span | None = span
             while rest is not None:
                 await self._patience.give_way()
                 swept = await self._patiently(way, target, rest)
-                seen += swept.seen
+                self._seen += swept.seen
                 self._locked += swept.seen - swept.held
                 self._kept += swept.held - swept.deleted
                 self._went += swept.deleted
@@ -290,10 +306,6 @@ class Pruning:
                 rest = swept.rest
                 if rest is not None:
                     await self._rest(self._took)
-        if (seen and isinstance(spans[0], BlockSpan)) or (target.nested and self._went):
-            # What a row that went referred to may go now; and an old row that was updated meanwhile has
-            # moved, perhaps to where the pass had been already.
-            left = [await self._patiently(self._again, target, spans[0])]
         return left
 
     async def _sweep(self, target: Target, span: Span) -> Swept:
@@ -363,6 +375,7 @@ class Pruning:
             size = round(swept.deleted * self._row_bytes)
             cursor = None if self._cursor is None else self._cursor.after(swept)
             total = await self._ledger.move(conn, self._claim, swept.deleted, size, cursor)
+        self._others.note_own()
         self._patience.renewed()
         whole = timedelta(seconds=time.monotonic() - began)
         self._pace.adapt(

@@ -312,6 +312,11 @@ FROM {table} AS t;
 -- Whether there is an eligible row, found by the index of the ages.
 SELECT EXISTS (SELECT FROM {table} AS t WHERE {eligible} ORDER BY t.{age} LIMIT 1);
 
+-- name: next_id
+-- The id after those of all transactions that have ended, and whether all before it have.
+SELECT pg_snapshot_xmin(now) = pg_snapshot_xmax(now), pg_snapshot_xmax(now)::text
+FROM pg_current_snapshot() AS now;
+
 -- name: pressure
 -- What a run would make worse: lag of replicas, WAL that slots keep, that is not archived or not checkpointed,
 -- transactions that keep vacuum from its work; and whether this role sees them all.
