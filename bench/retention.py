@@ -88,10 +88,14 @@ def measure_others(effort: Effort) -> Figure:
         house.fill(case)
         house.copy()  # the inserting process prepares its statement
         with workers({"inserts": Worker.of(insert_steadily, house.owner_url)}) as started:
-            for _ in range(effort.of(4, 1)):
+            inserts, order = started["inserts"], [_IDLE, OURS]
+            for _ in range(effort.of(6, 1)):
                 house.copy()
-                rounds[_IDLE].append(_p99(_while_idle(started["inserts"], effort)))
-                rounds[OURS].append(_p99(_while_pruned(started["inserts"], house, case)))
+                for name in order:
+                    idle = name == _IDLE
+                    took = _while_idle(inserts, effort) if idle else _while_pruned(inserts, house, case)
+                    rounds[name].append(_p99(took))
+                order.reverse()
     ratio = Spread.of_ratios(rounds[OURS], rounds[_IDLE]).median
     return Figure(
         name="prune-others",

@@ -206,7 +206,7 @@ class Settings:
     metrics_created: bool = _setting("WATCHKEEPER_METRICS_CREATED", _switch, False)
     retention_timezone: str = _setting("RETENTION_TIMEZONE", _text, "UTC")
     retention_max_share: float = _setting("WATCHKEEPER_RETENTION_MAX_SHARE", _share, 0.5)
-    retention_budget: float = _setting("WATCHKEEPER_RETENTION_BUDGET", _share, 0.5)
+    retention_budget: float = _setting("WATCHKEEPER_RETENTION_BUDGET", _share, 0.25)
     archive_dir: Path | None = _setting("WATCHKEEPER_ARCHIVE_DIR", _folder, None)
     retention_timeout: timedelta = _setting("WATCHKEEPER_RETENTION_TIMEOUT", _seconds, timedelta(hours=4))
     retention_max_lag: timedelta = _setting("WATCHKEEPER_RETENTION_MAX_LAG", _seconds, timedelta(seconds=30))

@@ -47,7 +47,7 @@ class Limits:
     """
 
     share: float = 0.5
-    budget: float = 0.5
+    budget: float = 0.25
     timeout: timedelta = timedelta(hours=4)
     thresholds: Thresholds = field(default_factory=Thresholds)
 
