@@ -564,3 +564,27 @@ def test_values_that_are_no_numbers_are_left_out_and_told_once(
     assert {name: counts[name] for name in whole} == whole | {spoilt: "1.0"}
     assert len(told) == 1
     assert "no numbers" in told[0]
+
+
+def test_counts_that_add_up_to_more_than_a_number_can_be_are_left_out(tmp_path: Path) -> None:
+    """Numbers each, which the series before them in the slot hides from a look at the sum of all."""
+    told: list[str] = []
+    one, two = (
+        Registry(foreign=CollectorRegistry(), on_error=lambda error: told.append(str(error)))
+        for _ in range(2)
+    )
+    for registry in (one, two):
+        took = registry.histogram("took_seconds", "Took.", ("by",), buckets=(1.0,))
+        took.labels(by="first").observe(0.5)
+        took.labels(by="second").observe(0.5)
+        registry.share(tmp_path)
+    slot = two._slot
+    assert slot is not None
+    first, second = (series.first for series in slot.series if series.family.name == "took_seconds")
+    slot.values[first + 2] = -1.7e308
+    slot.values[second] = slot.values[second + 1] = 1.7e308
+    for _ in range(2):
+        one.render()
+    assert [one.sample("took_seconds_count", by=by) for by in ("first", "second")] == [2.0, 1.0]
+    assert len(told) == 1
+    assert "no numbers" in told[0]

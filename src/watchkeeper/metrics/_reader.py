@@ -73,13 +73,19 @@ class _Source:
             return
         self._bytes, self.cells = now, memoryview(now).cast("d")
         for start in range(0, len(now), _COARSE):
-            if now[start : start + _COARSE] != before[start : start + _COARSE]:
-                for at in range(start, min(start + _COARSE, len(now)), _FINE):
-                    if now[at : at + _FINE] != before[at : at + _FINE]:
-                        self._mark(at // CELL, (at + _FINE) // CELL)
+            end = min(start + _COARSE, len(now))
+            if now[start:end] != before[start:end]:
+                changed = start  # from here on
+                for at in range(start, end, _FINE):
+                    if now[at : at + _FINE] == before[at : at + _FINE]:
+                        self._mark(changed // CELL, at // CELL)
+                        changed = at + _FINE
+                self._mark(changed // CELL, end // CELL)
             yield ""
 
     def _mark(self, begin: int, end: int) -> None:
+        if begin >= end:
+            return
         firsts = self._firsts
         # The series that begins before `begin` may reach into it.
         touched = slice(max(bisect_right(firsts, begin) - 1, 0), bisect_left(firsts, end))

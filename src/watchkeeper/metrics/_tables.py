@@ -6,6 +6,7 @@ Rows are kept in blocks, small enough that a block's work does not hold up the e
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from math import isfinite
@@ -136,8 +137,8 @@ class SummedBlock:
     def write(self, reading: Reading) -> str:
         """Return the lines of all rows."""
         if self.dirty:
-            for row, cells in self._sums(self.dirty, reading):
-                self._texts[row] = self._writer.write(self._templates[row], cells)
+            for row, text in self._rewrite(self.dirty, reading):
+                self._texts[row] = text
             self.dirty.clear()
             self._text = "".join(self._texts)
         found = self._find_exemplars(reading) if reading.exemplars else {}
@@ -151,21 +152,24 @@ class SummedBlock:
                 texts[at] += created_line(self._family, labels, born)
         return "".join(texts)
 
-    def _sums(self, rows: Collection[int], reading: Reading) -> Iterator[tuple[int, Sequence[float]]]:
-        """Add up what all workers have of these rows: many rows at once, so that the work is done in C."""
-        width = self._width
+    def _rewrite(self, rows: Collection[int], reading: Reading) -> Iterator[tuple[int, str]]:
+        """Add up what all workers have of these rows, and write it: many rows at once, so that C does it."""
         kinds = set(map(self._workers.__getitem__, rows))
         for workers in kinds:
             members = [row for row in rows if self._workers[row] is workers] if len(kinds) > 1 else rows
+            templates = [self._templates[row] for row in members]
             totals: list[float] = []
             for worker in workers:
                 places = map(self._places[worker].__getitem__, members)
                 cells = chain.from_iterable(map(self._unpack, repeat(reading.cells[worker]), places))
                 totals = list(map(add, totals, cells)) if totals else list(cells)
-            if not isfinite(sum(totals)):
-                totals = self._finite_sums(workers, members, reading)
-            for at, row in enumerate(members):
-                yield row, totals[at * width : (at + 1) * width]
+            texts = None
+            if isfinite(sum(totals)):
+                with suppress(OverflowError):
+                    texts = self._writer.write(templates, totals)
+            if texts is None:
+                texts = self._writer.write(templates, self._finite_sums(workers, members, reading))
+            yield from zip(members, texts, strict=True)
 
     def _finite_sums(self, workers: Iterable[int], rows: Iterable[int], reading: Reading) -> list[float]:
         """Add up the same, and leave out what a worker has of a row where it is no number: it is garbled."""
@@ -174,8 +178,9 @@ class SummedBlock:
             total = [0.0] * self._width
             for worker in workers:
                 cells = self._unpack(reading.cells[worker], self._places[worker][row])
-                if all(map(isfinite, cells)):
-                    total = list(map(add, total, cells))
+                added = list(map(add, total, cells))
+                if isfinite(sum(map(abs, added))):
+                    total = added
                 else:
                     reading.garbled.add(worker)
             totals += total

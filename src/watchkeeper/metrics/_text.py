@@ -7,7 +7,7 @@ https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.
 from __future__ import annotations
 
 import math
-from itertools import accumulate
+from operator import add, mod
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -65,9 +65,14 @@ class PlainWriter:
         pairs = label_pairs(self._family.labels, labels)
         return f"{self._family.name}{{{pairs}}} " if pairs else f"{self._family.name} "
 
-    def write(self, template: str, cells: Sequence[float]) -> str:
-        """Return the lines of a series."""
-        return f"{template}{number(cells[0])}\n"
+    def write(self, templates: Iterable[str], cells: Sequence[float]) -> list[str]:
+        """Return the lines of each of some series.
+
+        Args:
+            templates: Of the series.
+            cells: Theirs, one series after the other; finite numbers.
+        """
+        return [f"{template}{cell!r}\n" for template, cell in zip(templates, cells, strict=True)]
 
 
 class HistogramWriter:
@@ -91,12 +96,22 @@ class HistogramWriter:
         lines = [f'{name}_bucket{{{before}le="{bound}"}} %d.0\n' for bound in self._bounds]
         return "".join((*lines, f"{name}_count{braced} %d.0\n{name}_sum{braced} %s\n"))
 
-    def write(self, template: str, cells: Sequence[float]) -> str:
-        """Return the lines of a series."""
-        counts = tuple(accumulate(cells[:-1]))
-        if not math.isfinite(counts[-1]):
-            return ""  # a garbled slot, which its next worker sets aside
-        return template % (*counts, counts[-1], number(cells[-1]))
+    def write(self, templates: Iterable[str], cells: Sequence[float]) -> list[str]:
+        """Return the lines of each of some series, made column by column: that is done in C.
+
+        Args:
+            templates: Of the series.
+            cells: Theirs, one series after the other; finite numbers.
+
+        Raises:
+            OverflowError: What is in the buckets of a series adds up to more than a number can be.
+        """
+        width = len(self._bounds) + 1
+        counts = [cells[::width]]
+        for bucket in range(1, width - 1):
+            counts.append(list(map(add, counts[-1], cells[bucket::width])))
+        values = zip(*counts, counts[-1], map(repr, cells[width - 1 :: width]), strict=True)
+        return list(map(mod, templates, values))
 
 
 def created_line(family: Family, labels: tuple[str, ...], born: float) -> str:
