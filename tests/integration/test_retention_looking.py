@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 
 from support.house import EVENTS, House, close_as_another_would, open_house
 from watchkeeper.retention import RunCancelledError, RunLostError, RunPausedError, _pace, _patience
+from watchkeeper.retention._others import OtherWriters
 from watchkeeper.retention._sweep import BlockSpan, look_ahead
 
 if TYPE_CHECKING:
@@ -97,6 +99,59 @@ async def test_a_row_that_moves_past_the_first_pass_goes(
     (result,) = await retention.run_now(None, move)
     assert looks.count(False) == 1
     assert (result.status, result.deleted, house.count("inbound_events")) == ("completed", ROWS, 1)
+
+
+async def test_a_row_that_a_foreign_key_moves_goes(house: House) -> None:
+    """With nobody else there, the run's own delete of a parent updates its child, which is behind it then."""
+    house.sql("ALTER TABLE inbound_events ADD parent text REFERENCES inbound_events ON DELETE SET NULL")
+    house.sql("CREATE INDEX ON inbound_events (parent)")
+    house.sql("UPDATE inbound_events SET parent = '40-1' WHERE id = %s", f"40-{ROWS}")
+    house.sql("VACUUM (FULL, ANALYZE) inbound_events")  # the pages are full: who is updated goes elsewhere
+    (result,) = await house.retention(EVENTS).run_now()
+    assert (result.status, result.deleted, house.count("inbound_events")) == ("completed", ROWS, 1)
+
+
+async def test_whoever_writes_is_seen(house: House) -> None:
+    """Who is not done at the beginning or at the end, who gave up, who made a savepoint; in doubt always."""
+    others = OtherWriters()
+    connect = partial(psycopg.connect, house.urls.owner_url)
+    takes_id = "SELECT pg_current_xact_id()"
+
+    async def seen() -> bool:
+        async with house.database.transaction() as conn:
+            return await others.seen(conn)
+
+    async def begin() -> None:
+        async with house.database.transaction() as conn:
+            await others.begin(conn)
+
+    assert await seen()  # it was never begun
+    await begin()
+    assert not await seen()
+    house.sql(takes_id)
+    assert await seen()
+    others.note_own()
+    assert not await seen()
+    with connect() as early, connect() as late:
+        early.execute(takes_id)
+        late.execute(takes_id)
+        late.rollback()
+        others.note_own()
+        assert await seen()  # an older one has not ended
+        await begin()
+        early.rollback()
+        assert await seen()  # it had not when it was begun
+        await begin()
+        early.execute(takes_id)
+        early.execute("SAVEPOINT here")
+        early.execute("CREATE TABLE things ()")
+        early.rollback()
+        others.note_own()
+        assert await seen()
+    await begin()
+    assert not await seen()
+    others.doubt()
+    assert await seen()
 
 
 @pytest.mark.usefixtures("writer")

@@ -1,6 +1,6 @@
 """How far the first pass of a run has come, so that the next one need not begin again.
 
-What is deleted does not depend on it: after the first pass each run goes over the whole table again. It
+What is deleted does not depend on it: a run that began in the middle goes over the whole table again. It
 counts for the same way through the table only, and for the same files: one that was written anew (VACUUM
 FULL, CLUSTER, TRUNCATE) has its rows at other places.
 """

@@ -32,6 +32,10 @@ class OtherWriters:
         """Note that the run has committed a transaction that wrote."""
         self._own += 1
 
+    def doubt(self) -> None:
+        """Note that the run cannot know, such as after an outage: another server may count in its own way."""
+        self._next = None
+
     async def seen(self, conn: AsyncConnection[Any]) -> bool:
         """Say whether there were others. In doubt there were: not every one that is counted has moved a row.
 

@@ -213,13 +213,15 @@ class Pruning:
     async def _look(self) -> tuple[Target, Sample]:
         """Find the table, and see that the run may take what is old of it."""
         async with self._transaction() as conn:
+            await self._others.begin(conn)  # first: what stands in the way is read once
             target = await (await find_target(conn, self._policy)).with_holds(conn)
             horizon = self._claim.horizon
             drawn = await sample(conn, target, horizon)
             rows = await check_share(conn, target, horizon, drawn, self._limits.share)
             self._row_bytes = await row_bytes(conn, target, drawn)
             await show_plan(conn, self._claim, rows)
-            return target, drawn
+        self._others.note_own()
+        return target, drawn
 
     async def _draw(self, target: Target) -> Sample:
         async with self._transaction() as conn:
@@ -230,11 +232,10 @@ class Pruning:
 
         With nobody's locks in the way a plain DELETE takes what it sees. By ages it follows rows that are
         updated meanwhile; by place they may move to where it has been, if anybody writes. Neither holds where
-        rows lie in several tables, or where a trigger keeps some or puts them back.
+        rows lie in several tables, or where a trigger keeps, moves or puts back some, as those of foreign
+        keys do.
         """
-        if self._pace.met_locks or (
-            target.in_parts or target.triggered or target.archived or target.references
-        ):
+        if self._pace.met_locks or target.in_parts or target.triggered or target.archived:
             return False
         if isinstance(first, AgeSpan):
             return first == AgeSpan()
@@ -279,7 +280,6 @@ class Pruning:
 
     async def _first(self, target: Target, drawn: Sample) -> Span:
         async with self._transaction() as conn:
-            await self._others.begin(conn)
             span = await first_span(conn, target, drawn)
             self._cursor, span = await find_cursor(conn, self._claim, target, span)
             return span
@@ -376,6 +376,8 @@ class Pruning:
             cursor = None if self._cursor is None else self._cursor.after(swept)
             total = await self._ledger.move(conn, self._claim, swept.deleted, size, cursor)
         self._others.note_own()
+        if total != self.deleted + swept.deleted:
+            self._others.doubt()  # the server forgot what it had committed
         self._patience.renewed()
         whole = timedelta(seconds=time.monotonic() - began)
         self._pace.adapt(
@@ -411,6 +413,7 @@ class Pruning:
                 return await attempt(*args, **kwargs)
             except PASSING:
                 self._pace.shrink()
+                self._others.doubt()
             await self._patience.pause(pause)
         return await attempt(*args, **kwargs)
 

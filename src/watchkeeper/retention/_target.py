@@ -52,7 +52,7 @@ class Target:
         holds: What keeps rows of it.
         references: Foreign keys that keep rows of it as long as others refer to them.
         in_parts: Whether its rows lie in several: partitions, or tables that inherit from it.
-        triggered: Whether a trigger of its own fires when rows are deleted.
+        triggered: Whether a trigger fires when rows are deleted, its own or a foreign key's.
         archived: Whether its rows are archived before they go.
     """
 

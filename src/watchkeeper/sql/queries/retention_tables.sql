@@ -15,9 +15,9 @@ SELECT set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, YMD', 
 
 -- name: find_table
 -- The table that a policy means, as this role sees it, and whether it has parts (partitions, heirs), and triggers
--- on DELETE.
+-- on DELETE, its own or those of foreign keys that refer to it.
 SELECT c.oid, n.nspname, c.relname, EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
-    EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & 8 <> 0)
+    EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 8 <> 0)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = %(table)s
