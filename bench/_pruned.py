@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PLAIN: Final = "one plain DELETE"
 KINDLY: Final = f"{OURS}, within its default budget"
 BESIDE: Final = f"{OURS}, while others write elsewhere"
-LIMITED: Final = "DELETE of 10,000 rows by ctid, again and again"
+LIMITED: Final = "DELETE by ctid, 10,000 at a time"
 FLAT_OUT: Final = Limits(share=1.0, budget=1.0)
 KIND: Final = Limits(share=1.0)
 

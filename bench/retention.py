@@ -53,7 +53,7 @@ def measure_locked(effort: Effort, programs: Path | None = None) -> Figure:
     """Measure a table of which most rows go, while others have rows of it locked everywhere."""
     case = Case(rows=effort.of(2_500_000, 250_000), locked=500)
     rounds = _measure(case, (PLAIN, OURS), effort, programs)
-    title = "80 % of 2.5 M rows, each 500th of them locked by somebody else"
+    title = "80 % of 2.5 M rows, each 500th locked"
     return _figure("prune-locked", title, rounds, [_rate(rounds, PLAIN, 0.45)])
 
 
