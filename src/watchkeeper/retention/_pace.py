@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TRANSACTION_TARGET: Final = timedelta(milliseconds=50)
 # What inserts beside it take, the 99th percentile over an idle table's, in half of the time: 1.0 to 1.8 with
-# 1 ms, 1.8 with 2, 3 with 5, 4 with 50. In a quarter of it, with 1 ms, 1.1 to 1.4.
+# 1 ms, 1.8 with 2, 3 with 5, 4 with 50. In a quarter of it, with 1 ms, 1.4.
 _KIND_TARGET: Final = TRANSACTION_TARGET / 50
 # Below this a statement's time says nothing of its size.
 _LEAST: Final = TRANSACTION_TARGET / 200
