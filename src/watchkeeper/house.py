@@ -102,8 +102,11 @@ class House:
         await self.storage.open(migrate=migrate, take_over=take_over)
         await self._audit.look()
         if self._metrics is not None:
-            from watchkeeper.retention import FolderArchive, Retention  # noqa: PLC0415
-            from watchkeeper.schedule import Schedule  # noqa: PLC0415
+            from watchkeeper.retention import (  # noqa: PLC0415
+                FolderArchive,
+                Retention,
+                Schedule,
+            )
 
             archive = self._archive
             if archive is None:
@@ -162,7 +165,7 @@ class House:
                 await self._retention.refresh_metrics()
 
     async def _keep(self) -> None:
-        from watchkeeper.schedule import Scheduler  # noqa: PLC0415
+        from watchkeeper.retention import Scheduler  # noqa: PLC0415
 
         await self.storage.wait_until_migrated()
         await Scheduler(self.retention).run()

@@ -17,7 +17,7 @@ from psycopg.pq import DiagnosticField, ExecStatus
 
 from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource, Patience, Queries
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
-from watchkeeper.retention._query import QUERIES
+from watchkeeper.retention._queries import QUERIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -332,7 +332,7 @@ def _numbered(query: str) -> str:
 
 @pytest.mark.parametrize(
     "queries",
-    [Queries.load("audit"), Queries.load("migrations"), QUERIES],
+    [Queries.load("watchkeeper.audit", "audit"), Queries.load("watchkeeper.database", "migrations"), QUERIES],
     ids=["audit", "migrations", "retention"],
 )
 def test_every_query_fits_the_migrated_schema(any_urls: DatabaseUrls, queries: Queries) -> None:

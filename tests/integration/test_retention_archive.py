@@ -321,8 +321,8 @@ async def test_locked_rows_are_come_back_for(
 ) -> None:
     """Also where a segment holds a few rows only, and locked ones come first: others do not wait for them."""
     look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 2000)
-    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 2)
+    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 600)
     with psycopg.connect(house.urls.owner_url) as other:
@@ -343,7 +343,7 @@ async def test_a_trigger_that_keeps_rows_is_told_before_all_of_them_are_archived
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run fails with its sentence after three sweeps."""
-    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 20_000)
+    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 20_000)
     house.make_table()
     house.fill("inbound_events", 40, 5000)
     house.sql("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$")
@@ -427,8 +427,8 @@ async def test_a_file_has_a_bounded_size_and_is_a_gzip_file(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segments are members of files that zcat reads; a large file is followed by another one."""
-    monkeypatch.setattr("watchkeeper.retention._archive.LARGEST_FILE", 20_000)
-    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 20_000)
+    monkeypatch.setattr("watchkeeper.retention.archive._archive.LARGEST_FILE", 20_000)
+    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 20_000)
     house.make_table()
     house.fill("inbound_events", 40, 10_000)
     (result,) = await house.retention(ARCHIVED).run_now()

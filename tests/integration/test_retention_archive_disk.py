@@ -31,7 +31,7 @@ async def house(
     database_urls: DatabaseUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[House]:
     """A database to keep, whose run makes many small segments."""
-    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 40_000)
+    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 40_000)
     async with open_house(database_urls, tmp_path) as opened:
         opened.make_table()
         opened.fill("inbound_events", 40, 10_000)

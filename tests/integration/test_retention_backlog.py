@@ -41,7 +41,7 @@ async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Hou
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a scrape wait for its look, so that a test need not."""
-    monkeypatch.setattr("watchkeeper.retention._backlog._SCRAPE_WAITS_S", 30.0)
+    monkeypatch.setattr("watchkeeper.retention.plan._backlog._SCRAPE_WAITS_S", 30.0)
 
 
 def shown(house: House, table: str = "inbound_events") -> tuple[float | None, float | None]:
@@ -140,8 +140,8 @@ async def test_a_look_that_takes_too_long_ends_and_is_not_repeated_soon(
 ) -> None:
     """Each statement ends at its time-out, the planner's estimate is left, and the table has its rest."""
     make_slow_holds(house)
-    monkeypatch.setattr("watchkeeper.retention._backlog._STATEMENT_TIMEOUT", timedelta(milliseconds=200))
-    monkeypatch.setattr("watchkeeper.retention._backlog.LOOK_EVERY", timedelta(0))
+    monkeypatch.setattr("watchkeeper.retention.plan._backlog._STATEMENT_TIMEOUT", timedelta(milliseconds=200))
+    monkeypatch.setattr("watchkeeper.retention.plan._backlog.LOOK_EVERY", timedelta(0))
     retention = house.retention(EVENTS)
     await retention.operator.hold("inbound_events", [Condition.parse("kind = b")], **HOLD)
     began = time.monotonic()
@@ -160,7 +160,7 @@ async def test_a_look_that_takes_too_long_ends_and_is_not_repeated_soon(
 
 async def test_a_scrape_does_not_wait_for_a_look(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that a migration has locked shows nothing; all else is there at once, and ending is quick."""
-    monkeypatch.setattr("watchkeeper.retention._backlog._SCRAPE_WAITS_S", 0.05)
+    monkeypatch.setattr("watchkeeper.retention.plan._backlog._SCRAPE_WAITS_S", 0.05)
     house.make_table()
     house.fill("inbound_events", 40, 5)
     retention = house.retention(EVENTS)
@@ -225,7 +225,7 @@ async def test_an_error_that_nobody_expected_is_told_once(
     async def broken(*_: object) -> None:
         raise ZeroDivisionError("broken")
 
-    monkeypatch.setattr("watchkeeper.retention._backlog.read_backlog", broken)
+    monkeypatch.setattr("watchkeeper.retention.plan._backlog.read_backlog", broken)
     with pytest.raises(ZeroDivisionError, match="broken"):
         await retention.refresh_metrics()
     await retention.refresh_metrics()

@@ -13,8 +13,9 @@ import pytest
 from support.archive import ARCHIVED
 from support.house import EVENTS, House, look_up_rows, open_house
 from watchkeeper.exceptions import ArchiveError, ConfigurationError
-from watchkeeper.retention import FolderArchive, Location, RunCancelledError, RunPausedError, _pace
-from watchkeeper.retention._sweep import AgeSpan, BlockSpan, Span, sweep
+from watchkeeper.retention import FolderArchive, Location, RunCancelledError, RunPausedError
+from watchkeeper.retention.run import _batch_size
+from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan, Span, sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,8 +38,8 @@ async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Ho
 async def full_house(house: House, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> House:
     """The same with many old rows and one young, found by age or by place, a few at a time."""
     look_up_rows(monkeypatch)
-    monkeypatch.setitem(_pace._LARGEST_SIZE, AgeSpan, 2000)
-    monkeypatch.setitem(_pace._LARGEST_SIZE, BlockSpan, 16)
+    monkeypatch.setitem(_batch_size._LARGEST_SIZE, AgeSpan, 2000)
+    monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 16)
     house.make_table(indexed=request.param)
     house.fill("inbound_events", 40, ROWS)
     house.fill("inbound_events", 1, 1)
@@ -107,7 +108,7 @@ def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
         seen.append(span)
         return await sweep(conn, target, horizon, span, size)
 
-    monkeypatch.setattr("watchkeeper.retention._pruning.sweep", noting)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.sweep", noting)
     return seen
 
 
@@ -217,7 +218,7 @@ async def test_another_way_through_the_table_begins_at_its_start(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An index was made meanwhile: a place says nothing about ages."""
-    monkeypatch.setitem(_pace._LARGEST_SIZE, BlockSpan, 16)
+    monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 16)
     house.make_table(indexed=False)
     house.fill("inbound_events", 40, ROWS)
     house.fill("inbound_events", 1, 1)
@@ -286,7 +287,9 @@ async def test_a_run_in_the_middle_of_a_pause_hears_the_operator(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows are locked, and the run would wait half a minute to come back for them."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0), timedelta(seconds=30)))
+    monkeypatch.setattr(
+        "watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0), timedelta(seconds=30))
+    )
     house.make_table()
     house.fill("inbound_events", 40, 100)
     retention = house.retention(EVENTS)

@@ -255,7 +255,7 @@ async def test_what_goes_is_what_is_old(
     house: House, monkeypatch: pytest.MonkeyPatch, kind: str, *, indexed: bool
 ) -> None:
     """The plan knows how many, the run deletes and audits as many, and the others stay."""
-    monkeypatch.setattr("watchkeeper.retention._sweep._FEW", 1.0)
+    monkeypatch.setattr("watchkeeper.retention.run._sweep._FEW", 1.0)
     form = FORMS[kind]
     name, staying = fill(house, form)
     if indexed:

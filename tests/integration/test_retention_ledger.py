@@ -370,7 +370,7 @@ async def test_a_policy_that_is_locked_for_long_keeps_no_other_from_its_run(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by a restore: its run begins at a later look, an operator is told."""
-    monkeypatch.setattr("watchkeeper.retention._ledger._CLAIM_WAIT_MS", "100")
+    monkeypatch.setattr("watchkeeper.retention.ledger._ledger._CLAIM_WAIT_MS", "100")
     house.make_both()
     retention = await house.due()
     with psycopg.connect(house.urls.owner_url) as other:

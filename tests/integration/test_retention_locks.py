@@ -13,8 +13,9 @@ import psycopg
 import pytest
 
 from support.house import EVENTS, House, look_up_rows, open_house
-from watchkeeper.retention import Limits, _pace
-from watchkeeper.retention._sweep import AgeSpan
+from watchkeeper.retention import Limits
+from watchkeeper.retention.run import _batch_size
+from watchkeeper.retention.run._sweep import AgeSpan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -59,7 +60,7 @@ async def test_rows_that_stay_locked_fail_the_run_with_their_number(
 ) -> None:
     """All the others are gone and counted, and the sentence says where to look."""
     look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 3)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 3)
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 3000)
     with transaction(house, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE"):
@@ -96,8 +97,8 @@ async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
 ) -> None:
     """More locked rows of one age than a sweep ever takes on end the pass."""
     look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 2)
-    monkeypatch.setitem(_pace._LARGEST_SIZE, AgeSpan, 1000)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
+    monkeypatch.setitem(_batch_size._LARGEST_SIZE, AgeSpan, 1000)
     house.make_table()
     house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 3000) g")
     with transaction(house, "SELECT FROM inbound_events FOR UPDATE"):
@@ -129,8 +130,8 @@ async def test_a_table_that_is_locked_as_a_whole_is_waited_for(house: House) -> 
 
 async def test_a_table_that_stays_locked_fails_the_run(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a bounded number of tries the run has failed, and is closed."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(0),))
-    monkeypatch.setattr("watchkeeper.retention._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(0),))
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
     house.make_table()
     house.fill("inbound_events", 40, 10)
     with transaction(house, "LOCK TABLE inbound_events"):
@@ -144,8 +145,8 @@ async def test_the_lease_is_renewed_while_the_run_waits(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that waits for a lock for longer than its lease is not taken for dead."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(milliseconds=50),) * 40)
-    monkeypatch.setattr("watchkeeper.retention._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=50),) * 40)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
     house.make_table()
     house.fill("inbound_events", 40, 10)
     lease = timedelta(milliseconds=600)
@@ -178,7 +179,7 @@ async def test_a_sweep_that_times_out_is_made_smaller_and_tried_again(
 ) -> None:
     """A time-out costs that one transaction and not the run."""
     look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._pruning.STATEMENT_TIMEOUT", timedelta(milliseconds=300))
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.STATEMENT_TIMEOUT", timedelta(milliseconds=300))
     house.make_table()
     house.fill("inbound_events", 40, 1000)
     house.sql("CREATE SEQUENCE deletes")  # which a rollback does not turn back
@@ -203,7 +204,7 @@ async def test_a_run_leaves_the_rest_of_the_time_to_others(
     async def note(_self: object, pause: timedelta) -> None:
         pauses.append(pause)
 
-    monkeypatch.setattr("watchkeeper.retention._patience.Patience.pause", note)
+    monkeypatch.setattr("watchkeeper.retention.run._throttle.Patience.pause", note)
     (result,) = await house.retention(EVENTS, limits=Limits(share=1.0, budget=budget)).run_now()
     assert (result.status, result.deleted) == ("completed", 3000)
     assert all(pause >= timedelta(seconds=0.02 * times) for pause in pauses)

@@ -11,9 +11,10 @@ import psycopg
 import pytest
 
 from support.house import EVENTS, House, close_as_another_would, open_house
-from watchkeeper.retention import RunCancelledError, RunLostError, RunPausedError, _pace, _patience
-from watchkeeper.retention._others import OtherWriters
-from watchkeeper.retention._sweep import BlockSpan, look_ahead
+from watchkeeper.retention import RunCancelledError, RunLostError, RunPausedError
+from watchkeeper.retention.run import _batch_size, _throttle
+from watchkeeper.retention.run._sweep import BlockSpan, look_ahead
+from watchkeeper.retention.run._write_detector import OtherWriters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,8 +30,8 @@ async def house(
     database_urls: DatabaseUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[House]:
     """A table of old rows whose later pass looks many times, and listens after each look."""
-    monkeypatch.setattr(_patience, "_LOOK_S", 0.0)
-    monkeypatch.setitem(_pace._LARGEST_SIZE, BlockSpan, 8)
+    monkeypatch.setattr(_throttle, "_LOOK_S", 0.0)
+    monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 8)
     async with open_house(database_urls, tmp_path) as opened:
         opened.make_table(indexed=False)
         opened.fill("inbound_events", 40, ROWS)
@@ -57,7 +58,7 @@ def before_each_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Await
         found.append(nothing is not None)
         return nothing
 
-    monkeypatch.setattr("watchkeeper.retention._pruning.look_ahead", acting)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.look_ahead", acting)
     return found
 
 

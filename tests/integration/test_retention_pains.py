@@ -21,9 +21,8 @@ from support.house import EVENTS, House, look_up_rows, open_house
 from support.pgbouncer import running_bouncer, through
 from support.prometheus import exporting, run_tool, running_prometheus, variant, wait_until
 from watchkeeper.database import Database
-from watchkeeper.retention import RunLostError
-from watchkeeper.retention._sweep import AgeSpan, BlockSpan, Swept
-from watchkeeper.schedule import Schedule, Scheduler
+from watchkeeper.retention import RunLostError, Schedule, Scheduler
+from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan, Swept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -75,7 +74,7 @@ async def test_pain_1_rows_that_come_back_are_seen(
     place it may find that out. The table's own figures tell in either case.
     """
     look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * 2)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 300)
     put_rows_back(house)
@@ -102,7 +101,7 @@ async def test_pain_1_an_engine_that_finds_nothing_is_seen(
         return Swept(seen=0, held=0, deleted=0, covered=AgeSpan(), rest=None)
 
     for way in ("sweep", "sweep_carefully"):
-        monkeypatch.setattr(f"watchkeeper.retention._pruning.{way}", blind)
+        monkeypatch.setattr(f"watchkeeper.retention.run._pruning.{way}", blind)
     house.make_table()
     house.fill("inbound_events", 40, 300)
     retention = await house.due(EVENTS)
@@ -172,7 +171,7 @@ async def test_pain_2_a_delete_that_can_never_pass_is_made_small_enough(
     """apache/airflow#47600, que-rb/que#299: one giant DELETE times out, each night anew, for ever."""
     look_up_rows(monkeypatch)
     timeout = timedelta(milliseconds=700)
-    monkeypatch.setattr("watchkeeper.retention._pruning.STATEMENT_TIMEOUT", timeout)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.STATEMENT_TIMEOUT", timeout)
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 700)
     on_delete(
@@ -251,7 +250,7 @@ async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(
     The owner of a run seems dead while it deletes. Of those who find that, one takes its run away and another
     goes on; the former owner finds it out at its next transaction, and deletes nothing more.
     """
-    monkeypatch.setattr("watchkeeper.retention._pace._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 4})
+    monkeypatch.setattr("watchkeeper.retention.run._batch_size._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 4})
     house.make_table(indexed=False)
     house.fill("inbound_events", 40, 6000)
     on_delete(house, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.02); RETURN NULL")
@@ -317,7 +316,7 @@ async def test_pain_8_a_hold_is_in_force_at_any_instant_of_a_run(
     command has returned, not one row of its goes any more.
     """
     look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._pace._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 2})
+    monkeypatch.setattr("watchkeeper.retention.run._batch_size._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 2})
     house.make_table(indexed=indexed)
     on_delete(house, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.008); RETURN NULL")
     retention = await house.due(EVENTS)

@@ -20,8 +20,8 @@ from support.replicas import Replicas, kill_in_a_run
 from watchkeeper.database import Database, Owner
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention import Condition, Limits, Plan, RunResult
-from watchkeeper.retention._partition_drop import PartitionDrop
-from watchkeeper.retention._partitions import LOCK_WAIT
+from watchkeeper.retention.run._partition_drop import PartitionDrop
+from watchkeeper.retention.table._partitions import LOCK_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -472,7 +472,7 @@ async def test_a_long_query_makes_the_partitions_be_swept(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dropping waits for it a few times, never for long; then the rows go one by one, all the same."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
     make_partitioned(house)
     old = fill(house)
     began = time.monotonic()
@@ -505,8 +505,8 @@ async def test_a_query_that_ends_in_time_is_waited_for(house: House) -> None:
 
 def make_slow(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have an old partition whose count takes some seconds, a block at a time."""
-    monkeypatch.setattr("watchkeeper.retention._partition_drop._FIRST_BLOCKS", 1)
-    monkeypatch.setattr("watchkeeper.retention._partition_drop._LARGEST_BLOCKS", 1)
+    monkeypatch.setattr("watchkeeper.retention.run._partition_drop._FIRST_BLOCKS", 1)
+    monkeypatch.setattr("watchkeeper.retention.run._partition_drop._LARGEST_BLOCKS", 1)
     make_partitioned(house)
     house.fill("inbound_events", 60, 300_000)
 
@@ -651,7 +651,7 @@ async def test_a_run_does_not_look_for_held_rows_before_it_counts(
     await retention.operator.hold(
         "inbound_events", [Condition.parse("id = 50-7")], reason="case", owner="legal"
     )
-    monkeypatch.setattr("watchkeeper.retention._partitions._without_held", look)
+    monkeypatch.setattr("watchkeeper.retention.table._partitions._without_held", look)
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", old - 1)
     assert "public.p55, because a hold keeps rows of it" in " ".join(result.notes)
@@ -684,8 +684,8 @@ async def test_a_drop_that_takes_too_long_is_tried_once_and_told_apart(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of many tables has more time; another try would take as long, and nobody has it locked."""
-    monkeypatch.setattr("watchkeeper.retention._partition_drop._DROP_TIMEOUT", timedelta(seconds=0.05))
-    monkeypatch.setattr("watchkeeper.retention._partition_drop._TABLE_TIMEOUT", timedelta(seconds=0.05))
+    monkeypatch.setattr("watchkeeper.retention.run._partition_drop._DROP_TIMEOUT", timedelta(seconds=0.05))
+    monkeypatch.setattr("watchkeeper.retention.run._partition_drop._TABLE_TIMEOUT", timedelta(seconds=0.05))
     make_partitioned(house)
     old = fill(house)
     add_partition(house, "deep", 75, "PARTITION BY HASH (id)")
@@ -705,7 +705,7 @@ async def test_an_owner_that_cannot_come_back_is_waited_for_once(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is cut off and may not connect again: only one partition waits for it, and all are swept."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
     make_partitioned(house)
     old = fill(house)
     count, tried = PartitionDrop._count, []
@@ -739,7 +739,7 @@ async def test_a_drop_whose_commit_was_not_answered_is_counted_once(
     house: House, monkeypatch: pytest.MonkeyPatch, *, back: bool
 ) -> None:
     """The ledger says what became of it, whether its owner comes back or not: all rows counted."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
     make_partitioned(house)
     old = fill(house)
     transaction, ended = Owner.transaction, 0

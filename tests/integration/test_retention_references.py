@@ -13,9 +13,9 @@ import pytest
 
 from support.house import House, look_up_rows, open_house
 from watchkeeper.retention import Policy
-from watchkeeper.retention._query import QUERIES
-from watchkeeper.retention._sweep import AgeSpan, BlockSpan
-from watchkeeper.retention._target import find_target
+from watchkeeper.retention._queries import QUERIES
+from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan
+from watchkeeper.retention.table._target import find_target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -212,7 +212,7 @@ async def test_a_tree_without_an_end_does_not_keep_a_run(
     """A run takes so many steps, and says so; the next one goes on. Rows in a circle stay."""
     if by_age:
         look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._pruning._MOST_LEVELS", 5)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning._MOST_LEVELS", 5)
     make_tree(house)
     house.sql("INSERT INTO tree SELECT g, nullif(g - 1, 0), '2000-01-01' FROM generate_series(1, 30) g")
     house.sql("INSERT INTO tree VALUES (101, NULL, '2000-01-01'), (102, 101, '2000-01-01')")
@@ -233,8 +233,8 @@ async def test_a_child_that_comes_between_the_look_and_the_delete(
     any_house: House, monkeypatch: pytest.MonkeyPatch, key: str, *, archive: bool
 ) -> None:
     """A row is referred to when a DELETE has chosen it already: the next try lets it stay."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.ROW_WAIT", timedelta(seconds=10))
-    monkeypatch.setattr("watchkeeper.retention._pruning.LOCK_TIMEOUT", timedelta(seconds=10))
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.ROW_WAIT", timedelta(seconds=10))
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(seconds=10))
     make_family(any_house, key=key)
     retention = any_house.retention(on("parents", archive=archive))
     with psycopg.connect(any_house.urls.owner_url) as other:
@@ -312,8 +312,8 @@ async def test_a_delete_that_a_key_refuses_all_the_same_fails_the_run(
 ) -> None:
     """A key that comes in the middle of a run is not known to it: it tries, fails, and the next one knows."""
     look_up_rows(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention._pruning.PAUSES", (timedelta(0),) * 2)
-    monkeypatch.setattr("watchkeeper.retention._pace._FIRST_SIZE", dict.fromkeys(SPANS, 100))
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(0),) * 2)
+    monkeypatch.setattr("watchkeeper.retention.run._batch_size._FIRST_SIZE", dict.fromkeys(SPANS, 100))
     make_family(house)
     house.sql("ALTER TABLE kids DROP CONSTRAINT kids_parent_fkey")
     house.sql("UPDATE parents SET at = at + id * interval '1 us'")

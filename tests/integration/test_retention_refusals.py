@@ -281,7 +281,7 @@ async def test_a_trigger_that_keeps_rows_fails_the_run(
     house: House, monkeypatch: pytest.MonkeyPatch, kept: str, passes: int, *, indexed: bool
 ) -> None:
     """The run ends, says why, and has counted what did go."""
-    monkeypatch.setattr("watchkeeper.retention._pruning.PASS_WAITS", (timedelta(0),) * passes)
+    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * passes)
     house.make_table(indexed=indexed)
     house.fill("inbound_events", 40, 3000)
     house.sql(
@@ -342,7 +342,7 @@ async def test_a_share_that_cannot_be_counted_in_time_is_estimated(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sample of the blocks says about how many rows are old."""
-    monkeypatch.setattr("watchkeeper.retention._share.COUNT_TIMEOUT_MS", 1)
+    monkeypatch.setattr("watchkeeper.retention.table._share.COUNT_TIMEOUT_MS", 1)
     house.make_table(indexed=False)
     house.fill("inbound_events", 40, 90_000)
     house.fill("inbound_events", 3, 60_000)

@@ -41,7 +41,7 @@ async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Ho
 @pytest.fixture
 async def pruned(house: House, monkeypatch: pytest.MonkeyPatch) -> Retention:
     """Its retention, after a run that archived the old rows in several segments."""
-    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 2000)
+    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
     retention = house.retention(ARCHIVED)
     (result,) = await retention.run_now()
     assert (result.error, result.deleted) == (None, 100)
@@ -346,7 +346,7 @@ async def test_a_database_that_goes_away_leaves_what_is_back(
     postgres_private: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What came back before is told, and the same command goes on when there is a database again."""
-    monkeypatch.setattr("watchkeeper.retention._archived_sweep.MOST_BYTES", 2000)
+    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
     urls = postgres_private.create_database("wk_template")
     async with open_house(urls, tmp_path) as house:
         house.make_table()

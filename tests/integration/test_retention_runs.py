@@ -11,8 +11,7 @@ import pytest
 
 from support.house import EVENTS, SESSIONS, DueAt, House, look_up_rows, open_house
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import Limits, Policy
-from watchkeeper.schedule import Schedule
+from watchkeeper.retention import Limits, Policy, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -460,7 +459,7 @@ async def test_plan_estimates_what_takes_too_long_to_count(
     house.make_table()
     house.fill("inbound_events", 40, 5000)
     house.sql("ANALYZE inbound_events")
-    monkeypatch.setattr("watchkeeper.retention._plan.COUNT_TIMEOUT_MS", 1)
+    monkeypatch.setattr("watchkeeper.retention.plan._plan.COUNT_TIMEOUT_MS", 1)
     house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 100000) g")
     house.sql("ANALYZE inbound_events")
     (plan,) = await house.retention(EVENTS).plan()

@@ -16,8 +16,9 @@ from psycopg import sql
 
 from support.house import EVENTS, House, open_house
 from support.postgres import SERVICE, PostgresServer
-from watchkeeper.retention import Limits, RunResult, Thresholds, _pace
-from watchkeeper.retention._sweep import BlockSpan
+from watchkeeper.retention import Limits, RunResult, Thresholds
+from watchkeeper.retention.run import _batch_size
+from watchkeeper.retention.run._sweep import BlockSpan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -314,9 +315,9 @@ async def test_dead_rows_of_its_own_are_not_waited_for_at_once(
     house: House, monkeypatch: pytest.MonkeyPatch, grace_s: float, *, waits: bool
 ) -> None:
     """Autovacuum comes once a minute: a run of seconds would take that long instead."""
-    monkeypatch.setattr("watchkeeper.retention._patience._LOOK_S", 0.05)
-    monkeypatch.setattr("watchkeeper.retention._patience._VACUUM_GRACE", timedelta(seconds=grace_s))
-    for sizes in (_pace._SMALLEST_SIZE, _pace._LARGEST_SIZE):
+    monkeypatch.setattr("watchkeeper.retention.run._throttle._LOOK_S", 0.05)
+    monkeypatch.setattr("watchkeeper.retention.run._throttle._VACUUM_GRACE", timedelta(seconds=grace_s))
+    for sizes in (_batch_size._SMALLEST_SIZE, _batch_size._LARGEST_SIZE):
         monkeypatch.setitem(sizes, BlockSpan, 8)
     house.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.01)")
     house.fill("inbound_events", 41, 8000)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.house import EVENTS, House, open_house
-from watchkeeper.schedule import Scheduler
+from watchkeeper.retention import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

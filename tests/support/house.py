@@ -13,8 +13,7 @@ from support.lines import LineFile
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import LEASE, FolderArchive, Limits, Policy, Retention, RetentionMetrics
-from watchkeeper.schedule import Schedule
+from watchkeeper.retention import LEASE, FolderArchive, Limits, Policy, Retention, RetentionMetrics, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -212,7 +211,7 @@ async def open_house(urls: DatabaseUrls, folder: Path) -> AsyncIterator[House]:
 
 def look_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have rows found by the index of their ages, however many are old."""
-    monkeypatch.setattr("watchkeeper.retention._sweep._FEW", 1.0)
+    monkeypatch.setattr("watchkeeper.retention.run._sweep._FEW", 1.0)
 
 
 def daily(timezone: str = "UTC") -> Schedule:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.asgi import scope_of, watch
-from watchkeeper.http._departure import can_be_asked, receive_at_once
+from watchkeeper.http._disconnect import can_be_asked, receive_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from watchkeeper.logs import Sink
-from watchkeeper.logs._outlet import Outlet
+from watchkeeper.logs.output._nonblocking import Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

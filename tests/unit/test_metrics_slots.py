@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics import Instance, Registry
-from watchkeeper.metrics._processes import is_running, start_of
+from watchkeeper.metrics.shared._processes import is_running, start_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+import watchkeeper
 from watchkeeper.database import Queries
 from watchkeeper.exceptions import ConfigurationError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GOOD = """
 -- What this file is about.
@@ -62,10 +59,13 @@ def test_a_malformed_file_is_refused(text: str, message: str) -> None:
         Queries(text, source="bad.sql")
 
 
-def test_a_folder_of_ones_own_works(tmp_path: Path) -> None:
+def test_a_services_own_queries_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service loads its queries the same way."""
-    (tmp_path / "mine.sql").write_text(GOOD)
-    assert Queries.load("mine", tmp_path)["first"] == "SELECT 1"
+    (tmp_path / "shop" / "sql").mkdir(parents=True)
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "sql" / "mine.sql").write_text(GOOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Queries.load("shop", "mine")["first"] == "SELECT 1"
 
 
 def test_files_are_joined_unless_they_have_a_name_in_common() -> None:
@@ -82,8 +82,8 @@ def test_files_are_joined_unless_they_have_a_name_in_common() -> None:
 
 def test_every_query_file_of_the_library_loads() -> None:
     """Each is well formed, also those that nothing has loaded yet."""
-    folder = files("watchkeeper") / "sql" / "queries"
-    names = [entry.name.removesuffix(".sql") for entry in folder.iterdir()]
-    assert "audit" in names
-    for name in names:
-        Queries.load(name)
+    root = Path(watchkeeper.__file__).parent
+    found = sorted(root.rglob("sql/*.sql"))
+    assert root / "audit/sql/audit.sql" in found
+    for path in found:
+        Queries.load(".".join(("watchkeeper", *path.parent.parent.relative_to(root).parts)), path.stem)

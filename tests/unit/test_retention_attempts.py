@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchkeeper.retention._attempts import next_attempt
-from watchkeeper.schedule import Schedule
+from watchkeeper.retention import Schedule
+from watchkeeper.retention.ledger._attempts import next_attempt
 
 DUE = datetime(2026, 7, 1, 3, tzinfo=UTC)
 LAST_END = DUE + timedelta(minutes=1)

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from watchkeeper.retention import Limits
-from watchkeeper.retention._pace import Pace
-from watchkeeper.retention._sweep import AgeSpan, BlockSpan, Span
+from watchkeeper.retention.run._batch_size import Pace
+from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan, Span
 
 BLOCKS = BlockSpan(start=0, stop=1_000_000)
 KIND = Limits(budget=0.5)

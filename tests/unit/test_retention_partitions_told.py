@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from watchkeeper.retention._partitions import explain, shortened
+from watchkeeper.retention.table._partitions import explain, shortened
 
 
 def test_partitions_are_told_by_their_reason() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import REASONS, Thresholds
-from watchkeeper.retention._pressure import _of_disk, _of_replicas, _of_transactions, _of_wal
-from watchkeeper.retention._vacuum import Vacuum
+from watchkeeper.retention.run._pressure import _of_disk, _of_replicas, _of_transactions, _of_wal
+from watchkeeper.retention.table._vacuum import Vacuum
 
 MIB = 1 << 20
 QUIET: dict[str, Any] = {

@@ -13,7 +13,8 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from support.asgi import ask, scope_of, watch
-from watchkeeper.http import _routes_index, resolve_route
+from watchkeeper.http import resolve_route
+from watchkeeper.http.routes import _starlette_index
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -206,7 +207,7 @@ async def test_one_app_mounted_twice_is_two_routes(tmp_path: Path, starlette: St
 
 async def test_raw_values_of_mounts_do_not_pile_up(tmp_path: Path, starlette: Starlette) -> None:
     """Three thousand tenants are one series, and a bounded memory of prefixes."""
-    from watchkeeper.http import _routes_starlette as resolver  # noqa: PLC0415 - looks behind the interface
+    from watchkeeper.http.routes import _starlette as resolver  # noqa: PLC0415 - looks behind the interface
 
     watched = watch(starlette, tmp_path, request_lines=False)
     for number in range(3000):
@@ -395,4 +396,4 @@ def test_many_routers_are_remembered_for_a_while_only() -> None:
     for _ in range(200):
         router = Router([Route("/one", _page)])
         assert resolve_route({"endpoint": _page, "router": router, "method": "GET", "path": "/one"}) == "/one"
-    assert len(_routes_index._known) <= 64
+    assert len(_starlette_index._known) <= 64

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ActorType = Literal["user", "agent", "system"]
 
-_QUERIES: Final = Queries.load("audit")
+_QUERIES: Final = Queries.load("watchkeeper.audit", "audit")
 _ACTION: Final = re.compile(r"[a-z][a-z0-9._-]{0,99}")
 _LONGEST: Final = 255
 _LARGEST_PAYLOAD: Final = 256 * 1024

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-_QUERIES: Final = Queries.load("audit")
+_QUERIES: Final = Queries.load("watchkeeper.audit", "audit")
 
 # src/include/catalog/pg_trigger.h of PostgreSQL
 _ROW, _BEFORE, _INSERT, _DELETE, _UPDATE, _TRUNCATE = 1, 2, 4, 8, 16, 32

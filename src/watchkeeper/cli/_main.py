@@ -14,24 +14,23 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from watchkeeper.cli import (
-    _audit_list,
-    _db_dump,
-    _db_migrate,
-    _db_restore,
-    _db_status,
-    _retention_cancel,
-    _retention_history,
-    _retention_hold,
-    _retention_pause,
-    _retention_plan,
-    _retention_restore,
-    _retention_resume,
-    _retention_run,
-    _retention_status,
-)
 from watchkeeper.cli._app import find_keeper
 from watchkeeper.cli._screen import Screen, open_screen, printable
+from watchkeeper.cli.audit import _list
+from watchkeeper.cli.db import _dump, _migrate
+from watchkeeper.cli.db import _restore as _db_restore
+from watchkeeper.cli.db import _status as _db_status
+from watchkeeper.cli.retention import (
+    _cancel,
+    _history,
+    _hold,
+    _pause,
+    _plan,
+    _restore,
+    _resume,
+    _run,
+    _status,
+)
 from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
 
 if TYPE_CHECKING:
@@ -46,19 +45,19 @@ _GROUPS: Final = {
     "retention": (
         "what is kept how long, and the runs that delete the rest",
         (
-            _retention_plan,
-            _retention_run,
-            _retention_status,
-            _retention_history,
-            _retention_pause,
-            _retention_resume,
-            _retention_cancel,
-            _retention_hold,
-            _retention_restore,
+            _plan,
+            _run,
+            _status,
+            _history,
+            _pause,
+            _resume,
+            _cancel,
+            _hold,
+            _restore,
         ),
     ),
-    "audit": ("the record of who did what", (_audit_list,)),
-    "db": ("the database: migrations, backup and restore", (_db_status, _db_migrate, _db_dump, _db_restore)),
+    "audit": ("the record of who did what", (_list,)),
+    "db": ("the database: migrations, backup and restore", (_db_status, _migrate, _dump, _db_restore)),
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import AsyncConnection
 
-_QUERIES: Final = Queries.load("migrations")
+_QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 
 # The pool's default of 5 minutes backs off to half a minute between attempts, so it would come back 8-22 s
 # after the server. This way each attempt is half a second after the last, and only while somebody waits.

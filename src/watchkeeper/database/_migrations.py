@@ -139,5 +139,5 @@ def missing(source: str, migrations: list[Migration], applied: Mapping[int, str]
 
 
 LIBRARY_MIGRATIONS: Final = MigrationSource(
-    name="watchkeeper", folder=files("watchkeeper") / "sql" / "migrations"
+    name="watchkeeper", folder=files("watchkeeper") / "database" / "migrations"
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.database._connection import Connection
 
-_QUERIES: Final = Queries.load("migrations")
+_QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 _OLDEST_SERVER: Final = 150000
 
 

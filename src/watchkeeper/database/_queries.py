@@ -11,10 +11,8 @@ from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from importlib.resources.abc import Traversable
     from typing import LiteralString
 
-_FOLDER: Final = files("watchkeeper") / "sql" / "queries"
 _HEAD: Final = re.compile(r"^-- name: *(.*?) *$", re.MULTILINE)
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -44,14 +42,14 @@ class Queries:
             self._add(name, block)
 
     @classmethod
-    def load(cls, name: str, folder: Traversable = _FOLDER) -> Self:
-        """Read `name`.sql.
+    def load(cls, package: str, name: str) -> Self:
+        """Read `name`.sql from the `sql` folder of a package.
 
         Args:
+            package: The package whose `sql` folder holds the file.
             name: The file's name without its ending.
-            folder: Where it lies; default the library's own `sql/queries`.
         """
-        return cls((folder / f"{name}.sql").read_text(encoding="utf-8"), source=f"{name}.sql")
+        return cls((files(package) / "sql" / f"{name}.sql").read_text(encoding="utf-8"), source=f"{name}.sql")
 
     def __or__(self, other: Self) -> Self:
         """Return the queries of both files.

@@ -9,7 +9,7 @@ from watchkeeper.database._queries import Queries
 if TYPE_CHECKING:
     from watchkeeper.database._connection import Connection
 
-_QUERIES: Final = Queries.load("migrations")
+_QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 
 
 async def current_role(conn: Connection) -> str:

@@ -9,7 +9,7 @@ from watchkeeper.http._ids import read_ids
 from watchkeeper.http._lifespan import Lifespan
 from watchkeeper.http._local import is_local, is_loopback
 from watchkeeper.http._middleware import Middleware, name_route, note_exception
-from watchkeeper.http._routes import resolve_route
+from watchkeeper.http.routes._resolve import resolve_route
 
 __all__ = [
     "ASGIApp",

@@ -14,11 +14,11 @@ from watchkeeper.http._asgi import (
     path_as_sent,
     with_request_id,
 )
-from watchkeeper.http._departure import can_be_asked, receive_at_once
+from watchkeeper.http._disconnect import can_be_asked, receive_at_once
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._ids import read_ids
-from watchkeeper.http._routes import MATCHED_NOTHING, UNMATCHED, route_label
 from watchkeeper.http._sampling import RANDOM_FROM
+from watchkeeper.http.routes._resolve import MATCHED_NOTHING, UNMATCHED, route_label
 from watchkeeper.logs import UNSAMPLED
 
 if TYPE_CHECKING:

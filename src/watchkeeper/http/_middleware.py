@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from watchkeeper.http._asgi import SCOPE_KEY
 from watchkeeper.http._exchange import Exchange
-from watchkeeper.http._routes import resolver_for
 from watchkeeper.http._sampling import sample_floor
 from watchkeeper.http._websocket import Socket
+from watchkeeper.http.routes._resolve import resolver_for
 from watchkeeper.logs import UNSAMPLED, bind_request, unbind_request
 
 if TYPE_CHECKING:

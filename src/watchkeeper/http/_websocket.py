@@ -16,7 +16,7 @@ from watchkeeper.http._asgi import (
     with_request_id,
 )
 from watchkeeper.http._ids import read_ids
-from watchkeeper.http._routes import UNMATCHED
+from watchkeeper.http.routes._resolve import UNMATCHED
 
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Message, Receive, Scope, Send

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import asdict
 
 from watchkeeper.logs._errors import claim_exception
-from watchkeeper.logs._hooks import Hooks
 from watchkeeper.logs._levels import ALIASES, LEVELS, parse_level
-from watchkeeper.logs._redaction import Redactor
 from watchkeeper.logs._render import Renderer
 from watchkeeper.logs._request_line import UNSAMPLED, RequestFields, RequestHead, encode_lines
-from watchkeeper.logs._sink import Sink
-from watchkeeper.logs._stdlib import Handler, Takeover
+from watchkeeper.logs.bridges._excepthooks import Hooks
+from watchkeeper.logs.bridges._stdlib import Handler, Takeover
+from watchkeeper.logs.output._sink import Sink
+from watchkeeper.logs.redaction._redactor import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ class Logging:
 
         Called again, it also takes over what was configured in between (a server, a framework).
         """
-        from watchkeeper.logs._structlog import configure  # noqa: PLC0415 - structlog takes 100 ms
+        from watchkeeper.logs.bridges._structlog import configure  # noqa: PLC0415 - structlog takes 100 ms
 
         if self._restore_structlog is None:
             self._restore_structlog = configure(self)
@@ -114,7 +114,7 @@ class Logging:
     def logger(self) -> Any:
         """A structlog logger of this owner's, also where structlog is configured for another."""
         if self._logger is None:
-            from watchkeeper.logs._structlog import make_logger  # noqa: PLC0415 - structlog takes 100 ms
+            from watchkeeper.logs.bridges._structlog import make_logger  # noqa: PLC0415 - structlog takes 100 ms
 
             self._logger = make_logger(self)
         return self._logger

@@ -14,7 +14,7 @@ from watchkeeper.logs._plain import Limits, Shaper
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from watchkeeper.logs._redaction import Redactor
+    from watchkeeper.logs.redaction._redactor import Redactor
 
 MAX_LINE: Final = 32 * 1024
 """The longest line in bytes, newline included: half of what a pipe holds by default."""

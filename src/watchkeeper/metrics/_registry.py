@@ -9,16 +9,21 @@ import weakref
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics._exposition import Exposition, prefers_openmetrics
 from watchkeeper.metrics._family import Family
-from watchkeeper.metrics._foreign import check_free, collect_foreign, default_registry, write_foreign
-from watchkeeper.metrics._instance import remove_unused
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
 from watchkeeper.metrics._naming import check_family, checked_buckets, checked_labels, exposed_names
-from watchkeeper.metrics._reader import Reader
-from watchkeeper.metrics._sibling import running_in
-from watchkeeper.metrics._slot import Slot
 from watchkeeper.metrics._store import LocalMemory, Store
+from watchkeeper.metrics.exposition._exposition import Exposition, prefers_openmetrics
+from watchkeeper.metrics.exposition._reader import Reader
+from watchkeeper.metrics.exposition._third_party import (
+    check_free,
+    collect_foreign,
+    default_registry,
+    write_foreign,
+)
+from watchkeeper.metrics.shared._instance import remove_unused
+from watchkeeper.metrics.shared._peer import running_in
+from watchkeeper.metrics.shared._slot import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,8 +32,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from watchkeeper.metrics._family import Across, Kind
-    from watchkeeper.metrics._foreign import ForeignFamily
     from watchkeeper.metrics._store import Exemplar, Memory
+    from watchkeeper.metrics.exposition._third_party import ForeignFamily
 
 _Any = TypeVar("_Any", Counter, Gauge, Histogram)
 

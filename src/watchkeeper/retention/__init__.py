@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-from watchkeeper.retention._archive import Archive, FolderArchive, Location
-from watchkeeper.retention._attempts import RETRY_WAITS
-from watchkeeper.retention._backlog import Backlog, BacklogWatch, read_backlog
 from watchkeeper.retention._holds import Condition, Hold
-from watchkeeper.retention._ledger import (
-    ACTION,
-    ACTOR,
-    LEASE,
-    Claim,
-    Ledger,
-)
 from watchkeeper.retention._metrics import WAITING_REASONS, RetentionMetrics
-from watchkeeper.retention._orders import (
+from watchkeeper.retention._policy import Policy, check_policies
+from watchkeeper.retention._retention import Calendar, Retention
+from watchkeeper.retention._schedule import Schedule
+from watchkeeper.retention._scheduler import GRACE, POLL, Scheduler
+from watchkeeper.retention.archive._archive import Archive, FolderArchive, Location
+from watchkeeper.retention.archive._restore import ArchivedRun, Restored
+from watchkeeper.retention.ledger._attempts import RETRY_WAITS
+from watchkeeper.retention.ledger._interrupts import (
     RunCancelledError,
     RunInterruptedError,
     RunLostError,
     RunPausedError,
     RunTimeoutError,
 )
-from watchkeeper.retention._plan import Plan, plan
-from watchkeeper.retention._policy import Policy, check_policies
-from watchkeeper.retention._pressure import REASONS, Thresholds
-from watchkeeper.retention._restore import ArchivedRun, Restored
-from watchkeeper.retention._retention import Calendar, Retention
-from watchkeeper.retention._run import RunResult, run
-from watchkeeper.retention._share import Limits
-from watchkeeper.retention._status import PastRun, PolicyStatus
-from watchkeeper.retention._vacuum import Vacuum
+from watchkeeper.retention.ledger._ledger import (
+    ACTION,
+    ACTOR,
+    LEASE,
+    Claim,
+    Ledger,
+)
+from watchkeeper.retention.ledger._status import PastRun, PolicyStatus
+from watchkeeper.retention.plan._backlog import Backlog, BacklogWatch, read_backlog
+from watchkeeper.retention.plan._plan import Plan, plan
+from watchkeeper.retention.run._pressure import REASONS, Thresholds
+from watchkeeper.retention.run._run import RunResult, run
+from watchkeeper.retention.table._share import Limits
+from watchkeeper.retention.table._vacuum import Vacuum
 
 __all__ = [
     "ACTION",
     "ACTOR",
+    "GRACE",
     "LEASE",
+    "POLL",
     "REASONS",
     "RETRY_WAITS",
     "WAITING_REASONS",
@@ -63,6 +67,8 @@ __all__ = [
     "RunPausedError",
     "RunResult",
     "RunTimeoutError",
+    "Schedule",
+    "Scheduler",
     "Thresholds",
     "Vacuum",
     "check_policies",

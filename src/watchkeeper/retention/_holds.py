@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention._query import QUERIES
+from watchkeeper.retention._queries import QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, get_args
 
-from watchkeeper.retention._ledger import State
-from watchkeeper.retention._pressure import REASONS
+from watchkeeper.retention.ledger._ledger import State
+from watchkeeper.retention.run._pressure import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
     from watchkeeper.metrics import Registry
-    from watchkeeper.retention._backlog import Backlog
     from watchkeeper.retention._policy import Policy
-    from watchkeeper.retention._run import RunResult
+    from watchkeeper.retention.plan._backlog import Backlog
+    from watchkeeper.retention.run._run import RunResult
 
 # A stopped run is no outcome: another one goes on where it ended.
 STATUSES: Final = tuple(state for state in get_args(State) if state != "stopped")

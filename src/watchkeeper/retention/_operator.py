@@ -10,12 +10,12 @@ import psycopg
 from watchkeeper.audit import append
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError, RetentionError
 from watchkeeper.retention._holds import Condition, Hold, add_hold, read_holds, release_hold
-from watchkeeper.retention._orders import cancel_run, pause_policy, resume_policy
 from watchkeeper.retention._policy import choose
-from watchkeeper.retention._query import QUERIES, fetch_row
-from watchkeeper.retention._restore import ArchivedRun, Restored, Restoring, read_archived_run
-from watchkeeper.retention._share import COUNT_TIMEOUT_MS
-from watchkeeper.retention._target import find_target
+from watchkeeper.retention._queries import QUERIES, fetch_row
+from watchkeeper.retention.archive._restore import ArchivedRun, Restored, Restoring, read_archived_run
+from watchkeeper.retention.ledger._interrupts import cancel_run, pause_policy, resume_policy
+from watchkeeper.retention.table._share import COUNT_TIMEOUT_MS
+from watchkeeper.retention.table._target import find_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from watchkeeper.database import Database
-    from watchkeeper.retention._archive import Archive
-    from watchkeeper.retention._ledger import Ledger
     from watchkeeper.retention._policy import Policy
+    from watchkeeper.retention.archive._archive import Archive
+    from watchkeeper.retention.ledger._ledger import Ledger
 
 
 class Operator:

@@ -25,20 +25,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 import psycopg
 
 from watchkeeper.exceptions import AuditError, RetentionError
-from watchkeeper.retention._archive import Archive, check_archive
-from watchkeeper.retention._attempts import RETRY_WAITS
-from watchkeeper.retention._backlog import BacklogWatch
-from watchkeeper.retention._ledger import ACTOR, LEASE, Claim, Ledger
+from watchkeeper.retention._log_lines import JobLines
 from watchkeeper.retention._operator import Operator
-from watchkeeper.retention._orders import find_hindrance, interrupted
-from watchkeeper.retention._plan import Plan, plan
 from watchkeeper.retention._policy import Policy, check_policies, choose
-from watchkeeper.retention._pressure import PressureWatch
-from watchkeeper.retention._references import order_policies
-from watchkeeper.retention._report import JobLines
-from watchkeeper.retention._run import RunResult, run
-from watchkeeper.retention._share import Limits
-from watchkeeper.retention._status import PastRun, PolicyStatus, read_doing, read_history, read_status
+from watchkeeper.retention.archive._archive import Archive, check_archive
+from watchkeeper.retention.ledger._attempts import RETRY_WAITS
+from watchkeeper.retention.ledger._interrupts import find_hindrance, interrupted
+from watchkeeper.retention.ledger._ledger import ACTOR, LEASE, Claim, Ledger
+from watchkeeper.retention.ledger._status import PastRun, PolicyStatus, read_doing, read_history, read_status
+from watchkeeper.retention.plan._backlog import BacklogWatch
+from watchkeeper.retention.plan._plan import Plan, plan
+from watchkeeper.retention.run._pressure import PressureWatch
+from watchkeeper.retention.run._run import RunResult, run
+from watchkeeper.retention.table._references import order_policies
+from watchkeeper.retention.table._share import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,7 +56,7 @@ _TROUBLE_OF_ONE: Final = (RetentionError, AuditError, psycopg.Error)
 
 
 class Calendar(Protocol):
-    """What is due when; `watchkeeper.schedule.Schedule` is one."""
+    """What is due when; `watchkeeper.retention.Schedule` is one."""
 
     def due_before(self, now: datetime) -> datetime:
         """Return the last due not later than `now`."""

@@ -57,7 +57,7 @@ MIGRATIONS: Final = MigrationSource(name="realestate", folder=files("realestate"
 
 def load_queries(name: str) -> Queries:
     """Return the named queries of one of this package's .sql files."""
-    return Queries.load(name, files("realestate") / "sql" / "queries")
+    return Queries.load("realestate", name)
 
 
 _SESSIONS: Final = load_queries("sessions")

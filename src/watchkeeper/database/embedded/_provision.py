@@ -16,7 +16,7 @@ from watchkeeper.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_QUERIES: Final = Queries.load("embedded")
+_QUERIES: Final = Queries.load("watchkeeper.database.embedded", "embedded")
 _LONGEST_NAME_BYTES: Final = 63  # NAMEDATALEN
 _NOT_NOW: Final = ("57P", "53300")  # shutting down, starting, crashed; too many connections
 

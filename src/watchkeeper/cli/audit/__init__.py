@@ -1,0 +1,1 @@
+"""`watchkeeper audit`: one file a command."""

@@ -1,0 +1,1 @@
+"""`watchkeeper db`: one file a command."""

@@ -1,0 +1,1 @@
+"""`watchkeeper retention`: one file a command."""

@@ -1,0 +1,1 @@
+"""The route template that an app chose for a request, one file a framework."""

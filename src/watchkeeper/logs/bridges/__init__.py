@@ -1,0 +1,1 @@
+"""structlog, the standard library's logging and uncaught exceptions, in the same lines."""

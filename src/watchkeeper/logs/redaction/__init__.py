@@ -1,0 +1,1 @@
+"""Secrets that may not leave in a line."""

@@ -1,0 +1,1 @@
+"""What a scrape reads: all series as text."""

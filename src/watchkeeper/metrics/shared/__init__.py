@@ -1,0 +1,1 @@
+"""The values of all workers of one instance, in shared memory."""

@@ -1,0 +1,238 @@
+"""A slot: the values of one worker, in files that outlive it.
+
+Three files: `N.values`, doubles by index, mapped by its one writer and by those who read; `N.keys`, which
+series lie where; `N.lock`, held by the writer while it lives (flock: it goes with the process, however that
+ends). Whoever finds a free lock adopts the slot with all that was counted in it: nothing is lost, nothing is
+moved, and nobody has to tell a dead worker's figures from those of its successor.
+
+The values file has its full size from the start and is sparse; what is used is allocated before (a mapped
+page that the file system has no room for is a SIGBUS).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import math
+import mmap
+import os
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics._family import Series
+from watchkeeper.metrics.shared._keys import KeyReader, KeyWriter
+from watchkeeper.metrics.shared._processes import is_running, start_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from watchkeeper.metrics._family import Family
+
+CELL: Final = 8
+"""Bytes of a cell."""
+HEADER: Final = 8
+"""Cells before the first series: mark, the writer's pid, its start time, cells in use, and room for more."""
+PID: Final = 1
+START: Final = 2
+USED: Final = 3
+
+_MARK: Final = 6.02214076e23  # no other file begins like this, nor does one of another byte order
+_CELLS: Final = 1 << 24  # 128 MiB of address space: a million histograms
+_STEP: Final = 64 * 1024
+_SLOTS: Final = 1024
+
+
+class Slot:
+    """The slot that this process writes to.
+
+    Args:
+        folder: Of the instance.
+        number: Of the slot, which is the worker's label.
+        lock: Descriptor of the lock, held.
+        on_error: Told when what was there cannot be used and is set aside.
+    """
+
+    def __init__(self, folder: Path, number: int, lock: int, on_error: Callable[[MetricError], None]) -> None:
+        self.number = number
+        self._values_path = folder / f"{number}.values"
+        self._keys_path = folder / f"{number}.keys"
+        keys = self._read_keys(on_error)
+        self.series = keys.series
+        self._writer = KeyWriter(keys.families)
+        self._adopted = {(one.family.shape, one.labels): one.first for one in keys.series}
+        self._counts = Counter(one.family.shape for one in keys.series)
+        self._used = max(keys.cells, HEADER)
+        self._reserved = 0
+        self._told = keys.read
+        with contextlib.ExitStack() as undo:
+            self._keys = _opened(self._keys_path, os.O_WRONLY | os.O_APPEND)
+            undo.callback(os.close, self._keys)
+            self._file = _opened(self._values_path, os.O_RDWR)
+            undo.callback(os.close, self._file)
+            os.truncate(self._keys, keys.read)  # a record that a kill cut off
+            # In this order: a file that has its size has its header too, whose pages are there to be read.
+            self._reserve(self._used)
+            os.truncate(self._file, _CELLS * CELL)
+            self.values = memoryview(mmap.mmap(self._file, _CELLS * CELL)).cast("d")
+            undo.pop_all()
+        self._descriptors: tuple[int, ...] = (lock, self._keys, self._file)
+        self._take_over()
+
+    @classmethod
+    def claim(cls, folder: Path, on_error: Callable[[MetricError], None]) -> Slot:
+        """Adopt the first slot whose writer is gone, or make a new one.
+
+        Args:
+            folder: Of the instance; it exists.
+            on_error: Told of a damaged slot, which is set aside.
+
+        Raises:
+            OSError: There is no room, or the folder is not usable.
+            MetricError: There are too many workers.
+        """
+        for number in range(_SLOTS):
+            lock = _opened(folder / f"{number}.lock", os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(lock).st_nlink:
+                    raise FileNotFoundError(errno.ENOENT, "the folder is being removed")  # noqa: TRY301
+                return cls(folder, number, lock, on_error)
+            except BlockingIOError:
+                os.close(lock)
+            except BaseException:
+                os.close(lock)
+                raise
+        raise MetricError(f"There are {_SLOTS} workers in {folder} already.")
+
+    def count(self, family: Family) -> int:
+        """Return how many series of a family have cells, those of predecessors too."""
+        return self._counts[family.shape]
+
+    def has(self, family: Family, labels: tuple[str, ...]) -> bool:
+        """Say whether a predecessor has left a series."""
+        return (family.shape, labels) in self._adopted
+
+    def place(self, family: Family, labels: tuple[str, ...]) -> int:
+        """Return the first cell of a series: the one that a predecessor counted in, or a new one, at 0.
+
+        Raises:
+            OSError: There is no room.
+        """
+        first = self._adopted.get((family.shape, labels))
+        if first is not None:
+            return first
+        first = self._used
+        if first + family.width > _CELLS:
+            raise OSError(errno.ENOSPC, "the slot is full")
+        self._reserve(first + family.width)
+        series = Series(family, labels, first, time.time())
+        self._append(self._writer.record(series))
+        self._writer.written(series)
+        self._used = first + family.width
+        # After the record: who reads this first and the keys then finds the keys of all these cells.
+        self.values[USED] = float(self._used)
+        self.series.append(series)
+        self._counts[family.shape] += 1
+        return first
+
+    def read(self) -> bytes:
+        """Return all cells in use, as they are now."""
+        return self.values[: self._used].tobytes()
+
+    def let_go(self) -> None:
+        """Leave the slot to whoever comes next; in a forked child, to the parent."""
+        # Once: their numbers belong to somebody else then.
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = ()
+
+    def _take_over(self) -> None:
+        # What a dead worker's gauges showed is nobody's state now; only then is the slot's writer alive.
+        for one in self.series:
+            if one.family.kind == "gauge":
+                self.values[one.first] = self.values[one.first + 1] = 0.0
+        self.values[PID] = 0.0
+        self.values[START] = float(start_of(os.getpid()))
+        self.values[USED] = float(self._used)
+        self.values[PID] = float(os.getpid())
+        self.values[0] = _MARK
+
+    def _append(self, record: bytes) -> None:
+        written = 0
+        try:
+            written = os.write(self._keys, record)
+        finally:
+            if written == len(record):
+                self._told += written
+            else:
+                os.truncate(self._keys, self._told)
+        if written != len(record):
+            raise OSError(errno.ENOSPC, "the record of a series was cut off")
+
+    def _reserve(self, cells: int) -> None:
+        if cells * CELL > self._reserved:
+            size = -(-cells * CELL // _STEP) * _STEP
+            os.posix_fallocate(self._file, self._reserved, size - self._reserved)
+            self._reserved = size
+
+    def _read_keys(self, on_error: Callable[[MetricError], None]) -> KeyReader:
+        keys = KeyReader()
+        try:
+            if self._keys_path.exists() or self._values_path.exists():
+                keys.feed(self._keys_path.read_bytes())
+                _check(self._values_path, keys)
+        except (MetricError, OSError) as error:
+            self._set_aside(error, on_error)
+            return KeyReader()
+        return keys
+
+    def _set_aside(self, error: Exception, on_error: Callable[[MetricError], None]) -> None:
+        for path in (self._values_path, self._keys_path):
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(path.with_name(path.name + ".damaged"))  # one at most: the last
+        told = MetricError(
+            f"What worker {self.number} counted before is damaged; it is set aside in"
+            f" {self._values_path.parent}, and its counters begin at 0. {error}"
+        )
+        told.__cause__ = error
+        on_error(told)
+
+
+def is_alive(header: Sequence[float]) -> bool:
+    """Say whether the writer runs whose slot begins with these cells."""
+    try:
+        return is_running(int(header[PID]), int(header[START]))
+    except (IndexError, ValueError, OverflowError):
+        return False  # it is just being made, or garbled
+
+
+def _opened(path: Path, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _check(path: Path, keys: KeyReader) -> None:
+    """Refuse values that cannot be those of these keys.
+
+    Raises:
+        MetricError: They are cut off or garbled, or the keys are.
+    """
+    with path.open("rb") as file:
+        content = file.read(max(keys.cells, HEADER) * CELL)
+    values = memoryview(content[: len(content) // CELL * CELL]).cast("d")
+    has_mark = len(values) > 0 and values[0] == _MARK
+    if not has_mark and not keys.series:
+        return  # its writer was killed in its first moment
+    if len(values) < max(keys.cells, HEADER):
+        raise MetricError("The values are cut off.")
+    if not has_mark:
+        raise MetricError("The values do not begin with their mark.")
+    if not HEADER <= values[USED] <= max(keys.cells, HEADER):
+        raise MetricError("The keys are cut off.")
+    for one in keys.series:
+        cells = values[one.first : one.first + one.family.width]
+        if one.family.kind != "gauge" and not all(map(math.isfinite, cells)):
+            raise MetricError(f"A value of {one.family.name!r} is no number.")

@@ -1,0 +1,189 @@
+"""How each policy stands, as the ledger has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import class_row, dict_row
+
+from watchkeeper.retention._queries import QUERIES
+from watchkeeper.retention.table._vacuum import Vacuum, read_vacuum
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from psycopg import AsyncConnection
+
+    from watchkeeper.retention._policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastRun:
+    """A run as the ledger has it; the last one may still be going on.
+
+    Args:
+        id: Its number in the ledger.
+        table: The policy's name.
+        state: running, completed, failed, refused, stopped or cancelled.
+        trigger: schedule or manual.
+        started_at: When it was claimed.
+        finished_at: When it was closed; None while it runs.
+        deleted: How many rows went, so far.
+        planned: About how many it had to delete, when it began; None if it did not get that far.
+        waiting: What it waits for now: one of `REASONS`, a colon and details; None if it does not.
+        error: Why it did not complete.
+        due: When it was due; for a run by hand, when it was asked for.
+        attempt: Its place among the attempts at that due.
+        partitions: What it dropped as a whole.
+        archived: How many of the rows that went are in the archive.
+        restored: How many of these were put back, or were there when they were to be.
+    """
+
+    id: int
+    table: str
+    state: str
+    trigger: str
+    started_at: datetime
+    finished_at: datetime | None
+    deleted: int
+    planned: int | None
+    waiting: str | None
+    error: str | None
+    due: datetime
+    attempt: int
+    partitions: Sequence[str]
+    archived: int
+    restored: int
+
+    def rate(self, now: datetime) -> float:
+        """Return how many rows a second went, over all of its time.
+
+        Args:
+            now: The database's time.
+        """
+        seconds = ((self.finished_at or now) - self.started_at).total_seconds()
+        return self.deleted / seconds if seconds > 0 else 0.0
+
+    def left(self, now: datetime) -> timedelta | None:
+        """Return about how long it still takes; None if that cannot be said.
+
+        Args:
+            now: The database's time.
+        """
+        rate = self.rate(now)
+        if self.planned is None or rate <= 0:
+            return None
+        return timedelta(seconds=max(self.planned - self.deleted, 0) / rate)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyStatus:
+    """How a policy stands.
+
+    Args:
+        policy: What is declared now.
+        since: When it was first declared; None before the first start with it.
+        next_due: When its next run is due.
+        last_success: When a run last completed; None if none ever did.
+        last: The last run; None without one.
+        paused_at: Since when it is paused; None if it is not.
+        paused_by: Who paused it.
+        vacuum: How its table stands to vacuum; None if it is not there.
+        now: The database's time of all this.
+    """
+
+    policy: Policy
+    since: datetime | None
+    next_due: datetime
+    last_success: datetime | None
+    last: PastRun | None
+    paused_at: datetime | None
+    paused_by: str | None
+    vacuum: Vacuum | None
+    now: datetime
+
+
+async def read_status(
+    conn: AsyncConnection[Any], policies: Sequence[Policy], next_due: datetime, now: datetime
+) -> list[PolicyStatus]:
+    """Read how the policies stand, in the order that they are given in.
+
+    Args:
+        conn: Any connection.
+        policies: What is declared.
+        next_due: When the schedule is due next.
+        now: The database's time.
+    """
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(QUERIES["status"], {"tables": [policy.name for policy in policies]})
+        rows = {row["table_name"]: row for row in await cursor.fetchall()}
+    vacuum = await read_vacuum(conn, policies)
+    return [
+        _status_of(policy, rows.get(policy.name, {}), next_due, vacuum.get(policy.name), now)
+        for policy in policies
+    ]
+
+
+async def read_doing(
+    conn: AsyncConnection[Any], policies: Sequence[Policy]
+) -> list[tuple[str, bool, str | None]]:
+    """Read of each registered policy whether it is paused, and what its open run waits for.
+
+    Args:
+        conn: Any connection.
+        policies: What is declared.
+    """
+    tables = [policy.name for policy in policies]
+    return await (await conn.execute(QUERIES["doing"], {"tables": tables})).fetchall()
+
+
+async def read_history(conn: AsyncConnection[Any], policies: Sequence[Policy], limit: int) -> list[PastRun]:
+    """Read the runs of the policies, the latest first.
+
+    Args:
+        conn: Any connection.
+        policies: What is declared.
+        limit: How many at most.
+    """
+    async with conn.cursor(row_factory=class_row(PastRun)) as cursor:
+        parameters = {"tables": [policy.name for policy in policies], "limit": limit}
+        await cursor.execute(QUERIES["history"], parameters)
+        return await cursor.fetchall()
+
+
+def _status_of(
+    policy: Policy, row: dict[str, Any], next_due: datetime, vacuum: Vacuum | None, now: datetime
+) -> PolicyStatus:
+    last = None
+    if row.get("run") is not None:
+        last = PastRun(
+            id=row["run"],
+            table=policy.name,
+            state=row["state"],
+            trigger=row["trigger"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            deleted=row["rows_deleted"],
+            planned=row["rows_planned"],
+            waiting=row["waiting"],
+            error=row["error"],
+            due=row["due_at"],
+            attempt=row["attempt"],
+            partitions=row["partitions"],
+            archived=row["archived"],
+            restored=row["restored"],
+        )
+    return PolicyStatus(
+        policy=policy,
+        since=row.get("since"),
+        next_due=next_due,
+        last_success=row.get("last_success"),
+        last=last,
+        paused_at=row.get("paused_at"),
+        paused_by=row.get("paused_by"),
+        vacuum=vacuum,
+        now=now,
+    )

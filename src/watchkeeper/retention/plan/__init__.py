@@ -1,0 +1,1 @@
+"""What a run would delete, and what is past its horizon and still there."""

@@ -1,0 +1,1 @@
+"""One run: passes of bounded batches, throttled, under a lease."""

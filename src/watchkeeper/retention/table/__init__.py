@@ -1,0 +1,1 @@
+"""What the catalogue, the statistics and a sample say of a table."""
