@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from bench._figure import OURS
 from bench._workers import Worker
-from watchkeeper.metrics import MAX_SERIES, HttpMetrics, Registry
+from watchkeeper.metrics import HttpMetrics, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,16 +28,13 @@ class Ours:
 
     Args:
         folder: That all workers share.
-        series: How many series its counter will have.
     """
 
-    def __init__(self, folder: str, series: int = 1) -> None:
+    def __init__(self, folder: str) -> None:
         self._registry = Registry(foreign=CollectorRegistry())
         self._registry.share(Path(folder))
         self._http = HttpMetrics(self._registry, unit="ms", buckets=BUCKETS)
-        self._events = self._registry.counter(
-            "events_total", "Events.", ("number",), max_series=max(series, MAX_SERIES)
-        )
+        self._events = self._registry.counter("events_total", "Events.", ("number",))
         self._sizes = self._registry.histogram("sizes_bytes", "Sizes.", ("kind",), buckets=BUCKETS)
 
     def record(self, route: str, milliseconds: float) -> None:
@@ -109,10 +106,10 @@ class PrometheusClient:
 Store: TypeAlias = Ours | PrometheusClient
 
 
-def open_store(kind: str, folder: str, series: int = 1) -> Store:
+def open_store(kind: str, folder: str) -> Store:
     """Return a worker's store by the name that it has in the table."""
     if kind == OURS:
-        return Ours(folder, series)
+        return Ours(folder)
     return PrometheusClient("" if kind == PLAIN else folder)
 
 

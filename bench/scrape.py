@@ -58,7 +58,7 @@ def serve_routes(kind: str, folder: str, _size: int = 0) -> Callable[[Any], Any]
 
 def serve_series(kind: str, folder: str, size: int) -> Callable[[Any], Any]:
     """Set a worker up that counts on many series of one counter."""
-    store = open_store(kind, folder, size)
+    store = open_store(kind, folder)
     series = [store.counter(number) for number in range(size)]
     return _server(store, lambda number: series[number].inc())
 

@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from watchkeeper.database import MigrationSource
     from watchkeeper.logs import Logging
     from watchkeeper.metrics import Registry
-    from watchkeeper.retention import Archive, Limits, Policy, Retention, RetentionMetrics
+    from watchkeeper.retention import Archive, Policy, Retention, RetentionMetrics
     from watchkeeper.settings import Settings
 
 _LOOK_EVERY_S: Final = 60.0
-# A slot keeps WAL from the start of the oldest transaction on, so that it is behind also where all is well.
-_SLOT_LAGS: Final = 16
 
 
 class House:
@@ -117,27 +115,10 @@ class House:
                 schedule=Schedule(timezone=self._settings.retention_timezone),
                 metrics=self._metrics,
                 logging=self._logging,
-                limits=self._limits(),
+                limits=self._settings.retention_limits,
                 free_space=self.storage.free_space,
                 archive=archive,
             )
-
-    def _limits(self) -> Limits:
-        from watchkeeper.retention import Limits, Thresholds  # noqa: PLC0415
-
-        settings = self._settings
-        lag_bytes = settings.retention_max_lag_bytes
-        return Limits(
-            share=settings.retention_max_share,
-            budget=settings.retention_budget,
-            timeout=settings.retention_timeout,
-            thresholds=Thresholds(
-                lag=settings.retention_max_lag,
-                lag_bytes=lag_bytes,
-                slot_bytes=lag_bytes * _SLOT_LAGS,
-                transaction=settings.retention_long_transaction,
-            ),
-        )
 
     def keep(self) -> None:
         """Prune what is due, from now on and in the background."""

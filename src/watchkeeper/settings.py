@@ -1,4 +1,4 @@
-"""What an operator can set without a release: one frozen object, read from the environment once."""
+"""The settings of a service: what an operator sets without a release, each with its variable and default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -20,35 +20,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _SERVICE_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_SHARES: Final = {
-    "WATCHKEEPER_REQUEST_SAMPLE": "0.1 for every tenth trace",
-    "WATCHKEEPER_RETENTION_MAX_SHARE": "0.8 for four fifths of a table",
-    "WATCHKEEPER_RETENTION_BUDGET": "0.25 for a quarter of the time",
-}
 _SWITCHES: Final = {
-    "on": True,
-    "true": True,
-    "1": True,
-    "yes": True,
-    "off": False,
-    "false": False,
-    "0": False,
-    "no": False,
+    **dict.fromkeys(("on", "true", "1", "yes"), True),
+    **dict.fromkeys(("off", "false", "0", "no"), False),
 }
+_MIB: Final = 1 << 20
+_GIB: Final = 1 << 30
 
 
 class Secret:
-    """A value that must not be seen: printing, logging or pickling it never shows it.
+    """A value that is never shown: `str`, `repr`, logging and pickling do not reveal it.
 
     Args:
-        value: The secret itself; not empty.
+        value: The secret; not empty.
+
+    Raises:
+        ConfigurationError: The value is empty.
     """
 
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
         if not value:
-            raise ConfigurationError("A secret is empty: give it a value, or leave it out altogether.")
+            raise ConfigurationError("A secret is empty: give it a value, or leave it out.")
         self._value = value
 
     def __repr__(self) -> str:
@@ -57,7 +51,7 @@ class Secret:
     __str__ = __repr__
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError("A Secret is not pickled: pass the reveal()ed value where it is really needed.")
+        raise TypeError("A Secret cannot be pickled: pass the value of reveal() where it is needed.")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and self.matches(other._value)
@@ -66,162 +60,233 @@ class Secret:
         return hash((Secret, self._value))
 
     def reveal(self) -> str:
-        """Return the secret itself, for the one place that needs it."""
+        """Return the secret itself."""
         return self._value
 
     def matches(self, candidate: str | bytes) -> bool:
-        """Say whether `candidate` is the secret, in time that does not depend on where they differ."""
+        """Compare with `candidate` in constant time.
+
+        Args:
+            candidate: What a caller presented, as text or as it arrived on the wire.
+        """
         given = candidate.encode("utf-8", "surrogateescape") if isinstance(candidate, str) else candidate
         return hmac.compare_digest(self._value.encode("utf-8", "surrogateescape"), given)
 
 
-def _switch(name: str, value: str) -> bool:
-    try:
-        return _SWITCHES[value.strip().lower()]
-    except KeyError:
-        raise ConfigurationError(f"{name} takes on or off (also true/false, yes/no, 1/0).") from None
+class _Kind(NamedTuple):
+    """How the values of a setting are parsed and which are accepted."""
+
+    parse: Callable[[str], Any]
+    takes: str = ""
+    accepts: Callable[[Any], bool] = lambda _value: True
+
+    def read(self, variable: str, text: str) -> Any:
+        try:
+            return self.parse(text)
+        except (ValueError, OverflowError, KeyError):
+            raise self.error(variable) from None
+
+    def error(self, variable: str) -> ConfigurationError:
+        return ConfigurationError(f"{variable} takes {self.takes}.")
 
 
-def _seconds(name: str, value: str) -> timedelta:
-    try:
-        return timedelta(seconds=float(value))
-    except (ValueError, OverflowError):
-        raise ConfigurationError(f"{name} takes a number of seconds, such as 10 or 2.5.") from None
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)
+    return int(text)
 
 
-def _share(name: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise _no_share(name) from None
+def _seconds(text: str) -> timedelta:
+    return timedelta(seconds=float(text))
 
 
-def _no_share(name: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} takes a share over 0 and up to 1, such as {_SHARES[name]}.")
+def _folder_path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
 
 
-def _port(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit():
-        raise ConfigurationError(f"{name} takes a port number from 0 to 65535.")
-    return int(value)
+def _share(example: str) -> _Kind:
+    takes = f"a share over 0 and up to 1, such as {example}"
+    return _Kind(float, takes, lambda share: 0.0 < share <= 1.0)  # refuses NaN too
 
 
-def _count(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit():
-        raise ConfigurationError(f"{name} takes a whole number, such as 10000.")
-    return int(value)
+_TEXT: Final = _Kind(str)
+_SECRET: Final = _Kind(Secret)
+_FOLDER: Final = _Kind(_folder_path)
+_SWITCH: Final = _Kind(
+    lambda text: _SWITCHES[text.strip().lower()], "on or off (also true/false, yes/no, 1/0)"
+)
+_PORT: Final = _Kind(_whole_number, "a port number from 0 to 65535", lambda port: 0 <= port <= 65535)
+_COUNT: Final = _Kind(_whole_number, "a whole number over 0, such as 10000", lambda count: count > 0)
+_WAIT: Final = _Kind(
+    _seconds, "a number of seconds, 0 or more, such as 10 or 2.5", lambda wait: wait >= timedelta(0)
+)
+_LIMIT: Final = _Kind(
+    _seconds, "a number of seconds over 0, such as 10 or 2.5", lambda limit: limit > timedelta(0)
+)
 
 
-def _text(_name: str, value: str) -> str:
-    return value
+def _setting(variable: str, kind: _Kind, default: Any) -> Any:
+    return field(default=default, metadata={"variable": variable, "kind": kind})
 
 
-def _secret(_name: str, value: str) -> Secret:
-    return Secret(value)
+def _validate(settings: Any) -> None:
+    for setting in fields(settings):
+        kind = setting.metadata.get("kind")
+        if kind is not None and not kind.accepts(getattr(settings, setting.name)):
+            raise kind.error(setting.metadata["variable"])
 
 
-def _folder(_name: str, value: str) -> Path:
-    return Path(value).expanduser().absolute()
+def _read(cls: Any, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of `cls` whose variables are set; an empty variable counts as not set."""
+    return {
+        setting.name: setting.metadata["kind"].read(variable, environ[variable])
+        for setting in fields(cls)
+        if (variable := setting.metadata.get("variable")) and environ.get(variable)
+    }
 
 
-def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """Return the per-user folder for state that survives a restart (XDG base directory specification)."""
+def _default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's folder for state that survives a restart (XDG base directory specification)."""
     base = environ.get("XDG_STATE_HOME", "")
-    if base.startswith("/"):  # the specification says that a relative path is to be ignored
+    if base.startswith("/"):  # the specification has relative paths ignored
         return Path(base) / "watchkeeper"
     if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root, and the account it runs as cannot pass through root's home.
+        # PostgreSQL refuses to run as root, and the account that it runs as cannot enter root's home.
         return Path("/var/lib/watchkeeper")
     return Path(environ.get("HOME") or Path.home()) / ".local/state/watchkeeper"
 
 
-def _setting(variable: str, read: Callable[[str, str], Any], default: Any) -> Any:
-    return field(default=default, metadata={"variable": variable, "read": read})
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thresholds:
+    """The pressure on the database above which a retention run waits.
+
+    Args:
+        lag: How far a replica may be behind, as a time.
+        lag_bytes: How much WAL a replica may have to replay, in bytes; a replication slot may keep 16 times
+            as much.
+        transaction: How old another transaction in the same database may be.
+        dead_rows: How many dead rows a table may have, in multiples of the number that starts autovacuum.
+        vacuum_wait: Longest total wait of a run for vacuum; the run itself makes dead rows.
+        disk_share: Share of the disk that has to be free,
+        disk_bytes: unless this many bytes are free.
+
+    Raises:
+        ConfigurationError: A value is out of range; the message names the variable.
+    """
+
+    lag: timedelta = _setting("WATCHKEEPER_RETENTION_MAX_LAG", _LIMIT, timedelta(seconds=30))
+    lag_bytes: int = _setting("WATCHKEEPER_RETENTION_MAX_LAG_BYTES", _COUNT, 256 * _MIB)
+    transaction: timedelta = _setting("WATCHKEEPER_RETENTION_LONG_TRANSACTION", _LIMIT, timedelta(minutes=5))
+    dead_rows: float = 3.0
+    vacuum_wait: timedelta = timedelta(minutes=2)
+    disk_share: float = 0.05
+    disk_bytes: int = _GIB
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    @property
+    def slot_bytes(self) -> int:
+        """WAL that a replication slot may keep, in bytes."""
+        # A slot keeps WAL from the start of the oldest transaction, so it trails on a healthy server too.
+        return 16 * self.lag_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a retention run may take; `dataclasses.replace` makes a copy for one run.
+
+    Args:
+        share: Share of a table's rows that a run of more than 10,000 rows may delete; 1 is no limit.
+        budget: Share of the time in which a run keeps the database busy; it pauses for the rest. 1 never
+            pauses, and waits neither for vacuum nor for long transactions.
+        timeout: Longest duration of a run; after it the run has failed, and the next attempt continues.
+        thresholds: The pressure on the database above which a run waits.
+
+    Raises:
+        ConfigurationError: A value is out of range; the message names the variable.
+    """
+
+    share: float = _setting("WATCHKEEPER_RETENTION_MAX_SHARE", _share("0.8 for four fifths of a table"), 0.5)
+    budget: float = _setting("WATCHKEEPER_RETENTION_BUDGET", _share("0.25 for a quarter of the time"), 0.25)
+    timeout: timedelta = _setting("WATCHKEEPER_RETENTION_TIMEOUT", _LIMIT, timedelta(hours=4))
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def __post_init__(self) -> None:
+        _validate(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Everything an operator can set, with its environment variable beside it.
+    """Everything that an operator can set for a service.
 
     Args:
-        service: Name of the service: the `service` of every line, the folder of its state.
-        env: Name of the deployment in every line (`APP_ENV`, then `NODE_ENV`).
+        service: Name of the service: the `service` of every log line and the name of its state folder.
+        env: Name of the deployment in every log line.
         log_level: Lowest level that is written: trace, debug, info, warn, error or fatal.
-        host: Address that `serve` binds; anything but loopback needs `METRICS_TOKEN` for `/metrics`.
+        host: Address that `serve` binds; on any but loopback, `/metrics` needs `METRICS_TOKEN`.
         port: TCP port that `serve` binds; 0 lets the system choose one.
-        database_url: A PostgreSQL (15 or newer) of your own instead of the embedded one.
-        database_owner_url: The role that owns the tables and runs the migrations; default `database_url`.
+        database_url: A PostgreSQL server (15 or newer) to use instead of the embedded one.
+        database_owner_url: Role that owns the tables and runs the migrations; default `database_url`.
         prepared_statements: Off behind PgBouncer in transaction mode.
         state_dir: Parent of the service's state folder (embedded database, secrets); default
             `$XDG_STATE_HOME/watchkeeper`, `~/.local/state/watchkeeper`, or for root `/var/lib/watchkeeper`.
-        postgres_bin: Folder of the programs of a PostgreSQL (15 or newer) for the embedded server; default
-            those of the `embedded` extra.
+        postgres_bin: Folder of the PostgreSQL programs (15 or newer) for the embedded server; default those
+            of the `embedded` extra.
         metrics_token: Bearer token for `/metrics` and for the details of `/health/detailed`.
-        metrics_instance: Joins processes to one instance whose figures are added up, where they are not the
-            workers of one server; see docs/metrics.md.
-        metrics_dir: Parent of the folders in which the workers of an instance share their figures; default
+        metrics_instance: Joins processes whose metrics are added up but which are not the workers of one
+            server; see docs/metrics.md.
+        metrics_dir: Parent of the folders in which the workers of an instance share their metrics; default
             /dev/shm, else the folder for temporary files.
-        metrics_max_series: How many series a metric may have in a worker, unless its declaration says more.
-        metrics_created: On lets OpenMetrics tell when series began; Prometheus stores that as series.
-        retention_timezone: IANA name of the zone in which 3 AM is meant.
-        retention_max_share: What a scheduled run of more than 10,000 rows may take of its table; above it the
-            run is refused and wants an operator's word.
-        retention_budget: Share of the time in which a run may keep the database at work; it pauses for the
-            rest.
-        archive_dir: Where policies that archive write their rows before they delete them; default `archive`
-            in the service's state folder.
-        retention_timeout: Longest time of a run; then it has failed, and its next attempt goes on where it
-            ended.
-        retention_max_lag: How far a replica may be behind before a run waits for it,
-        retention_max_lag_bytes: and the same as WAL, in bytes; a replication slot may keep 16 times that.
-        retention_long_transaction: Age from which on a transaction of others keeps a run waiting.
-        retention: Off stops scheduled retention runs; what is due is caught up once after switching it on.
-        request_lines: Off stops the line of each request; metrics go on.
-        request_sample: Share of the requests completed below 500 that have a line, chosen by their trace; all
-            others always have one.
-        probe_lines: On also writes the lines of successful probes and scrapes.
-        metrics: Off closes `/metrics` (404) and counts nothing for HTTP.
+        metrics_max_series: Series that a metric may have in a worker, unless its declaration sets another
+            limit.
+        metrics_created: On adds the `_created` samples to OpenMetrics, which Prometheus stores as series.
+        retention: Off stops scheduled retention runs; switching it on again catches up once.
+        retention_timezone: IANA name of the time zone of the schedules.
+        retention_limits: What a retention run may take.
+        archive_dir: Folder to which policies archive rows before deleting them; default `archive` in the
+            service's state folder.
+        request_lines: Off stops the log line of each request; metrics continue.
+        request_sample: Share of the requests answered below 500 that are logged, chosen by trace; all others
+            are always logged.
+        probe_lines: On also logs successful probes and scrapes.
+        metrics: Off closes `/metrics` (404) and stops counting HTTP requests.
         health: Off leaves only `/livez` of the health endpoints.
-        shutdown_delay: How long `serve` stays up and not ready after SIGTERM, before it stops accepting.
-        shutdown_grace: How long requests in flight may take to finish after that.
+        shutdown_delay: How long `serve` continues, not ready, after SIGTERM before it stops accepting.
+        shutdown_grace: How long requests in flight may take after that.
 
     Raises:
-        ConfigurationError: A value is not usable; the message names the setting and the fix.
+        ConfigurationError: A value is not usable; the message names the variable and the fix.
     """
 
     service: str
-    env: str = _setting("APP_ENV", _text, "development")
-    log_level: str = _setting("LOG_LEVEL", _text, "info")
-    host: str = _setting("HOST", _text, "127.0.0.1")
-    port: int = _setting("PORT", _port, 3001)
-    database_url: Secret | None = _setting("DATABASE_URL", _secret, None)
-    database_owner_url: Secret | None = _setting("DATABASE_OWNER_URL", _secret, None)
-    prepared_statements: bool = _setting("DATABASE_PREPARED_STATEMENTS", _switch, True)
-    state_dir: Path = _setting("WATCHKEEPER_STATE_DIR", _folder, Path())
-    postgres_bin: Path | None = _setting("WATCHKEEPER_POSTGRES_BIN", _folder, None)
-    metrics_token: Secret | None = _setting("METRICS_TOKEN", _secret, None)
-    metrics_instance: str | None = _setting("WATCHKEEPER_METRICS_INSTANCE", _text, None)
-    metrics_dir: Path | None = _setting("WATCHKEEPER_METRICS_DIR", _folder, None)
-    metrics_max_series: int = _setting("WATCHKEEPER_METRICS_MAX_SERIES", _count, 10_000)
-    metrics_created: bool = _setting("WATCHKEEPER_METRICS_CREATED", _switch, False)
-    retention_timezone: str = _setting("RETENTION_TIMEZONE", _text, "UTC")
-    retention_max_share: float = _setting("WATCHKEEPER_RETENTION_MAX_SHARE", _share, 0.5)
-    retention_budget: float = _setting("WATCHKEEPER_RETENTION_BUDGET", _share, 0.25)
-    archive_dir: Path | None = _setting("WATCHKEEPER_ARCHIVE_DIR", _folder, None)
-    retention_timeout: timedelta = _setting("WATCHKEEPER_RETENTION_TIMEOUT", _seconds, timedelta(hours=4))
-    retention_max_lag: timedelta = _setting("WATCHKEEPER_RETENTION_MAX_LAG", _seconds, timedelta(seconds=30))
-    retention_max_lag_bytes: int = _setting("WATCHKEEPER_RETENTION_MAX_LAG_BYTES", _count, 256 << 20)
-    retention_long_transaction: timedelta = _setting(
-        "WATCHKEEPER_RETENTION_LONG_TRANSACTION", _seconds, timedelta(minutes=5)
+    env: str = _setting("APP_ENV", _TEXT, "development")
+    log_level: str = _setting("LOG_LEVEL", _TEXT, "info")
+    host: str = _setting("HOST", _TEXT, "127.0.0.1")
+    port: int = _setting("PORT", _PORT, 8000)
+    database_url: Secret | None = _setting("DATABASE_URL", _SECRET, None)
+    database_owner_url: Secret | None = _setting("DATABASE_OWNER_URL", _SECRET, None)
+    prepared_statements: bool = _setting("DATABASE_PREPARED_STATEMENTS", _SWITCH, True)
+    state_dir: Path = field(
+        default_factory=_default_state_dir, metadata={"variable": "WATCHKEEPER_STATE_DIR", "kind": _FOLDER}
     )
-    retention: bool = _setting("WATCHKEEPER_RETENTION", _switch, True)
-    request_lines: bool = _setting("WATCHKEEPER_REQUEST_LINES", _switch, True)
-    request_sample: float = _setting("WATCHKEEPER_REQUEST_SAMPLE", _share, 1.0)
-    probe_lines: bool = _setting("WATCHKEEPER_PROBE_LINES", _switch, False)
-    metrics: bool = _setting("WATCHKEEPER_METRICS", _switch, True)
-    health: bool = _setting("WATCHKEEPER_HEALTH", _switch, True)
-    shutdown_delay: timedelta = _setting("WATCHKEEPER_SHUTDOWN_DELAY", _seconds, timedelta(0))
-    shutdown_grace: timedelta = _setting("WATCHKEEPER_SHUTDOWN_GRACE", _seconds, timedelta(seconds=20))
+    postgres_bin: Path | None = _setting("WATCHKEEPER_POSTGRES_BIN", _FOLDER, None)
+    metrics_token: Secret | None = _setting("METRICS_TOKEN", _SECRET, None)
+    metrics_instance: str | None = _setting("WATCHKEEPER_METRICS_INSTANCE", _TEXT, None)
+    metrics_dir: Path | None = _setting("WATCHKEEPER_METRICS_DIR", _FOLDER, None)
+    metrics_max_series: int = _setting("WATCHKEEPER_METRICS_MAX_SERIES", _COUNT, 10_000)
+    metrics_created: bool = _setting("WATCHKEEPER_METRICS_CREATED", _SWITCH, False)
+    retention: bool = _setting("WATCHKEEPER_RETENTION", _SWITCH, True)
+    retention_timezone: str = _setting("RETENTION_TIMEZONE", _TEXT, "UTC")
+    retention_limits: Limits = field(default_factory=Limits)
+    archive_dir: Path | None = _setting("WATCHKEEPER_ARCHIVE_DIR", _FOLDER, None)
+    request_lines: bool = _setting("WATCHKEEPER_REQUEST_LINES", _SWITCH, True)
+    request_sample: float = _setting("WATCHKEEPER_REQUEST_SAMPLE", _share("0.1 for every tenth trace"), 1.0)
+    probe_lines: bool = _setting("WATCHKEEPER_PROBE_LINES", _SWITCH, False)
+    metrics: bool = _setting("WATCHKEEPER_METRICS", _SWITCH, True)
+    health: bool = _setting("WATCHKEEPER_HEALTH", _SWITCH, True)
+    shutdown_delay: timedelta = _setting("WATCHKEEPER_SHUTDOWN_DELAY", _WAIT, timedelta(0))
+    shutdown_grace: timedelta = _setting("WATCHKEEPER_SHUTDOWN_GRACE", _WAIT, timedelta(seconds=20))
 
     def __post_init__(self) -> None:
         if not _SERVICE_NAME.fullmatch(self.service):
@@ -229,88 +294,60 @@ class Settings:
                 f"The service name {self.service!r} is not usable: take 1 to 63 lower-case letters, digits"
                 " and hyphens, starting with a letter."
             )
-        if not 0 <= self.port <= 65535:
-            raise ConfigurationError("PORT takes a port number from 0 to 65535.")
-        for variable in _SHARES:
-            share = getattr(self, variable.removeprefix("WATCHKEEPER_").lower())
-            if not 0.0 < share <= 1.0:  # also where it is not a number
-                raise _no_share(variable)
-        self._check_patience()
+        _validate(self)
+        check_timezone(self.retention_timezone, "RETENTION_TIMEZONE")
         if self.database_owner_url is not None and self.database_url is None:
             raise ConfigurationError("DATABASE_OWNER_URL is set without DATABASE_URL: set both, or neither.")
-        for name in ("shutdown_delay", "shutdown_grace"):
-            if getattr(self, name) < timedelta(0):
-                raise ConfigurationError(f"WATCHKEEPER_{name.upper()} may not be negative.")
-        if self.metrics_max_series < 1:
-            raise ConfigurationError(
-                "WATCHKEEPER_METRICS_MAX_SERIES takes 1 or more: a metric needs a series."
-            )
-        check_timezone(self.retention_timezone, "RETENTION_TIMEZONE")
-        if self.state_dir == Path():
-            object.__setattr__(self, "state_dir", default_state_dir(os.environ))
-
-    def _check_patience(self) -> None:
-        for name in ("retention_timeout", "retention_max_lag", "retention_long_transaction"):
-            if getattr(self, name) <= timedelta(0):
-                raise ConfigurationError(f"WATCHKEEPER_{name.upper()} takes more than 0 seconds.")
-        if self.retention_max_lag_bytes < 1:
-            raise ConfigurationError("WATCHKEEPER_RETENTION_MAX_LAG_BYTES takes 1 or more bytes.")
 
     @classmethod
-    def from_env(cls, service: str, environ: Mapping[str, str] | None = None) -> Self:
+    def from_env(cls, service: str, environ: Mapping[str, str] | None = None, **defaults: Any) -> Self:
         """Read the settings of `service`; an empty variable counts as not set.
 
         Args:
             service: Name of the service.
             environ: Where to read from; default the process's environment.
+            **defaults: The service's own defaults, by field, for what the environment does not set:
+                `Settings.from_env("shop", port=3000)`.
 
         Raises:
-            ConfigurationError: A variable holds something that is not usable.
+            ConfigurationError: A variable holds a value that is not usable.
         """
         env = os.environ if environ is None else environ
-        given: dict[str, Any] = {"state_dir": default_state_dir(env)}
-        if env.get("NODE_ENV"):
-            given["env"] = env["NODE_ENV"]  # what the Node services of the same deployment already set
-        for setting in fields(cls):
-            variable = setting.metadata.get("variable")
-            if variable and env.get(variable):
-                given[setting.name] = setting.metadata["read"](variable, env[variable])
+        thresholds = Thresholds(**_read(Thresholds, env))
+        given = {
+            "state_dir": _default_state_dir(env),
+            "retention_limits": Limits(thresholds=thresholds, **_read(Limits, env)),
+            **defaults,
+            **_read(cls, env),
+        }
         return cls(service=service, **given)
 
     def secrets(self) -> Iterator[Secret]:
-        """Yield every secret in here, for those who have to keep them out of sight."""
+        """Yield every secret of the settings, for redaction."""
         if self.metrics_token is not None:
             yield self.metrics_token
         for url in (self.database_url, self.database_owner_url):
             if url is not None:
                 yield url
                 password = ""
-                with contextlib.suppress(ValueError):  # what is no URL is refused where it is used
+                with contextlib.suppress(ValueError):  # an invalid URL is refused where it is used
                     password = urlsplit(url.reveal()).password or ""
                 if password:
                     yield from (Secret(password), Secret(unquote(password)))
 
     @property
     def service_dir(self) -> Path:
-        """The folder of this service's state."""
+        """The state folder of this service."""
         return self.state_dir / self.service
 
     @property
     def archive_folder(self) -> Path:
-        """The folder of what retention archives."""
+        """The folder of archived rows."""
         return self.archive_dir or self.service_dir / "archive"
 
 
 def check_timezone(name: str, what: str) -> None:
-    """See that there is a time zone of that name.
-
-    Args:
-        name: IANA name of a zone.
-        what: The setting or argument that holds it, for the message.
-
-    Raises:
-        ConfigurationError: There is none; the message says what is near.
-    """
+    """Refuse a time zone that does not exist; `what` names the setting or argument in the message."""
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):

@@ -186,7 +186,7 @@ async def test_a_slot_that_nobody_reads_is_waited_for(house: House, server: Post
     with superuser(server) as conn:
         conn.execute("SELECT pg_create_physical_replication_slot('nobody', true)")
         write_wal(server, 3)
-        retention = house.retention(EVENTS, limits=limits(budget=1.0, slot_bytes=2 * MIB))
+        retention = house.retention(EVENTS, limits=limits(budget=1.0, lag_bytes=MIB // 8))
         async with held_up(house, retention, "replication lag"):
             assert "the replication slot nobody keeps " in house.lines("retention")[0]["msg"]
             conn.execute("SELECT pg_drop_replication_slot('nobody')")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from support.house import EVENTS, SESSIONS
 from watchkeeper import Secret, Settings, Watchkeeper
+from watchkeeper.settings import Limits, Thresholds
 
 NOT_A_KEEPER = "a text"
 
@@ -22,10 +23,14 @@ def keeper() -> Watchkeeper:
             database_url=Secret(url) if url else None,
             database_owner_url=Secret(os.environ["KEPT_OWNER_URL"]) if url else None,
             state_dir=Path(os.environ["KEPT_STATE"]),
-            retention_long_transaction=timedelta(seconds=float(os.environ.get("KEPT_LONG_S", "300"))),
+            retention_limits=Limits(thresholds=_thresholds()),
         ),
         retention=[EVENTS, SESSIONS],
     )
+
+
+def _thresholds() -> Thresholds:
+    return Thresholds(transaction=timedelta(seconds=float(os.environ.get("KEPT_LONG_S", "300"))))
 
 
 def without_database() -> Watchkeeper:

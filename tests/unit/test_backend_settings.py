@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from realestate.settings import BackendSettings, parse_webhook_secrets
+from realestate.settings import BackendSettings, parse_webhook_secrets, service_settings
 from watchkeeper.exceptions import ConfigurationError
 
 
@@ -15,6 +15,21 @@ def test_defaults_are_the_contracts() -> None:
     assert settings.webhook_secrets == {}
     assert settings.gateway_url == "http://127.0.0.1:18789"
     assert (settings.body_limit, settings.body_timeout) == (1024 * 1024, timedelta(seconds=10))
+
+
+@pytest.mark.parametrize(
+    ("environ", "env"),
+    [
+        ({"APP_ENV": "production", "NODE_ENV": "test"}, "production"),
+        ({"NODE_ENV": "test"}, "test"),
+        ({"APP_ENV": "", "NODE_ENV": "test"}, "test"),
+        ({}, "development"),
+    ],
+)
+def test_env_falls_back_to_node_env(environ: dict[str, str], env: str) -> None:
+    """APP_ENV names the deployment, then NODE_ENV, then it is development."""
+    settings = service_settings(environ)
+    assert (settings.env, settings.port) == (env, 3001)
 
 
 def test_every_variable_is_read() -> None:

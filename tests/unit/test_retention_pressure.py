@@ -94,10 +94,8 @@ def test_vacuum_is_behind_at_three_times_what_it_starts_at(
     assert table.is_behind() == behind
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"lag": timedelta(0)}, {"transaction": timedelta(0)}, {"lag_bytes": 0}, {"slot_bytes": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"lag": timedelta(0)}, {"transaction": timedelta(0)}, {"lag_bytes": 0}])
 def test_a_threshold_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
     """Every run would wait for ever."""
-    with pytest.raises(ConfigurationError, match="take more than 0"):
+    with pytest.raises(ConfigurationError, match=r"takes a .* over 0"):
         Thresholds(**wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from realestate.monitoring import POLICIES
-from realestate.settings import BackendSettings
+from realestate.settings import DEFAULT_PORT, BackendSettings
 from watchkeeper.cli._main import _GROUPS
 from watchkeeper.logs import Logging, Sink
-from watchkeeper.settings import Settings
+from watchkeeper.settings import Limits, Settings, Thresholds
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "infra/monitoring"
@@ -122,22 +122,33 @@ def backend_variables() -> set[str]:
     return set(re.findall(r"`([A-Z][A-Z_]+)`", BackendSettings.__doc__))
 
 
+def library_settings() -> list[Field[Any]]:
+    """The library's settings that have a variable."""
+    return [
+        field
+        for cls in (Settings, Limits, Thresholds)
+        for field in fields(cls)
+        if "variable" in field.metadata
+    ]
+
+
 def test_every_setting_is_in_the_table_and_nothing_else() -> None:
     """The table of settings is complete, for the library and for the backend."""
     told = [names(row[0])[0] for row in table(section("Settings"))]
-    library = {field.metadata["variable"] for field in fields(Settings) if "variable" in field.metadata}
+    library = {field.metadata["variable"] for field in library_settings()}
     assert sorted(told) == sorted(library | backend_variables())
 
 
 def test_the_defaults_of_the_table_are_those_of_the_code() -> None:
     """What the page calls the default is what the service takes."""
     told = {names(row[0])[0]: names(row[1]) for row in table(section("Settings"))}
-    for field in fields(Settings):
-        variable = field.metadata.get("variable")
-        if variable in {None, "WATCHKEEPER_STATE_DIR", "DATABASE_OWNER_URL"}:
+    for field in library_settings():
+        variable = field.metadata["variable"]
+        if variable in {"WATCHKEEPER_STATE_DIR", "DATABASE_OWNER_URL"}:
             continue  # they depend on other variables, and the table says on which
-        assert field.default is not MISSING
-        assert told[variable] == shown(field.default), variable
+        default = DEFAULT_PORT if variable == "PORT" else field.default
+        assert default is not MISSING
+        assert told[variable] == shown(default), variable
 
 
 def shown(default: object) -> list[str]:

@@ -9,33 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.settings import Secret, Settings, default_state_dir
+from watchkeeper.settings import Limits, Secret, Settings, Thresholds
 
 
-def test_defaults_are_the_contracts() -> None:
-    """Without any variable, the service binds loopback on 3001, logs at info, and prunes in UTC."""
-    settings = Settings.from_env("realestate-backend", {"HOME": "/home/someone"})
-    assert (settings.host, settings.port) == ("127.0.0.1", 3001)
+def test_defaults() -> None:
+    """Without any variable, the service binds loopback, logs at info and prunes in UTC."""
+    settings = Settings.from_env("shop", {"XDG_STATE_HOME": "/state"})
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert (settings.env, settings.log_level) == ("development", "info")
     assert settings.retention_timezone == "UTC"
     assert settings.metrics_token is None
     assert settings.database_url is None
-    assert settings.service_dir == default_state_dir({"HOME": "/home/someone"}) / "realestate-backend"
+    assert settings.service_dir == Path("/state/watchkeeper/shop")
     assert settings.archive_folder == settings.service_dir / "archive"
 
 
-@pytest.mark.parametrize(
-    ("environ", "env"),
-    [
-        ({"APP_ENV": "production", "NODE_ENV": "test"}, "production"),
-        ({"NODE_ENV": "test"}, "test"),
-        ({"APP_ENV": "", "NODE_ENV": "test"}, "test"),
-        ({}, "development"),
-    ],
-)
-def test_env_falls_back_to_node_env(environ: dict[str, str], env: str) -> None:
-    """APP_ENV names the deployment, then NODE_ENV, then it is development."""
-    assert Settings.from_env("shop", environ).env == env
+def test_a_service_has_defaults_of_its_own() -> None:
+    """A default of the service replaces the library's, and a variable replaces both."""
+    assert Settings.from_env("shop", {}, port=3001).port == 3001
+    assert Settings.from_env("shop", {"PORT": "80"}, port=3001).port == 80
 
 
 def test_every_variable_is_read() -> None:
@@ -54,6 +46,8 @@ def test_every_variable_is_read() -> None:
             "RETENTION_TIMEZONE": "Africa/Kigali",
             "WATCHKEEPER_RETENTION": "off",
             "WATCHKEEPER_ARCHIVE_DIR": "/srv/archive",
+            "WATCHKEEPER_RETENTION_MAX_SHARE": "0.75",
+            "WATCHKEEPER_RETENTION_BUDGET": "0.125",
             "WATCHKEEPER_RETENTION_TIMEOUT": "60",
             "WATCHKEEPER_RETENTION_MAX_LAG": "2.5",
             "WATCHKEEPER_RETENTION_MAX_LAG_BYTES": "1048576",
@@ -76,9 +70,15 @@ def test_every_variable_is_read() -> None:
     assert settings.postgres_bin == Path("/usr/lib/postgresql/15/bin")
     assert settings.archive_folder == Path("/srv/archive")
     assert settings.retention_timezone == "Africa/Kigali"
-    patience = (settings.retention_timeout, settings.retention_max_lag, settings.retention_long_transaction)
-    assert patience == (timedelta(minutes=1), timedelta(seconds=2.5), timedelta(seconds=10))
-    assert settings.retention_max_lag_bytes == 1 << 20
+    assert settings.retention_limits == Limits(
+        share=0.75,
+        budget=0.125,
+        timeout=timedelta(minutes=1),
+        thresholds=Thresholds(
+            lag=timedelta(seconds=2.5), lag_bytes=1 << 20, transaction=timedelta(seconds=10)
+        ),
+    )
+    assert settings.retention_limits.thresholds.slot_bytes == 16 << 20
     switches = (settings.retention, settings.request_lines, settings.metrics, settings.health)
     assert switches == (False, False, False, False)
     assert settings.prepared_statements is False
@@ -97,7 +97,10 @@ def test_every_variable_is_read() -> None:
         ({"WATCHKEEPER_RETENTION": "maybe"}, r"WATCHKEEPER_RETENTION takes on or off"),
         ({"WATCHKEEPER_SHUTDOWN_GRACE": "soon"}, r"WATCHKEEPER_SHUTDOWN_GRACE takes a number of seconds"),
         ({"WATCHKEEPER_SHUTDOWN_GRACE": "1e300"}, r"WATCHKEEPER_SHUTDOWN_GRACE takes a number of seconds"),
-        ({"WATCHKEEPER_SHUTDOWN_DELAY": "-1"}, r"WATCHKEEPER_SHUTDOWN_DELAY may not be negative"),
+        (
+            {"WATCHKEEPER_SHUTDOWN_DELAY": "-1"},
+            r"WATCHKEEPER_SHUTDOWN_DELAY takes a number of seconds, 0 or more",
+        ),
         *(
             (
                 {"WATCHKEEPER_REQUEST_SAMPLE": share},
@@ -114,11 +117,14 @@ def test_every_variable_is_read() -> None:
         *(
             (
                 {f"WATCHKEEPER_RETENTION_{name}": "0"},
-                rf"WATCHKEEPER_RETENTION_{name} takes more than 0 seconds",
+                rf"WATCHKEEPER_RETENTION_{name} takes a number of seconds over 0",
             )
             for name in ("TIMEOUT", "MAX_LAG", "LONG_TRANSACTION")
         ),
-        ({"WATCHKEEPER_RETENTION_MAX_LAG_BYTES": "0"}, r"RETENTION_MAX_LAG_BYTES takes 1 or more bytes"),
+        (
+            {"WATCHKEEPER_RETENTION_MAX_LAG_BYTES": "0"},
+            r"RETENTION_MAX_LAG_BYTES takes a whole number over 0",
+        ),
         ({"WATCHKEEPER_RETENTION_MAX_LAG_BYTES": "1 GB"}, r"RETENTION_MAX_LAG_BYTES takes a whole number"),
         ({"RETENTION_TIMEZONE": "Africa/Kigalli"}, r"Did you mean Africa/Kigali\?"),
         ({"RETENTION_TIMEZONE": "3 AM"}, r"RETENTION_TIMEZONE '3 AM' does not exist"),
@@ -151,9 +157,9 @@ def test_a_service_name_is_safe_as_a_folder(name: str) -> None:
 def test_state_lies_where_its_user_can_reach_it(
     monkeypatch: pytest.MonkeyPatch, user: int, environ: dict[str, str], folder: str
 ) -> None:
-    """State is per user as XDG says; root's lies outside of root's home, where PostgreSQL's account gets."""
+    """State follows the XDG specification; root's lies outside root's home, so that PostgreSQL can enter."""
     monkeypatch.setattr("os.geteuid", lambda: user)
-    assert default_state_dir(environ) == Path(folder)
+    assert Settings.from_env("shop", environ).state_dir == Path(folder)
 
 
 @given(st.text(min_size=1))
@@ -175,7 +181,7 @@ def test_a_secret_matches_bytes_and_other_secrets() -> None:
 
 def test_a_secret_is_not_pickled() -> None:
     """Pickling would write the value where nobody masks it."""
-    with pytest.raises(TypeError, match="A Secret is not pickled"):
+    with pytest.raises(TypeError, match="A Secret cannot be pickled"):
         pickle.dumps(Secret("hush"))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from watchkeeper.metrics._bound import BoundCounter, BoundGauge, BoundHistogram, Timer
 from watchkeeper.metrics._http import HttpMetrics, RequestSeries
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
-from watchkeeper.metrics._registry import MAX_SERIES, Registry
+from watchkeeper.metrics._registry import Registry
 from watchkeeper.metrics._websockets import WebsocketMetrics, WebsocketSeries
 from watchkeeper.metrics.exposition._exposition import Exposition, accepts_gzip, prefers_openmetrics
 from watchkeeper.metrics.shared._instance import Instance
 from watchkeeper.metrics.shared._workers import Workers
 
 __all__ = [
-    "MAX_SERIES",
     "BoundCounter",
     "BoundGauge",
     "BoundHistogram",

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 _Any = TypeVar("_Any", Counter, Gauge, Histogram)
 
-MAX_SERIES: Final = 10_000
-"""Series that a metric may have in a process unless it is declared with another cap."""
-
 
 class Registry:
     """Declares instruments and renders them, together with what prometheus_client's registry holds.
@@ -50,7 +47,8 @@ class Registry:
         on_error: Called with what went wrong with metrics (a clash of names that came up later, a collector
             that failed, a metric at its cap), each text once; default: whoever caused it gets the error, but
             for a metric at its cap.
-        max_series: How many series a metric may have in a process, unless it is declared with another cap.
+        max_series: How many series a metric may have in a process, unless it is declared with another cap;
+            default: any number.
         created: Whether OpenMetrics tells when series began; Prometheus would store that as a series each.
     """
 
@@ -59,14 +57,14 @@ class Registry:
         *,
         foreign: CollectorRegistry | None = None,
         on_error: Callable[[MetricError], None] | None = None,
-        max_series: int = MAX_SERIES,
+        max_series: int | None = None,
         created: bool = False,
     ) -> None:
-        if max_series < 1:
+        if max_series is not None and max_series < 1:
             raise MetricError(f"A metric needs one series or more: max_series {max_series} is refused.")
         self._store = Store()
         self._given_foreign = foreign
-        self._max_series = max_series
+        self._max_series = sys.maxsize if max_series is None else max_series
         self._created = created
         self.on_error = on_error
         self._reported: set[str] = set()

@@ -28,10 +28,10 @@ from watchkeeper.retention.ledger._ledger import (
 from watchkeeper.retention.ledger._status import PastRun, PolicyStatus
 from watchkeeper.retention.plan._backlog import Backlog, BacklogWatch, read_backlog
 from watchkeeper.retention.plan._plan import Plan, plan
-from watchkeeper.retention.run._pressure import REASONS, Thresholds
+from watchkeeper.retention.run._pressure import REASONS
 from watchkeeper.retention.run._run import RunResult, run
-from watchkeeper.retention.table._share import Limits
 from watchkeeper.retention.table._vacuum import Vacuum
+from watchkeeper.settings import Limits, Thresholds
 
 __all__ = [
     "ACTION",

@@ -38,7 +38,7 @@ from watchkeeper.retention.plan._plan import Plan, plan
 from watchkeeper.retention.run._pressure import PressureWatch
 from watchkeeper.retention.run._run import RunResult, run
 from watchkeeper.retention.table._references import order_policies
-from watchkeeper.retention.table._share import Limits
+from watchkeeper.settings import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -6,9 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from realestate.settings import SERVICE
+from realestate.settings import service_settings
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +53,7 @@ def _serve() -> int:
     from realestate.monitoring import build  # noqa: PLC0415 - the same
     from watchkeeper.server import serve  # noqa: PLC0415 - the same
 
-    environ, told = complete_secrets(os.environ, Settings.from_env(SERVICE).service_dir)
+    environ, told = complete_secrets(os.environ, service_settings(os.environ).service_dir)
     if told:
         _say(told)
     backend = build(environ)

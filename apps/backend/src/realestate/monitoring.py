@@ -13,13 +13,12 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from realestate.settings import SERVICE, BackendSettings
+from realestate.settings import SERVICE, BackendSettings, service_settings
 from watchkeeper import Watchkeeper
 from watchkeeper.database import MigrationSource, Queries
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.health import HttpCheck
 from watchkeeper.retention import Policy
-from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -110,7 +109,7 @@ def build(environ: Mapping[str, str]) -> Backend:
     settings = BackendSettings.from_env(environ)
     keeper = Watchkeeper(
         SERVICE,
-        settings=Settings.from_env(SERVICE, environ),
+        settings=service_settings(environ),
         migrations=[MIGRATIONS],
         checks=[HttpCheck("moltbot", f"{settings.gateway_url.rstrip('/')}/health", timeout=GATEWAY_TIMEOUT)],
         retention=POLICIES,

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.settings import Secret
+from watchkeeper.settings import Secret, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 SERVICE: Final = "realestate-backend"
+DEFAULT_PORT: Final = 3001
 DEFAULT_AGENT: Final = "moltbot"
 DEFAULT_GATEWAY_URL: Final = "http://127.0.0.1:18789"
 
@@ -84,6 +85,22 @@ class BackendSettings:
             yield self.service_token
         for of_source in self.webhook_secrets.values():
             yield from of_source
+
+
+def service_settings(environ: Mapping[str, str]) -> Settings:
+    """Read Watchkeeper's settings with this service's defaults.
+
+    The default port is 3001. Where `APP_ENV` is not set, `NODE_ENV` names the deployment: its Node services
+    set that one.
+
+    Args:
+        environ: Environment variables.
+
+    Raises:
+        ConfigurationError: A variable holds a value that is not usable.
+    """
+    node_env = environ.get("NODE_ENV")
+    return Settings.from_env(SERVICE, environ, port=DEFAULT_PORT, **({"env": node_env} if node_env else {}))
 
 
 def parse_webhook_secrets(value: str) -> dict[str, tuple[Secret, ...]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from watchkeeper.database import Owner
     from watchkeeper.retention._holds import Hold
     from watchkeeper.retention._policy import Policy
-    from watchkeeper.retention.table._share import Limits
+    from watchkeeper.settings import Limits
 
 _LOOKUP_TIMEOUT_MS: Final = 5000
 _LOCK_TIMEOUT_MS: Final = 2000

@@ -11,7 +11,7 @@ from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan, Span
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from watchkeeper.retention.table._share import Limits
+    from watchkeeper.settings import Limits
 
 TRANSACTION_TARGET: Final = timedelta(milliseconds=50)
 # What inserts beside it take, the 99th percentile over an idle table's, in half of the time: 1.0 to 1.8 with

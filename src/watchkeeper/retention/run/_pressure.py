@@ -7,15 +7,14 @@ role may not see is told once, and is no error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import psycopg
 from psycopg.rows import dict_row
 
-from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
+from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention._queries import QUERIES
-from watchkeeper.retention.table._vacuum import BEHIND, read_vacuum
+from watchkeeper.retention.table._vacuum import read_vacuum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from watchkeeper.database import Database
     from watchkeeper.retention._log_lines import JobLines
     from watchkeeper.retention._policy import Policy
+    from watchkeeper.settings import Thresholds
 
 Reason = Literal["replication lag", "long transaction", "vacuum", "wal", "disk"]
 
@@ -30,43 +30,8 @@ REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 """What a run waits for; in the ledger a colon and the details follow."""
 
 _MIB: Final = 1 << 20
-_GIB: Final = 1 << 30
 # Once it waits, a run goes on when the lag is half of what made it wait, not the moment it is a byte less.
 _EASED: Final = 0.5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Thresholds:
-    """From where on a run waits.
-
-    Args:
-        lag: How far a replica may be behind, as a time.
-        lag_bytes: The same as WAL that it has not replayed, in bytes.
-        slot_bytes: WAL that a replication slot may keep, in bytes.
-        transaction: How long a transaction in the same database may take.
-        dead_rows: How many dead rows a table may have, in multiples of what autovacuum would start at.
-        vacuum_wait: Longest wait for vacuum in one run, all in all: a run makes dead rows itself.
-        disk_share: Share of the disk that is to be free,
-        disk_bytes: and from how many free bytes on the share does not matter.
-
-    Raises:
-        ConfigurationError: One of them is not over 0.
-    """
-
-    lag: timedelta = timedelta(seconds=30)
-    lag_bytes: int = 256 * _MIB
-    slot_bytes: int = 4 * _GIB
-    transaction: timedelta = timedelta(minutes=5)
-    dead_rows: float = BEHIND
-    vacuum_wait: timedelta = timedelta(minutes=2)
-    disk_share: float = 0.05
-    disk_bytes: int = _GIB
-
-    def __post_init__(self) -> None:
-        if min(self.lag, self.transaction) <= timedelta(0) or min(self.lag_bytes, self.slot_bytes) <= 0:
-            raise ConfigurationError(
-                "A run waits for a lag, a slot or a transaction that is over something: take more than 0."
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from watchkeeper.retention.archive._archive import Archive
     from watchkeeper.retention.ledger._ledger import Claim, Ledger
     from watchkeeper.retention.run._throttle import Patience
-    from watchkeeper.retention.table._share import Limits, Sample
+    from watchkeeper.retention.table._share import Sample
+    from watchkeeper.settings import Limits
 
     _Way: TypeAlias = Callable[[Target, Span], Awaitable[Swept]]
     _Delete: TypeAlias = Callable[[AsyncConnection[Any], Target, datetime, Span, int], Awaitable[Swept]]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention.archive._archive import Archive
     from watchkeeper.retention.ledger._ledger import Claim, Closed, Ledger, State
     from watchkeeper.retention.run._pressure import PressureWatch
-    from watchkeeper.retention.table._share import Limits
+    from watchkeeper.settings import Limits
 
 # This long a run waits for a database that is away when it is to be closed; then it is left to who finds it.
 _CLOSING_PAUSES_S: Final = (0.2, 1.0, 3.0)

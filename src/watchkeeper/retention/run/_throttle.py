@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention.ledger._ledger import Claim, Ledger
     from watchkeeper.retention.run._pressure import Pressure, PressureWatch, Reason
-    from watchkeeper.retention.table._share import Limits
+    from watchkeeper.settings import Limits
 
 _T = TypeVar("_T")
 

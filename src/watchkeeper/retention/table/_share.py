@@ -6,15 +6,12 @@ all of them make most of a table old at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psycopg import errors
 
 from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention._queries import QUERIES, fetch_row
-from watchkeeper.retention.run._pressure import Thresholds
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -32,24 +29,6 @@ COUNT_TIMEOUT_MS: Final = 5000
 _SAMPLED_BLOCKS: Final = 300
 # What a sample says is believed without counting where it is this far below the limit.
 _CLEAR: Final = 0.8
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What a run may take.
-
-    Args:
-        share: Of a table, where it takes more than 10,000 rows; 1 is all.
-        budget: Of the time: for the rest of it a run leaves the database to others; 1 is flat out, and waits
-            neither for vacuum nor for long transactions.
-        timeout: Longest time that it may take; then it has failed, and the next attempt goes on.
-        thresholds: From where on it waits for the rest of the database.
-    """
-
-    share: float = 0.5
-    budget: float = 0.25
-    timeout: timedelta = timedelta(hours=4)
-    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 class Sample(NamedTuple):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import class_row
 
 from watchkeeper.retention._queries import QUERIES
+from watchkeeper.settings import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.retention._policy import Policy
 
-BEHIND = 3.0
-"""Dead rows in multiples of what autovacuum would start at, from where on it is behind."""
+_BEHIND: Final = Thresholds().dead_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +41,7 @@ class Vacuum:
     automatic: bool
     vacuumed_at: datetime | None
 
-    def is_behind(self, times: float = BEHIND) -> bool:
+    def is_behind(self, times: float = _BEHIND) -> bool:
         """Say whether autovacuum should have been here long since.
 
         Args:

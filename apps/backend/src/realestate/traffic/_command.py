@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from realestate.made_secrets import FILE_NAME, NAMES, read_secrets
-from realestate.settings import SERVICE, parse_webhook_secrets
+from realestate.settings import parse_webhook_secrets, service_settings
 from realestate.traffic import _screen
 from realestate.traffic._client import Client, Credentials
 from realestate.traffic._compare import compare, scrape
@@ -24,10 +24,11 @@ from realestate.traffic._player import Play, Player
 from realestate.traffic._scenarios import Scenarios
 from realestate.traffic._tally import Tally
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from watchkeeper.settings import Settings
 
 _PURPOSE: Final = "Play a client of the running service, and hold its metrics against the client's own count."
 _LINE_EVERY_S: Final = 5.0
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     try:
-        settings = Settings.from_env(SERVICE)
+        settings = service_settings(os.environ)
         url = options.url or f"http://{settings.host}:{settings.port}"
         token = settings.metrics_token.reveal() if settings.metrics_token else None
         return asyncio.run(_play(options, url, credentials(os.environ, settings), token))
