@@ -31,7 +31,7 @@ class Ours:
     """
 
     def __init__(self, folder: str) -> None:
-        self._registry = Registry(foreign=CollectorRegistry())
+        self._registry = Registry(third_party=CollectorRegistry())
         self._registry.share(Path(folder))
         self._http = HttpMetrics(self._registry, unit="ms", buckets=BUCKETS)
         self._events = self._registry.counter("events_total", "Events.", ("number",))

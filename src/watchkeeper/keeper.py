@@ -112,7 +112,7 @@ class Watchkeeper:
         self._began = self.registry.gauge(
             "metrics_start_time_seconds",
             "When the counters of this instance began, as a unix time; its workers may be younger.",
-            across="min",
+            multiprocess_mode="min",
         )
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
         self.websocket_metrics = WebsocketMetrics(self.registry)

@@ -47,7 +47,7 @@ class Service:
     """A service's metrics, declared as the backend declares them, under the test's hands."""
 
     def __init__(self) -> None:
-        self.registry = registry = Registry(foreign=CollectorRegistry())
+        self.registry = registry = Registry(third_party=CollectorRegistry())
         self.http = HttpMetrics(registry, unit="ms")
         sources = [{"source": "moltbot"}]
         self.webhook_failures: Counter = registry.counter(

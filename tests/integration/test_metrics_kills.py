@@ -32,10 +32,10 @@ from watchkeeper.metrics import Registry
 def told(error):
     os.write(2, f"{error}\\n".encode())
 
-registry = Registry(foreign=CollectorRegistry(), on_error=told)
+registry = Registry(third_party=CollectorRegistry(), on_error=told)
 registry.share(Path(sys.argv[1]))
 events = registry.counter("events_total", "Events.", ("kind",), max_series=10**6)
-level = registry.gauge("level", "Level.", across="sum")
+level = registry.gauge("level", "Level.", multiprocess_mode="sum")
 level.set(1)
 for number in itertools.count():
     %s
@@ -83,7 +83,7 @@ def _counted(registry: Registry) -> float:
 def test_a_process_that_is_killed_at_any_moment_loses_nothing(way: str, tmp_path: Path) -> None:
     """Its next one adopts what it counted, half-written or not; the sum is what all said, plus one each."""
     told: list[MetricError] = []
-    registry = Registry(foreign=CollectorRegistry(), on_error=told.append)
+    registry = Registry(third_party=CollectorRegistry(), on_error=told.append)
     registry.share(tmp_path)
     said = before = 0.0
     errors = b""
@@ -140,7 +140,7 @@ from watchkeeper.metrics import Registry
 
 folder = Path(sys.argv[1])
 told = []
-registry = Registry(foreign=CollectorRegistry(), on_error=told.append, max_series=100_000)
+registry = Registry(third_party=CollectorRegistry(), on_error=told.append, max_series=100_000)
 registry.share(folder)
 events = registry.counter("events_total", "Events.", ("kind",))
 took = registry.histogram("took_seconds", "Time.", buckets=(1, 2))
@@ -160,7 +160,7 @@ assert registry.sample("events_total", kind="bound") == 60_000
 assert registry.sample("took_seconds_count") == 60_000
 assert len(told) == 1 and "there is no room for another series" in str(told[0]), told
 # One that comes now finds no room for itself, and does no harm to those that are there.
-other = Registry(foreign=CollectorRegistry())
+other = Registry(third_party=CollectorRegistry())
 other.counter("events_total", "Events.", ("kind",)).labels(kind="bound").inc()
 try:
     other.share(folder)
@@ -170,7 +170,7 @@ else:
     raise AssertionError("there was room")
 assert other.sample("events_total", kind="bound") == 1
 assert registry.sample("events_total", kind="bound") == 60_000
-reader = Registry(foreign=CollectorRegistry())
+reader = Registry(third_party=CollectorRegistry())
 reader._reader.read_from(99, reader._store.memory, folder)
 assert reader.sample("events_total", kind="bound") == 60_000
 print("fine", series, lost)
@@ -193,9 +193,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from watchkeeper.metrics import Registry
 
-registry = Registry(foreign=CollectorRegistry())
+registry = Registry(third_party=CollectorRegistry())
 events = registry.counter("events_total", "Events.")
-level = registry.gauge("level", "Level.", across="sum")
+level = registry.gauge("level", "Level.", multiprocess_mode="sum")
 registry.share(Path(sys.argv[1]))
 events.inc(100)
 level.set(5)
@@ -229,7 +229,7 @@ def test_a_fork_counts_in_a_slot_of_its_own(tmp_path: Path) -> None:
 
 def test_a_worker_that_nobody_has_waited_for_is_not_there(tmp_path: Path) -> None:
     """The gauges of a killed process go at once, also while it is a zombie of a parent that sleeps."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     registry.share(tmp_path)
     with _child("counting", tmp_path) as child:
         assert registry.sample("level") == 1.0
@@ -243,7 +243,7 @@ def test_a_worker_that_nobody_has_waited_for_is_not_there(tmp_path: Path) -> Non
 
 def test_many_that_start_at_once_have_a_slot_each(tmp_path: Path) -> None:
     """Twelve adopters of three dead slots: each gets one of its own, and all figures are there."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     registry.share(tmp_path)
     said = 0.0
     for running in (3, 12):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
-from prometheus_client import Counter as ForeignCounter
+from prometheus_client import Counter as ThirdPartyCounter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from support.prometheus import exporting, running_prometheus, wait_until
@@ -41,17 +41,17 @@ class _TextOnly:
 
 @pytest.fixture(scope="module")
 def registries(tmp_path_factory: pytest.TempPathFactory) -> list[Registry]:
-    """Two workers that count in one folder, and one of them what is foreign too."""
+    """Two workers that count in one folder, and one of them third-party metrics too."""
     folder = tmp_path_factory.mktemp("instance")
-    foreign = CollectorRegistry()
-    legacy = ForeignCounter("legacy", "Legacy.", ["kind"], registry=foreign)
-    workers = [Registry(foreign=foreign), Registry(foreign=CollectorRegistry())]
+    third_party = CollectorRegistry()
+    legacy = ThirdPartyCounter("legacy", "Legacy.", ["kind"], registry=third_party)
+    workers = [Registry(third_party=third_party), Registry(third_party=CollectorRegistry())]
     for registry, trace in zip(workers, TRACES, strict=True):
         registry.share(folder)
         jobs = registry.counter("jobs_total", 'Jobs, "quoted" \\ and\nbroken.', ("kind", "peer"))
         took = registry.histogram("took_seconds", "Time.", ("kind",), buckets=(0.1, 5, 2_500_000))
-        level = registry.gauge("level", "Level.", ("kind",), across="sum")
-        each = registry.gauge("each", "Each.", ("kind",), across="worker")
+        level = registry.gauge("level", "Level.", ("kind",), multiprocess_mode="sum")
+        each = registry.gauge("each", "Each.", ("kind",), multiprocess_mode="worker")
         for number, value in enumerate(HOSTILE):
             jobs.labels(kind=value, peer=HOSTILE[-number]).inc(number + 0.1, {"trace_id": trace})
             took.labels(kind=value).observe(number, {"trace_id": trace})

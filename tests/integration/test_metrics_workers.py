@@ -131,7 +131,7 @@ def test_two_servers_of_one_service_never_mix_and_leave_nothing(server: str, tmp
         assert len(list(three.shared.iterdir())) == 1
 
 
-def test_one_scrape_has_the_processes_and_foreign_metrics_of_all_workers(tmp_path: Path) -> None:
+def test_one_scrape_has_the_processes_and_third_party_metrics_of_all_workers(tmp_path: Path) -> None:
     """What prometheus_client holds and the figures of each process are there once for each worker."""
     with serving_workers(tmp_path / "app", tmp_path, "gunicorn") as service:
         for _ in range(20):

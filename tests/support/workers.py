@@ -32,9 +32,9 @@ from watchkeeper import Watchkeeper
 
 keeper = Watchkeeper("shop")
 orders = keeper.counter("orders_total", "Orders.", ("kind",))
-busy = keeper.gauge("busy", "Workers that are there.", across="sum")
-pids = keeper.gauge("worker_pid", "Pid of each worker.", across="worker")
-foreign = Counter("legacy_orders", "Orders, as an old library counts them.")
+busy = keeper.gauge("busy", "Workers that are there.", multiprocess_mode="sum")
+pids = keeper.gauge("worker_pid", "Pid of each worker.", multiprocess_mode="worker")
+legacy = Counter("legacy_orders", "Orders, as an old library counts them.")
 
 async def inner(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -46,7 +46,7 @@ async def inner(scope, receive, send):
         await send({"type": "lifespan.shutdown.complete"})
         return
     orders.labels(kind=scope["path"][1:]).inc()
-    foreign.inc()
+    legacy.inc()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Summary
-from prometheus_client import Counter as ForeignCounter
-from prometheus_client import Histogram as ForeignHistogram
+from prometheus_client import Counter as ThirdPartyCounter
+from prometheus_client import Histogram as ThirdPartyHistogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -64,7 +64,7 @@ def _samples(families: Iterable[Any]) -> dict[tuple[str, tuple[tuple[str, str], 
 )
 def test_the_format_is_what_the_scraper_prefers(accept: str, content_type: str) -> None:
     """OpenMetrics 1 where the scraper wants it at least as much as text; text for everybody else."""
-    exposition = Registry(foreign=CollectorRegistry()).render(accept)
+    exposition = Registry(third_party=CollectorRegistry()).render(accept)
     assert exposition.content_type == content_type
     assert exposition.body.endswith(b"# EOF\n") == (content_type == OPENMETRICS)
 
@@ -81,7 +81,7 @@ LABEL_VALUES = st.text(
 @given(values=st.lists(st.tuples(LABEL_VALUES, LABEL_VALUES), unique=True, max_size=6))
 def test_hostile_label_values_come_back_as_they_went(values: list[tuple[str, str]]) -> None:
     """Both of prometheus_client's parsers read what was written, whatever is in a label."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     jobs = registry.counter("jobs_total", 'Jobs, "quoted" \\ and\nbroken.', ("kind", "peer"))
     time = registry.histogram("time_seconds", "Time.", ("kind",), buckets=(0.1, 5))
     expected = {}
@@ -101,7 +101,7 @@ def test_hostile_label_values_come_back_as_they_went(values: list[tuple[str, str
 @given(value=st.floats(allow_nan=False))
 def test_every_value_comes_back_to_the_last_bit(value: float) -> None:
     """A gauge is written so that it reads as the same double."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     registry.gauge("level", "Level.").set(value)
     parsed = _samples(parse_text(registry.render().body.decode()))
     assert parsed["level", ()] == value
@@ -109,7 +109,7 @@ def test_every_value_comes_back_to_the_last_bit(value: float) -> None:
 
 def test_bucket_bounds_read_the_same_in_both_formats() -> None:
     """`le` is written as Python's libraries write it: one series, whichever format was scraped."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     registry.histogram("time_ms", "Time.", buckets=(0.005, 10, 5000, 2_500_000))
     for accept in ("", PROMETHEUS_2):
         text = registry.render(accept).body.decode()
@@ -119,19 +119,19 @@ def test_bucket_bounds_read_the_same_in_both_formats() -> None:
 
 def test_a_gauge_that_is_not_known_reads_as_such() -> None:
     """NaN has its own word in the format."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     registry.gauge("level", "Level.").set(math.nan)
     assert b"level NaN\n" in registry.render().body
 
 
 def test_what_a_service_registers_with_prometheus_client_is_exposed() -> None:
     """Metrics of other libraries stand beside ours, without the `_created` series that nobody asked for."""
-    foreign = CollectorRegistry()
-    registry = Registry(foreign=foreign)
+    third_party = CollectorRegistry()
+    registry = Registry(third_party=third_party)
     registry.counter("jobs_total", "Jobs.")
-    ForeignCounter("imports", "Imports.", registry=foreign).inc(3)
-    ForeignHistogram("import_seconds", "Time.", registry=foreign).observe(0.3)
-    Summary("import_bytes", "Size.", registry=foreign).observe(7)
+    ThirdPartyCounter("imports", "Imports.", registry=third_party).inc(3)
+    ThirdPartyHistogram("import_seconds", "Time.", registry=third_party).observe(0.3)
+    Summary("import_bytes", "Size.", registry=third_party).observe(7)
     for accept in ("", PROMETHEUS_2):
         text = registry.render(accept).body.decode()
         assert "\nimports_total 3.0\n" in text
@@ -164,7 +164,7 @@ def test_the_process_has_its_own_metrics() -> None:
 )
 def test_two_declarations_of_one_name_are_refused_with_both(first: str, second: str, message: str) -> None:
     """The error names what is declared and what has the name already."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
 
     def declare(name: str, *, again: bool) -> None:
         if name.endswith("_total"):
@@ -180,10 +180,10 @@ def test_two_declarations_of_one_name_are_refused_with_both(first: str, second: 
 
 
 def test_a_name_that_prometheus_client_has_is_refused_with_both() -> None:
-    """Also the names that a foreign histogram takes for its samples, and those of the process."""
-    foreign = CollectorRegistry()
-    ForeignHistogram("import_seconds", "Time.", registry=foreign)
-    registry = Registry(foreign=foreign)
+    """Also the names that a third-party histogram takes for its samples, and those of the process."""
+    third_party = CollectorRegistry()
+    ThirdPartyHistogram("import_seconds", "Time.", registry=third_party)
+    registry = Registry(third_party=third_party)
     with pytest.raises(
         MetricError, match=r"gauge 'import_seconds' clashes with 'import_seconds' in prometheus_client"
     ):
@@ -198,12 +198,12 @@ def test_a_name_that_prometheus_client_has_is_refused_with_both() -> None:
 
 def test_a_clash_that_comes_up_later_is_said_once_and_leaves_the_scrape_alive() -> None:
     """What the service registers after our declaration is left out, with a word to whoever wants to know."""
-    foreign = CollectorRegistry()
+    third_party = CollectorRegistry()
     told: list[MetricError] = []
-    registry = Registry(foreign=foreign, on_error=told.append)
+    registry = Registry(third_party=third_party, on_error=told.append)
     registry.counter("jobs_total", "Jobs.").inc(2)
-    ForeignCounter("jobs", "Other jobs.", registry=foreign).inc(9)
-    ForeignCounter("imports", "Imports.", registry=foreign)
+    ThirdPartyCounter("jobs", "Other jobs.", registry=third_party).inc(9)
+    ThirdPartyCounter("imports", "Imports.", registry=third_party)
     for _ in range(3):
         text = registry.render().body.decode()
         assert "\njobs_total 2.0\n" in "\n" + text
@@ -220,11 +220,11 @@ def test_a_clash_that_comes_up_later_is_said_once_and_leaves_the_scrape_alive() 
 
 def test_a_clash_nobody_wants_to_hear_of_fails_the_scrape() -> None:
     """Without anybody to tell, a scrape that would be wrong raises."""
-    foreign = CollectorRegistry()
-    registry = Registry(foreign=foreign)
+    third_party = CollectorRegistry()
+    registry = Registry(third_party=third_party)
     registry.check()
     registry.gauge("level", "Level.")
-    ForeignCounter("level", "Level.", registry=foreign)
+    ThirdPartyCounter("level", "Level.", registry=third_party)
     with pytest.raises(
         MetricError, match="counter 'level' of prometheus_client's registry clashes with the gauge 'level'"
     ):
@@ -239,10 +239,10 @@ class _Broken:
 
 def test_a_foreign_collector_that_fails_does_not_take_the_scrape_with_it() -> None:
     """Our own metrics are exposed, and the failure is told with its cause."""
-    foreign = CollectorRegistry()
-    foreign.register(_Broken())
+    third_party = CollectorRegistry()
+    third_party.register(_Broken())
     told: list[MetricError] = []
-    registry = Registry(foreign=foreign, on_error=told.append)
+    registry = Registry(third_party=third_party, on_error=told.append)
     registry.counter("jobs_total", "Jobs.")
     text = registry.render().body.decode()
     assert "jobs_total 0.0" in text

@@ -9,8 +9,8 @@ from watchkeeper.metrics import HttpMetrics, Registry, WebsocketMetrics
 
 @pytest.fixture
 def registry() -> Registry:
-    """A registry with nothing foreign beside it."""
-    return Registry(foreign=CollectorRegistry())
+    """A registry with nothing third-party beside it."""
+    return Registry(third_party=CollectorRegistry())
 
 
 def _bounds(registry: Registry) -> list[str]:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics import Registry
-from watchkeeper.metrics._bound import BoundRequest
+from watchkeeper.metrics._children import RequestChild
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["alone", "shared"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
-    """A registry with nothing foreign beside it, with values of its own or in an instance's folder."""
-    registry = Registry(foreign=CollectorRegistry())
+    """A registry with nothing third-party beside it, with values of its own or in an instance's folder."""
+    registry = Registry(third_party=CollectorRegistry())
     if request.param == "shared":
         registry.share(tmp_path)
     return registry
@@ -80,7 +80,7 @@ def test_a_counter_refuses_what_would_spoil_it(registry: Registry, amount: float
 
 def test_a_gauge_appears_with_its_first_value_and_goes_when_cleared(registry: Registry) -> None:
     """A gauge that knows no value says nothing: 0 would be a statement."""
-    level = registry.gauge("level", "Level.", across="sum")
+    level = registry.gauge("level", "Level.", multiprocess_mode="sum")
     assert registry.sample("level") is None
     level.set(3)
     level.inc(2)
@@ -107,7 +107,7 @@ def test_clearing_a_gauge_clears_every_label_set_and_keeps_their_children(regist
 @pytest.mark.parametrize("amount", [math.nan, math.inf])
 def test_a_gauge_refuses_steps_that_are_no_number(registry: Registry, amount: float) -> None:
     """A gauge may be set to NaN, which says that nothing is known; it does not move by it."""
-    level = registry.gauge("level", "Level.", across="sum")
+    level = registry.gauge("level", "Level.", multiprocess_mode="sum")
     for move in (level.inc, level.dec):
         with pytest.raises(MetricError, match="moves by a finite number"):
             move(amount)
@@ -238,7 +238,7 @@ def test_no_update_is_lost_between_threads(registry: Registry) -> None:
     """Eight threads that switch as often as they can add up to the last one."""
     threads, each = 8, 20_000
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
-    level = registry.gauge("level", "Level.", across="sum")
+    level = registry.gauge("level", "Level.", multiprocess_mode="sum")
     time = registry.histogram("time_seconds", "Time.", buckets=(1, 2))
     start = threading.Barrier(threads)
 
@@ -288,10 +288,10 @@ def test_a_store_with_a_lock_counts_the_same(registry: Registry) -> None:
     """Where there is no GIL each update is guarded; the numbers are those of the other way."""
     registry._store.lock = threading.Lock()
     registry.counter("jobs_total", "Jobs.").inc(2)
-    registry.gauge("level", "Level.", across="sum").inc(3)
+    registry.gauge("level", "Level.", multiprocess_mode="sum").inc(3)
     time = registry.histogram("time_seconds", "Time.", buckets=(1.0,))
     time.observe(0.5)
-    request = BoundRequest(registry.counter("requests_total", "Requests.").labels(), time.labels())
+    request = RequestChild(registry.counter("requests_total", "Requests.").labels(), time.labels())
     request.count()
     request.observe(0.25, "")
     assert registry.sample("jobs_total") == 2.0

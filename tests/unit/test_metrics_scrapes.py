@@ -27,13 +27,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from support.asgi import ask, watch
 from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import BoundCounter, Exposition, HttpMetrics, Registry, Workers, accepts_gzip
+from watchkeeper.metrics import CounterChild, Exposition, HttpMetrics, Registry, Workers, accepts_gzip
 from watchkeeper.metrics._store import MOST_EXEMPLARS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from watchkeeper.metrics._family import Across
+    from watchkeeper.metrics._family import MultiprocessMode
 
 OPENMETRICS = "application/openmetrics-text"
 
@@ -41,7 +41,7 @@ OPENMETRICS = "application/openmetrics-text"
 def worker(folder: Path, told: list[MetricError] | None = None, **options: Any) -> Registry:
     """Return a registry of one of the workers that share `folder`."""
     registry = Registry(
-        **{"foreign": CollectorRegistry(), "on_error": None if told is None else told.append} | options
+        **{"third_party": CollectorRegistry(), "on_error": None if told is None else told.append} | options
     )
     registry.share(folder)
     return registry
@@ -76,7 +76,7 @@ def openmetrics_samples(exposition: Exposition) -> dict[tuple[str, frozenset[tup
 
 
 @pytest.mark.parametrize(
-    ("across", "expected"),
+    ("mode", "expected"),
     [
         ("latest", ["level 1.0"]),
         ("sum", ["level 6.0"]),
@@ -86,11 +86,11 @@ def openmetrics_samples(exposition: Exposition) -> dict[tuple[str, frozenset[tup
     ],
 )
 def test_a_gauge_follows_its_rule_over_all_workers(
-    across: Across, expected: list[str], tmp_path: Path
+    mode: MultiprocessMode, expected: list[str], tmp_path: Path
 ) -> None:
     """Each worker shows the same; one that has set nothing does not take part."""
     workers = [worker(tmp_path) for _ in range(4)]
-    gauges = [one.gauge("level", "Level.", across=across) for one in workers]
+    gauges = [one.gauge("level", "Level.", multiprocess_mode=mode) for one in workers]
     for value, gauge in zip((3, 2, 1), gauges, strict=False):
         gauge.set(value)
     for one in workers:
@@ -121,10 +121,10 @@ def test_a_gauge_of_several_label_sets_is_ruled_one_by_one(tmp_path: Path) -> No
     """The rule looks at one label set over all workers, and a worker's label stands behind its own."""
     one, two = worker(tmp_path), worker(tmp_path)
     for registry, value in ((one, 1), (two, 5)):
-        summed = registry.gauge("busy", "Busy.", ("kind",), across="sum")
+        summed = registry.gauge("busy", "Busy.", ("kind",), multiprocess_mode="sum")
         summed.labels(kind="a").set(value)
         summed.labels(kind=str(value)).inc()
-        registry.gauge("pid", "Pid.", ("kind",), across="worker").labels(kind="a").set(value)
+        registry.gauge("pid", "Pid.", ("kind",), multiprocess_mode="worker").labels(kind="a").set(value)
     assert lines_of(two.render(), "busy") == [
         'busy{kind="a"} 6.0',
         'busy{kind="5"} 1.0',
@@ -158,7 +158,7 @@ def test_hostile_labels_of_two_workers_come_back_as_their_sum(
             (
                 one.counter("jobs_total", "Jobs %d.", ("kind",)),
                 one.histogram("took_seconds", "Time.", ("kind",), buckets=(0.1, 5)),
-                one.gauge("level", "Level.", ("kind",), across="max"),
+                one.gauge("level", "Level.", ("kind",), multiprocess_mode="max"),
             )
             for one in workers
         ]
@@ -339,7 +339,7 @@ def test_a_scrape_that_is_given_up_hides_nothing_from_the_next(tmp_path: Path) -
         assert values == {f"{step + 1.0}"}
 
 
-def _many(registry: Registry, count: int = 9000) -> list[BoundCounter]:
+def _many(registry: Registry, count: int = 9000) -> list[CounterChild]:
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     return [jobs.labels(kind=str(number)) for number in range(count)]
 
@@ -367,9 +367,9 @@ async def test_workers_answer_each_other_in_long_paths(tmp_path: Path) -> None:
     folder.mkdir()
     registries = []
     for value in (1, 2):
-        foreign = CollectorRegistry()
-        Gauge("theirs", "Theirs.", registry=foreign).set(value)
-        registries.append(worker(folder, foreign=foreign))
+        third_party = CollectorRegistry()
+        Gauge("theirs", "Theirs.", registry=third_party).set(value)
+        registries.append(worker(folder, third_party=third_party))
     async with answering(*registries) as workers:
         for scraper in workers:
             exposition = await scraper.scrape(openmetrics=False)
@@ -391,7 +391,7 @@ from prometheus_client import CollectorRegistry
 from watchkeeper.metrics import Registry, Workers
 
 async def main():
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     registry.counter("jobs_total", "Jobs.").inc(3)
     registry.share(Path(sys.argv[1]))
     await Workers(registry).open()
@@ -404,9 +404,9 @@ asyncio.run(main())
 
 async def test_a_worker_that_hangs_delays_a_scrape_by_half_a_second(tmp_path: Path) -> None:
     """Its counters are there all the same; only what it alone could tell is missing."""
-    foreign = CollectorRegistry()
-    Gauge("theirs", "Theirs.", registry=foreign).set(4)
-    registry = worker(tmp_path, foreign=foreign)
+    third_party = CollectorRegistry()
+    Gauge("theirs", "Theirs.", registry=third_party).set(4)
+    registry = worker(tmp_path, third_party=third_party)
     command = [sys.executable, "-c", STOPPED, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as child:  # noqa: ASYNC220 - does not last
         try:
@@ -471,7 +471,7 @@ async def test_a_scrape_of_a_hundred_thousand_series_lets_others_in_between(tmp_
 
 def test_the_exemplars_of_a_worker_have_a_bound() -> None:
     """The oldest go first; one that is renewed is young again."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     jobs = registry.counter("jobs_total", "Jobs.", ("who",))
     cells = {}
     for number in [*range(MOST_EXEMPLARS), 0, *range(MOST_EXEMPLARS, MOST_EXEMPLARS + 100)]:
@@ -487,7 +487,7 @@ def test_the_exemplars_of_a_worker_have_a_bound() -> None:
 
 def test_no_more_buckets_have_a_first_exemplar_than_are_kept() -> None:
     """Where there are more of them, each would take another's place with each request."""
-    registry = Registry(foreign=CollectorRegistry())
+    registry = Registry(third_party=CollectorRegistry())
     metrics = HttpMetrics(registry)
     for number in range(MOST_EXEMPLARS + 100):
         metrics.record("GET", f"/{number}", 200, 0.1, "f" * 32)

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def worker(folder: Path | None = None, told: list[MetricError] | None = None, **options: Any) -> Registry:
-    """Return a registry without anything foreign, shared in `folder`."""
+    """Return a registry without anything third-party, shared in `folder`."""
     registry = Registry(
-        foreign=CollectorRegistry(), on_error=None if told is None else told.append, **options
+        third_party=CollectorRegistry(), on_error=None if told is None else told.append, **options
     )
     if folder is not None:
         registry.share(folder)
@@ -59,7 +59,7 @@ def declare(registry: Registry, amount: float) -> None:
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     for kind in ("a", "b", "c"):
         jobs.labels(kind=kind).inc(amount)
-    registry.gauge("level", "Level.", across="sum").set(amount)
+    registry.gauge("level", "Level.", multiprocess_mode="sum").set(amount)
     registry.histogram("took_seconds", "Time.", buckets=(1, 2)).observe(1.5)
 
 
@@ -235,7 +235,7 @@ class _Counting:
         if locked:
             self.registry._store.lock = threading.Lock()
         self._jobs = self.registry.counter("jobs_total", "Jobs.", ("kind",))
-        self._level = self.registry.gauge("level", "Level.", across="sum")
+        self._level = self.registry.gauge("level", "Level.", multiprocess_mode="sum")
         self._took = self.registry.histogram("took_seconds", "Time.", buckets=(1, 2))
         self._go = threading.Event()
 
@@ -291,7 +291,7 @@ class _Meddling(list[float]):
 
 def test_a_gauge_that_is_moved_keeps_the_step_that_comes_in_between() -> None:
     """Whether it went to the old cells or to the new ones."""
-    level = worker().gauge("level", "Level.", across="sum")
+    level = worker().gauge("level", "Level.", multiprocess_mode="sum")
     level.inc(5)
     cells = _Meddling(level.inc)
     [(_, child)] = level.series()
@@ -323,7 +323,7 @@ def test_what_came_before_an_adopted_slot_is_added_to_it(tmp_path: Path) -> None
     """Counts of both are there; of gauges only what is true now."""
     first = worker(tmp_path)
     declare(first, 7.0)
-    first.gauge("gone", "Gone.", across="sum").set(9)
+    first.gauge("gone", "Gone.", multiprocess_mode="sum").set(9)
     leave(first)
     second = worker()
     declare(second, 2.0)
@@ -469,7 +469,7 @@ def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
     assert is_running(os.getpid(), start_of(os.getpid()))
     assert not is_running(os.getpid(), start_of(os.getpid()) - 1)
     one, two = worker(tmp_path), worker(tmp_path)
-    two.gauge("level", "Level.", across="sum").set(5)
+    two.gauge("level", "Level.", multiprocess_mode="sum").set(5)
     assert one.sample("level") == 5.0
     assert two._slot is not None
     two._slot.values[2] -= 1.0
@@ -521,7 +521,7 @@ def test_the_cap_holds_over_the_workers_of_a_slot(tmp_path: Path) -> None:
     """One that is restarted again and again with labels of its own neither adds series nor grows a file."""
     sizes = []
     for generation in range(4):
-        registry = Registry(foreign=CollectorRegistry(), max_series=3)
+        registry = Registry(third_party=CollectorRegistry(), max_series=3)
         jobs = registry.counter("jobs_total", "Jobs.", ("who",))
         number = registry.share(tmp_path)
         for who in ("known", *(f"{generation}-{one}" for one in range(5))):
@@ -543,7 +543,7 @@ def test_values_that_are_no_numbers_are_left_out_and_told_once(
     """What the other worker has of that row is left out, and no scrape fails."""
     told: list[str] = []
     registries = [
-        Registry(foreign=CollectorRegistry(), on_error=lambda error: told.append(str(error)))
+        Registry(third_party=CollectorRegistry(), on_error=lambda error: told.append(str(error)))
         for _ in range(2)
     ]
     for registry in registries:
@@ -570,7 +570,7 @@ def test_counts_that_add_up_to_more_than_a_number_can_be_are_left_out(tmp_path: 
     """Numbers each, which the series before them in the slot hides from a look at the sum of all."""
     told: list[str] = []
     one, two = (
-        Registry(foreign=CollectorRegistry(), on_error=lambda error: told.append(str(error)))
+        Registry(third_party=CollectorRegistry(), on_error=lambda error: told.append(str(error)))
         for _ in range(2)
     )
     for registry in (one, two):

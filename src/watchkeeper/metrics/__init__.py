@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from watchkeeper.metrics._bound import BoundCounter, BoundGauge, BoundHistogram, Timer
+from watchkeeper.metrics._children import CounterChild, GaugeChild, HistogramChild, Timer
 from watchkeeper.metrics._http import HttpMetrics, RequestSeries
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
 from watchkeeper.metrics._registry import Registry
@@ -12,13 +12,13 @@ from watchkeeper.metrics.shared._instance import Instance
 from watchkeeper.metrics.shared._workers import Workers
 
 __all__ = [
-    "BoundCounter",
-    "BoundGauge",
-    "BoundHistogram",
     "Counter",
+    "CounterChild",
     "Exposition",
     "Gauge",
+    "GaugeChild",
     "Histogram",
+    "HistogramChild",
     "HttpMetrics",
     "Instance",
     "Registry",

@@ -7,9 +7,9 @@ from typing import Final, Literal, NamedTuple
 from msgspec import Struct
 
 Kind = Literal["counter", "gauge", "histogram"]
-Across = Literal["latest", "sum", "max", "min", "worker"]
+MultiprocessMode = Literal["latest", "sum", "max", "min", "worker"]
 
-ACROSS: Final[tuple[Across, ...]] = ("latest", "sum", "max", "min", "worker")
+MULTIPROCESS_MODES: Final[tuple[MultiprocessMode, ...]] = ("latest", "sum", "max", "min", "worker")
 
 Shape = tuple[str, str, tuple[str, ...], tuple[float, ...], str]
 """What has to be the same for two processes' series to be added up: all but the help text."""
@@ -24,7 +24,7 @@ class Family(Struct, frozen=True):
         help: What it counts.
         labels: Names of its labels.
         bounds: Finite upper bounds of a histogram's buckets.
-        across: How the values of a gauge over several workers become one.
+        multiprocess_mode: How the values of a gauge over several workers become one.
     """
 
     kind: Kind
@@ -32,12 +32,12 @@ class Family(Struct, frozen=True):
     help: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
-    across: Across = "latest"
+    multiprocess_mode: MultiprocessMode = "latest"
 
     @property
     def shape(self) -> Shape:
         """What others must declare alike."""
-        return self.kind, self.name, self.labels, self.bounds, self.across
+        return self.kind, self.name, self.labels, self.bounds, self.multiprocess_mode
 
     @property
     def width(self) -> int:

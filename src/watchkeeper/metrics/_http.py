@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics._bound import BoundRequest
+from watchkeeper.metrics._children import RequestChild
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from watchkeeper.metrics._bound import BoundCounter, BoundHistogram
+    from watchkeeper.metrics._children import CounterChild, HistogramChild
     from watchkeeper.metrics._registry import Registry
 
 # RFC 9110 and RFC 5789; all others are one value, as OpenTelemetry's conventions have it.
@@ -76,7 +76,7 @@ class HttpMetrics:
             ("method", "route"),
             buckets=default if buckets is None else buckets,
         )
-        self._series: dict[tuple[str, str, int], BoundRequest] = {}
+        self._series: dict[tuple[str, str, int], RequestChild] = {}
 
     def record(self, method: str, route: str, status: int, duration: float, trace_id: str = "") -> None:
         """Count one request.
@@ -110,7 +110,7 @@ class HttpMetrics:
         histogram = self._durations.labels(method=method, route=route)
         if not (self._requests.holds(counter) and self._durations.holds(histogram)):
             return _Overflowing(counter, histogram)
-        series = self._series[method, route, status] = BoundRequest(counter, histogram)
+        series = self._series[method, route, status] = RequestChild(counter, histogram)
         return series
 
 
@@ -118,8 +118,8 @@ class HttpMetrics:
 class _Overflowing:
     """Stands in where one of the two may not be made any more; the other counts."""
 
-    counter: BoundCounter
-    histogram: BoundHistogram
+    counter: CounterChild
+    histogram: HistogramChild
 
     def count(self) -> None:
         self.counter.inc()

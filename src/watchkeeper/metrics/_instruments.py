@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics._bound import BoundCounter, BoundGauge, BoundHistogram, Timer
+from watchkeeper.metrics._children import CounterChild, GaugeChild, HistogramChild, Timer
 from watchkeeper.metrics._naming import label_text
 from watchkeeper.metrics._overflow import LostCounter, LostGauge, LostHistogram
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from watchkeeper.metrics._family import Family, Kind
     from watchkeeper.metrics._store import Memory, Store
 
-_Bound = TypeVar("_Bound", BoundCounter, BoundGauge, BoundHistogram)
+_Child = TypeVar("_Child", CounterChild, GaugeChild, HistogramChild)
 
 
-class Instrument(ABC, Generic[_Bound]):
+class Instrument(ABC, Generic[_Child]):
     """What counter, gauge and histogram share: a family, and its series by label values.
 
     Args:
@@ -47,7 +47,7 @@ class Instrument(ABC, Generic[_Bound]):
         self._store = store
         self._max_series = max_series
         self._on_overflow = on_overflow
-        self._children: dict[tuple[str, ...], _Bound] = {}
+        self._children: dict[tuple[str, ...], _Child] = {}
         if family.kind != "gauge" and not family.labels:
             self._only()
         for values in known:
@@ -63,7 +63,7 @@ class Instrument(ABC, Generic[_Bound]):
         """What it is."""
         return self.family.kind
 
-    def labels(self, /, **values: str) -> _Bound:
+    def labels(self, /, **values: str) -> _Child:
         """Return the series with these label values, made at its first use; keep it where speed matters.
 
         Once the metric has as many series as it may have, what a new one would count is counted as lost.
@@ -83,11 +83,11 @@ class Instrument(ABC, Generic[_Bound]):
             return child
         return self._birth_of(tuple([label_text(value) for value in key]))
 
-    def holds(self, child: _Bound) -> bool:
+    def holds(self, child: _Child) -> bool:
         """Say whether `child` is a series, and not what stands in for one that may not be made."""
         return type(child) is self._class
 
-    def series(self) -> Iterator[tuple[tuple[str, ...], _Bound]]:
+    def series(self) -> Iterator[tuple[tuple[str, ...], _Child]]:
         """Give the label values and the series, in the order of their birth."""
         yield from list(self._children.items())
 
@@ -105,17 +105,17 @@ class Instrument(ABC, Generic[_Bound]):
 
     @property
     @abstractmethod
-    def _class(self) -> type[_Bound]:
+    def _class(self) -> type[_Child]:
         """What its series are."""
 
     @abstractmethod
-    def _lost(self, lose: Callable[[], None]) -> _Bound:
+    def _lost(self, lose: Callable[[], None]) -> _Child:
         """Make what stands in for a series that may not be made."""
 
-    def _make_known(self, child: _Bound) -> None:
+    def _make_known(self, child: _Child) -> None:
         """Do what a series needs to be exposed before its first event."""
 
-    def _birth_of(self, key: tuple[str, ...]) -> _Bound:
+    def _birth_of(self, key: tuple[str, ...]) -> _Child:
         with self._store.growth:
             child = self._children.get(key)
             if child is not None:
@@ -131,10 +131,10 @@ class Instrument(ABC, Generic[_Bound]):
             self._children[key] = child
             return child
 
-    def _overflow(self, reason: str) -> _Bound:
+    def _overflow(self, reason: str) -> _Child:
         return self._lost(lambda: self._on_overflow(self.family, reason))
 
-    def _only(self) -> _Bound:
+    def _only(self) -> _Child:
         child = self._children.get(())
         if child is not None:
             return child
@@ -154,30 +154,30 @@ class Instrument(ABC, Generic[_Bound]):
         return ", ".join(f"{label}=…" for label in self.family.labels)
 
 
-class Counter(Instrument[BoundCounter]):
+class Counter(Instrument[CounterChild]):
     """A number that only goes up; without labels it counts by itself, from 0 at its declaration."""
 
-    _class = BoundCounter
+    _class = CounterChild
 
     def inc(self, amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:
-        """Count `amount` more; see `BoundCounter.inc`."""
+        """Count `amount` more; see `CounterChild.inc`."""
         self._only().inc(amount, exemplar)
 
-    def _lost(self, lose: Callable[[], None]) -> BoundCounter:
+    def _lost(self, lose: Callable[[], None]) -> CounterChild:
         return LostCounter(lose)
 
 
-class Gauge(Instrument[BoundGauge]):
+class Gauge(Instrument[GaugeChild]):
     """A number that goes up and down; it is exposed from its first value on."""
 
-    _class = BoundGauge
+    _class = GaugeChild
 
     def set(self, value: float) -> None:
-        """Put the gauge at `value`; see `BoundGauge.set`."""
+        """Put the gauge at `value`; see `GaugeChild.set`."""
         self._only().set(value)
 
     def inc(self, amount: float = 1.0) -> None:
-        """Move the gauge up by `amount`; see `BoundGauge.inc`."""
+        """Move the gauge up by `amount`; see `GaugeChild.inc`."""
         self._only().inc(amount)
 
     def dec(self, amount: float = 1.0) -> None:
@@ -189,25 +189,25 @@ class Gauge(Instrument[BoundGauge]):
         for _, child in self.series():
             child.clear()
 
-    def _lost(self, lose: Callable[[], None]) -> BoundGauge:
+    def _lost(self, lose: Callable[[], None]) -> GaugeChild:
         return LostGauge(lose)
 
-    def _make_known(self, child: BoundGauge) -> None:
+    def _make_known(self, child: GaugeChild) -> None:
         child.set(0.0)
 
 
-class Histogram(Instrument[BoundHistogram]):
+class Histogram(Instrument[HistogramChild]):
     """A distribution over fixed buckets; without labels it observes by itself."""
 
-    _class = BoundHistogram
+    _class = HistogramChild
 
     def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:
-        """Add `value` to the distribution; see `BoundHistogram.observe`."""
+        """Add `value` to the distribution; see `HistogramChild.observe`."""
         self._only().observe(value, exemplar)
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
-        """Return a context manager that observes how long its block took; see `BoundHistogram.time`."""
+        """Return a context manager that observes how long its block took; see `HistogramChild.time`."""
         return self._only().time(unit)
 
-    def _lost(self, lose: Callable[[], None]) -> BoundHistogram:
+    def _lost(self, lose: Callable[[], None]) -> HistogramChild:
         return LostHistogram(lose)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics._family import ACROSS
+from watchkeeper.metrics._family import MULTIPROCESS_MODES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,9 +33,10 @@ def check_family(family: Family) -> None:
     """
     _check_metric(family.kind, family.name, family.help)
     _check_labels(family)
-    if family.across not in ACROSS:
+    if family.multiprocess_mode not in MULTIPROCESS_MODES:
         raise MetricError(
-            f"The gauge {family.name!r} is {family.across!r} across workers: take one of {', '.join(ACROSS)}."
+            f"The gauge {family.name!r} has multiprocess_mode={family.multiprocess_mode!r}: choose one of"
+            f" {', '.join(MULTIPROCESS_MODES)}."
         )
 
 
@@ -72,7 +73,7 @@ def _check_labels(family: Family) -> None:
             )
         if family.kind == "histogram" and label == "le":
             raise MetricError(f"The label 'le' of {name!r} is the bucket's own: choose another name.")
-        if family.across == "worker" and label == WORKER:
+        if family.multiprocess_mode == "worker" and label == WORKER:
             raise MetricError(
                 f"The label {WORKER!r} of {name!r} is set for each worker: choose another name."
             )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from watchkeeper.metrics._bound import BoundCounter, BoundGauge, BoundHistogram
+from watchkeeper.metrics._children import CounterChild, GaugeChild, HistogramChild
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-class LostCounter(BoundCounter):
+class LostCounter(CounterChild):
     """Counts an event as lost."""
 
     __slots__ = ("_lose",)
@@ -23,7 +23,7 @@ class LostCounter(BoundCounter):
         self._lose()
 
 
-class LostGauge(BoundGauge):
+class LostGauge(GaugeChild):
     """Counts a value as lost."""
 
     __slots__ = ("_lose",)
@@ -43,7 +43,7 @@ class LostGauge(BoundGauge):
         """Do nothing: there is nothing to clear."""
 
 
-class LostHistogram(BoundHistogram):
+class LostHistogram(HistogramChild):
     """Counts an observation as lost."""
 
     __slots__ = ("_lose",)

@@ -17,9 +17,9 @@ from watchkeeper.metrics.exposition._exposition import Exposition, prefers_openm
 from watchkeeper.metrics.exposition._reader import Reader
 from watchkeeper.metrics.exposition._third_party import (
     check_free,
-    collect_foreign,
+    collect_third_party,
     default_registry,
-    write_foreign,
+    write_third_party,
 )
 from watchkeeper.metrics.shared._instance import remove_unused
 from watchkeeper.metrics.shared._peer import running_in
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from watchkeeper.metrics._family import Across, Kind
+    from watchkeeper.metrics._family import Kind, MultiprocessMode
     from watchkeeper.metrics._store import Exemplar, Memory
-    from watchkeeper.metrics.exposition._third_party import ForeignFamily
+    from watchkeeper.metrics.exposition._third_party import ThirdPartyFamily
 
 _Any = TypeVar("_Any", Counter, Gauge, Histogram)
 
@@ -42,8 +42,8 @@ class Registry:
     """Declares instruments and renders them, together with what prometheus_client's registry holds.
 
     Args:
-        foreign: The registry of prometheus_client to expose too; default: its global one, which also holds
-            the process's own figures.
+        third_party: The registry of prometheus_client to expose too; default: its global one, which also
+            holds the process's own figures.
         on_error: Called with what went wrong with metrics (a clash of names that came up later, a collector
             that failed, a metric at its cap), each text once; default: whoever caused it gets the error, but
             for a metric at its cap.
@@ -55,7 +55,7 @@ class Registry:
     def __init__(
         self,
         *,
-        foreign: CollectorRegistry | None = None,
+        third_party: CollectorRegistry | None = None,
         on_error: Callable[[MetricError], None] | None = None,
         max_series: int | None = None,
         created: bool = False,
@@ -63,7 +63,7 @@ class Registry:
         if max_series is not None and max_series < 1:
             raise MetricError(f"A metric needs one series or more: max_series {max_series} is refused.")
         self._store = Store()
-        self._given_foreign = foreign
+        self._given_third_party = third_party
         self._max_series = sys.maxsize if max_series is None else max_series
         self._created = created
         self.on_error = on_error
@@ -111,7 +111,7 @@ class Registry:
         help: str,  # noqa: A002 - Prometheus's own word
         labels: Sequence[str] = (),
         *,
-        across: Across = "latest",
+        multiprocess_mode: MultiprocessMode = "latest",
         known: Iterable[Mapping[str, str]] = (),
         max_series: int | None = None,
     ) -> Gauge:
@@ -121,16 +121,18 @@ class Registry:
             name: With its unit at the end.
             help: What it shows, in a sentence.
             labels: Names of its labels.
-            across: What becomes of its values over the workers that run: "latest" is the one set last (of
-                what all of them know alike, such as a figure of the database), "sum", "max" and "min" say
-                it, "worker" shows each with the worker's number as label.
+            multiprocess_mode: How the values of the running workers become one: "latest" is the value set
+                last (for what every worker knows, such as a figure of the database), "sum", "max" and "min"
+                combine them, "worker" exposes each with the worker's number as a label.
             known: Label sets that are exposed at 0 from now on; the others from their first value on.
             max_series: How many series it may have in a process; default: the registry's.
 
         Raises:
             MetricError: The declaration is not usable, or a name is taken.
         """
-        family = Family("gauge", name, help, checked_labels(name, labels), across=across)
+        family = Family(
+            "gauge", name, help, checked_labels(name, labels), multiprocess_mode=multiprocess_mode
+        )
         return self._declare(Gauge, family, known, max_series)
 
     def histogram(  # noqa: PLR0913 - what can be said of a histogram
@@ -205,7 +207,7 @@ class Registry:
         openmetrics = prefers_openmetrics(accept)
         texts = [
             *self.steps(openmetrics=openmetrics),
-            self.write_foreign(self.collect_foreign(), openmetrics=openmetrics),
+            self.write_third_party(self.collect_third_party(), openmetrics=openmetrics),
         ]
         return Exposition.of((text.encode() for text in texts), openmetrics=openmetrics)
 
@@ -243,19 +245,19 @@ class Registry:
         """The exemplars of this process, by cell."""
         return dict(self._store.exemplars)
 
-    def collect_foreign(self) -> list[ForeignFamily]:
+    def collect_third_party(self) -> list[ThirdPartyFamily]:
         """Return what prometheus_client's registry holds in this process; it may take its time.
 
         Raises:
             MetricError: Something cannot be exposed and there is no `on_error`.
         """
         worker = None if self._slot is None else str(self._slot.number)
-        return collect_foreign(self._foreign(), dict(self._names), self._report, worker)
+        return collect_third_party(self._third_party(), dict(self._names), self._report, worker)
 
     @staticmethod
-    def write_foreign(families: Sequence[ForeignFamily], *, openmetrics: bool) -> str:
+    def write_third_party(families: Sequence[ThirdPartyFamily], *, openmetrics: bool) -> str:
         """Write what prometheus_client's registries hold, of this worker and of others."""
-        return write_foreign(families, openmetrics=openmetrics)
+        return write_third_party(families, openmetrics=openmetrics)
 
     def sample(self, name: str, /, **labels: str) -> float | None:
         """Return the value of one of our own samples, as an exposition names it; None where there is none.
@@ -280,7 +282,7 @@ class Registry:
             MetricError: With the names on both sides.
         """
         for family in self._families().values():
-            check_free(family, self._foreign())
+            check_free(family, self._third_party())
 
     def begin_in_child(self) -> None:
         """Be a worker of its own in a forked child: the slot it has belongs to its parent."""
@@ -361,7 +363,7 @@ class Registry:
                     f"The {family.kind} {family.name!r} clashes with {self._names[taken[0]]} over the"
                     f" name {taken[0]!r}: declare a metric once, or rename one of the two."
                 )
-            check_free(family, self._foreign())
+            check_free(family, self._third_party())
             instrument = kind(
                 self._store,
                 family,
@@ -389,8 +391,8 @@ class Registry:
     def _families(self) -> dict[str, Family]:
         return {name: instrument.family for name, instrument in list(self._instruments.items())}
 
-    def _foreign(self) -> CollectorRegistry:
-        return default_registry() if self._given_foreign is None else self._given_foreign
+    def _third_party(self) -> CollectorRegistry:
+        return default_registry() if self._given_third_party is None else self._given_third_party
 
     def _report(self, error: MetricError) -> None:
         if self.on_error is None:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from watchkeeper.metrics._bound import BoundCounter, BoundGauge
+    from watchkeeper.metrics._children import CounterChild, GaugeChild
     from watchkeeper.metrics._instruments import Counter, Gauge
     from watchkeeper.metrics._registry import Registry
 
@@ -16,9 +16,9 @@ OUTCOMES: Final = ("completed", "rejected", "failed", "aborted", "cancelled")
 class WebsocketSeries(NamedTuple):
     """The series of one route that an open connection holds on to."""
 
-    open: BoundGauge
-    received: BoundCounter
-    sent: BoundCounter
+    open: GaugeChild
+    received: CounterChild
+    sent: CounterChild
 
 
 class WebsocketMetrics:
@@ -62,7 +62,7 @@ class WebsocketMetrics:
             "websocket_connections_open",
             "Websocket connections that are open now.",
             ("route",),
-            across="sum",
+            multiprocess_mode="sum",
         )
 
     def series(self, route: str) -> WebsocketSeries:

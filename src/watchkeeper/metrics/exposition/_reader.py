@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics.exposition._tables import Reading, Table
 from watchkeeper.metrics.exposition._text import head
-from watchkeeper.metrics.shared._peer import Sibling, numbers_in
+from watchkeeper.metrics.shared._peer import Peer, numbers_in
 from watchkeeper.metrics.shared._slot import CELL, is_alive
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Reader:
         self.read_from(0, memory, None)
 
     def _begin(self) -> None:
-        self._siblings: dict[int, Sibling] = {}
+        self._peers: dict[int, Peer] = {}
         self._sources = {self._number: _Source(self._memory)}
         self._tables: dict[str, Table] = {}
         self._garbled: set[int] = set()
@@ -189,25 +189,25 @@ class Reader:
             )
         self._garbled |= reading.garbled
 
-    def _find_siblings(self) -> Iterator[str]:
+    def _find_peers(self) -> Iterator[str]:
         """Look for other workers, and for what they declared since the last time."""
         folder = self._folder
         if folder is None:
             return
         for number in self._numbers(folder):
             try:
-                sibling = self._siblings.get(number) or Sibling(folder, number)
-                if sibling.is_replaced():
+                peer = self._peers.get(number) or Peer(folder, number)
+                if peer.is_replaced():
                     # Set aside and begun anew by its next worker: what was added up of it does not hold.
                     self._begin()
-                    yield from self._find_siblings()
+                    yield from self._find_peers()
                     return
-                yield from sibling.refresh()
+                yield from peer.refresh()
             except (MetricError, OSError) as error:
                 self._tell(f"The figures of worker {number} cannot be read and are left out.", error)
             else:
-                self._siblings[number] = sibling
-                self._sources.setdefault(number, _Source(sibling))
+                self._peers[number] = peer
+                self._sources.setdefault(number, _Source(peer))
 
     def _numbers(self, folder: Path) -> list[int]:
         try:
@@ -217,7 +217,7 @@ class Reader:
             return []
 
     def _read(self, declared: Mapping[str, Family]) -> Generator[str, None, Reading]:
-        yield from self._find_siblings()
+        yield from self._find_peers()
         for worker, source in self._sources.items():
 
             def find(series: Series, worker: int = worker) -> tuple[Block, int] | None:

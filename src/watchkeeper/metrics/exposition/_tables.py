@@ -220,7 +220,11 @@ class GaugeBlock:
     def write(self, reading: Reading) -> str:
         """Return the lines of all rows that have a value."""
         self.dirty.clear()
-        names = (*self._family.labels, WORKER) if self._family.across == "worker" else self._family.labels
+        names = (
+            (*self._family.labels, WORKER)
+            if self._family.multiprocess_mode == "worker"
+            else self._family.labels
+        )
         lines = []
         for labels, value in self._values(reading):
             pairs = label_pairs(names, labels)
@@ -228,18 +232,18 @@ class GaugeBlock:
         return "".join(lines)
 
     def _values(self, reading: Reading) -> Iterator[tuple[tuple[str, ...], float]]:
-        across = self._family.across
+        mode = self._family.multiprocess_mode
         for labels, places in zip(self._labels, self._places, strict=True):
             said = {
                 worker: (reading.cells[worker][first + 1], reading.cells[worker][first])
                 for worker, first in places.items()
                 if worker in reading.alive and reading.cells[worker][first + 1]
             }
-            if across == "latest":
+            if mode == "latest":
                 said = dict(sorted(said.items(), key=lambda item: abs(item[1][0]))[-1:])
             shown = {worker: value for worker, (stamp, value) in said.items() if stamp > 0.0}
-            if across == "worker":
+            if mode == "worker":
                 yield from (((*labels, str(worker)), value) for worker, value in sorted(shown.items()))
             elif shown:
-                combine = {"max": max, "min": min}.get(across, sum)
+                combine = {"max": max, "min": min}.get(mode, sum)
                 yield labels, float(combine(shown.values()))

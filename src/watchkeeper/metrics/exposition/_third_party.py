@@ -32,7 +32,7 @@ def default_registry() -> CollectorRegistry:
     return REGISTRY
 
 
-class ForeignFamily(msgspec.Struct, array_like=True):
+class ThirdPartyFamily(msgspec.Struct, array_like=True):
     """A family of prometheus_client's, in a form that travels between processes.
 
     Args:
@@ -70,8 +70,8 @@ class _Claim(_Families):
         return []
 
 
-def check_free(family: Family, foreign: CollectorRegistry) -> None:
-    """Refuse a family whose names something in `foreign` already exposes.
+def check_free(family: Family, third_party: CollectorRegistry) -> None:
+    """Refuse a family whose names something in `third_party` already exposes.
 
     Raises:
         MetricError: With the names on both sides.
@@ -81,7 +81,7 @@ def check_free(family: Family, foreign: CollectorRegistry) -> None:
     name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
     claim = _Claim([Metric(name, family.help, family.kind)])
     try:
-        foreign.register(claim)
+        third_party.register(claim)
     except ValueError as error:
         own = exposed_names(family.kind, family.name)
         taken = ", ".join(map(repr, sorted(own.intersection(getattr(error, "duplicates", ())))))
@@ -89,19 +89,19 @@ def check_free(family: Family, foreign: CollectorRegistry) -> None:
             f"The {family.kind} {family.name!r} clashes with {taken or error} in"
             " prometheus_client's registry: rename one of the two."
         ) from error
-    foreign.unregister(claim)
+    third_party.unregister(claim)
 
 
-def collect_foreign(
-    foreign: CollectorRegistry,
+def collect_third_party(
+    third_party: CollectorRegistry,
     own: dict[str, str],
     report: Callable[[MetricError], None],
     worker: str | None,
-) -> list[ForeignFamily]:
-    """Return the families of `foreign` that can be exposed beside our own.
+) -> list[ThirdPartyFamily]:
+    """Return the families of `third_party` that can be exposed beside our own.
 
     Args:
-        foreign: Where the service registers what it makes with prometheus_client.
+        third_party: Where the service registers what it makes with prometheus_client.
         own: Every exposed name of ours, with the instrument that it belongs to.
         report: Called with what had to be left out: a clash, or a collector that failed (it hides those
             after it).
@@ -110,12 +110,12 @@ def collect_foreign(
     """
     collected: list[Metric] = []
     try:
-        collected.extend(foreign.collect())
+        collected.extend(third_party.collect())
     except Exception as error:  # noqa: BLE001 - somebody else's collector may raise anything
         failure = MetricError(f"A collector of prometheus_client's registry failed: {type(error).__name__}.")
         failure.__cause__ = error
         report(failure)
-    families: list[ForeignFamily] = []
+    families: list[ThirdPartyFamily] = []
     for family in collected:
         clash = sorted(_names(family) & own.keys())
         if clash:
@@ -130,7 +130,7 @@ def collect_foreign(
     return families
 
 
-def write_foreign(families: Iterable[ForeignFamily], *, openmetrics: bool) -> str:
+def write_third_party(families: Iterable[ThirdPartyFamily], *, openmetrics: bool) -> str:
     """Write the families of one worker or of several; those of one name come together."""
     from prometheus_client import Metric, exposition  # noqa: PLC0415 - heavy, so on first use
     from prometheus_client import openmetrics as open_format  # noqa: PLC0415 - the same
@@ -147,10 +147,10 @@ def write_foreign(families: Iterable[ForeignFamily], *, openmetrics: bool) -> st
     return text.decode().removesuffix("# EOF\n")
 
 
-def _packed(family: Metric, worker: str | None) -> ForeignFamily:
+def _packed(family: Metric, worker: str | None) -> ThirdPartyFamily:
     # Without when its series began: Prometheus would store that as a series of its own.
     created = family.name + "_created"
-    return ForeignFamily(
+    return ThirdPartyFamily(
         family.name,
         family.documentation,
         family.type,

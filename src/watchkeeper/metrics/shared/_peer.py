@@ -24,7 +24,7 @@ _RECORDS_AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 2 * LARGEST  # a whole record at least
 
 
-class Sibling:
+class Peer:
     """The slot of another worker, which runs or is dead.
 
     Args:
@@ -103,7 +103,7 @@ def running_in(folder: Path) -> frozenset[int]:
     running = set()
     try:
         for number in numbers_in(folder):
-            if is_alive(memoryview(Sibling(folder, number).read()).cast("d")):
+            if is_alive(memoryview(Peer(folder, number).read()).cast("d")):
                 running.add(number)
     except OSError:
         pass  # what is not there does not run

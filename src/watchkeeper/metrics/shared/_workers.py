@@ -18,7 +18,7 @@ import msgspec
 
 from watchkeeper.metrics._store import Exemplar  # noqa: TC001 - the same
 from watchkeeper.metrics.exposition._exposition import Exposition
-from watchkeeper.metrics.exposition._third_party import ForeignFamily  # noqa: TC001 - msgspec reads the annotations
+from watchkeeper.metrics.exposition._third_party import ThirdPartyFamily  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
     from watchkeeper.metrics._registry import Registry
@@ -31,7 +31,7 @@ _BACKLOG: Final = 64
 class _Told(msgspec.Struct, array_like=True):
     """What a worker tells another."""
 
-    foreign: list[ForeignFamily]
+    third_party: list[ThirdPartyFamily]
     exemplars: dict[int, Exemplar]
 
 
@@ -88,9 +88,9 @@ class Workers:
             openmetrics: Whether to write OpenMetrics.
         """
         own, told = await asyncio.gather(
-            asyncio.to_thread(self._registry.collect_foreign), self._ask_others()
+            asyncio.to_thread(self._registry.collect_third_party), self._ask_others()
         )
-        foreign = [*own, *(family for one in told.values() for family in one.foreign)]
+        third_party = [*own, *(family for one in told.values() for family in one.third_party)]
         exemplars = {number: one.exemplars for number, one in told.items()}
         chunks: list[bytes] = []
         since = monotonic()
@@ -99,7 +99,9 @@ class Workers:
             if monotonic() - since > _AT_ONCE_S:
                 await asyncio.sleep(0)
                 since = monotonic()
-        written = await asyncio.to_thread(self._registry.write_foreign, foreign, openmetrics=openmetrics)
+        written = await asyncio.to_thread(
+            self._registry.write_third_party, third_party, openmetrics=openmetrics
+        )
         return Exposition.of((*chunks, written.encode()), openmetrics=openmetrics)
 
     async def _ask_others(self) -> dict[int, _Told]:
@@ -123,8 +125,8 @@ class Workers:
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            foreign = await asyncio.to_thread(self._registry.collect_foreign)
-            writer.write(_encode(_Told(foreign, dict(self._registry.exemplars))))
+            third_party = await asyncio.to_thread(self._registry.collect_third_party)
+            writer.write(_encode(_Told(third_party, dict(self._registry.exemplars))))
             await writer.drain()
         except OSError:
             pass  # whoever asked has left

@@ -24,7 +24,7 @@ _TIMER_FACTORS: Final = {"s": 1.0, "ms": 1000.0}
 _SHOWN: Final = 1.0
 
 
-class Bound:
+class Child:
     """One label set of an instrument, and the cells that it counts in.
 
     Args:
@@ -56,7 +56,7 @@ class Bound:
             values[first + offset] += before[at + offset]
 
 
-class BoundCounter(Bound):
+class CounterChild(Child):
     """One series of a counter."""
 
     __slots__ = ()
@@ -75,7 +75,7 @@ class BoundCounter(Bound):
         if not 0.0 <= amount < _INF:
             raise MetricError(f"A counter only goes up, by a finite number: {amount!r} is refused.")
         if type(amount) is not float:
-            amount = float(amount)  # here, so that no method of a foreign number runs between load and store
+            amount = float(amount)  # here, so that no method of another type runs between load and store
         if self._lock is None:
             values, first = self._cells
             values[first] += amount
@@ -87,7 +87,7 @@ class BoundCounter(Bound):
             self._store.keep(first, Exemplar(checked_exemplar(exemplar), amount, time.time()))
 
 
-class BoundGauge(Bound):
+class GaugeChild(Child):
     """One series of a gauge; it is exposed from its first value on, until it is cleared.
 
     Its second cell is its stamp: 0 while it was never set, then above 0 while it is shown and below 0 when it
@@ -99,7 +99,7 @@ class BoundGauge(Bound):
 
     def __init__(self, store: Store, family: Family, labels: tuple[str, ...]) -> None:
         super().__init__(store, family, labels)
-        self._latest = family.across == "latest"
+        self._latest = family.multiprocess_mode == "latest"
 
     def set(self, value: float) -> None:
         """Put the gauge at `value`; NaN says that the value is not known."""
@@ -118,7 +118,7 @@ class BoundGauge(Bound):
         if self._latest:
             raise MetricError(
                 "This gauge shows the latest value of all workers, so it can only be set. Declare it with"
-                ' across="sum" to move it up and down.'
+                ' multiprocess_mode="sum" to move it up and down.'
             )
         if not -_INF < amount < _INF:
             raise MetricError(f"A gauge moves by a finite number: {amount!r} is refused.")
@@ -138,7 +138,7 @@ class BoundGauge(Bound):
         self.inc(-amount)
 
     def move(self, values: Cells, first: int, width: int, *, carry: bool) -> None:
-        """Show the value in these cells from now on; see `Bound.move`."""
+        """Show the value in these cells from now on; see `Child.move`."""
         before, at = self._cells
         carried = [before[at + offset] for offset in range(width if carry else 0)]
         # Put there first, as another thread may set the new ones at once; then what came in between.
@@ -157,7 +157,7 @@ class BoundGauge(Bound):
         values[first] = 0.0
 
 
-class BoundHistogram(Bound):
+class HistogramChild(Child):
     """One series of a histogram: a count for each bucket, one above all bounds, then the sum."""
 
     __slots__ = ("_bounds", "_sum_offset")
@@ -207,7 +207,7 @@ class BoundHistogram(Bound):
         return Timer(self, unit)
 
 
-class BoundRequest:
+class RequestChild:
     """The two series that a request counts in, written as one: the way of a request is short.
 
     Args:
@@ -218,7 +218,7 @@ class BoundRequest:
     __slots__ = ("_bounds", "_counter", "_histogram", "_lock", "_store", "_sum_offset")
 
     # ruff: noqa: SLF001 - it is the other two classes, in one
-    def __init__(self, counter: BoundCounter, histogram: BoundHistogram) -> None:
+    def __init__(self, counter: CounterChild, histogram: HistogramChild) -> None:
         self._counter = counter
         self._histogram = histogram
         self._store = histogram._store
@@ -261,7 +261,7 @@ class Timer:
 
     __slots__ = ("_factor", "_histogram", "_start")
 
-    def __init__(self, histogram: BoundHistogram, unit: Literal["s", "ms"]) -> None:
+    def __init__(self, histogram: HistogramChild, unit: Literal["s", "ms"]) -> None:
         if unit not in _TIMER_FACTORS:
             raise MetricError(f"A timer counts in 's' or 'ms', not in {unit!r}.")
         self._histogram = histogram
