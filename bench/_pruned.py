@@ -102,10 +102,10 @@ class PrunedHouse:
     @property
     def owner_url(self) -> str:
         """How the owner of the table connects."""
-        storage = self._keeper.storage
-        if storage is None:
+        service = self._keeper.database_service
+        if service is None:
             raise WorkerError("a service with retention has a database")
-        return storage.owner_url.reveal()
+        return service.owner_url.reveal()
 
     def fill(self, case: Case) -> None:
         """Make the rows, of which each measurement has a copy."""

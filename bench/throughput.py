@@ -50,7 +50,7 @@ def watched() -> Any:
 
 
 def bare() -> Any:
-    """Return the backend with its keeper's house (pool, migrations, retention), and nobody at the door."""
+    """Return the backend with its keeper's database and retention, and nobody at the door."""
     from realestate.app import create_app
     from realestate.monitoring import build
 
@@ -60,7 +60,7 @@ def bare() -> Any:
 
 
 class _Housekeeper:
-    """A keeper that keeps house and watches nothing.
+    """A keeper that runs retention and watches nothing.
 
     Args:
         keeper: Whose house it keeps.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class WatchkeeperError(Exception):
-    """Base of all errors of this library; its message says what is wrong and how to mend it."""
+    """Base of all errors of this library; its message says what is wrong and how to fix it."""
 
 
 class ConfigurationError(WatchkeeperError, ValueError):
@@ -30,35 +30,28 @@ class MigrationError(WatchkeeperError):
 
 
 class EmbeddedServerError(WatchkeeperError):
-    """The embedded PostgreSQL cannot start or went away; the message says why and what mends it."""
+    """The embedded PostgreSQL cannot start or has stopped; the message says why and how to fix it."""
 
 
 class AuditError(WatchkeeperError):
-    """An audit entry cannot be written as asked."""
+    """An audit entry cannot be written."""
 
 
 class RetentionError(WatchkeeperError):
-    """A retention run cannot go on; what it deleted so far is in the ledger."""
+    """A retention run cannot continue; the ledger counts what it deleted so far."""
 
 
 class ArchiveError(RetentionError):
-    """Rows cannot be written to the archive or read from it; the message says where, and what mends it."""
+    """Rows cannot be written to the archive or read from it; the message says where and how to fix it."""
 
 
 class PolicyRefusedError(RetentionError, ValueError):
-    """A retention policy may not be declared or carried out."""
+    """A retention policy may not be declared or run."""
 
 
 @contextlib.contextmanager
-def needing(extra: str) -> Iterator[None]:
-    """Turn a missing package of an extra into a sentence.
-
-    Args:
-        extra: The extra that brings what is imported inside.
-
-    Raises:
-        ConfigurationError: It is not installed.
-    """
+def require_extra(extra: str) -> Iterator[None]:
+    """Turn the ImportError of a missing package into a `ConfigurationError` that names its extra."""
     try:
         yield
     except ImportError as error:

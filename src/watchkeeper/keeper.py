@@ -7,8 +7,9 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.exceptions import ConfigurationError, MetricError, WatchkeeperError
-from watchkeeper.health import DATABASE_CHECK, CheckRunner
+from watchkeeper.exceptions import ConfigurationError, MetricError, WatchkeeperError, require_extra
+from watchkeeper.health._database import DATABASE_CHECK, DatabaseCheck
+from watchkeeper.health._runner import CheckRunner
 from watchkeeper.http import Endpoints, Lifespan, Middleware, is_loopback
 from watchkeeper.logs import (
     DROP_REASONS,
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
     )
     from typing import Literal
 
+    from watchkeeper.audit._watch import AuditWatch
     from watchkeeper.database import Database, MigrationSource
+    from watchkeeper.database._service import DatabaseService
     from watchkeeper.health import Check, CheckResult
-    from watchkeeper.house import House
     from watchkeeper.retention import Archive, Policy, Retention
+    from watchkeeper.retention._service import RetentionService
     from watchkeeper.settings import Secret
-    from watchkeeper.storage import Storage
 
     Scope = MutableMapping[str, Any]
     ASGIApp = Callable[
@@ -47,28 +49,28 @@ if TYPE_CHECKING:
 
 
 class Watchkeeper:
-    """Keeps watch over one service and keeps house for it.
+    """Monitors one service and runs its data retention.
 
     Args:
-        service: Name of the service, in every line and as the name of its state folder.
-        settings: What the operator set; default: read from the environment.
+        service: Name of the service, in every log line and as the name of its state folder.
+        settings: The operator's settings; default: read from the environment.
         database: Whether the service has a PostgreSQL (`DATABASE_URL`, else the embedded one); default: only
-            when there are policies or migrations.
+            with policies or migrations.
         migrations: The service's own migrations, applied after the library's.
-        checks: What `/health/detailed` asks besides the database.
-        retention: What is kept how long; needs the database.
+        checks: Dependencies that `/health/detailed` checks besides the database.
+        retention: How long the rows of which table are kept; needs the database.
         archive: Where policies that archive write their rows first; default: the folder of the settings.
         duration_unit: Unit of the HTTP duration histogram and of its name: "s" or "ms".
         duration_buckets: Upper bounds of that histogram, in its unit; default: the library's.
-        secrets: Values that may appear nowhere, besides those of the settings.
+        secrets: Values to redact from all log lines, besides those of the settings.
         lines_to: File descriptor of the log; default stdout.
 
     Raises:
-        ConfigurationError: A setting is not usable.
-        PolicyRefusedError: A policy may not be declared.
+        ConfigurationError: A setting is not usable, or an extra is not installed.
+        PolicyRefusedError: A policy is not allowed.
     """
 
-    def __init__(  # noqa: PLR0913 - this is the one page of options
+    def __init__(  # noqa: PLR0913 - the options of a service
         self,
         service: str,
         *,
@@ -87,7 +89,7 @@ class Watchkeeper:
         if database is False and (retention or migrations):
             raise ConfigurationError("Retention and migrations need a database: leave out database=False.")
         self.registry = Registry(
-            on_error=self._tell_of_metrics,
+            on_error=self._log_metric_error,
             max_series=self.settings.metrics_max_series,
             created=self.settings.metrics_created,
         )
@@ -116,24 +118,15 @@ class Watchkeeper:
         )
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
         self.websocket_metrics = WebsocketMetrics(self.registry)
-        self._house: House | None = None
-        if database or retention or migrations:
-            from watchkeeper.house import House  # noqa: PLC0415 - only those load it who have a database
-
-            self._house = House(
-                self.settings,
-                migrations=migrations,
-                policies=retention,
-                archive=archive,
-                registry=self.registry,
-                logging=self.logging,
-            )
-            self._db_up = self.registry.gauge(
-                "db_up", "Whether the database answered its last check (1) or not (0)."
-            )
-        own = [] if self._house is None else [self._house.storage.check]
-        self._checks = CheckRunner([*own, *checks], on_result=self._note_result)
         self._refreshes: list[Callable[[], Awaitable[None]]] = []
+        self._database: DatabaseService | None = None
+        self._audit: AuditWatch | None = None
+        self._retention: RetentionService | None = None
+        own_checks: list[Check] = []
+        if database or retention or migrations:
+            self._database = self._declare_database(migrations, retention, archive)
+            own_checks = [DatabaseCheck(self._database.ping)]
+        self._checks = CheckRunner([*own_checks, *checks], on_result=self._note_result)
         self.failure: BaseException | None = None
         self._opening: asyncio.Task[None] | None = None
         self._started_at = 0.0
@@ -153,7 +146,9 @@ class Watchkeeper:
             ConfigurationError: The service was declared without one.
             DatabaseUnavailableError: The keeper is not running.
         """
-        return self._owned_house().storage.database
+        if self._database is None:
+            raise ConfigurationError("This service has no database: pass database=True to Watchkeeper.")
+        return self._database.database
 
     @property
     def retention(self) -> Retention:
@@ -162,32 +157,36 @@ class Watchkeeper:
         Raises:
             ConfigurationError: No policy is declared, or the keeper is not running.
         """
-        return self._owned_house().retention
+        if self._retention is None or self._retention.retention is None:
+            raise ConfigurationError(
+                "There is no retention: declare policies, and use it while the keeper runs."
+            )
+        return self._retention.retention
 
     @property
-    def storage(self) -> Storage | None:
-        """Where the data lives, for the operator's commands."""
-        return None if self._house is None else self._house.storage
+    def database_service(self) -> DatabaseService | None:
+        """What opens and migrates the database, for the operator's commands."""
+        return self._database
 
     def on_scrape(self, refresh: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Have `refresh` awaited before each scrape, to set gauges that something else knows.
+        """Await `refresh` before each scrape, to set gauges from another source.
 
         Args:
-            refresh: Bounded to a second and shared by scrapes that overlap; when it fails, the scrape goes on
-                without it, so it clears its gauges first.
+            refresh: Runs for at most a second and is shared by overlapping scrapes; when it fails, the scrape
+                continues without it, so clear its gauges first.
 
         Raises:
             ConfigurationError: The app is wrapped already.
         """
         if self._wrapped:
             raise ConfigurationError(
-                "Declare refreshes before the app is wrapped: its /metrics knows no later one."
+                "Declare refreshes before the app is wrapped: its /metrics does not use later ones."
             )
         self._refreshes.append(refresh)
         return refresh
 
     def wrap(self, app: ASGIApp, *, resolve_route: Callable[[Scope], str] | None = None) -> ASGIApp:
-        """Return `app`, watched.
+        """Return `app` with logs, metrics and the library's endpoints around it.
 
         Args:
             app: Any ASGI app; its lifespan starts and stops the keeper.
@@ -195,14 +194,14 @@ class Watchkeeper:
                 does not know; see docs/http.md.
         """
         self._wrapped = True
-        # Now, not at the start: a server says its first words before it starts the app.
+        # Before the start: a server logs its first lines before it starts the app.
         self.logging.install()
         endpoints = Endpoints(
             settings=self.settings,
             workers=self._workers,
             runner=self._checks,
             ready=self._ready,
-            before_scrape=self._all_refreshes(),
+            before_scrape=self._refreshes,
             details=self._details,
             bound_to_loopback=is_loopback(self.settings.host),
             logging=self.logging,
@@ -222,10 +221,10 @@ class Watchkeeper:
         )
 
     async def start(self) -> None:
-        """Open everything that the service needs, then keep house in the background.
+        """Open the database and start the background work.
 
         Raises:
-            WatchkeeperError: The service may not or cannot run, or is told to stop; the message says why.
+            WatchkeeperError: The service cannot run, or was told to stop; the message says why.
         """
         self.logging.install()
         self.logging.sink.at_once = False
@@ -236,55 +235,93 @@ class Watchkeeper:
         await self._share_metrics()
         try:
             await self._checks.open()
-            if self._house is not None:
-                await self._open(self._house)
+            await self._open_unless_stopped()
+            if self._retention is not None:
+                self._retention.start()
         except BaseException as error:
             self.failure = error
             await self.close()
             raise
 
     async def stop(self) -> None:
-        """End the background work, close everything, and put logging back as it was before."""
+        """Stop the background work, close everything, and restore logging as it was before."""
         await self.close()
         self.logging.uninstall()
 
     async def close(self) -> None:
-        """End the background work and close everything; lines still come out as before."""
+        """Stop the background work and close everything; logging still works."""
         self._stopping = True
         await self._checks.close()
         await self._workers.close()
-        if self._house is not None:
-            await self._house.close()
+        if self._retention is not None:
+            await self._retention.close()
+        if self._database is not None:
+            await self._database.close()
         stop_carrying_context_into_threads()
-        # The server has some last words, and may end before the loop's turn does, in which lines are written.
+        # The server still logs, and may exit before the event loop's turn ends, when lines are written.
         self.logging.sink.at_once = True
         self.logging.flush()
         if self.logging.sink.is_behind:
-            # A server that ends by a signal runs no exit handler, in which the reader could be waited for.
+            # A server killed by a signal runs no exit handler that could wait for a slow reader.
             await asyncio.to_thread(self.logging.flush)
 
     def begin_shutdown(self) -> None:
-        """Say not ready from now on, before the server stops accepting; a start that goes on is given up."""
+        """Report not ready before the server stops accepting; a start in progress is cancelled."""
         self._stopping = True
         if self._opening is not None:
             self._opening.cancel()
 
     @contextlib.asynccontextmanager
     async def running(self, *, migrate: bool = True) -> AsyncIterator[None]:
-        """Open what the operator's commands need (database, retention) without the background work.
+        """Open the database and retention without the background work, for the operator's commands.
 
         Args:
-            migrate: False leaves the tables as they are, for commands that bring a backup back.
+            migrate: False leaves the tables as they are, to restore a backup.
         """
         try:
-            if self._house is not None:
-                await self._house.open(migrate=migrate, take_over=False)
+            await self._open(migrate=migrate, take_over=False)
             yield
         finally:
             await self.stop()
 
-    async def _open(self, house: House) -> None:
-        self._opening = asyncio.create_task(house.open(), name="watchkeeper-open")
+    def _declare_database(
+        self, migrations: Sequence[MigrationSource], policies: Sequence[Policy], archive: Archive | None
+    ) -> DatabaseService:
+        # Imported here because a service without a database needs neither psycopg nor cronsim.
+        with require_extra("postgres"):
+            from watchkeeper.audit._watch import AuditWatch  # noqa: PLC0415
+            from watchkeeper.database._service import DatabaseService  # noqa: PLC0415
+
+        database = DatabaseService(self.settings, migrations, self.logging.event)
+        if policies:
+            from watchkeeper.retention._service import RetentionService  # noqa: PLC0415
+
+            self._retention = RetentionService(
+                self.settings,
+                policies,
+                archive=archive,
+                database=database,
+                registry=self.registry,
+                logging=self.logging,
+            )
+            self._refreshes.append(self._retention.refresh_metrics)
+        self._audit = AuditWatch(database, self.registry, self.logging.event)
+        self._db_up = self.registry.gauge(
+            "db_up", "Whether the database answered its last check (1) or not (0)."
+        )
+        self._refreshes += [self._audit.refresh, self._refresh_db_up]
+        return database
+
+    async def _open(self, *, migrate: bool = True, take_over: bool = True) -> None:
+        if self._database is not None:
+            await self._database.open(migrate=migrate, take_over=take_over)
+        if self._audit is not None:
+            await self._audit.refresh()
+        if self._retention is not None:
+            self._retention.open()
+
+    async def _open_unless_stopped(self) -> None:
+        self._opening = asyncio.create_task(self._open(), name="watchkeeper-open")
         try:
             await self._opening
         except asyncio.CancelledError:
@@ -294,12 +331,6 @@ class Watchkeeper:
         finally:
             self._opening.cancel()
             self._opening = None
-        house.keep()
-
-    def _owned_house(self) -> House:
-        if self._house is None:
-            raise ConfigurationError("This service has no database: pass database=True to Watchkeeper.")
-        return self._house
 
     def _warn_of_closed_metrics(self) -> None:
         settings = self.settings
@@ -308,7 +339,7 @@ class Watchkeeper:
             self.logging.event("warn", type="metrics", status="closed", msg=text)
 
     async def _share_metrics(self) -> None:
-        """Join the other workers of this instance; without them this one's figures are still its own."""
+        """Add this worker's metrics to those of the instance's other workers, or keep them apart."""
         if not self.settings.metrics:
             return
         try:
@@ -322,12 +353,12 @@ class Watchkeeper:
             await self._workers.open()
         except (MetricError, OSError) as error:
             text = f"This worker's metrics are not added to those of others: {error}"
-            self.logging.event("warn", type="metrics", status="alone", msg=text)
+            self.logging.event("warn", type="metrics", status="not_shared", msg=text)
             self._began.set(time.time())
         else:
             self._began.set(instance.began)
 
-    def _tell_of_metrics(self, error: MetricError) -> None:
+    def _log_metric_error(self, error: MetricError) -> None:
         more = {} if error.__cause__ is None else {"error": describe_exception(error.__cause__)}
         self.logging.event("error", type="metrics", status="degraded", msg=str(error), **more)
 
@@ -340,16 +371,11 @@ class Watchkeeper:
 
     async def _ready(self) -> dict[str, bool]:
         state = {"running": not self._stopping}
-        if self._house is not None:
+        if self._database is not None:
             results = await self._checks.run(DATABASE_CHECK)
             state["database"] = results[DATABASE_CHECK].ok
-            state["migrations"] = self._house.storage.migrated
+            state["migrations"] = self._database.migrated
         return state
-
-    def _all_refreshes(self) -> list[Callable[[], Awaitable[None]]]:
-        if self._house is None:
-            return self._refreshes
-        return [*self._refreshes, self._refresh_db_up, *self._house.refreshes]
 
     async def _refresh_db_up(self) -> None:
         await self._checks.run(DATABASE_CHECK)
@@ -360,9 +386,8 @@ class Watchkeeper:
             "env": self.settings.env,
             "uptime": round(time.monotonic() - self._started_at, 3),
         }
-        if self._house is not None:
-            storage = self._house.storage
-            details["database"] = "external" if storage.server is None else "embedded"
-            details["migrated"] = storage.migrated
-            details["retention"] = self._house.is_kept
+        if self._database is not None:
+            details["database"] = "external" if self._database.server is None else "embedded"
+            details["migrated"] = self._database.migrated
+            details["retention"] = self._retention is not None and self._retention.is_running
         return details

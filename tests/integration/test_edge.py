@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from support.asgi import SERVERS, serving, speak, watch
-from watchkeeper.health import CheckRunner
+from watchkeeper.health._runner import CheckRunner
 from watchkeeper.settings import Secret, Settings
 
 if TYPE_CHECKING:

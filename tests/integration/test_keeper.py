@@ -147,10 +147,10 @@ async def test_a_failed_start_is_remembered_and_undone(
         _ = keeper.database
 
 
-async def test_commands_get_the_house_without_its_schedule(
+async def test_running_opens_database_and_retention_without_the_schedule(
     database_urls: DatabaseUrls, tmp_path: Path, lines_to: int
 ) -> None:
-    """`running` opens database and retention, prunes nothing by itself, and closes both."""
+    """`running` opens the database and retention, prunes nothing itself, and closes both."""
     policy = Policy(table="events", age_column="at", keep=timedelta(days=1))
     keeper = Watchkeeper(
         "shop", settings=_settings(database_urls, tmp_path), retention=[policy], lines_to=lines_to
@@ -176,13 +176,13 @@ async def test_off_loopback_without_a_token_the_metrics_are_closed_and_the_log_s
     assert {"level": "warn", "type": "metrics", "status": "closed"}.items() <= lines[0].items()
 
 
-async def test_an_owner_who_opens_the_audit_log_is_seen(
+async def test_removed_protection_of_the_audit_log_is_reported(
     database_urls: DatabaseUrls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The owner's DDL cannot be prevented; it is a line and a gauge, and so is its mending."""
-    monkeypatch.setattr("watchkeeper.house._LOOK_EVERY_S", 0)
+    """The owner's DDL cannot be prevented; a line and a gauge report it and its repair."""
     reader, writer = os.pipe()
     keeper = Watchkeeper("shop", settings=_settings(database_urls, tmp_path), database=True, lines_to=writer)
+    monkeypatch.setattr(keeper._audit, "_interval", 0.0)
     with psycopg.connect(database_urls.owner_url, autocommit=True) as owner:
         async with _served(keeper) as client:
             assert "audit_log_protected 1.0" in (await client.get("/metrics")).text
@@ -211,7 +211,7 @@ def test_what_cannot_be_is_refused_when_it_is_declared() -> None:
     alone = Watchkeeper("shop", settings=Settings(service="shop"))
     with pytest.raises(ConfigurationError, match="has no database"):
         _ = alone.database
-    assert alone.storage is None
+    assert alone.database_service is None
 
 
 async def test_switched_off_parts_are_gone(tmp_path: Path, lines_to: int) -> None:

@@ -11,16 +11,13 @@ ARROWS = {
     "logs": set[str](),
     "metrics": set[str](),
     "health": {"logs", "metrics"},
+    "database": {"health", "logs", "metrics"},
+    "audit": {"database", "health", "logs", "metrics"},
     "http": {"health", "logs", "metrics"},
-    "database": set[str](),
-    "audit": {"database"},
-    "retention": {"audit", "database", "logs", "metrics"},
-    "schedule": {"retention", "audit", "database", "logs", "metrics"},
-    "storage": {"database", "health"},
-    "house": {"storage", "schedule", "retention", "audit", "database", "logs", "metrics"},
-    "keeper": {"house", "storage", "retention", "database", "http", "health", "logs", "metrics"},
-    "server": {"keeper", "http"},
-    "cli": {"keeper", "storage", "schedule", "retention", "audit", "database", "logs"},
+    "retention": {"audit", "database", "health", "logs", "metrics"},
+    "keeper": {"http", "retention", "audit", "database", "health", "logs", "metrics"},
+    "server": {"keeper", "http", "retention", "audit", "database", "health", "logs", "metrics"},
+    "cli": {"keeper", "http", "retention", "audit", "database", "health", "logs", "metrics"},
 }
 FRAMEWORKS = {"starlette", "fastapi", "litestar", "quart", "django", "flask"}
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
-from watchkeeper.health import CheckRunner, HttpCheck, UnhealthyError
+from watchkeeper.health import HttpCheck, UnhealthyError
+from watchkeeper.health._runner import CheckRunner
 from watchkeeper.logs import RequestContext, bind_request, unbind_request
 
 if TYPE_CHECKING:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.health import BoundedCall, CheckResult, CheckRunner, SharedCall
+from watchkeeper.health._bounded import BoundedCall, SharedCall
+from watchkeeper.health._runner import CheckRunner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from watchkeeper.health import CheckResult
 
 SHORT = timedelta(milliseconds=50)
 

@@ -10,7 +10,7 @@ import pytest
 
 from support.asgi import LOCAL_HOST, ask, watch
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.health import CheckRunner
+from watchkeeper.health._runner import CheckRunner
 from watchkeeper.http import Endpoints
 from watchkeeper.settings import Secret, Settings
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from watchkeeper.exceptions import WatchkeeperError
 
 if TYPE_CHECKING:
     from datetime import timedelta
-
-DATABASE_CHECK: Final = "db"
-"""Name of the check of the service's own database."""
 
 
 class UnhealthyError(WatchkeeperError):

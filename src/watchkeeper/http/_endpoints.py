@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from watchkeeper.health import DATABASE_CHECK, BoundedCall, SharedCall
+from watchkeeper.health._bounded import BoundedCall, SharedCall
+from watchkeeper.health._database import DATABASE_CHECK
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._local import is_local, is_loopback
 from watchkeeper.logs import describe_exception
@@ -19,7 +20,8 @@ from watchkeeper.metrics import accepts_gzip, prefers_openmetrics
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from watchkeeper.health import CheckResult, CheckRunner
+    from watchkeeper.health._checks import CheckResult
+    from watchkeeper.health._runner import CheckRunner
     from watchkeeper.http._asgi import Scope
     from watchkeeper.logs import Logging
     from watchkeeper.metrics import Exposition, Workers

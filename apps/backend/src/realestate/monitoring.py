@@ -79,7 +79,7 @@ class Backend:
 
     Args:
         settings: The backend's own settings.
-        keeper: Watches over it and keeps house for it.
+        keeper: Monitors it and runs its retention.
         metrics: What the handlers count.
     """
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.cli.db._pg_tools import find_program, run_program, storage_of
+from watchkeeper.cli.db._pg_tools import database_service, find_program, run_program
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     program = await find_program(keeper, "pg_dump")
     part = _new_file(file)
     try:
-        await run_program(program, "--format=custom", "--file", str(part), url=storage_of(keeper).owner_url)
+        await run_program(
+            program, "--format=custom", "--file", str(part), url=database_service(keeper).owner_url
+        )
         size = part.stat().st_size
         part.rename(file)
     finally:

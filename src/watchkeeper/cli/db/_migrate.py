@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.cli.db._pg_tools import storage_of
+from watchkeeper.cli.db._pg_tools import database_service
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,7 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
 
 async def execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: Screen) -> int:
     """Apply what is missing, and say what that was."""
-    applied = await storage_of(keeper).migrate()
+    applied = await database_service(keeper).migrate()
     for name in applied:
         screen.say(f"applied {name}")
     if not applied:

@@ -15,22 +15,22 @@ from psycopg.pq import Conninfo
 from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
 
 if TYPE_CHECKING:
+    from watchkeeper.database._service import DatabaseService
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.settings import Secret
-    from watchkeeper.storage import Storage
 
 _VERSION: Final = re.compile(r"\(PostgreSQL\) (\d+)")
 
 
-def storage_of(keeper: Watchkeeper) -> Storage:
+def database_service(keeper: Watchkeeper) -> DatabaseService:
     """Return where the service's data lives.
 
     Raises:
         ConfigurationError: The service was declared without a database.
     """
-    if keeper.storage is None:
+    if keeper.database_service is None:
         raise ConfigurationError("This service has no database.")
-    return keeper.storage
+    return keeper.database_service
 
 
 async def server_major(keeper: Watchkeeper) -> int:
@@ -39,7 +39,7 @@ async def server_major(keeper: Watchkeeper) -> int:
     Args:
         keeper: A running one.
     """
-    async with storage_of(keeper).database.connection() as conn:
+    async with database_service(keeper).database.connection() as conn:
         return conn.info.server_version // 10_000
 
 
@@ -53,9 +53,9 @@ async def find_program(keeper: Watchkeeper, name: str) -> Path:
     Raises:
         WatchkeeperError: There is none, or it is older than the server.
     """
-    storage = storage_of(keeper)
+    service = database_service(keeper)
     server = await server_major(keeper)
-    found = shutil.which(name, path=storage.server.bin_dir if storage.server else None)
+    found = shutil.which(name, path=service.server.bin_dir if service.server else None)
     package = f"install PostgreSQL's client programs of version {server} (Debian: postgresql-client-{server})"
     if found is None:
         raise WatchkeeperError(f"There is no {name} on the PATH: {package}.")

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from watchkeeper.audit import append
 from watchkeeper.cli.db._pg_restore import replace_database
-from watchkeeper.cli.db._pg_tools import database_name, find_program, run_program, server_major, storage_of
+from watchkeeper.cli.db._pg_tools import (
+    database_name,
+    database_service,
+    find_program,
+    run_program,
+    server_major,
+)
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,8 +37,8 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
     file = _existing(arguments.file)
     if not arguments.yes and not screen.terminal:
         raise ConfigurationError("Without a terminal nobody can be asked: say --yes to replace the database.")
-    storage = storage_of(keeper)
-    name = database_name(storage.owner_url)
+    service = database_service(keeper)
+    name = database_name(service.owner_url)
     pg_restore = await find_program(keeper, "pg_restore")
     psql = await find_program(keeper, "psql")
     await run_program(pg_restore, "--list", str(file))  # is it a backup at all?
@@ -41,9 +47,9 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         screen.say("Nothing was changed.")
         return 0
     server = await server_major(keeper)
-    await replace_database(psql, pg_restore, file, url=storage.owner_url, server=server)
-    applied = await storage.migrate()
-    async with storage.database.transaction() as conn:
+    await replace_database(psql, pg_restore, file, url=service.owner_url, server=server)
+    applied = await service.migrate()
+    async with service.database.transaction() as conn:
         await append(
             conn,
             actor_type="user",

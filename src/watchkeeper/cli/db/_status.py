@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from watchkeeper.cli.db._pg_tools import storage_of
+from watchkeeper.cli.db._pg_tools import database_service
 from watchkeeper.database import Queries
 
 if TYPE_CHECKING:
@@ -25,20 +25,20 @@ def add(actions: argparse._SubParsersAction[Any]) -> None:
 
 async def execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: Screen) -> int:
     """Show the status; 1 if migrations are pending."""
-    storage = storage_of(keeper)
-    async with storage.database.connection() as conn:
+    service = database_service(keeper)
+    async with service.database.connection() as conn:
         row = await (await conn.execute(_QUERIES["database"])).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
     name, role, version, size = row
-    pending = await storage.pending()
+    pending = await service.pending()
     # Before the tables are there, nobody can say how the service's role stands to them.
-    warnings = [] if pending else await storage.database.inspect()
+    warnings = [] if pending else await service.database.inspect()
     document = {
         "database": name,
         "role": role,
         "version": version,
-        "embedded": storage.server is not None,
-        "data": None if storage.server is None else str(storage.server.data_dir),
+        "embedded": service.server is not None,
+        "data": None if service.server is None else str(service.server.data_dir),
         "bytes": size,
         "pending_migrations": pending,
         "warnings": warnings,
@@ -46,7 +46,7 @@ async def execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: S
     if screen.json:
         screen.document(document)
         return int(pending)
-    where = "external" if storage.server is None else f"embedded, data in {storage.server.data_dir}"
+    where = "external" if service.server is None else f"embedded, data in {service.server.data_dir}"
     screen.say(f"database {name} as {role}: PostgreSQL {version} ({where}), {size / 2**20:.1f} MiB")
     screen.say("migrations: some are pending, see db migrate" if pending else "migrations: all applied")
     for warning in warnings:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from watchkeeper.database._service import DatabaseService
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
 from watchkeeper.settings import Secret, Settings
-from watchkeeper.storage import Storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,36 +47,36 @@ async def test_a_database_that_is_there_is_opened_and_migrated(
 ) -> None:
     """Opening leaves a database whose tables can be used, and says so in one line."""
     lines = _Lines()
-    storage = Storage(_settings(database_urls, tmp_path), [], lines)
-    await storage.open()
+    service = DatabaseService(_settings(database_urls, tmp_path), [], lines)
+    await service.open()
     try:
-        assert storage.migrated
-        assert storage.server is None
-        assert storage.free_space() is None
-        await storage.ping()
+        assert service.migrated
+        assert service.server is None
+        assert service.free_space() is None
+        await service.ping()
         assert lines.statuses() == ["opened"]
     finally:
-        await storage.close()
+        await service.close()
     with pytest.raises(DatabaseUnavailableError, match="The database is not open"):
-        await storage.ping()
+        await service.ping()
 
 
 async def test_the_disk_of_the_embedded_server_is_known(folder: Path) -> None:
     """Retention waits while it is nearly full; where it cannot be asked, nothing is known."""
-    storage = Storage(Settings(service="shop", state_dir=folder), [], _Lines())
-    assert storage.free_space() is None
-    await storage.open(migrate=False)
+    service = DatabaseService(Settings(service="shop", state_dir=folder), [], _Lines())
+    assert service.free_space() is None
+    await service.open(migrate=False)
     try:
-        assert storage.server is not None
-        free, size = storage.free_space() or (0, 0)
+        assert service.server is not None
+        free, size = service.free_space() or (0, 0)
         assert size == shutil.disk_usage(folder).total
         assert 0 < free < size
-        data = storage.server.data_dir
+        data = service.server.data_dir
         data.rename(data.with_name("elsewhere"))
-        assert storage.free_space() is None
+        assert service.free_space() is None
         data.with_name("elsewhere").rename(data)
     finally:
-        await storage.close()
+        await service.close()
 
 
 async def test_a_server_that_is_away_is_waited_for(postgres_private: PostgresServer, tmp_path: Path) -> None:
@@ -84,31 +84,31 @@ async def test_a_server_that_is_away_is_waited_for(postgres_private: PostgresSer
     urls = postgres_private.create_database()
     postgres_private.stop()
     lines = _Lines()
-    storage = Storage(_settings(urls, tmp_path), [], lines)
+    service = DatabaseService(_settings(urls, tmp_path), [], lines)
     async with asyncio.timeout(10):
-        await storage.open()
+        await service.open()
     try:
-        assert not storage.migrated
+        assert not service.migrated
         assert lines.statuses() == ["waiting"]
         with pytest.raises(DatabaseUnavailableError, match=r".+"):
-            await storage.ping()
+            await service.ping()
         postgres_private.start()
         async with asyncio.timeout(10):
-            await storage.wait_until_migrated()
-        await storage.ping()
+            await service.wait_until_migrated()
+        await service.ping()
         assert lines.statuses() == ["waiting", "migrated", "opened"]
     finally:
-        await storage.close()
+        await service.close()
 
 
 async def test_closing_ends_the_waiting(postgres_private: PostgresServer, tmp_path: Path) -> None:
     """A service that is stopped before its database came ends at once."""
     urls = postgres_private.create_database()
     postgres_private.stop()
-    storage = Storage(_settings(urls, tmp_path), [], _Lines())
-    await storage.open()
+    service = DatabaseService(_settings(urls, tmp_path), [], _Lines())
+    await service.open()
     async with asyncio.timeout(5):
-        await storage.close()
+        await service.close()
 
 
 def _pretend_newer(urls: DatabaseUrls) -> None:
@@ -122,10 +122,10 @@ def _pretend_newer(urls: DatabaseUrls) -> None:
 async def test_a_newer_database_stops_the_start(database_urls: DatabaseUrls, tmp_path: Path) -> None:
     """Code that is older than its database does not touch it."""
     _pretend_newer(database_urls)
-    storage = Storage(_settings(database_urls, tmp_path), [], _Lines())
+    service = DatabaseService(_settings(database_urls, tmp_path), [], _Lines())
     with pytest.raises(MigrationError, match="newer"):
-        await storage.open()
-    await storage.close()
+        await service.open()
+    await service.close()
 
 
 async def test_a_newer_database_that_comes_later_is_said_once(
@@ -133,23 +133,23 @@ async def test_a_newer_database_that_comes_later_is_said_once(
 ) -> None:
     """A service that already runs stays not ready, and its line says what to do."""
     urls = postgres_private.create_database()
-    first = Storage(_settings(urls, tmp_path), [], _Lines())
+    first = DatabaseService(_settings(urls, tmp_path), [], _Lines())
     await first.open()
     await first.close()
     _pretend_newer(urls)
     postgres_private.stop()
     lines = _Lines()
-    storage = Storage(_settings(urls, tmp_path), [], lines)
-    await storage.open()
+    service = DatabaseService(_settings(urls, tmp_path), [], lines)
+    await service.open()
     try:
         postgres_private.start()
         async with asyncio.timeout(10):
             await lines.refused.wait()
-        assert not storage.migrated
+        assert not service.migrated
         assert lines[-1]["level"] == "fatal"
         assert "newer" in lines[-1]["msg"]
     finally:
-        await storage.close()
+        await service.close()
 
 
 async def test_a_role_that_owns_its_audit_log_is_warned_of(
@@ -157,9 +157,9 @@ async def test_a_role_that_owns_its_audit_log_is_warned_of(
 ) -> None:
     """With one role for everything the service works, and the line says what is weaker."""
     lines = _Lines()
-    storage = Storage(_settings(database_urls, tmp_path, owner=False), [], lines)
-    await storage.open()
-    await storage.close()
-    weak = [line for line in lines if line["status"] == "weak"]
+    service = DatabaseService(_settings(database_urls, tmp_path, owner=False), [], lines)
+    await service.open()
+    await service.close()
+    weak = [line for line in lines if line["status"] == "excess_privilege"]
     assert weak
     assert all(line["level"] == "warn" for line in weak)
