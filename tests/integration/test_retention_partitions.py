@@ -17,7 +17,8 @@ from support.archive import ARCHIVED, archived
 from support.house import EVENTS, House, open_house
 from support.pgbouncer import running_bouncer, through
 from support.replicas import Replicas, kill_in_a_run
-from watchkeeper.database import Database, Owner
+from watchkeeper.database import Database
+from watchkeeper.database._owner import Owner
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention import Condition, Limits, Plan, RunResult
 from watchkeeper.retention.run._partition_drop import PartitionDrop

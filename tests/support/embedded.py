@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PROGRAM: Final = Path(__file__).with_name("embedded_process.py")
 NAMES: Final = {"database": "app", "owner_role": "app_owner", "service_role": "app"}
 QUICK: Final = {"fsync": "off"}
-_PATIENCE_S: Final = 30.0
+_TIMEOUT_S: Final = 30.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - mkdtemp makes the folder in it
 
 
@@ -73,9 +73,9 @@ class Starter:
         """Its process number."""
         return self.process.pid
 
-    def wait_for(self, event: str, patience: float = _PATIENCE_S) -> dict[str, Any]:
+    def wait_for(self, event: str, timeout: float = _TIMEOUT_S) -> dict[str, Any]:
         """Return the next line of this kind."""
-        end = time.monotonic() + patience
+        end = time.monotonic() + timeout
         while True:
             over = self.process.poll() is not None
             self._read()
@@ -96,7 +96,7 @@ class Starter:
         """Have it stop its server and end."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"stop\n")
-        self.process.wait(_PATIENCE_S)
+        self.process.wait(_TIMEOUT_S)
 
     def close(self) -> None:
         """End it, however far it is."""
@@ -138,19 +138,19 @@ def processes_over(state: Path) -> list[str]:
     return found
 
 
-def wait_until(holds: Callable[[], object], patience: float = _PATIENCE_S, what: str = "") -> float:
+def wait_until(holds: Callable[[], object], within: float = _TIMEOUT_S, what: str = "") -> float:
     """Wait until something holds; return how long that took, in seconds."""
     start = time.monotonic()
     while not holds():
-        if time.monotonic() - start > patience:
-            pytest.fail(f"not within {patience} s: {what}")
+        if time.monotonic() - start > within:
+            pytest.fail(f"not within {within} s: {what}")
         time.sleep(0.01)
     return time.monotonic() - start
 
 
-async def ask(url: str, question: str, *values: object, patience: float = _PATIENCE_S) -> Any:
+async def ask(url: str, question: str, *values: object, within: float = _TIMEOUT_S) -> Any:
     """Return the first value of the first row, trying again while the server is away."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + within
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:

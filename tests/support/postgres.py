@@ -26,10 +26,11 @@ import pytest
 from psycopg import sql
 
 from support.tools import require_postgres
-from watchkeeper.database import LIBRARY_MIGRATIONS, Database, MigrationSource
+from watchkeeper.database import Database, MigrationSource
+from watchkeeper.database._migrations import LIBRARY_MIGRATIONS
 from watchkeeper.database.embedded._account import choose_account
 from watchkeeper.database.embedded._binaries import find_binaries
-from watchkeeper.database.embedded._places import Places
+from watchkeeper.database.embedded._paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -93,11 +94,11 @@ class PostgresServer:
         self.folder = Path(tempfile.mkdtemp(prefix="wk-pg-", dir=quick_place()))
         account = choose_account(self.data)
         self._identity: dict[str, Any] = {}
-        if account.foreign:
+        if account.is_other:
             # PostgreSQL refuses to run as root.
             os.chown(self.folder, account.uid, account.gid)
             self._identity = {"user": account.uid, "group": account.gid, "extra_groups": []}
-        self._bin = find_binaries(bin_dir, Places(state=self.folder), account).folder
+        self._bin = find_binaries(bin_dir, Paths(state=self.folder), account).folder
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self._databases: set[str] = set()

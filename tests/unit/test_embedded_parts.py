@@ -16,21 +16,21 @@ from watchkeeper.database.embedded import EmbeddedServer
 from watchkeeper.database.embedded._account import Account, choose_account, closed_folder
 from watchkeeper.database.embedded._binaries import Binaries
 from watchkeeper.database.embedded._failures import explain
-from watchkeeper.database.embedded._orders import make_orders
-from watchkeeper.database.embedded._places import Places, folder_error
+from watchkeeper.database.embedded._paths import Paths, folder_error
 from watchkeeper.database.embedded._provision import Names
 from watchkeeper.database.embedded._server import _log
-from watchkeeper.database.embedded._supervisor._journal import Journal
-from watchkeeper.database.embedded._supervisor._parent import StoppedError, read_orders
-from watchkeeper.database.embedded._supervisor._predecessor import is_ready, recorded_pid, serves
+from watchkeeper.database.embedded._spec import make_spec
+from watchkeeper.database.embedded._supervisor._parent import StoppedError, read_spec
+from watchkeeper.database.embedded._supervisor._predecessor import is_ready, is_server, recorded_pid
+from watchkeeper.database.embedded._supervisor._server_log import ServerLog
 from watchkeeper.exceptions import ConfigurationError, EmbeddedServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PLACES = Places(state=Path("/srv/state"))
-ME = Account(name="me", uid=os.geteuid(), gid=os.getegid(), foreign=False)
-NOBODY = Account(name="nobody", uid=65534, gid=65534, foreign=True)
+PATHS = Paths(state=Path("/srv/state"))
+ME = Account(name="me", uid=os.geteuid(), gid=os.getegid(), is_other=False)
+NOBODY = Account(name="nobody", uid=65534, gid=65534, is_other=True)
 
 
 # -- the log
@@ -38,10 +38,10 @@ NOBODY = Account(name="nobody", uid=65534, gid=65534, foreign=True)
 
 def test_embedded_journal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log file moves aside when it is over its limit, and only one such file is kept."""
-    monkeypatch.setattr("watchkeeper.database.embedded._supervisor._journal._LIMIT_BYTES", 100)
-    journal = Journal(tmp_path / "log")
+    monkeypatch.setattr("watchkeeper.database.embedded._supervisor._server_log._LIMIT_BYTES", 100)
+    server_log = ServerLog(tmp_path / "log")
     for number in range(100):
-        journal.write(f"line {number:03}\n".encode())
+        server_log.write(f"line {number:03}\n".encode())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
     assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 100 + len("line 000\n")
     assert (tmp_path / "log").read_text().endswith("line 099\n")
@@ -50,21 +50,21 @@ def test_embedded_journal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_embedded_journal_goes_on_in_its_file(tmp_path: Path) -> None:
     """A later supervisor appends to the log, which only its account may read."""
     for text in (b"one\n", b"two\n"):
-        Journal(tmp_path / "log").write(text)
+        ServerLog(tmp_path / "log").write(text)
     assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
     assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
 
 
 def test_embedded_journal_keeps_the_last_lines_without_a_disk(tmp_path: Path) -> None:
     """What cannot be written is still in memory: whole lines, the last 40, none of them endless."""
-    journal = Journal(tmp_path / "missing" / "log")
-    journal.write(b"from an earlier program\n")
-    journal.begin()
-    journal.write(b"".join(b"line %d\n" % number for number in range(50)) + b"hal")
-    journal.write(b"f\n" + b"\xff" + b"x" * 5000 + b"\nunfinished")
-    assert len(journal.tail) == 40
-    assert journal.tail[-2] == "half"
-    assert journal.tail[-1] == "\ufffd" + "x" * 1999
+    server_log = ServerLog(tmp_path / "missing" / "log")
+    server_log.write(b"from an earlier program\n")
+    server_log.begin()
+    server_log.write(b"".join(b"line %d\n" % number for number in range(50)) + b"hal")
+    server_log.write(b"f\n" + b"\xff" + b"x" * 5000 + b"\nunfinished")
+    assert len(server_log.tail) == 40
+    assert server_log.tail[-2] == "half"
+    assert server_log.tail[-1] == "\ufffd" + "x" * 1999
 
 
 # -- what went wrong
@@ -104,7 +104,7 @@ def test_embedded_journal_keeps_the_last_lines_without_a_disk(tmp_path: Path) ->
 def test_embedded_last_words_become_a_sentence(line: str, sentence: str) -> None:
     """Each cause that an operator can mend is named with what mends it; others with PostgreSQL's words."""
     event = {"event": "failed", "stage": "postgres", "code": 1, "log": ["LOG:  starting", line, "LOG:  end"]}
-    said = explain(event, PLACES)
+    said = explain(event, PATHS)
     assert re.search(sentence, said)
     assert "\n" not in said
 
@@ -115,7 +115,7 @@ def test_embedded_silent_end_is_still_told() -> None:
     expected = (
         "The embedded PostgreSQL could not make its data: it said nothing. See /srv/state/postgres.log."
     )
-    assert explain(event, PLACES) == expected
+    assert explain(event, PATHS) == expected
 
 
 def test_embedded_data_of_another_version_says_how_to_move() -> None:
@@ -127,7 +127,7 @@ def test_embedded_data_of_another_version_says_how_to_move() -> None:
             " with this version 18.6 (Debian 18.6-1)."
         ),
     ]
-    said = explain({"stage": "postgres", "log": log}, PLACES)
+    said = explain({"stage": "postgres", "log": log}, PATHS)
     assert "made by PostgreSQL 17, which 18.6 cannot read" in said
     assert "with the programs of 17, start it and save it with pg_dumpall" in said
 
@@ -145,7 +145,7 @@ def test_embedded_data_of_another_version_says_how_to_move() -> None:
 )
 def test_embedded_folder_that_fails_is_named(number: int, sentence: str) -> None:
     """Each error of the file system becomes a sentence with the folder."""
-    assert re.search(sentence, str(folder_error(PLACES.state, OSError(number, os.strerror(number), "/srv"))))
+    assert re.search(sentence, str(folder_error(PATHS.state, OSError(number, os.strerror(number), "/srv"))))
 
 
 # -- names
@@ -186,21 +186,21 @@ def test_embedded_url_survives_odd_names() -> None:
 
 def test_embedded_folders_of_an_ordinary_user_are_private(tmp_path: Path) -> None:
     """State and sockets are closed to all others, and the folders above are made too."""
-    places = Places(state=tmp_path / "a" / "state")
+    paths = Paths(state=tmp_path / "a" / "state")
     for _ in range(2):
-        places.prepare(ME)
-    for folder in (places.state, places.sockets):
+        paths.prepare(ME)
+    for folder in (paths.state, paths.sockets):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    places.sockets.chmod(0o750)
+    paths.sockets.chmod(0o750)
     with pytest.raises(EmbeddedServerError, match=r"run, is not a private folder of me: remove it"):
-        places.prepare(ME)
+        paths.prepare(ME)
 
 
 def test_embedded_sockets_have_a_path_that_will_do() -> None:
     """A path that is too long for a socket, or that libpq would split, gives way to a short one."""
-    assert Places(state=Path("/srv")).sockets == Path("/srv/run")
-    assert Places(state=Path("/") / ("s" * 88)).sockets.parent == Path("/") / ("s" * 88)
-    short = {Places(state=Path(state)).sockets for state in ("/" + "s" * 89, "/a,b", "/a,c")}
+    assert Paths(state=Path("/srv")).sockets == Path("/srv/run")
+    assert Paths(state=Path("/") / ("s" * 88)).sockets.parent == Path("/") / ("s" * 88)
+    short = {Paths(state=Path(state)).sockets for state in ("/" + "s" * 89, "/a,b", "/a,c")}
     assert len(short) == 3
     assert {len(str(folder)) for folder in short} == {len("/tmp/watchkeeper-") + 16}  # noqa: S108 - a length
 
@@ -212,7 +212,7 @@ def test_embedded_closed_folder_is_found(tmp_path: Path) -> None:
     """The first folder that an account may not pass is named, by the bits that are its own."""
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
-    stranger = Account(name="stranger", uid=54321, gid=54321, foreign=True)
+    stranger = Account(name="stranger", uid=54321, gid=54321, is_other=True)
     tmp_path.chmod(0o755)
     start = len(tmp_path.parents)
     (tmp_path / "outer").chmod(0o755)
@@ -222,7 +222,7 @@ def test_embedded_closed_folder_is_found(tmp_path: Path) -> None:
     assert found == inner or len(found.parents) < start
     assert closed_folder(inner, ME) is None
     inner.chmod(0o070)
-    mine = Account(name="group", uid=54321, gid=inner.stat().st_gid, foreign=True)
+    mine = Account(name="group", uid=54321, gid=inner.stat().st_gid, is_other=True)
     assert closed_folder(inner, mine) != inner
 
 
@@ -254,7 +254,7 @@ def test_embedded_root_runs_it_as_the_first_account_without_rights(
         return pwd.struct_passwd((name, "x", known[name], 7, "", "/", "/bin/false"))
 
     monkeypatch.setattr(pwd, "getpwnam", getpwnam)
-    assert choose_account(tmp_path / "data") == Account(name="daemon", uid=1, gid=7, foreign=True)
+    assert choose_account(tmp_path / "data") == Account(name="daemon", uid=1, gid=7, is_other=True)
     del known["daemon"]
     with pytest.raises(
         EmbeddedServerError, match=r"none of the accounts nobody, daemon, postgres exists: make"
@@ -269,7 +269,7 @@ def test_embedded_root_runs_it_as_the_owner_of_the_data(
     """Data has its account; data of root, or of a number without an account, is refused."""
     daemon = pwd.getpwuid(1)
     _pretend_owner(monkeypatch, 1)
-    assert choose_account(tmp_path) == Account(name=daemon.pw_name, uid=1, gid=daemon.pw_gid, foreign=True)
+    assert choose_account(tmp_path) == Account(name=daemon.pw_name, uid=1, gid=daemon.pw_gid, is_other=True)
     _pretend_owner(monkeypatch, 0)
     with pytest.raises(EmbeddedServerError, match=rf"belongs to root, .*chown -R \w+: {tmp_path}"):
         choose_account(tmp_path)
@@ -284,41 +284,41 @@ def test_embedded_ordinary_user_runs_his_own_data(tmp_path: Path, monkeypatch: p
     """An ordinary user is his own account, and data of another one is refused with both names."""
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     account = choose_account(tmp_path / "data")
-    assert (account.name, account.uid, account.foreign) == ("user number 54321", 54321, False)
+    assert (account.name, account.uid, account.is_other) == ("user number 54321", 54321, False)
     _pretend_owner(monkeypatch, 1)
     with pytest.raises(EmbeddedServerError, match=r"belongs to daemon, and this process runs as user number"):
         choose_account(tmp_path)
 
 
-# -- orders
+# -- spec
 
 
 def test_embedded_orders_listen_nowhere_but_in_the_private_folder() -> None:
     """Sockets only, the locale that the version has, and the caller's settings last."""
     binaries = Binaries(folder=Path("/bin"), version="18.6", major=18)
     parameters = {"port": "1", "work_mem": "8MB"}
-    patience = timedelta(seconds=3)
-    orders = make_orders(Places(state=Path('/x "y"')), NOBODY, binaries, parameters, patience)
-    assert "listen_addresses=" in orders.postgres
-    assert 'unix_socket_directories="/x ""y""/run"' in orders.postgres
-    assert "port=1" in orders.postgres
-    assert orders.postgres[-1] == "work_mem=8MB"
-    assert "--builtin-locale=C.UTF-8" in orders.initdb
-    assert (orders.uid, orders.gid) == (NOBODY.uid, NOBODY.gid)
-    assert orders.stop_patience == 3
-    assert make_orders(PLACES, ME, binaries, {}, patience).uid == 0
+    timeout = timedelta(seconds=3)
+    spec = make_spec(Paths(state=Path('/x "y"')), NOBODY, binaries, parameters, timeout)
+    assert "listen_addresses=" in spec.postgres
+    assert 'unix_socket_directories="/x ""y""/run"' in spec.postgres
+    assert "port=1" in spec.postgres
+    assert spec.postgres[-1] == "work_mem=8MB"
+    assert "--builtin-locale=C.UTF-8" in spec.initdb
+    assert (spec.uid, spec.gid) == (NOBODY.uid, NOBODY.gid)
+    assert spec.stop_timeout == 3
+    assert make_spec(PATHS, ME, binaries, {}, timeout).uid == 0
 
 
 # -- what the supervisor reads
 
 
 def test_embedded_supervisor_without_orders_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parent that ended before it gave orders is no error; orders may come in pieces."""
+    """A parent that ended before it gave spec is no error; spec may come in pieces."""
     pieces = [b'{"lock', b'_fd": 3}\n', b""]
     monkeypatch.setattr(os, "read", lambda _fd, _size: pieces.pop(0))
-    assert read_orders() == {"lock_fd": 3}
+    assert read_spec() == {"lock_fd": 3}
     with pytest.raises(StoppedError):
-        read_orders()
+        read_spec()
 
 
 def test_embedded_pid_file_is_read_as_pg_ctl_does(tmp_path: Path) -> None:
@@ -334,9 +334,9 @@ def test_embedded_pid_file_is_read_as_pg_ctl_does(tmp_path: Path) -> None:
 
 
 def test_embedded_process_that_is_no_server_is_known(tmp_path: Path) -> None:
-    """Neither this process nor one that does not exist serves a data folder."""
-    assert not serves(os.getpid(), tmp_path)
-    assert not serves(2**30, tmp_path)
+    """Neither this process nor one that does not exist is_server a data folder."""
+    assert not is_server(os.getpid(), tmp_path)
+    assert not is_server(2**30, tmp_path)
 
 
 def test_embedded_reports_go_to_the_standard_log(caplog: pytest.LogCaptureFixture) -> None:

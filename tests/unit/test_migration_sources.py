@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from watchkeeper.database import LIBRARY_MIGRATIONS, MigrationSource
-from watchkeeper.database._migrations import missing
+from watchkeeper.database import MigrationSource
+from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, missing
 from watchkeeper.exceptions import MigrationError
 
 if TYPE_CHECKING:

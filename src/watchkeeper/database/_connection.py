@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # How long a server may take to note a cancel request. psycopg's own 5 s, and 5 s more for the statement to
 # end, is what a cancelled request would hang on a stopped server.
-_CANCEL_PATIENCE: Final = 0.5
-_PING_PATIENCE: Final = 1.0
+_CANCEL_TIMEOUT: Final = 0.5
+_PING_TIMEOUT: Final = 1.0
 _POLL: Final = 0.1  # psycopg's own: how often a wait looks whether the socket is still there
 
 # The connection string's own values win over these. There is no `options`: PgBouncer refuses it.
@@ -73,14 +73,14 @@ class Connection(AsyncConnection[TupleRow]):
     server and the connection closed: nobody can say what state it is in.
     """
 
-    patience: float | None = None
+    answer_timeout: float | None = None
 
     @classmethod
     async def connect(  # type: ignore[override]  # only the pool and `Database` call it
         cls,
         conninfo: str = "",
         *,
-        patience: float | None = None,
+        answer_timeout: float | None = None,
         report: Callable[[psycopg.Error | None], None] = lambda _error: None,
         **kwargs: Any,
     ) -> Self:
@@ -88,7 +88,7 @@ class Connection(AsyncConnection[TupleRow]):
 
         Args:
             conninfo: What `connection_string` made.
-            patience: Longest wait for the answer to one statement, in seconds; None for no limit.
+            answer_timeout: Longest wait for the answer to one statement, in seconds; None for no limit.
             report: Called with the error of a failed attempt, with None after a good one.
             **kwargs: What psycopg takes.
         """
@@ -98,16 +98,16 @@ class Connection(AsyncConnection[TupleRow]):
             report(error)
             raise
         report(None)
-        conn.patience = patience
+        conn.answer_timeout = answer_timeout
         # Whatever the default is: a statement has to see what was committed while it waited for a lock.
         await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
         return conn
 
     async def wait(self, gen: PQGen[RV], interval: float = _POLL, timeout: float | None = None) -> RV:  # noqa: ASYNC109  # psycopg's
-        """Run one exchange with the server, within the connection's patience (psycopg calls it for each)."""
+        """Run one exchange with the server within `answer_timeout`; psycopg calls this for each exchange."""
         limit = {} if timeout is None else {"timeout": timeout}  # psycopg 3.2 does not know it yet
         try:
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(self.answer_timeout):
                 # Not psycopg's own `wait`: that one would hang up to 10 s when it is cancelled.
                 return await waiting.wait_async(gen, self.pgconn.socket, interval, **limit)
         except asyncio.CancelledError:
@@ -115,13 +115,13 @@ class Connection(AsyncConnection[TupleRow]):
             raise
         except TimeoutError:
             await self._abandon()
-            raise NoAnswerError(f"no answer within {self.patience:g} s") from None
+            raise NoAnswerError(f"no answer within {self.answer_timeout:g} s") from None
 
     async def _abandon(self) -> None:
         """Tell the server to stop, if it listens, and close."""
         try:
             with contextlib.suppress(psycopg.Error, TimeoutError):
-                async with asyncio.timeout(_CANCEL_PATIENCE):
+                async with asyncio.timeout(_CANCEL_TIMEOUT):
                     await self.cancel_safe()
         finally:
             self.pgconn.finish()
@@ -136,7 +136,7 @@ class Connection(AsyncConnection[TupleRow]):
             poll = select.poll()
             poll.register(self.pgconn.socket, select.POLLIN)
             if poll.poll(0):
-                async with asyncio.timeout(_PING_PATIENCE):
+                async with asyncio.timeout(_PING_TIMEOUT):
                     await self.execute("")
         except (psycopg.Error, TimeoutError):
             await self.close()
@@ -198,7 +198,7 @@ def _is_number(value: object, allowed: range = range(-(1 << 31), 1 << 31)) -> bo
 
 
 @contextlib.contextmanager
-def told_apart(conn: AsyncConnection | None) -> Iterator[None]:
+def translate_errors(conn: AsyncConnection | None) -> Iterator[None]:
     """Raise `DatabaseUnavailableError` instead of an error whose reason is the server, not the statement.
 
     Args:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final, Self
 
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from watchkeeper.database._connection import Connection, connection_string, one_line, told_apart
+from watchkeeper.database._connection import Connection, connection_string, one_line, translate_errors
 from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, MigrationSource
-from watchkeeper.database._migrator import Migrator, Patience, has_table
+from watchkeeper.database._migrator import MigrationTimeouts, Migrator, has_table
 from watchkeeper.database._owner import Owner, committed, connect_once
 from watchkeeper.database._queries import Queries
-from watchkeeper.database._roles import current_role, find_weaknesses
+from watchkeeper.database._roles import current_role, find_role_problems
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
 from watchkeeper.settings import Secret
 
@@ -29,8 +29,8 @@ _QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 
 # The pool's default of 5 minutes backs off to half a minute between attempts, so it would come back 8-22 s
 # after the server. This way each attempt is half a second after the last, and only while somebody waits.
-_RECONNECT: Final = 0.5
-_CLOSING: Final = 1.0
+_RECONNECT_S: Final = 0.5
+_CLOSE_TIMEOUT_S: Final = 1.0
 
 
 class Database:
@@ -68,14 +68,14 @@ class Database:
             raise ConfigurationError("pool_max must be at least 1, and pool_min between 0 and pool_max.")
         if min(acquire_timeout, statement_timeout) <= timedelta(0):
             raise ConfigurationError("acquire_timeout and statement_timeout must be longer than 0.")
-        self._conninfo = connection_string(_plain(url), "DATABASE_URL")
+        self._conninfo = connection_string(_reveal(url), "DATABASE_URL")
         self._owner_conninfo = (
-            connection_string(_plain(owner_url), "DATABASE_OWNER_URL") if owner_url else self._conninfo
+            connection_string(_reveal(owner_url), "DATABASE_OWNER_URL") if owner_url else self._conninfo
         )
         self._pool_size = (pool_min, pool_max)
         self._prepare_threshold = 5 if prepared_statements else None
         self._acquire_timeout = acquire_timeout.total_seconds()
-        self._patience = statement_timeout.total_seconds()
+        self._answer_timeout = statement_timeout.total_seconds()
         self._pool: AsyncConnectionPool[Connection] | None = None
         self._last_error: psycopg.Error | None = None
         self._sources: tuple[MigrationSource, ...] = (LIBRARY_MIGRATIONS,)
@@ -95,15 +95,15 @@ class Database:
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": self._prepare_threshold,
-                "patience": self._patience,
-                "report": self._note,
+                "answer_timeout": self._answer_timeout,
+                "report": self._record_error,
             },
             name="database",
             min_size=self._pool_size[0],
             max_size=self._pool_size[1],
             open=False,
             timeout=self._acquire_timeout,
-            reconnect_timeout=_RECONNECT,
+            reconnect_timeout=_RECONNECT_S,
             reconnect_failed=_try_again,
         )
         await self._pool.open()
@@ -112,7 +112,7 @@ class Database:
         """Close the connections; one in use is closed when it comes back. It may be opened again."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            await pool.close(timeout=_CLOSING)
+            await pool.close(timeout=_CLOSE_TIMEOUT_S)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -138,9 +138,11 @@ class Database:
         if pool is None:
             raise DatabaseUnavailableError("The database is not open: it is before open() or after close().")
         conn = await self._acquire(pool)
-        conn.patience = self._patience if statement_timeout is None else statement_timeout.total_seconds()
+        conn.answer_timeout = (
+            self._answer_timeout if statement_timeout is None else statement_timeout.total_seconds()
+        )
         try:
-            with told_apart(conn):
+            with translate_errors(conn):
                 yield conn
         finally:
             await pool.putconn(conn)
@@ -169,7 +171,7 @@ class Database:
     @asynccontextmanager
     async def owner(self) -> AsyncIterator[Owner]:
         """Lend what connects as the owner, for what the service's own role may not do."""
-        owner = Owner(self._owner_conninfo, self._patience)
+        owner = Owner(self._owner_conninfo, self._answer_timeout)
         try:
             yield owner
         finally:
@@ -184,12 +186,14 @@ class Database:
         async with self.connection() as conn:
             await conn.execute("SELECT 1")
 
-    async def migrate(self, *sources: MigrationSource, patience: Patience | None = None) -> list[str]:
+    async def migrate(
+        self, *sources: MigrationSource, timeouts: MigrationTimeouts | None = None
+    ) -> list[str]:
         """Apply what the database lacks, as the owner; any number of processes may call it at once.
 
         Args:
             *sources: Applied in this order; default the library's own.
-            patience: How long to wait for others.
+            timeouts: How long to wait for other processes and locks.
 
         Returns:
             The migrations that this call applied, such as `watchkeeper/0001_audit_log.sql`.
@@ -199,12 +203,12 @@ class Database:
             DatabaseUnavailableError: The server cannot be reached, or went away meanwhile.
         """
         self._sources = sources or (LIBRARY_MIGRATIONS,)
-        async with self._direct(self._conninfo, self._patience) as conn:
+        async with self._connect_directly(self._conninfo, self._answer_timeout) as conn:
             service = await current_role(conn)
-        async with self._direct(self._owner_conninfo, None) as conn:
+        async with self._connect_directly(self._owner_conninfo, None) as conn:
             owner = await current_role(conn)
             migrator = Migrator(
-                conn, service=None if owner == service else service, patience=patience or Patience()
+                conn, service=None if owner == service else service, timeouts=timeouts or MigrationTimeouts()
             )
             applied = await migrator.run(self._sources)
         await self.inspect()
@@ -231,8 +235,8 @@ class Database:
         Returns:
             A sentence for each thing that makes the protection of the tables weaker.
         """
-        async with self._direct(self._conninfo, self._patience) as conn:
-            self.warnings = await find_weaknesses(conn)
+        async with self._connect_directly(self._conninfo, self._answer_timeout) as conn:
+            self.warnings = await find_role_problems(conn)
         return self.warnings
 
     async def _acquire(self, pool: AsyncConnectionPool[Connection]) -> Connection:
@@ -263,14 +267,16 @@ class Database:
             f"No connection to the database could be made {waited}: {one_line(self._last_error)}"
         )
 
-    def _note(self, error: psycopg.Error | None) -> None:
+    def _record_error(self, error: psycopg.Error | None) -> None:
         self._last_error = error
 
     @asynccontextmanager
-    async def _direct(self, conninfo: str, patience: float | None) -> AsyncIterator[Connection]:
-        conn = await connect_once(conninfo, patience)
+    async def _connect_directly(
+        self, conninfo: str, answer_timeout: float | None
+    ) -> AsyncIterator[Connection]:
+        conn = await connect_once(conninfo, answer_timeout)
         try:
-            with told_apart(conn):
+            with translate_errors(conn):
                 yield conn
         finally:
             await conn.close()
@@ -282,5 +288,5 @@ async def _try_again(pool: AsyncConnectionPool[Connection]) -> None:
         await pool.check()
 
 
-def _plain(url: str | Secret) -> str:
+def _reveal(url: str | Secret) -> str:
     return url.reveal() if isinstance(url, Secret) else url

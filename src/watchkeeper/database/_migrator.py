@@ -27,7 +27,7 @@ _OLDEST_SERVER: Final = 150000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class MigrationTimeouts:
     """How long migrating waits for others.
 
     Args:
@@ -49,13 +49,13 @@ class Migrator:
     Args:
         conn: A connection as the owner of the tables, in autocommit.
         service: The role that gets what each `grants.sql` says; None where it is the owner itself.
-        patience: How long to wait for others.
+        timeouts: How long to wait for others.
     """
 
-    def __init__(self, conn: Connection, *, service: str | None, patience: Patience) -> None:
+    def __init__(self, conn: Connection, *, service: str | None, timeouts: MigrationTimeouts) -> None:
         self._conn = conn
         self._service = service
-        self._patience = patience
+        self._timeouts = timeouts
 
     async def run(self, sources: Sequence[MigrationSource]) -> list[str]:
         """Apply what is missing, then the grants.
@@ -79,19 +79,19 @@ class Migrator:
             raise MigrationError(f"Migrating failed: {one_line(error)}.") from error
 
     async def _migrate(self, known: Sequence[tuple[MigrationSource, list[Migration]]]) -> list[str]:
-        await self._create_record()
+        await self._create_table()
         done: list[str] = []
         for source, migrations in known:
-            while applied := await self._retried(source, migrations):
+            while applied := await self._apply_next_with_retries(source, migrations):
                 done.append(str(applied))
         if self._service is not None:
             await self._grant([source for source, _ in known], sql.Identifier(self._service))
         return done
 
-    async def _create_record(self) -> None:
+    async def _create_table(self) -> None:
         try:
             async with self._conn.transaction():
-                await self._take_turn()
+                await self._acquire_lock()
                 if not await has_table(self._conn):
                     await self._conn.execute(_QUERIES["create_table"])
         except errors.InsufficientPrivilege as error:
@@ -100,23 +100,25 @@ class Migrator:
                 " CREATE on the schema, or set DATABASE_OWNER_URL to a role that may."
             ) from error
 
-    async def _retried(self, source: MigrationSource, migrations: list[Migration]) -> Migration | None:
+    async def _apply_next_with_retries(
+        self, source: MigrationSource, migrations: list[Migration]
+    ) -> Migration | None:
         attempt = 0
         while True:
             attempt += 1
             try:
                 return await self._apply_next(source, migrations)
             except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-                if attempt >= self._patience.attempts:
+                if attempt >= self._timeouts.attempts:
                     raise MigrationError(
                         f"Migrating {source.name} got no lock in {attempt} attempts: {one_line(error)}."
                         " Another session holds it: see pg_stat_activity and pg_locks, end it, start again."
                     ) from error
-            await asyncio.sleep(self._patience.pause.total_seconds())
+            await asyncio.sleep(self._timeouts.pause.total_seconds())
 
     async def _apply_next(self, source: MigrationSource, migrations: list[Migration]) -> Migration | None:
         async with self._conn.transaction():
-            await self._take_turn()
+            await self._acquire_lock()
             cursor = await self._conn.execute(_QUERIES["applied"], {"source": source.name})
             lacking = missing(source.name, migrations, dict(await cursor.fetchall()))
             if not lacking:
@@ -124,22 +126,22 @@ class Migrator:
             await self._apply(lacking[0])
             return lacking[0]
 
-    async def _take_turn(self) -> None:
-        await self._set_lock_timeout(self._patience.turn)
+    async def _acquire_lock(self) -> None:
+        await self._set_lock_timeout(self._timeouts.turn)
         try:
-            await self._conn.execute(_QUERIES["take_turn"])
+            await self._conn.execute(_QUERIES["acquire_lock"])
         except errors.LockNotAvailable as error:
             raise MigrationError(
-                f"Another process has been migrating this database for {self._patience.turn}: see"
+                f"Another process has been migrating this database for {self._timeouts.turn}: see"
                 " pg_stat_activity for what it waits for."
             ) from error
-        await self._set_lock_timeout(self._patience.lock)
+        await self._set_lock_timeout(self._timeouts.lock)
 
     async def _apply(self, migration: Migration) -> None:
         try:
-            before = await self._transaction()
+            before = await self._transaction_id()
             await self._conn.execute(migration.sql)
-            after = await self._transaction()
+            after = await self._transaction_id()
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             raise
         except psycopg.Error as error:
@@ -166,8 +168,8 @@ class Migrator:
 
     async def _grant(self, sources: Sequence[MigrationSource], service: sql.Identifier) -> None:
         async with self._conn.transaction():
-            await self._take_turn()
-            await self._conn.execute(sql.SQL(_QUERIES["let_read"]).format(service=service))
+            await self._acquire_lock()
+            await self._conn.execute(sql.SQL(_QUERIES["grant_read"]).format(service=service))
             for source in sources:
                 text = source.grants()
                 if text is None:
@@ -179,8 +181,8 @@ class Migrator:
                         raise
                     raise MigrationError(f"{source.name}/grants.sql failed: {one_line(error)}.") from error
 
-    async def _transaction(self) -> str:
-        cursor = await self._conn.execute(_QUERIES["transaction"])
+    async def _transaction_id(self) -> str:
+        cursor = await self._conn.execute(_QUERIES["transaction_id"])
         return str((await cursor.fetchall())[0][0])
 
     async def _set_lock_timeout(self, limit: timedelta) -> None:

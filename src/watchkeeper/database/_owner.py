@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from psycopg import AsyncConnection, errors
 from psycopg.pq import TransactionStatus
 
-from watchkeeper.database._connection import Connection, told_apart
+from watchkeeper.database._connection import Connection, translate_errors
 from watchkeeper.exceptions import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ class Owner:
 
     Args:
         conninfo: Connection string of the role that owns the tables.
-        patience: Longest wait for the answer to one statement, in seconds.
+        answer_timeout: Longest wait for the answer to one statement, in seconds.
     """
 
-    def __init__(self, conninfo: str, patience: float) -> None:
+    def __init__(self, conninfo: str, answer_timeout: float) -> None:
         self._conninfo = conninfo
-        self._patience = patience
+        self._answer_timeout = answer_timeout
         self._conn: Connection | None = None
 
     @asynccontextmanager
@@ -38,8 +38,8 @@ class Owner:
             psycopg.errors.InFailedSqlTransaction: An error of a statement was swallowed inside the block.
         """
         if self._conn is None or self._conn.closed:
-            self._conn = await connect_once(self._conninfo, self._patience)
-        with told_apart(self._conn):
+            self._conn = await connect_once(self._conninfo, self._answer_timeout)
+        with translate_errors(self._conn):
             async with committed(self._conn):
                 yield self._conn
 
@@ -50,18 +50,20 @@ class Owner:
             await conn.close()
 
 
-async def connect_once(conninfo: str, patience: float | None) -> Connection:
+async def connect_once(conninfo: str, answer_timeout: float | None) -> Connection:
     """Make a connection in autocommit that is in no pool.
 
     Args:
         conninfo: What `connection_string` made.
-        patience: Longest wait for the answer to one statement, in seconds; None for no limit.
+        answer_timeout: Longest wait for the answer to one statement, in seconds; None for no limit.
 
     Raises:
         DatabaseUnavailableError: The server cannot be reached, or lets this role not in.
     """
-    with told_apart(None):
-        return await Connection.connect(conninfo, autocommit=True, prepare_threshold=None, patience=patience)
+    with translate_errors(None):
+        return await Connection.connect(
+            conninfo, autocommit=True, prepare_threshold=None, answer_timeout=answer_timeout
+        )
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ async def current_role(conn: Connection) -> str:
     return str((await cursor.fetchall())[0][0])
 
 
-async def find_weaknesses(conn: Connection) -> list[str]:
+async def find_role_problems(conn: Connection) -> list[str]:
     """Look at how a connection's role stands to the migrated tables.
 
     Args:

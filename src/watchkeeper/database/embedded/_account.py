@@ -30,7 +30,7 @@ class Account:
     name: str
     uid: int
     gid: int
-    foreign: bool
+    is_other: bool
 
 
 def choose_account(data: Path) -> Account:
@@ -50,7 +50,7 @@ def choose_account(data: Path) -> Account:
                 " it as the one who made the data (root's belongs to an account without rights), or choose"
                 " another state folder."
             )
-        return Account(name=_name(me), uid=me, gid=os.getegid(), foreign=False)
+        return Account(name=_name(me), uid=me, gid=os.getegid(), is_other=False)
     if owner == 0:
         raise EmbeddedServerError(
             f"The database in {data} belongs to root, as whom PostgreSQL does not run: give it back to the"
@@ -65,7 +65,7 @@ def choose_account(data: Path) -> Account:
             f"The database in {data} belongs to user number {owner}, which this system does not know: give it"
             f" to an account that exists, for example with: chown -R {_first_candidate().name}: {data}"
         ) from None
-    return Account(name=entry.pw_name, uid=owner, gid=entry.pw_gid, foreign=True)
+    return Account(name=entry.pw_name, uid=owner, gid=entry.pw_gid, is_other=True)
 
 
 def _owner(data: Path) -> int | None:
@@ -82,7 +82,7 @@ def _first_candidate() -> Account:
         except KeyError:
             continue
         if entry.pw_uid != 0:
-            return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, foreign=True)
+            return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, is_other=True)
     raise EmbeddedServerError(
         f"PostgreSQL does not run as root, and none of the accounts {', '.join(_CANDIDATES)} exists: make one"
         " (useradd --system --no-create-home nobody), run the service as an ordinary user, or set"

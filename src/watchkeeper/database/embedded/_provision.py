@@ -10,7 +10,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from watchkeeper.database._queries import Queries
-from watchkeeper.database.embedded._places import PORT, SUPERUSER
+from watchkeeper.database.embedded._paths import PORT, SUPERUSER
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _QUERIES: Final = Queries.load("watchkeeper.database.embedded", "embedded")
 _LONGEST_NAME_BYTES: Final = 63  # NAMEDATALEN
-_NOT_NOW: Final = ("57P", "53300")  # shutting down, starting, crashed; too many connections
+_TEMPORARY_STATES: Final = ("57P", "53300")  # shutting down, starting, crashed; too many connections
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +100,8 @@ async def _ensure_role(conn: AsyncConnection, role: str) -> None:
         await conn.execute(sql.SQL(_QUERIES[step]).format(role=sql.Identifier(role)))
 
 
-def is_not_now(error: psycopg.Error) -> bool:
+def is_temporary(error: psycopg.Error) -> bool:
     """Say whether the same may work in a moment: the server starts, stops, or is between two owners."""
     if not isinstance(error, psycopg.OperationalError):
         return False
-    return error.sqlstate is None or error.sqlstate.startswith(_NOT_NOW)
+    return error.sqlstate is None or error.sqlstate.startswith(_TEMPORARY_STATES)

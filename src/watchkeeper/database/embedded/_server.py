@@ -15,10 +15,10 @@ import psycopg
 from watchkeeper.database.embedded._account import choose_account
 from watchkeeper.database.embedded._binaries import Binaries, find_binaries, remove_old_copies
 from watchkeeper.database.embedded._failures import explain
-from watchkeeper.database.embedded._link import Link, try_lock
-from watchkeeper.database.embedded._orders import make_orders
-from watchkeeper.database.embedded._places import SUPERUSER, Places, folder_error
-from watchkeeper.database.embedded._provision import Names, is_not_now, provision
+from watchkeeper.database.embedded._paths import SUPERUSER, Paths, folder_error
+from watchkeeper.database.embedded._provision import Names, is_temporary, provision
+from watchkeeper.database.embedded._spec import make_spec
+from watchkeeper.database.embedded._supervisor_process import SupervisorProcess, try_lock
 from watchkeeper.exceptions import EmbeddedServerError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from watchkeeper.database.embedded._account import Account
-    from watchkeeper.database.embedded._orders import Orders
+    from watchkeeper.database.embedded._spec import ServerSpec
 
 _POLL_S: Final = 0.05
 _TAKE_OVER_POLL_S: Final = 0.2
@@ -75,7 +75,7 @@ class EmbeddedServer:
         report: Callable[[str, str], None] | None = None,
     ) -> None:
         self._names = Names(database=database, owner_role=owner_role, service_role=service_role)
-        self._places = Places(state=Path(os.path.realpath(state_dir.expanduser())))
+        self._paths = Paths(state=Path(os.path.realpath(state_dir.expanduser())))
         self._given_bin_dir = bin_dir
         self._parameters = dict(parameters or {})
         self._start_timeout = start_timeout.total_seconds()
@@ -84,9 +84,9 @@ class EmbeddedServer:
         self._report = _log if report is None else report
         self._account: Account | None = None
         self._binaries: Binaries | None = None
-        self._orders: Orders | None = None
-        self._link: Link | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._spec: ServerSpec | None = None
+        self._supervisor: SupervisorProcess | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -100,32 +100,32 @@ class EmbeddedServer:
     @property
     def owner(self) -> bool:
         """Whether this process owns the server now."""
-        return self._link is not None
+        return self._supervisor is not None
 
     @property
     def url(self) -> str:
         """Where the service connects."""
-        return self._names.url(self._places.sockets, self._names.service_role)
+        return self._names.url(self._paths.sockets, self._names.service_role)
 
     @property
     def owner_url(self) -> str:
         """Where the migrations connect."""
-        return self._names.url(self._places.sockets, self._names.owner_role)
+        return self._names.url(self._paths.sockets, self._names.owner_role)
 
     @property
     def superuser_url(self) -> str:
         """Where an operator connects, and pg_dump."""
-        return self._names.url(self._places.sockets, SUPERUSER)
+        return self._names.url(self._paths.sockets, SUPERUSER)
 
     @property
     def data_dir(self) -> Path:
         """The data folder."""
-        return self._places.data
+        return self._paths.data
 
     @property
     def log_file(self) -> Path:
         """What the server writes; older lines are in the file with the suffix `.1`."""
-        return self._places.log
+        return self._paths.log
 
     @property
     def bin_dir(self) -> Path:
@@ -134,7 +134,7 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: The server was not started.
         """
-        return _started(self._binaries).folder
+        return _require_started(self._binaries).folder
 
     @property
     def version(self) -> str:
@@ -143,7 +143,7 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: The server was not started.
         """
-        return _started(self._binaries).version
+        return _require_started(self._binaries).version
 
     async def start(self) -> None:
         """Own the server or attach to it; return when the roles and the database are there.
@@ -151,54 +151,54 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: It cannot be started; the message says why and what mends it.
         """
-        if self._keeping is not None:
+        if self._watching is not None:
             return
         try:
             async with asyncio.timeout(self._start_timeout):
-                await asyncio.to_thread(self._look_around)
+                await asyncio.to_thread(self._prepare)
                 await self._own_or_attach()
-                if self._link is not None:
-                    await asyncio.to_thread(remove_old_copies, _started(self._binaries), self._places)
+                if self._supervisor is not None:
+                    await asyncio.to_thread(remove_old_copies, _require_started(self._binaries), self._paths)
         except TimeoutError:
             await self.stop()
             raise EmbeddedServerError(
-                f"The embedded PostgreSQL in {self._places.state} was not ready within"
-                f" {self._start_timeout:g} s: {self._places.log} says what it does. Recovery after a crash"
+                f"The embedded PostgreSQL in {self._paths.state} was not ready within"
+                f" {self._start_timeout:g} s: {self._paths.log} says what it does. Recovery after a crash"
                 " can take longer than that; start again."
             ) from None
         except BaseException:
             await self.stop()
             raise
-        self._keeping = asyncio.create_task(self._keep(), name="watchkeeper-embedded-server")
+        self._watching = asyncio.create_task(self._watch(), name="watchkeeper-embedded-server")
 
     async def stop(self) -> None:
         """Stop the server if it is ours, else let go of it."""
-        keeping, self._keeping = self._keeping, None
+        watching, self._watching = self._watching, None
         try:
-            if keeping is not None:
-                keeping.cancel()
-                await asyncio.wait({keeping})
+            if watching is not None:
+                watching.cancel()
+                await asyncio.wait({watching})
         finally:
-            await self._drop_link()
+            await self._close_supervisor()
 
-    def _look_around(self) -> None:
+    def _prepare(self) -> None:
         """Find out who runs what where; slow, and not for an event loop."""
-        self._account = choose_account(self._places.data)
-        self._places.prepare(self._account)
-        self._binaries = find_binaries(self._given_bin_dir, self._places, self._account)
-        self._orders = make_orders(
-            self._places, self._account, self._binaries, self._parameters, self._stop_timeout
+        self._account = choose_account(self._paths.data)
+        self._paths.prepare(self._account)
+        self._binaries = find_binaries(self._given_bin_dir, self._paths, self._account)
+        self._spec = make_spec(
+            self._paths, self._account, self._binaries, self._parameters, self._stop_timeout
         )
 
     async def _own_or_attach(self) -> None:
         while True:
             await self._try_to_own()
             try:
-                await provision(self._places.sockets, self._names)
+                await provision(self._paths.sockets, self._names)
             except psycopg.Error as error:
-                if not is_not_now(error):
+                if not is_temporary(error):
                     event = {"stage": "provision", "log": [str(error)]}
-                    raise EmbeddedServerError(explain(event, self._places)) from error
+                    raise EmbeddedServerError(explain(event, self._paths)) from error
                 await asyncio.sleep(_POLL_S)
             else:
                 return
@@ -209,50 +209,50 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: Nobody owns the server, and it cannot be started.
         """
-        if self._link is not None and self._link.is_over:
-            await self._drop_link()
-        if self._link is not None:
+        if self._supervisor is not None and self._supervisor.is_over:
+            await self._close_supervisor()
+        if self._supervisor is not None:
             return True
         try:
-            lock_fd = try_lock(self._places.lock)
+            lock_fd = try_lock(self._paths.lock)
         except OSError as error:
-            raise folder_error(self._places.state, error) from error
+            raise folder_error(self._paths.state, error) from error
         if lock_fd is None:
             return False
         try:
-            self._link = await Link.start(lock_fd, _started(self._orders))
+            self._supervisor = await SupervisorProcess.start(lock_fd, _require_started(self._spec))
         except OSError as error:
             raise EmbeddedServerError(
                 f"The process that runs the embedded PostgreSQL cannot be started ({error})."
             ) from error
-        while event := await self._link.next_event():
+        while event := await self._supervisor.next_event():
             if event["event"] == "ready":
                 return True
             if event["event"] == "failed":
-                await self._drop_link()
-                raise EmbeddedServerError(explain(event, self._places))
-        complaints = list(self._link.complaints)
-        await self._drop_link()
-        if complaints:
-            raise EmbeddedServerError(explain({"stage": "supervisor", "log": complaints}, self._places))
+                await self._close_supervisor()
+                raise EmbeddedServerError(explain(event, self._paths))
+        stray_lines = list(self._supervisor.stray_lines)
+        await self._close_supervisor()
+        if stray_lines:
+            raise EmbeddedServerError(explain({"stage": "supervisor", "log": stray_lines}, self._paths))
         raise EmbeddedServerError(
-            f"The process that runs the embedded PostgreSQL in {self._places.state} was killed while it"
+            f"The process that runs the embedded PostgreSQL in {self._paths.state} was killed while it"
             " started: start again."
         )
 
-    async def _drop_link(self) -> None:
-        if self._link is not None:
-            await self._link.close()  # cancelled here, the link stays, and stop() closes it
-            self._link = None
+    async def _close_supervisor(self) -> None:
+        if self._supervisor is not None:
+            await self._supervisor.close()  # cancelled here, the link stays, and stop() closes it
+            self._supervisor = None
 
-    async def _keep(self) -> None:
+    async def _watch(self) -> None:
         """Report what happens to our server; when nobody has one, take over."""
         wait, said = _TAKE_OVER_POLL_S, ""
         while True:
-            if self._link is not None:
+            if self._supervisor is not None:
                 since = time.monotonic()
-                await self._follow(self._link)
-                await self._drop_link()
+                await self._follow(self._supervisor)
+                await self._close_supervisor()
                 self._report("warn", "The process that runs the embedded PostgreSQL was ended from outside.")
                 wait = _TAKE_OVER_POLL_S if time.monotonic() - since > _STABLE_S else wait * 2
             if not self._take_over:
@@ -270,20 +270,20 @@ class EmbeddedServer:
                     self._report("error", f"The embedded PostgreSQL has no owner and cannot get one: {said}")
                 wait = min(wait * 2, _LONGEST_BACK_OFF_S)
 
-    async def _follow(self, link: Link) -> None:
+    async def _follow(self, process: SupervisorProcess) -> None:
         """Report the events of our server until its supervisor is gone."""
         down_since: float | None = None
-        while event := await link.next_event():
+        while event := await process.next_event():
             if event["event"] == "ready" and down_since is not None:
                 seconds = time.monotonic() - down_since
                 self._report("info", f"The embedded PostgreSQL is back after {seconds:.1f} s.")
                 down_since = None
             elif event["event"] != "ready":
                 down_since = time.monotonic() if event["event"] == "down" else down_since
-                self._report("error", explain(event, self._places))
+                self._report("error", explain(event, self._paths))
 
 
-def _started(value: _T | None) -> _T:
+def _require_started(value: _T | None) -> _T:
     if value is None:
         raise EmbeddedServerError("The embedded PostgreSQL was not started: await start() first.")
     return value

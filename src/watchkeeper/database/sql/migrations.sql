@@ -1,6 +1,6 @@
 -- Who migrated what, and the lock that makes ten replicas take turns.
 
--- name: take_turn
+-- name: acquire_lock
 -- Waits until no other process migrates this database; the end of the transaction lets the next one in.
 SELECT pg_advisory_xact_lock(hashtextextended('watchkeeper_migrations', 0));
 
@@ -15,7 +15,7 @@ CREATE TABLE watchkeeper_migrations (
     PRIMARY KEY (source, number)
 );
 
--- name: let_read
+-- name: grant_read
 -- The service's role asks it whether it is ready.
 GRANT SELECT ON watchkeeper_migrations TO {service};
 
@@ -31,7 +31,7 @@ SELECT number, checksum FROM watchkeeper_migrations WHERE source = %(source)s;
 -- The last number that the database has of each source.
 SELECT source, max(number) FROM watchkeeper_migrations GROUP BY source;
 
--- name: transaction
+-- name: transaction_id
 -- The identity of the running transaction: a migration that ends it by itself is found out by this.
 SELECT pg_current_xact_id()::text;
 

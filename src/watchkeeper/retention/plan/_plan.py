@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from watchkeeper.database import Owner
+    from watchkeeper.database._owner import Owner
     from watchkeeper.retention._holds import Hold
     from watchkeeper.retention._policy import Policy
     from watchkeeper.settings import Limits

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from watchkeeper.database import Database, Owner
+    from watchkeeper.database import Database
+    from watchkeeper.database._owner import Owner
     from watchkeeper.retention.ledger._ledger import Claim, Ledger
     from watchkeeper.retention.run._throttle import Patience
     from watchkeeper.retention.table._target import Target

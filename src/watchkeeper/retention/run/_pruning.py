@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from watchkeeper.database import Database, Owner
+    from watchkeeper.database import Database
+    from watchkeeper.database._owner import Owner
     from watchkeeper.retention._policy import Policy
     from watchkeeper.retention.archive._archive import Archive
     from watchkeeper.retention.ledger._ledger import Claim, Ledger

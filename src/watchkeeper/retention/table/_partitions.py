@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from watchkeeper.database import Owner
+    from watchkeeper.database._owner import Owner
     from watchkeeper.retention.table._target import Target
 
 LOCK_WAIT: Final = timedelta(milliseconds=100)

@@ -1,6 +1,6 @@
 """The process that owns an embedded PostgreSQL; started by `EmbeddedServer`, standard library only.
 
-It runs in a session of its own. Its first line on stdin is the orders, as JSON. After that stdin only says
+It runs in a session of its own. Its first line on stdin is the spec, as JSON. After that stdin only says
 that the parent lives: its end, however it came about, stops the server. Stdout takes one JSON line an event:
 
 - `{"event": "ready", "pid"}`: clients can connect.

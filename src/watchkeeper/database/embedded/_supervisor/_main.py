@@ -9,8 +9,8 @@ from typing import NoReturn
 from watchkeeper.database.embedded._supervisor._parent import (
     FailedError,
     StoppedError,
-    read_orders,
-    tell,
+    read_spec,
+    send_event,
 )
 from watchkeeper.database.embedded._supervisor._supervisor import Supervisor
 
@@ -20,21 +20,21 @@ def main() -> NoReturn:
     os.umask(0o077)
     os.set_blocking(1, False)  # a pipe of our own; a parent that does not read must not stop us
     try:
-        orders = read_orders()
-        _keep_lock(orders["lock_fd"])
-        Supervisor(orders).run()
+        spec = read_spec()
+        _keep_lock(spec["lock_fd"])
+        Supervisor(spec).run()
     except StoppedError:
         pass
     except FailedError as error:
-        tell(error.event)
+        send_event(error.event)
         sys.exit(1)
     except OSError as error:
-        tell(FailedError("system", None, [str(error)]).event)
+        send_event(FailedError("system", None, [str(error)]).event)
         sys.exit(1)
     except Exception:  # noqa: BLE001 - nobody reads stderr here; the parent reports it
         import traceback  # noqa: PLC0415 - only a mistake of ours needs it
 
-        tell(FailedError("supervisor", None, traceback.format_exc().splitlines()).event)
+        send_event(FailedError("supervisor", None, traceback.format_exc().splitlines()).event)
         sys.exit(1)
     sys.exit(0)
 

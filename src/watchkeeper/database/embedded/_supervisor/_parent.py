@@ -29,7 +29,7 @@ class FailedError(Exception):
         self.event = {"event": "failed", "stage": stage, "code": code, "log": list(log)}
 
 
-def read_orders() -> dict[str, Any]:
+def read_spec() -> dict[str, Any]:
     """Read the first line of stdin; nothing comes behind it.
 
     Raises:
@@ -41,11 +41,11 @@ def read_orders() -> dict[str, Any]:
         if not chunk:
             raise StoppedError
         line += chunk
-    orders: dict[str, Any] = json.loads(line)
-    return orders
+    spec: dict[str, Any] = json.loads(line)
+    return spec
 
 
-def tell(event: dict[str, Any]) -> None:
+def send_event(event: dict[str, Any]) -> None:
     """Send the parent an event; a parent that is gone or does not read misses it."""
     with contextlib.suppress(OSError):
         os.write(1, json.dumps(event).encode() + b"\n")

@@ -37,7 +37,7 @@ def recorded_pid(data: Path) -> int | None:
     return int(lines[0]) if lines and lines[0].isdigit() else None
 
 
-def serves(pid: int, data: Path) -> bool:
+def is_server(pid: int, data: Path) -> bool:
     """Say whether `pid` is a server over `data`, rather than another program that got its number.
 
     A server keeps its command line, which everybody may read.
@@ -49,7 +49,7 @@ def serves(pid: int, data: Path) -> bool:
     return os.fsencode(data) in arguments
 
 
-def stragglers(data: Path) -> list[int]:
+def orphaned_backends(data: Path) -> list[int]:
     """Return the backends that work in `data`, as far as this process may see that."""
     found = []
     for entry in _PROC.glob("[0-9]*"):

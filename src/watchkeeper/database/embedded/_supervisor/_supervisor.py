@@ -11,16 +11,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from watchkeeper.database.embedded._supervisor._journal import Journal
-from watchkeeper.database.embedded._supervisor._parent import FailedError, StoppedError, tell
+from watchkeeper.database.embedded._supervisor._parent import FailedError, StoppedError, send_event
 from watchkeeper.database.embedded._supervisor._predecessor import (
     is_ready,
+    is_server,
+    orphaned_backends,
     recorded_pid,
     send_signal,
-    serves,
-    stragglers,
 )
 from watchkeeper.database.embedded._supervisor._program import Program
+from watchkeeper.database.embedded._supervisor._server_log import ServerLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ _LONGEST_WAIT_S: Final = 60.0
 _FIRST_BACK_OFF_S: Final = 0.1
 _LONGEST_BACK_OFF_S: Final = 5.0
 _STABLE_S: Final = 60.0
-_PREDECESSOR_PATIENCE_S: Final = 30.0
-_STRAGGLER_PATIENCE_S: Final = 1.0
-_KILL_PATIENCE_S: Final = 5.0
+_PREDECESSOR_TIMEOUT_S: Final = 30.0
+_ORPHAN_TIMEOUT_S: Final = 1.0
+_KILL_TIMEOUT_S: Final = 5.0
 _FULL_AGAIN_S: Final = 60.0
 _FULL: Final = b"No space left on device"
 # What a server says whose predecessor was killed and is not quite gone yet.
@@ -47,15 +47,15 @@ class Supervisor:
     """Owns one server.
 
     Args:
-        orders: What `EmbeddedServer` sent: the fields of `_link.Orders`.
+        spec: What `EmbeddedServer` sent: the fields of `_spec.ServerSpec`.
     """
 
-    def __init__(self, orders: dict[str, Any]) -> None:
-        self._orders = orders
-        self._state, self._data = Path(orders["state"]), Path(orders["data"])
-        self._journal = Journal(Path(orders["log"]))
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = spec
+        self._state, self._data = Path(spec["state"]), Path(spec["data"])
+        self._server_log = ServerLog(Path(spec["log"]))
         self._account: dict[str, Any] = (
-            {"user": orders["uid"], "group": orders["gid"], "extra_groups": []} if orders["uid"] else {}
+            {"user": spec["uid"], "group": spec["gid"], "extra_groups": []} if spec["uid"] else {}
         )
         self._program: Program | None = None
         self._parent_lives = True
@@ -69,7 +69,7 @@ class Supervisor:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # it only ends the select
         signal.signal(signal.SIGINT, lambda *_: self._stop_within(0))
-        signal.signal(signal.SIGTERM, lambda *_: self._stop_within(orders["term_grace"]))
+        signal.signal(signal.SIGTERM, lambda *_: self._stop_within(spec["term_grace"]))
 
     def run(self) -> None:
         """Own the server until the parent is gone.
@@ -91,7 +91,7 @@ class Supervisor:
     def _stop_within(self, seconds: float) -> None:
         self._stop_at = min(self._stop_at, time.monotonic() + seconds)
 
-    def _pump(self, seconds: float) -> None:
+    def _poll(self, seconds: float) -> None:
         """Wait for the parent, a signal or a line of the log, at most `seconds`."""
         sources = [self._wake]
         if self._parent_lives:
@@ -110,11 +110,11 @@ class Supervisor:
         text = self._program.read() if self._program is not None else b""
         if not text:
             return
-        self._journal.write(text)
+        self._server_log.write(text)
         now = time.monotonic()
         if _FULL in text and now >= self._full_told_at + _FULL_AGAIN_S:
             self._full_told_at = now
-            tell({"event": "full", "log": self._journal.tail})
+            send_event({"event": "full", "log": self._server_log.tail})
 
     def _wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Pump until `until()` holds; return whether it did within `seconds`.
@@ -129,17 +129,17 @@ class Supervisor:
                 raise StoppedError
             if now >= end:
                 return False
-            self._pump(min(end, self._stop_at, now + _LONGEST_WAIT_S) - now)
+            self._poll(min(end, self._stop_at, now + _LONGEST_WAIT_S) - now)
         return True
 
     # -- programs
 
     def _start(self, argv: Sequence[str], death_signal: signal.Signals, **environ: str) -> Program:
-        self._journal.begin()
-        self._program = Program(argv, {**self._orders["env"], **environ}, self._account, death_signal)
+        self._server_log.begin()
+        self._program = Program(argv, {**self._spec["env"], **environ}, self._account, death_signal)
         return self._program
 
-    def _take_leave(self, program: Program) -> int:
+    def _reap(self, program: Program) -> int:
         self._read_log()
         self._program = None
         return program.close()
@@ -149,18 +149,18 @@ class Supervisor:
         program = self._program
         if program is None:
             return
-        for number, patience in (
-            (signal.SIGINT, self._orders["stop_patience"]),
-            (signal.SIGQUIT, _KILL_PATIENCE_S),
-            (signal.SIGKILL, _KILL_PATIENCE_S),
+        for number, timeout in (
+            (signal.SIGINT, self._spec["stop_timeout"]),
+            (signal.SIGQUIT, _KILL_TIMEOUT_S),
+            (signal.SIGKILL, _KILL_TIMEOUT_S),
         ):
             if program.is_over():
                 break
             program.signal(number)
-            end = time.monotonic() + patience
+            end = time.monotonic() + timeout
             while not program.is_over() and (left := end - time.monotonic()) > 0:
-                self._pump(left)
-        self._take_leave(program)
+                self._poll(left)
+        self._reap(program)
 
     # -- data
 
@@ -191,14 +191,14 @@ class Supervisor:
         if self._account:
             os.chown(new, self._account["user"], self._account["group"])
         # What initdb starts ends with it: it reads what it writes.
-        program = self._start([*self._orders["initdb"], "-D", str(new)], signal.SIGKILL)
+        program = self._start([*self._spec["initdb"], "-D", str(new)], signal.SIGKILL)
         self._wait(float("inf"), program.is_over)
-        if code := self._take_leave(program):
-            raise FailedError("initdb", code, self._journal.tail)
+        if code := self._reap(program):
+            raise FailedError("initdb", code, self._server_log.tail)
         # The folder belongs to another account by now: root follows no link of its.
         fd = os.open(new / "postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(self._orders["configuration"])
+            file.write(self._spec["configuration"])
             file.flush()
             os.fsync(file.fileno())
 
@@ -210,18 +210,18 @@ class Supervisor:
         since = time.monotonic()  # the first start, or the last time that it ended by itself
         while True:
             started_at = time.monotonic()
-            self._end_predecessor(stragglers_too=started_at - since > _STRAGGLER_PATIENCE_S)
+            self._end_predecessor(orphans_too=started_at - since > _ORPHAN_TIMEOUT_S)
             code, ready = self._run_once()
             if self._stop_at < float("inf"):
                 raise StoppedError  # systemd told the server too, and it was quicker than the parent
-            now, log = time.monotonic(), self._journal.tail
+            now, log = time.monotonic(), self._server_log.tail
             passing = any(text in line for line in log for text in _PASSING)
             was_ready = was_ready or ready
-            if not was_ready and not (passing and now - since < _PREDECESSOR_PATIENCE_S):
+            if not was_ready and not (passing and now - since < _PREDECESSOR_TIMEOUT_S):
                 raise FailedError("postgres", code, log)
             if ready:
                 since = now
-                tell({"event": "down", "code": code, "log": log})
+                send_event({"event": "down", "code": code, "log": log})
             if passing or now - started_at > _STABLE_S:
                 back_off = _FIRST_BACK_OFF_S
             self._wait(back_off)
@@ -235,35 +235,35 @@ class Supervisor:
         # shell that started it (CreateLockFile, src/backend/utils/init/miscinit.c). It still refuses while
         # anybody uses the old server's shared memory.
         environ = {} if stale is None else {"PG_GRANDPARENT_PID": str(stale)}
-        program = self._start(self._orders["postgres"], signal.SIGINT, **environ)
+        program = self._start(self._spec["postgres"], signal.SIGINT, **environ)
         while not self._wait(_READY_POLL_S, program.is_over):
             if is_ready(self._data, program.pid):
-                tell({"event": "ready", "pid": program.pid})
+                send_event({"event": "ready", "pid": program.pid})
                 self._wait(float("inf"), program.is_over)
-                return self._take_leave(program), True
-        return self._take_leave(program), False
+                return self._reap(program), True
+        return self._reap(program), False
 
-    def _end_predecessor(self, *, stragglers_too: bool) -> None:
+    def _end_predecessor(self, *, orphans_too: bool) -> None:
         """Stop a server that outlived its supervisor and, when told, backends that outlived their server."""
         if sys.platform != "linux":
             return
         pid = recorded_pid(self._data)
-        if pid is not None and serves(pid, self._data):
+        if pid is not None and is_server(pid, self._data):
             # The parent-death signal has usually told it already.
-            for number, patience in (
-                (signal.SIGINT, self._orders["stop_patience"]),
-                (signal.SIGQUIT, _KILL_PATIENCE_S),
+            for number, timeout in (
+                (signal.SIGINT, self._spec["stop_timeout"]),
+                (signal.SIGQUIT, _KILL_TIMEOUT_S),
             ):
                 send_signal(pid, number)
-                if self._wait_gone(pid, patience):
+                if self._wait_gone(pid, timeout):
                     break
-        if stragglers_too:
-            for straggler in stragglers(self._data):
-                send_signal(straggler, signal.SIGQUIT)
+        if orphans_too:
+            for orphan in orphaned_backends(self._data):
+                send_signal(orphan, signal.SIGQUIT)
 
     def _wait_gone(self, pid: int, seconds: float) -> bool:
         end = time.monotonic() + seconds
-        while serves(pid, self._data):
+        while is_server(pid, self._data):
             if time.monotonic() > end:
                 return False
             self._wait(_READY_POLL_S)

@@ -15,7 +15,7 @@ _TAIL_LINES: Final = 40
 _LONGEST_LINE: Final = 2000  # in memory; a statement of a megabyte need not travel to the parent
 
 
-class Journal:
+class ServerLog:
     """Takes what the server writes.
 
     Args:

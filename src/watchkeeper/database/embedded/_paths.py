@@ -25,7 +25,7 @@ _SHORT_BASE: Final = Path("/tmp")  # noqa: S108 - the same for every starter; ow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Places:
+class Paths:
     """The files and folders of one embedded server.
 
     Args:
@@ -77,7 +77,7 @@ class Places:
             raise folder_error(self.state, error) from error
 
     def _prepare_state(self, account: Account) -> None:
-        mode = 0o711 if account.foreign else 0o700
+        mode = 0o711 if account.is_other else 0o700
         self.state.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.state.mkdir(mode=mode)
@@ -85,7 +85,7 @@ class Places:
             pass
         else:
             self.state.chmod(mode)  # whatever the umask was
-        if not account.foreign:
+        if not account.is_other:
             return
         here = self.state.stat()
         if closed_folder(self.state, account) == self.state and here.st_uid == os.geteuid():
@@ -104,7 +104,7 @@ def _make_private(folder: Path, account: Account) -> None:
     except FileExistsError:
         pass
     else:
-        if account.foreign:
+        if account.is_other:
             os.chown(folder, account.uid, account.gid)
     status = folder.lstat()
     if (

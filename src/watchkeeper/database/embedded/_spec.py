@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from watchkeeper.database.embedded._places import PORT, SUPERUSER
+from watchkeeper.database.embedded._paths import PORT, SUPERUSER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.database.embedded._account import Account
     from watchkeeper.database.embedded._binaries import Binaries
-    from watchkeeper.database.embedded._places import Places
+    from watchkeeper.database.embedded._paths import Paths
 
 _BUILTIN_LOCALE_SINCE: Final = 17
 _ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
@@ -35,7 +35,7 @@ log_checkpoints = off
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Orders:
+class ServerSpec:
     """What the supervisor is told.
 
     Args:
@@ -49,7 +49,7 @@ class Orders:
         uid: User that runs both; 0 for the supervisor's own.
         gid: Group of that user.
         term_grace: Seconds that the parent has after a SIGTERM to the supervisor.
-        stop_patience: Seconds that a fast shutdown may take.
+        stop_timeout: Seconds that a fast shutdown may take.
     """
 
     state: str
@@ -62,37 +62,37 @@ class Orders:
     uid: int
     gid: int
     term_grace: float
-    stop_patience: float
+    stop_timeout: float
 
 
-def make_orders(
-    places: Places,
+def make_spec(
+    paths: Paths,
     account: Account,
     binaries: Binaries,
     parameters: Mapping[str, str],
     stop_timeout: timedelta,
-) -> Orders:
-    """Return the orders for a server over `places`.
+) -> ServerSpec:
+    """Return the spec for a server over `paths`.
 
     Args:
-        places: Its folders.
+        paths: Its folders.
         account: Who runs it.
         binaries: What is run.
         parameters: Server settings that win over every other; `fsync=off` also makes smaller data, quicker.
         stop_timeout: How long a clean stop may take.
     """
-    return Orders(
-        state=str(places.state),
-        data=str(places.data),
-        log=str(places.log),
+    return ServerSpec(
+        state=str(paths.state),
+        data=str(paths.data),
+        log=str(paths.log),
         initdb=_initdb(binaries, durable=parameters.get("fsync") != "off"),
-        postgres=_postgres(binaries, places, parameters),
+        postgres=_postgres(binaries, paths, parameters),
         configuration=_CONFIGURATION,
         env=_ENVIRONMENT,
-        uid=account.uid if account.foreign else 0,
-        gid=account.gid if account.foreign else 0,
+        uid=account.uid if account.is_other else 0,
+        gid=account.gid if account.is_other else 0,
         term_grace=_TERM_GRACE_S,
-        stop_patience=stop_timeout.total_seconds(),
+        stop_timeout=stop_timeout.total_seconds(),
     )
 
 
@@ -116,18 +116,18 @@ def _initdb(binaries: Binaries, *, durable: bool) -> list[str]:
     return argv
 
 
-def _postgres(binaries: Binaries, places: Places, parameters: Mapping[str, str]) -> list[str]:
+def _postgres(binaries: Binaries, paths: Paths, parameters: Mapping[str, str]) -> list[str]:
     settings = {
         "listen_addresses": "",
         "port": str(PORT),
-        "unix_socket_directories": _quoted(str(places.sockets)),
+        "unix_socket_directories": _quoted(str(paths.sockets)),
         "unix_socket_permissions": "0700",
         "lc_messages": "C",  # a program reads them
         "log_destination": "stderr",
         "logging_collector": "off",
         **parameters,
     }
-    argv = [str(binaries.folder / "postgres"), "-D", str(places.data)]
+    argv = [str(binaries.folder / "postgres"), "-D", str(paths.data)]
     for name, value in settings.items():
         argv += ["-c", f"{name}={value}"]
     return argv

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from watchkeeper.database.embedded._orders import Orders
+    from watchkeeper.database.embedded._spec import ServerSpec
 
 # Loads the package under its full name, without the packages above it, which cost 100 ms and more. So its
 # modules import each other only as `from full.name import something`: any other form imports those after all.
@@ -30,7 +30,7 @@ _PACKAGE: Final = f"{__package__}._supervisor"
 _PROGRAM: Final = Path(__file__).parent / "_supervisor" / "__init__.py"
 _LONGEST_EVENT_BYTES: Final = 1 << 20
 _REAP_POLL_S: Final = 0.005
-_COMPLAINTS: Final = 20
+_STRAY_LINES: Final = 20
 
 
 def try_lock(path: Path) -> int | None:
@@ -49,7 +49,7 @@ def try_lock(path: Path) -> int | None:
     return None
 
 
-class Link:
+class SupervisorProcess:
     """A running supervisor.
 
     It lives as long as this process's end of a pipe is open, whatever becomes of this process. A child of
@@ -62,22 +62,22 @@ class Link:
         process: subprocess.Popen[bytes],
         lifeline: int,
         events: asyncio.StreamReader,
-        hearing: asyncio.ReadTransport,
+        transport: asyncio.ReadTransport,
     ) -> None:
         self._process = process
         self._lifeline = lifeline
         self._events = events
-        self._hearing = hearing
-        self.complaints: deque[str] = deque(maxlen=_COMPLAINTS)
-        _LINKS.add(self)
+        self._transport = transport
+        self.stray_lines: deque[str] = deque(maxlen=_STRAY_LINES)
+        _RUNNING.add(self)
 
     @classmethod
-    async def start(cls, lock_fd: int, orders: Orders) -> Self:
+    async def start(cls, lock_fd: int, spec: ServerSpec) -> Self:
         """Start a supervisor and hand it the lock.
 
         Args:
             lock_fd: From `try_lock`; closed here, the supervisor keeps its own.
-            orders: What it is to run.
+            spec: What it is to run.
 
         Raises:
             OSError: It cannot be started.
@@ -85,28 +85,28 @@ class Link:
         with contextlib.ExitStack() as ours:
             ours.callback(os.close, lock_fd)
             events = asyncio.StreamReader(limit=_LONGEST_EVENT_BYTES)
-            hearing, tell_fd = await _hear(events)
-            ours.callback(os.close, tell_fd)
+            transport, event_fd = await _open_event_pipe(events)
+            ours.callback(os.close, event_fd)
             # From here on nothing waits, so nothing can be cancelled half-way.
-            orders_fd, lifeline = os.pipe()
-            ours.callback(os.close, orders_fd)
+            spec_fd, lifeline = os.pipe()
+            ours.callback(os.close, spec_fd)
             try:
                 process = subprocess.Popen(  # noqa: ASYNC220 - takes milliseconds, and asyncio's own blocks too
-                    [sys.executable, "-I", "-c", _BOOT, _PACKAGE, str(_PROGRAM), orders.state],
-                    stdin=orders_fd,
-                    stdout=tell_fd,
-                    stderr=tell_fd,
+                    [sys.executable, "-I", "-c", _BOOT, _PACKAGE, str(_PROGRAM), spec.state],
+                    stdin=spec_fd,
+                    stdout=event_fd,
+                    stderr=event_fd,
                     cwd="/",
                     start_new_session=True,  # Ctrl-C is for the parent
                     pass_fds=(lock_fd,),
                 )
             except BaseException:
                 os.close(lifeline)
-                hearing.close()
+                transport.close()
                 raise
             with contextlib.suppress(BrokenPipeError):  # it ended at once: the end of its events says so
-                os.write(lifeline, json.dumps({**asdict(orders), "lock_fd": lock_fd}).encode() + b"\n")
-            return cls(process, lifeline, events, hearing)
+                os.write(lifeline, json.dumps({**asdict(spec), "lock_fd": lock_fd}).encode() + b"\n")
+            return cls(process, lifeline, events, transport)
 
     @property
     def is_over(self) -> bool:
@@ -119,49 +119,49 @@ class Link:
             if line.startswith(b"{"):
                 event: dict[str, Any] = json.loads(line)
                 return event
-            self.complaints.append(line.decode("utf-8", "replace"))
+            self.stray_lines.append(line.decode("utf-8", "replace"))
         return None
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Have the supervisor stop the server, without waiting for it."""
         lifeline, self._lifeline = self._lifeline, -1
         if lifeline >= 0:
             os.close(lifeline)
 
     def __del__(self) -> None:
-        self.let_go()
+        self.release()
 
     async def close(self) -> None:
         """Stop the server and wait until the supervisor is gone."""
-        self.let_go()
+        self.release()
         while await self._events.read(65536):
             pass
-        self._hearing.close()
+        self._transport.close()
         # It has closed its stdout, so it is about to end. No signal of that reaches every thread and loop.
         while self._process.poll() is None:  # noqa: ASYNC110
             await asyncio.sleep(_REAP_POLL_S)
 
 
-_LINKS: Final[weakref.WeakSet[Link]] = weakref.WeakSet()
+_RUNNING: Final[weakref.WeakSet[SupervisorProcess]] = weakref.WeakSet()
 
 
-async def _hear(events: asyncio.StreamReader) -> tuple[asyncio.ReadTransport, int]:
+async def _open_event_pipe(events: asyncio.StreamReader) -> tuple[asyncio.ReadTransport, int]:
     """Make a pipe that ends in `events`; return its transport and the end for the supervisor."""
     reading, writing = os.pipe()
     file = os.fdopen(reading, "rb", 0)
     with contextlib.ExitStack() as unless_connected:
         unless_connected.callback(os.close, writing)
         unless_connected.callback(file.close)
-        hearing, _ = await asyncio.get_running_loop().connect_read_pipe(
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(events), file
         )
         unless_connected.pop_all()
-    return hearing, writing
+    return transport, writing
 
 
-def _let_go_of_copies() -> None:  # pragma: no cover - runs in forked children
-    for link in list(_LINKS):
-        link.let_go()
+def _release_copies() -> None:  # pragma: no cover - runs in forked children
+    for process in list(_RUNNING):
+        process.release()
 
 
-os.register_at_fork(after_in_child=_let_go_of_copies)
+os.register_at_fork(after_in_child=_release_copies)
