@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from bench._figure import OURS, Figure
 from bench._pairs import Effort, interleave
 from bench._servers import CONNECTIONS, Server
-from watchkeeper.http import Lifespan
+from watchkeeper.http._lifespan import Lifespan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 from watchkeeper.exceptions import ConfigurationError, MetricError, WatchkeeperError, require_extra
 from watchkeeper.health._database import DATABASE_CHECK, DatabaseCheck
 from watchkeeper.health._runner import CheckRunner
-from watchkeeper.http import Endpoints, Lifespan, Middleware, is_loopback
+from watchkeeper.http._endpoints import Endpoints
+from watchkeeper.http._lifespan import Lifespan
+from watchkeeper.http._local import is_loopback
+from watchkeeper.http._middleware import Middleware
+from watchkeeper.http._recorder import RecorderConfig
+from watchkeeper.http.routes._resolve import resolver_for
 from watchkeeper.logs import (
     DROP_REASONS,
     Logging,
@@ -197,28 +202,22 @@ class Watchkeeper:
         # Before the start: a server logs its first lines before it starts the app.
         self.logging.install()
         endpoints = Endpoints(
-            settings=self.settings,
+            self.settings,
+            logging=self.logging,
             workers=self._workers,
-            runner=self._checks,
+            checks=self._checks,
             ready=self._ready,
-            before_scrape=self._refreshes,
             details=self._details,
-            bound_to_loopback=is_loopback(self.settings.host),
-            logging=self.logging,
+            before_scrape=self._refreshes,
         )
-        counted = self.settings.metrics
-        return Middleware(
-            app,
-            logging=self.logging,
-            metrics=self.http_metrics if counted else None,
-            endpoints=endpoints,
-            websockets=self.websocket_metrics if counted else None,
-            lifespan=Lifespan(app, self.start, self.close),
-            request_lines=self.settings.request_lines,
-            request_sample=self.settings.request_sample,
-            probe_lines=self.settings.probe_lines,
-            resolve_route=resolve_route,
+        config = RecorderConfig.from_settings(
+            self.settings,
+            logs=self.logging,
+            metrics=self.http_metrics,
+            websocket_metrics=self.websocket_metrics,
+            resolve_route=resolve_route or resolver_for(app),
         )
+        return Middleware(app, config, endpoints=endpoints, lifespan=Lifespan(app, self.start, self.close))
 
     async def start(self) -> None:
         """Open the database and start the background work.

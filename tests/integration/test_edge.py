@@ -11,7 +11,7 @@ import pytest
 
 from support.asgi import SERVERS, serving, speak, watch
 from watchkeeper.health._runner import CheckRunner
-from watchkeeper.settings import Secret, Settings
+from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,8 +150,7 @@ async def test_metrics_are_open_to_direct_local_scrapes_alone(
 
 async def test_the_token_opens_metrics_over_the_wire(tmp_path: Path, server: str) -> None:
     """401 with a challenge without it, the figures with it."""
-    settings = Settings(service="watched", state_dir=tmp_path, metrics_token=Secret(TOKEN))
-    watched = watch(_app, tmp_path, settings=settings)
+    watched = watch(_app, tmp_path, metrics_token=Secret(TOKEN))
     async with serving(watched.app, server) as port, _client(port) as client:
         closed = await client.get("/metrics")
         assert (closed.status_code, closed.headers["www-authenticate"]) == (401, 'Bearer realm="metrics"')

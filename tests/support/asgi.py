@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 from granian.server.embed import Server as EmbeddedGranian
 
-from watchkeeper.http import Endpoints, Middleware
+from watchkeeper.health._runner import CheckRunner
+from watchkeeper.http._endpoints import Endpoints
+from watchkeeper.http._middleware import Middleware
+from watchkeeper.http._recorder import RecorderConfig
+from watchkeeper.http.routes._resolve import resolver_for
 from watchkeeper.logs import Logging, Redactor, Sink
 from watchkeeper.metrics import HttpMetrics, Registry, WebsocketMetrics, Workers
 from watchkeeper.settings import Settings
@@ -188,33 +192,54 @@ class Watched:
         }
 
 
-def watch(app: App, folder: Path, *, settings: Settings | None = None, **options: Any) -> Watched:
-    """Put the edge around `app`.
+async def _nothing() -> dict[str, Any]:
+    return {}
+
+
+def watch(
+    app: App,
+    folder: Path,
+    *,
+    resolve_route: Callable[[Any], str] | None = None,
+    checks: CheckRunner | None = None,
+    ready: Callable[[], Awaitable[dict[str, bool]]] = _nothing,
+    details: Callable[[], Awaitable[dict[str, Any]]] = _nothing,
+    before_scrape: Sequence[Callable[[], Awaitable[None]]] = (),
+    **settings: Any,
+) -> Watched:
+    """Put the middleware around `app`.
 
     Args:
         app: Any ASGI app.
         folder: Where the lines go.
-        settings: Of the endpoints; default: without a token.
-        options: Of the middleware (`request_lines`, `resolve_route`, …) and of the endpoints.
+        resolve_route: As `Watchkeeper.wrap` takes it.
+        checks: Health checks; default: none.
+        ready: What `/readyz` shows.
+        details: What `/health/detailed` adds.
+        before_scrape: Awaited before each scrape.
+        settings: Settings of the service.
     """
     file = os.open(folder / "lines", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
     logging = Logging(service="watched", env="test", sink=Sink(file), redactor=Redactor(["s3cret-value"]))
     registry = Registry()
-    settings = Settings(service="watched", state_dir=folder) if settings is None else settings
-    of_edge = {
-        name: options.pop(name)
-        for name in ("request_lines", "request_sample", "probe_lines", "resolve_route")
-        if name in options
-    }
+    of_service = Settings(service="watched", state_dir=folder, **settings)
     endpoints = Endpoints(
-        settings=settings, **({"workers": Workers(registry), "runner": None, "logging": logging} | options)
+        of_service,
+        logging=logging,
+        workers=Workers(registry),
+        checks=CheckRunner([]) if checks is None else checks,
+        ready=ready,
+        details=details,
+        before_scrape=before_scrape,
     )
-    metrics = HttpMetrics(registry) if settings.metrics else None
-    websockets = WebsocketMetrics(registry) if settings.metrics else None
-    edge = Middleware(
-        app, logging=logging, metrics=metrics, endpoints=endpoints, websockets=websockets, **of_edge
+    config = RecorderConfig.from_settings(
+        of_service,
+        logs=logging,
+        metrics=HttpMetrics(registry),
+        websocket_metrics=WebsocketMetrics(registry),
+        resolve_route=resolve_route or resolver_for(app),
     )
-    watched = Watched(edge, registry, logging, file)
+    watched = Watched(Middleware(app, config, endpoints=endpoints), registry, logging, file)
     weakref.finalize(watched, os.close, file)
     return watched
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.asgi import scope_of, watch
-from watchkeeper.http._disconnect import can_be_asked, receive_at_once
+from watchkeeper.http._disconnect import can_poll, poll
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,8 @@ class _Server:
 async def test_what_is_there_is_given_and_what_is_not_is_not_waited_for() -> None:
     """A step that would wait leaves nothing behind: the next receive gets the next message."""
     server = _Server("http.request")
-    assert receive_at_once(server.receive) == {"type": "http.request", "body": b"x"}
-    assert receive_at_once(server.receive) is None
+    assert poll(server.receive) == {"type": "http.request", "body": b"x"}
+    assert poll(server.receive) is None
     await server._queue.put({"type": "http.disconnect"})
     assert await server.receive() == {"type": "http.disconnect"}
 
@@ -49,8 +49,8 @@ async def test_what_is_there_is_given_and_what_is_not_is_not_waited_for() -> Non
 async def test_a_receive_that_fails_says_nothing() -> None:
     """Whoever receives next hears of it."""
     server = _Server()
-    assert receive_at_once(server.broken) is None
-    assert receive_at_once(server.no_coroutine) is None
+    assert poll(server.broken) is None
+    assert poll(server.no_coroutine) is None
 
 
 async def test_only_a_servers_own_coroutine_is_asked() -> None:
@@ -60,15 +60,15 @@ async def test_only_a_servers_own_coroutine_is_asked() -> None:
     async def function() -> Any:
         return await server.receive()
 
-    assert can_be_asked(server.receive, scope_of())
-    assert not can_be_asked(function, scope_of())
-    assert not can_be_asked(server.no_coroutine, scope_of())
-    assert not can_be_asked(server.receive, scope_of(headers=[(b"expect", b"100-continue")]))
+    assert can_poll(server.receive, scope_of())
+    assert not can_poll(function, scope_of())
+    assert not can_poll(server.no_coroutine, scope_of())
+    assert not can_poll(server.receive, scope_of(headers=[(b"expect", b"100-continue")]))
 
 
 def test_other_loops_than_asyncios_are_not_asked() -> None:
     """A coroutine of trio may not be left half-way."""
-    assert not can_be_asked(_Server().receive, scope_of())
+    assert not can_poll(_Server().receive, scope_of())
 
 
 async def _played(folder: Path, server: _Server, delays: Sequence[float]) -> list[tuple[int, str]]:

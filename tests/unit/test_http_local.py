@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from support.asgi import LOCAL_HOST, scope_of
-from watchkeeper.http import is_local, is_loopback
+from watchkeeper.http import is_local
+from watchkeeper.http._local import is_loopback
 
 
 @pytest.mark.parametrize(

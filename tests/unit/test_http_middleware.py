@@ -12,8 +12,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from support.asgi import LOCAL_HOST, ask, scope_of, watch
-from watchkeeper.http import Middleware, error_body, name_route, note_exception
-from watchkeeper.http._exchange import AT_ONCE
+from watchkeeper.http import error_body, name_route, note_exception
+from watchkeeper.http._request_recorder import SEND_BUFFER
 from watchkeeper.logs import current_request, trace_headers
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ async def test_streaming_is_measured_to_the_last_byte(tmp_path: Path) -> None:
     assert watched.durations("unmatched") >= 0.06
 
 
-@pytest.mark.parametrize("parts", [[b"x" * (AT_ONCE + 1)], [b"x", b""], [b"x", b"y" * AT_ONCE]])
+@pytest.mark.parametrize("parts", [[b"x" * (SEND_BUFFER + 1)], [b"x", b""], [b"x", b"y" * SEND_BUFFER]])
 async def test_a_slow_client_is_part_of_the_duration(parts: list[bytes], tmp_path: Path) -> None:
     """The server's back pressure on the last byte counts, wherever there can be any."""
 
@@ -657,12 +657,11 @@ async def test_other_scopes_pass_untouched(tmp_path: Path) -> None:
     assert seen == [(scope, _never, _drop)]
 
 
-async def test_the_edge_works_without_endpoints_and_metrics(tmp_path: Path) -> None:
-    """Ids and lines alone are a use too."""
-    watched = watch(_hello, tmp_path)
-    bare = Middleware(_hello, logging=watched.logging, metrics=None, endpoints=None)
-    assert (await ask(bare, "/health")).status == 201
-    assert [line["url"] for line in watched.lines()] == ["/health"]
+async def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
+    """The ids and the lines go on."""
+    watched = watch(_hello, tmp_path, metrics=False)
+    assert (await ask(watched.app, "/x")).status == 201
+    assert [line["url"] for line in watched.lines()] == ["/x"]
     assert (
         watched.registry.sample("http_requests_total", method="GET", route="unmatched", status="201") is None
     )

@@ -8,9 +8,8 @@ import pytest
 
 from support.asgi import LOCAL_HOST, watch
 from support.websocket import play
-from watchkeeper.http import Middleware, name_route, note_exception
+from watchkeeper.http import name_route, note_exception
 from watchkeeper.logs import current_request
-from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -323,9 +322,7 @@ async def test_lines_and_metrics_of_websockets_go_off_with_those_of_requests(tmp
     await play(quiet.app, "/", 1000)
     assert quiet.lines() == []
     assert _connections(quiet, "completed") == 1.0
-    uncounted = watch(
-        _echo, tmp_path, settings=Settings(service="watched", state_dir=tmp_path, metrics=False)
-    )
+    uncounted = watch(_echo, tmp_path, metrics=False)
     await play(uncounted.app, "/", "a", 1000)
     assert [line["sent"] for line in uncounted.lines()] == [1]
     assert _open(uncounted) is None
@@ -345,11 +342,3 @@ async def test_secrets_of_a_websockets_url_are_masked(tmp_path: Path) -> None:
     (line,) = watched.lines()
     assert "abc123" not in line["url"]
     assert "room=7" in line["url"]
-
-
-async def test_websockets_are_watched_without_metrics_and_endpoints(tmp_path: Path) -> None:
-    """Ids and lines alone are a use too."""
-    watched = watch(_echo, tmp_path)
-    bare = Middleware(_echo, logging=watched.logging, metrics=None, endpoints=None)
-    await play(bare, "/x", 1000)
-    assert [line["url"] for line in watched.lines()] == ["/x"]

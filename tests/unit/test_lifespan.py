@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from watchkeeper.exceptions import EmbeddedServerError
-from watchkeeper.http import Lifespan
+from watchkeeper.http._lifespan import Lifespan
 
 Message = MutableMapping[str, Any]
 

@@ -1,7 +1,7 @@
-"""Whether the client is still there, asked without waiting.
+"""Checks without waiting whether the client is still there.
 
-No server's `send` says that nobody listens any more: uvicorn's, gunicorn's and hypercorn's drop what is sent.
-Their `receive` knows it. It is a coroutine, which can be taken one step: either it has a message at once, or
+No server's `send` reports that the client left: uvicorn, gunicorn and hypercorn drop what is sent. Their
+`receive` knows it. It is a coroutine, which can be advanced one step: either it returns a message at once, or
 it would wait, and is closed again.
 """
 
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
     from watchkeeper.http._asgi import Message, Receive, Scope
 
 
-def can_be_asked(receive: Receive, scope: Scope) -> bool:
-    """Say whether `receive` may be taken a step without harm.
+def can_poll(receive: Receive, scope: Scope) -> bool:
+    """Return whether `receive` can be advanced one step without harm.
 
-    Args:
-        receive: A server's is a bound coroutine method. What else there is may not be left half-way: a
-            middleware's function can hold a task group, granian's awaitable and trio's coroutines are none of
-            asyncio's.
-        scope: Of the request; the first step of a client's `Expect: 100-continue` asks for its body.
+    The `receive` of a server is a bound coroutine method. Others may not be stopped half-way: a middleware's
+    function can hold a task group; granian's awaitable and trio's coroutines are not asyncio's. With `Expect:
+    100-continue` the first step would ask the client for its body.
     """
     return (
         inspect.ismethod(receive)
@@ -33,12 +31,8 @@ def can_be_asked(receive: Receive, scope: Scope) -> bool:
     )
 
 
-def receive_at_once(receive: Receive) -> Message | None:
-    """Return the message that `receive` has already, or None where it would wait.
-
-    Args:
-        receive: One that `can_be_asked`.
-    """
+def poll(receive: Receive) -> Message | None:
+    """Return the message that `receive` already has, or None where it would wait; see `can_poll`."""
     step = receive()
     if not inspect.iscoroutine(step):
         return None
@@ -47,8 +41,8 @@ def receive_at_once(receive: Receive) -> Message | None:
     except StopIteration as done:
         message: Message = done.value
         return message
-    except Exception:  # noqa: BLE001 - whoever receives next hears of it
+    except Exception:  # noqa: BLE001 - the next real receive raises it again
         return None
-    with contextlib.suppress(RuntimeError):  # one that awaits something on its way out
+    with contextlib.suppress(RuntimeError):  # raised by a coroutine that awaits while it is closed
         step.close()
     return None

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from watchkeeper.metrics import Exposition, Workers
     from watchkeeper.settings import Settings
 
-REFRESH_TIMEOUT: Final = timedelta(seconds=1)
+_REFRESH_TIMEOUT: Final = timedelta(seconds=1)
 
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([^ ]+) *")
 _JSON: Final = b"application/json"
 _CLOSED: Final = (
-    "Open to this machine only: set METRICS_TOKEN and send it as 'Authorization: Bearer …', or ask over"
+    "Open to this machine only: set METRICS_TOKEN and send it as 'Authorization: Bearer …', or connect over"
     " loopback without a proxy."
 )
 _NO_TOKEN: Final = "Send the metrics token as 'Authorization: Bearer …'."  # noqa: S105 - a sentence, no token
@@ -47,86 +47,78 @@ class Answer(NamedTuple):
 
 
 class Endpoints:
-    """Answers the library's own paths, exactly as the service's contract says.
+    """Answers requests for the library's own paths.
 
     Args:
-        settings: Which of them are on, and the token.
-        workers: What `/metrics` shows; None closes it.
-        runner: The checks; the one named `db` is the database's.
-        ready: What `/readyz` asks: names, and whether each is as it should be.
-        before_scrape: Awaited together before each scrape, for a second at most.
-        details: What `/health/detailed` adds for those with the token.
-        bound_to_loopback: False closes `/metrics` where there is no token; default: by `settings.host`.
-        logging: Where a refresh that fails, or works again, is said, and what keeps secrets out of details.
+        settings: Which endpoints are on, and their token.
+        logging: Logs failed refreshes, and redacts what `/health/detailed` shows.
+        workers: What `/metrics` shows.
+        checks: The health checks; the one named `db` is the database's.
+        ready: Returns what `/readyz` shows: conditions, and whether each is met.
+        details: Returns what `/health/detailed` adds for requests with the token.
+        before_scrape: Awaited together before each scrape, for at most a second.
     """
 
-    def __init__(  # noqa: PLR0913 - the keeper joins all of it here
+    def __init__(  # noqa: PLR0913 - the keeper joins them here
         self,
-        *,
         settings: Settings,
-        workers: Workers | None,
-        runner: CheckRunner | None,
-        ready: Callable[[], Awaitable[Mapping[str, bool]]] | None = None,
+        *,
+        logging: Logging,
+        workers: Workers,
+        checks: CheckRunner,
+        ready: Callable[[], Awaitable[Mapping[str, bool]]],
+        details: Callable[[], Awaitable[Mapping[str, Any]]],
         before_scrape: Sequence[Callable[[], Awaitable[None]]] = (),
-        details: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
-        bound_to_loopback: bool | None = None,
-        logging: Logging | None = None,
     ) -> None:
         self._token = settings.metrics_token
-        self._workers = workers if settings.metrics else None
-        # Scrapes that overlap share one; a compressed one is made of the plain one of its format.
+        self._open_to_local = is_loopback(settings.host)
+        self._logging = logging
+        self._workers = workers
+        self._checks = checks
+        self._ready = ready
+        self._details = details
+        self._refreshes = [_Refresh(call, logging) for call in before_scrape]
+        # Concurrent scrapes share one result; the compressed one is made from the plain one of its format.
         self._scrapes = {
             (openmetrics, gzip): SharedCall(partial(self._scrape, openmetrics=openmetrics, gzip=gzip))
             for openmetrics in (True, False)
             for gzip in (True, False)
         }
-        self._runner = runner
-        self._ready = ready
-        self._details = details
-        self._open_to_local = is_loopback(settings.host) if bound_to_loopback is None else bound_to_loopback
-        self._lines = logging
-        self._refreshes = [_Refresh(call, logging) for call in before_scrape]
         health = settings.health
         self._answers: dict[str, Callable[[Scope, str], Awaitable[Answer]]] = {
             "/health": self._health if health else self._not_found,
             "/health/detailed": self._detailed if health else self._not_found,
             "/readyz": self._readyz if health else self._not_found,
             "/livez": self._livez,
-            "/metrics": self._not_found if self._workers is None else self._metrics,
+            "/metrics": self._metrics if settings.metrics else self._not_found,
         }
         self.paths = frozenset(self._answers)
         """The library's own paths, below the root path."""
 
     async def answer(self, path: str, scope: Scope, request_id: str) -> Answer:
-        """Answer a request for one of the library's paths.
-
-        Args:
-            path: One of `paths`.
-            scope: Of the request.
-            request_id: For the body of an error.
-        """
+        """Answer a request for one of `paths`."""
         if scope["method"] in {"GET", "HEAD"}:
             return await self._answers[path](scope, request_id)
-        return _error(405, "Only GET and HEAD are known here.", request_id, (b"allow", b"GET, HEAD"))
+        return _error(405, "Only GET and HEAD are allowed.", request_id, (b"allow", b"GET, HEAD"))
 
     async def _livez(self, _scope: Scope, _request_id: str) -> Answer:
         return _json(200, {"status": "ok"})
 
     async def _readyz(self, _scope: Scope, _request_id: str) -> Answer:
-        checks = {} if self._ready is None else dict(await self._ready())
+        checks = dict(await self._ready())
         ok = all(checks.values())
         return _json(200 if ok else 503, {"status": "ok" if ok else "error", "checks": checks})
 
     async def _health(self, _scope: Scope, _request_id: str) -> Answer:
-        if self._runner is None or DATABASE_CHECK not in self._runner.names:
+        if DATABASE_CHECK not in self._checks.names:
             return _json(200, {"status": "ok"})
-        results = await self._runner.run(DATABASE_CHECK)
+        results = await self._checks.run(DATABASE_CHECK)
         if results[DATABASE_CHECK].ok:
             return _json(200, {"status": "ok", "db": "connected"})
         return _json(503, {"status": "error", "db": "disconnected"})
 
     async def _detailed(self, scope: Scope, _request_id: str) -> Answer:
-        results = {} if self._runner is None else await self._runner.run()
+        results = await self._checks.run()
         ok = all(result.ok for result in results.values())
         body: dict[str, Any] = {
             "status": "ok" if ok else "degraded",
@@ -134,8 +126,8 @@ class Endpoints:
         }
         if self._is_authorized(scope):
             body["details"] = {
-                **(await self._details() if self._details else {}),
-                "checks": {name: self._told(result) for name, result in results.items()},
+                **await self._details(),
+                "checks": {name: self._check_details(result) for name, result in results.items()},
             }
         return _json(200 if ok else 503, body)
 
@@ -159,7 +151,6 @@ class Endpoints:
             plain = await self._scrapes[openmetrics, False].join()
             return await asyncio.to_thread(plain.compressed)
         await asyncio.gather(*(refresh.run() for refresh in self._refreshes))
-        assert self._workers is not None  # noqa: S101 - else _not_found answers
         return await self._workers.scrape(openmetrics=openmetrics)
 
     async def _not_found(self, _scope: Scope, request_id: str) -> Answer:
@@ -170,41 +161,33 @@ class Endpoints:
         match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         return match is not None and self._token is not None and self._token.matches(match[1])
 
-    def _told(self, result: CheckResult) -> dict[str, Any]:
-        error = result.error
-        if error is not None and self._lines is not None:
-            error = self._lines.redactor.text(error)
+    def _check_details(self, result: CheckResult) -> dict[str, Any]:
         return {
             "ok": result.ok,
             "checkedAt": round(result.checked_at, 3),
             "latencyMs": round(result.latency.total_seconds() * 1000, 3),
-            "error": error,
+            "error": None if result.error is None else self._logging.redactor.text(result.error),
         }
 
 
 class _Refresh:
-    """One refresh, which tells of an outage when it begins and when it is over, not with each scrape.
+    """Calls a refresh before scrapes; logs when it begins to fail and when it works again."""
 
-    Args:
-        call: What is awaited; its name stands in the lines.
-        logging: Where they go.
-    """
-
-    def __init__(self, call: Callable[[], Awaitable[None]], logging: Logging | None) -> None:
+    def __init__(self, call: Callable[[], Awaitable[None]], logging: Logging) -> None:
         self._name: str = getattr(call, "__qualname__", type(call).__qualname__)
-        self._shared = SharedCall(BoundedCall(call, REFRESH_TIMEOUT))
-        self._lines = logging
+        self._shared = SharedCall(BoundedCall(call, _REFRESH_TIMEOUT))
+        self._logging = logging
         self._failing = False
 
     async def run(self) -> None:
         failure = await self._shared.join()
-        was, self._failing = self._failing, failure is not None
-        if self._lines is None or was == self._failing:
+        was_failing, self._failing = self._failing, failure is not None
+        if was_failing == self._failing:
             return
         if failure is None:
-            self._lines.event("info", type="refresh", name=self._name, status="resumed")
+            self._logging.event("info", type="refresh", name=self._name, status="resumed")
             return
-        self._lines.event(
+        self._logging.event(
             "error",
             type="refresh",
             name=self._name,

@@ -13,7 +13,8 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from watchkeeper.http import error_body, read_ids
+from watchkeeper.http import error_body
+from watchkeeper.http._ids import read_ids
 
 if TYPE_CHECKING:
     import asyncio
