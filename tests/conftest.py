@@ -27,6 +27,7 @@ pytest_plugins = [
     "support.embedded",
     "support.backend",
     "support.prometheus",
+    "support.retention",
 ]
 
 

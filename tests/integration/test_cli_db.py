@@ -11,30 +11,26 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.house import House, open_house
 from support.postgres import SERVICE
+from support.retention import RetentionDB, open_db
 from support.terminal import Terminal, check_golden, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from support.postgres import DatabaseUrls, PostgresServer
+    from support.postgres import PostgresServer
 
 
 @pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, with the contract's two tables."""
-    async with open_house(database_urls, tmp_path) as opened:
-        opened.make_both()
-        yield opened
+def db(db: RetentionDB) -> RetentionDB:
+    """The database with the contract's two tables."""
+    db.make_contract_tables()
+    return db
 
 
 @pytest.fixture
-async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
+def any_db(any_db: RetentionDB) -> RetentionDB:
     """The same, on each supported server."""
-    async with open_house(any_urls, tmp_path) as opened:
-        opened.make_both()
-        yield opened
+    any_db.make_contract_tables()
+    return any_db
 
 
 @pytest.fixture
@@ -57,15 +53,15 @@ def backups(folder: Path) -> list[str]:
     return [file.name for file in folder.glob("backup*")]
 
 
-async def test_a_backup_brings_everything_back(any_house: House, programs: dict[str, str]) -> None:
+async def test_a_backup_brings_everything_back(any_db: RetentionDB, programs: dict[str, str]) -> None:
     """What was deleted and added since is undone; rights, triggers and the audit log are as they were."""
-    house, file = any_house, any_house.folder / "backup"
-    await house.retention().run_now(["chat_sessions"])
-    dumped = run_command(house, "db", "dump", str(file), environ=programs)
+    db, file = any_db, any_db.folder / "backup"
+    await db.retention().run_now(["chat_sessions"])
+    dumped = run_command(db, "db", "dump", str(file), environ=programs)
     assert (dumped.code, dumped.err.count("Traceback")) == (0, 0)
     assert file.stat().st_mode & 0o777 == 0o600
     assert dumped.out.startswith(f"{file}: ")
-    house.sql("DELETE FROM inbound_events")
+    db.sql("DELETE FROM inbound_events")
     for later in (
         "TABLE later (id int REFERENCES later_kind) PARTITION BY HASH (id)",
         "TABLE later_part PARTITION OF later FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
@@ -78,102 +74,104 @@ async def test_a_backup_brings_everything_back(any_house: House, programs: dict[
         "SCHEMA later_schema CREATE TABLE other (id int)",
     ):
         if later.startswith("TABLE later ("):
-            house.sql("CREATE TABLE later_kind (id int PRIMARY KEY)")
-        house.sql(f"CREATE {later}")
-    house.close()
-    await house.database.close()
-    restored = run_command(house, "db", "restore", str(file), "--yes", environ=programs)
+            db.sql("CREATE TABLE later_kind (id int PRIMARY KEY)")
+        db.sql(f"CREATE {later}")
+    db.close()
+    await db.database.close()
+    restored = run_command(db, "db", "restore", str(file), "--yes", environ=programs)
     assert restored.code == 0, restored.err
-    house.reconnect()
-    assert house.count("inbound_events") == 4
-    assert house.sql("SELECT relname FROM pg_class WHERE relname LIKE 'later%'") == []
-    assert house.count("pg_type WHERE typname LIKE '%later%'") == 0
-    assert house.count("pg_proc WHERE proname LIKE 'later%'") == 0
-    assert house.count("pg_namespace WHERE nspname LIKE 'later%'") == 0
-    last = house.sql("SELECT actor_type, action, entity FROM audit_log ORDER BY id DESC LIMIT 2")
+    db.reconnect()
+    assert db.count("inbound_events") == 4
+    assert db.sql("SELECT relname FROM pg_class WHERE relname LIKE 'later%'") == []
+    assert db.count("pg_type WHERE typname LIKE '%later%'") == 0
+    assert db.count("pg_proc WHERE proname LIKE 'later%'") == 0
+    assert db.count("pg_namespace WHERE nspname LIKE 'later%'") == 0
+    last = db.sql("SELECT actor_type, action, entity FROM audit_log ORDER BY id DESC LIMIT 2")
     assert last == [
-        ("user", "database.restore", house.urls.name),
+        ("user", "database.restore", db.urls.name),
         ("system", "retention.prune", "chat_sessions"),
     ]
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
-        house.sql("DELETE FROM audit_log")
-    await house.database.open()
-    house.sql(f"GRANT SELECT, UPDATE, DELETE ON inbound_events TO {SERVICE}")
-    assert [result.deleted for result in await house.retention().run_now(["inbound_events"])] == [3]
+        db.sql("DELETE FROM audit_log")
+    await db.database.open()
+    db.sql(f"GRANT SELECT, UPDATE, DELETE ON inbound_events TO {SERVICE}")
+    assert [result.deleted for result in await db.retention().run_now(["inbound_events"])] == [3]
 
 
 async def test_a_backup_can_be_restored_over_a_database_that_is_newer_than_the_code(
-    house: House, programs: dict[str, str]
+    db: RetentionDB, programs: dict[str, str]
 ) -> None:
     """That is what the error of such a database asks for."""
-    file = house.folder / "backup"
-    assert run_command(house, "db", "dump", str(file), environ=programs).code == 0
-    house.sql("INSERT INTO watchkeeper_migrations VALUES ('watchkeeper', 999, '0999_later.sql', 'x')")
-    refused = run_command(house, "retention", "plan")
+    file = db.folder / "backup"
+    assert run_command(db, "db", "dump", str(file), environ=programs).code == 0
+    db.sql("INSERT INTO watchkeeper_migrations VALUES ('watchkeeper', 999, '0999_later.sql', 'x')")
+    refused = run_command(db, "retention", "plan")
     assert refused.code == 1
     assert "The database is newer than this code" in refused.err
-    restored = run_command(house, "db", "restore", str(file), "--yes", environ=programs)
+    restored = run_command(db, "db", "restore", str(file), "--yes", environ=programs)
     assert restored.code == 0, restored.err
-    assert run_command(house, "retention", "status").code == 0
+    assert run_command(db, "retention", "status").code == 0
 
 
-async def test_a_restore_that_fails_changes_nothing(house: House, programs: dict[str, str]) -> None:
+async def test_a_restore_that_fails_changes_nothing(db: RetentionDB, programs: dict[str, str]) -> None:
     """A file that is no backup, or not all of one, is told in a sentence."""
-    file = house.folder / "backup"
-    assert run_command(house, "db", "dump", str(file), environ=programs).code == 0
+    file = db.folder / "backup"
+    assert run_command(db, "db", "dump", str(file), environ=programs).code == 0
     whole = file.read_bytes()
     for content in (b"no backup", whole[:-200]):
         file.write_bytes(content)
-        answer = run_command(house, "db", "restore", str(file), "--yes", environ=programs)
+        answer = run_command(db, "db", "restore", str(file), "--yes", environ=programs)
         assert answer.code == 1
         assert "pg_restore" in answer.err.splitlines()[-1]
         assert "Traceback" not in answer.err
-        assert (house.count("inbound_events"), len(house.audited())) == (4, 0)
+        assert (db.count("inbound_events"), len(db.audit_payloads())) == (4, 0)
 
 
 async def test_a_restore_beside_a_service_that_holds_a_lock_changes_nothing(
-    house: House, programs: dict[str, str]
+    db: RetentionDB, programs: dict[str, str]
 ) -> None:
     """It gives up after five seconds, and says what held it up."""
-    file = house.folder / "backup"
-    assert run_command(house, "db", "dump", str(file), environ=programs).code == 0
-    async with house.database.transaction() as conn:
+    file = db.folder / "backup"
+    assert run_command(db, "db", "dump", str(file), environ=programs).code == 0
+    async with db.database.transaction() as conn:
         await conn.execute("SELECT FROM inbound_events")
-        answer = run_command(house, "db", "restore", str(file), "--yes", environ=programs)
+        answer = run_command(db, "db", "restore", str(file), "--yes", environ=programs)
     assert answer.code == 1
     assert "Nothing was changed, because psql failed" in answer.err
     assert "lock timeout" in answer.err
-    assert house.count("inbound_events") == 4
+    assert db.count("inbound_events") == 4
 
 
-async def test_a_restore_on_a_terminal_asks_first(house: House, programs: dict[str, str]) -> None:
+async def test_a_restore_on_a_terminal_asks_first(db: RetentionDB, programs: dict[str, str]) -> None:
     """No is no."""
     path = programs
-    file = house.folder / "backup"
-    assert run_command(house, "db", "dump", str(file), environ=path).code == 0
-    house.sql("DELETE FROM inbound_events")
-    terminal = Terminal(house, "db", "restore", str(file), environ=path)
-    terminal.wait_for(f"Replace everything in the database {house.urls.name} by {file}? [y/N]")
+    file = db.folder / "backup"
+    assert run_command(db, "db", "dump", str(file), environ=path).code == 0
+    db.sql("DELETE FROM inbound_events")
+    terminal = Terminal(db, "db", "restore", str(file), environ=path)
+    terminal.wait_for(f"Replace everything in the database {db.urls.name} by {file}? [y/N]")
     terminal.type("n\n")
     answer = terminal.end()
     assert (answer.code, answer.out.endswith("Nothing was changed.\n")) == (0, True)
-    assert house.count("inbound_events") == 0
+    assert db.count("inbound_events") == 0
 
 
-async def test_status_and_migrate(house: House, postgres: PostgresServer, programs: dict[str, str]) -> None:
+async def test_status_and_migrate(
+    db: RetentionDB, postgres: PostgresServer, programs: dict[str, str]
+) -> None:
     """Which database it is, and what it lacks; migrating says what it applied, once; so does a restore."""
-    await house.database.close()
-    house.close()
+    await db.database.close()
+    db.close()
     urls = postgres.create_database()
-    file = house.folder / "empty"
-    async with open_house(urls, house.folder) as empty:
+    file = db.folder / "empty"
+    async with open_db(urls, db.folder) as empty:
         assert run_command(empty, "db", "dump", str(file), environ=programs).code == 0
         commands = ("db status", "db migrate", "db migrate", "db status", "db status --json")
         answers = [(command, run_command(empty, *command.split())) for command in commands]
         for _, answer in answers:
             assert "Traceback" not in answer.err
         check_golden("db", *answers)
-        weak = {"KEPT_URL": empty.urls.owner_url}
+        weak = {"TEST_URL": empty.urls.owner_url}
         warned = run_command(empty, "db", "status", environ=weak)
         assert "warning: The service connects as keeper_owner, which owns the tables" in warned.out
         restored = run_command(empty, "db", "restore", str(file), "--yes", environ=programs)
@@ -181,7 +179,7 @@ async def test_status_and_migrate(house: House, postgres: PostgresServer, progra
     postgres.drop_database(urls.name)
 
 
-async def test_a_dump_overwrites_nothing(house: House, tmp_path: Path) -> None:
+async def test_a_dump_overwrites_nothing(db: RetentionDB, tmp_path: Path) -> None:
     """An old backup is worth something; a folder that is not there is told."""
     path = fake_program(tmp_path / "bin", "pg_dump", "echo 'pg_dump (PostgreSQL) 99.1'")
     (tmp_path / "old").write_text("precious")
@@ -189,29 +187,29 @@ async def test_a_dump_overwrites_nothing(house: House, tmp_path: Path) -> None:
         ("old", "old exists already: name a new file."),
         ("no/new", "no/new cannot be written: No such file or directory."),
     ):
-        answer = run_command(house, "db", "dump", str(tmp_path / file), environ=path)
+        answer = run_command(db, "db", "dump", str(tmp_path / file), environ=path)
         assert (answer.code, answer.out) == (2, "")
         assert sentence in answer.err
     assert (tmp_path / "old").read_text() == "precious"
 
 
-async def test_a_dump_that_fails_leaves_no_file(house: House, tmp_path: Path) -> None:
+async def test_a_dump_that_fails_leaves_no_file(db: RetentionDB, tmp_path: Path) -> None:
     """The last words of the program are in the message."""
     script = (
         '[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 99.1" && exit; echo "no space left" >&2; exit 3'
     )
     path = fake_program(tmp_path / "bin", "pg_dump", script)
-    answer = run_command(house, "db", "dump", str(tmp_path / "backup"), environ=path)
+    answer = run_command(db, "db", "dump", str(tmp_path / "backup"), environ=path)
     assert answer.code == 1
     assert "watchkeeper: pg_dump failed (exit code 3): no space left" in answer.err
     assert backups(tmp_path) == []
 
 
-async def test_a_dump_that_is_stopped_leaves_no_file(house: House, tmp_path: Path) -> None:
+async def test_a_dump_that_is_stopped_leaves_no_file(db: RetentionDB, tmp_path: Path) -> None:
     """Ctrl-C ends the program too."""
     script = '[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 99.1" && exit; exec sleep 60'
     path = fake_program(tmp_path / "bin", "pg_dump", script)
-    terminal = Terminal(house, "db", "dump", str(tmp_path / "backup"), environ=path)
+    terminal = Terminal(db, "db", "dump", str(tmp_path / "backup"), environ=path)
     async with asyncio.timeout(30):
         while not backups(tmp_path):  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(0.05)
@@ -232,31 +230,31 @@ async def test_a_dump_that_is_stopped_leaves_no_file(house: House, tmp_path: Pat
     ],
 )
 async def test_programs_that_are_older_than_the_server_are_refused(
-    house: House, tmp_path: Path, version: str, sentence: str
+    db: RetentionDB, tmp_path: Path, version: str, sentence: str
 ) -> None:
     """The sentence says what to install."""
     path = fake_program(tmp_path / "bin", "pg_dump", f"echo '{version}'")
-    answer = run_command(house, "db", "dump", str(tmp_path / "backup"), environ=path)
+    answer = run_command(db, "db", "dump", str(tmp_path / "backup"), environ=path)
     assert answer.code == 1
     assert sentence in answer.err
     assert "postgresql-client-18" in answer.err
 
 
-async def test_programs_that_are_missing_are_asked_for(house: House, tmp_path: Path) -> None:
+async def test_programs_that_are_missing_are_asked_for(db: RetentionDB, tmp_path: Path) -> None:
     """The sentence says what to install, and a backup that is not there is told before."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "backup").write_text("x")
     path = {"PATH": str(tmp_path / "empty")}
-    answer = run_command(house, "db", "restore", str(tmp_path / "backup"), "--yes", environ=path)
+    answer = run_command(db, "db", "restore", str(tmp_path / "backup"), "--yes", environ=path)
     assert answer.code == 1
     assert "There is no pg_restore on the PATH: install PostgreSQL's client programs" in answer.err
-    answer = run_command(house, "db", "restore", str(tmp_path / "none"), "--yes", environ=path)
+    answer = run_command(db, "db", "restore", str(tmp_path / "none"), "--yes", environ=path)
     assert (answer.code, f"There is no file {tmp_path / 'none'}." in answer.err) == (2, True)
-    answer = run_command(house, "db", "restore", str(tmp_path / "backup"), environ=path)
+    answer = run_command(db, "db", "restore", str(tmp_path / "backup"), environ=path)
     assert (answer.code, "say --yes to replace the database" in answer.err) == (2, True)
 
 
-async def test_the_password_is_not_on_the_command_line(house: House, tmp_path: Path) -> None:
+async def test_the_password_is_not_on_the_command_line(db: RetentionDB, tmp_path: Path) -> None:
     """It is handed over by the environment, and nothing of the operator's own PG variables gets in."""
     seen = tmp_path / "seen"
     script = (
@@ -264,36 +262,36 @@ async def test_the_password_is_not_on_the_command_line(house: House, tmp_path: P
         f' {{ echo "$0 $*"; env; }} > {seen}; for last; do :; done; echo x > "$last"'
     )
     environ = fake_program(tmp_path / "bin", "pg_dump", script)
-    url = house.urls.owner_url.replace("://keeper_owner@", "://keeper_owner:s3cret%20x@") + "&sslmode=disable"
+    url = db.urls.owner_url.replace("://keeper_owner@", "://keeper_owner:s3cret%20x@") + "&sslmode=disable"
     answer = run_command(
-        house,
+        db,
         "db",
         "dump",
         str(tmp_path / "b"),
-        environ={**environ, "KEPT_OWNER_URL": url, "PGAPPNAME": "mine"},
+        environ={**environ, "TEST_OWNER_URL": url, "PGAPPNAME": "mine"},
     )
     assert answer.code == 0, answer.err
     command, *variables = seen.read_text().splitlines()
     assert "s3cret" not in command
-    assert {"PGPASSWORD=s3cret x", "PGUSER=keeper_owner", f"PGDATABASE={house.urls.name}"} <= set(variables)
+    assert {"PGPASSWORD=s3cret x", "PGUSER=keeper_owner", f"PGDATABASE={db.urls.name}"} <= set(variables)
     assert "PGSSLMODE=disable" in variables
     assert not [line for line in variables if line.startswith("PGAPPNAME")]
     assert "s3cret" not in answer.out + answer.err
 
 
-async def test_the_embedded_server_is_backed_up_by_its_own_programs(house: House) -> None:
+async def test_the_embedded_server_is_backed_up_by_its_own_programs(db: RetentionDB) -> None:
     """With nothing on the PATH a dump of the embedded server works, and comes back."""
     state = Path("/dev/shm") / f"wk-cli-{os.getpid()}"  # noqa: S108 - every account can look into it
     state.mkdir(mode=0o711)
-    environ = {"KEPT_URL": "", "KEPT_STATE": str(state), "PATH": str(state)}
+    environ = {"TEST_URL": "", "TEST_STATE": str(state), "PATH": str(state)}
     try:
-        file = house.folder / "backup"
-        assert run_command(house, "db", "migrate", environ=environ).code == 0
-        dumped = run_command(house, "db", "dump", str(file), environ=environ)
+        file = db.folder / "backup"
+        assert run_command(db, "db", "migrate", environ=environ).code == 0
+        dumped = run_command(db, "db", "dump", str(file), environ=environ)
         assert dumped.code == 0, dumped.err
-        restored = run_command(house, "db", "restore", str(file), "--yes", environ=environ)
-        assert restored.out == f"house: restored from {file}\n", restored.err
-        entries = run_command(house, "audit", "list", environ=environ)
-        assert "database.restore house" in entries.out
+        restored = run_command(db, "db", "restore", str(file), "--yes", environ=environ)
+        assert restored.out == f"test: restored from {file}\n", restored.err
+        entries = run_command(db, "audit", "list", environ=environ)
+        assert "database.restore test" in entries.out
     finally:
         shutil.rmtree(state)

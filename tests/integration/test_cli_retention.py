@@ -9,27 +9,22 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.house import House, open_house
 from support.terminal import Terminal, check_golden, run_command
 from watchkeeper.retention import Condition
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls
+    from support.retention import RetentionDB
 
 
 @pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, with the contract's two tables."""
-    async with open_house(database_urls, tmp_path) as opened:
-        opened.make_both()
-        opened.sql("ANALYZE inbound_events, chat_sessions")
-        yield opened
+def db(db: RetentionDB) -> RetentionDB:
+    """The database with the contract's two tables."""
+    db.make_contract_tables()
+    db.sql("ANALYZE inbound_events, chat_sessions")
+    return db
 
 
-async def test_the_commands_in_a_pipe(house: House) -> None:
+async def test_the_commands_in_a_pipe(db: RetentionDB) -> None:
     """One plain line a policy, the exit code says whether all is well."""
     commands = (
         "retention plan",
@@ -39,11 +34,11 @@ async def test_the_commands_in_a_pipe(house: House) -> None:
         "retention plan chat_sessions",
         "retention history",
     )
-    check_golden("retention_pipe", *((command, run_command(house, *command.split())) for command in commands))
-    assert (house.count("inbound_events"), house.count("chat_sessions")) == (1, 1)
+    check_golden("retention_pipe", *((command, run_command(db, *command.split())) for command in commands))
+    assert (db.count("inbound_events"), db.count("chat_sessions")) == (1, 1)
 
 
-async def test_holds_in_a_pipe_and_as_json(house: House) -> None:
+async def test_holds_in_a_pipe_and_as_json(db: RetentionDB) -> None:
     """What is held is told by the list and the plan; what makes no sense by one sentence."""
     add = ("retention", "hold", "add", "inbound_events", "--reason", "case 7", "--owner", "legal")
     commands = (
@@ -64,35 +59,35 @@ async def test_holds_in_a_pipe_and_as_json(house: House) -> None:
         (*add, "--all", "--until", "soon"),
         ("audit", "list", "--limit", "1"),
     )
-    answers = [(shlex.join(command), run_command(house, *command)) for command in commands]
+    answers = [(shlex.join(command), run_command(db, *command)) for command in commands]
     check_golden("retention_holds", *answers)
     (refused,) = [answer for command, answer in answers if "nosuch = 1" in command]
     assert refused.err.splitlines()[-1] == (
         "watchkeeper: The hold was not added: column t.nosuch does not exist."
     )
-    assert house.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%' ORDER BY id") == [
+    assert db.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%' ORDER BY id") == [
         ("31-1",),
         ("31-2",),
     ]
 
 
-async def test_what_others_refer_to_is_told_by_the_plan(house: House) -> None:
+async def test_what_others_refer_to_is_told_by_the_plan(db: RetentionDB) -> None:
     """It stays when the run has taken the others."""
-    house.sql("CREATE TABLE notes (event text REFERENCES inbound_events)")
-    house.sql("CREATE INDEX ON notes (event)")
-    house.sql("GRANT SELECT ON notes TO keeper")
-    house.sql("INSERT INTO notes VALUES ('31-1')")
+    db.sql("CREATE TABLE notes (event text REFERENCES inbound_events)")
+    db.sql("CREATE INDEX ON notes (event)")
+    db.sql("GRANT SELECT ON notes TO keeper")
+    db.sql("INSERT INTO notes VALUES ('31-1')")
     commands = [
         f"retention {action} inbound_events" for action in ("plan", "plan --json", "run --yes", "plan")
     ]
-    answers = [(command, run_command(house, *command.split())) for command in commands]
+    answers = [(command, run_command(db, *command.split())) for command in commands]
     check_golden("retention_referenced", *answers)
-    assert house.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%'") == [("31-1",)]
+    assert db.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%'") == [("31-1",)]
 
 
-def leave_a_run_open(house: House) -> None:
+def leave_a_run_open(db: RetentionDB) -> None:
     """Write the ledger as a run leaves it that is in the middle of its work, and waits."""
-    house.sql(
+    db.sql(
         "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon, started_at,"
         " rows_deleted, rows_planned, waiting) VALUES ('inbound_events', 'schedule', now(), 1,"
         " now() + interval '1 hour', now(), now() - interval '10 hours', 1200000, 4800000,"
@@ -100,7 +95,7 @@ def leave_a_run_open(house: House) -> None:
     )
 
 
-async def test_an_operators_word_in_a_pipe_and_as_json(house: House) -> None:
+async def test_an_operators_word_in_a_pipe_and_as_json(db: RetentionDB) -> None:
     """What was said is told in a sentence, and so is what makes no sense."""
     before = (
         "retention pause inbound_events --by ann",
@@ -120,21 +115,21 @@ async def test_an_operators_word_in_a_pipe_and_as_json(house: House) -> None:
         "retention cancel inbound_events --by ann",
         "retention cancel inbound_events --by bob",
     )
-    answers = [(command, run_command(house, *command.split())) for command in before]
-    leave_a_run_open(house)
-    answers += [(command, run_command(house, *command.split())) for command in while_it_runs]
+    answers = [(command, run_command(db, *command.split())) for command in before]
+    leave_a_run_open(db)
+    answers += [(command, run_command(db, *command.split())) for command in while_it_runs]
     check_golden("retention_control", *answers)
 
 
-async def test_progress_on_a_terminal(house: House) -> None:
+async def test_progress_on_a_terminal(db: RetentionDB) -> None:
     """How far a run has come, how quickly, and what it waits for; who paused what."""
-    await house.retention().register()
-    leave_a_run_open(house)
-    await house.retention().operator.pause("chat_sessions", by="ann")
-    check_golden("retention_progress", ("retention status", Terminal(house, "retention", "status").end()))
+    await db.retention().register()
+    leave_a_run_open(db)
+    await db.retention().operator.pause("chat_sessions", by="ann")
+    check_golden("retention_progress", ("retention status", Terminal(db, "retention", "status").end()))
 
 
-async def test_the_commands_as_json(house: House) -> None:
+async def test_the_commands_as_json(db: RetentionDB) -> None:
     """One JSON document on stdout and nothing else there."""
     commands = (
         "retention plan --json",
@@ -143,125 +138,123 @@ async def test_the_commands_as_json(house: House) -> None:
         "retention history inbound_events --limit 1 --json",
         "audit list --json",
     )
-    answers = [(command, run_command(house, *command.split())) for command in commands]
+    answers = [(command, run_command(db, *command.split())) for command in commands]
     for _, answer in answers:
         assert isinstance(json.loads(answer.out), list)
     check_golden("retention_json", *answers)
 
 
-async def test_a_plan_that_cannot_be_carried_out_now_says_so(house: House) -> None:
+async def test_a_plan_that_cannot_be_carried_out_now_says_so(db: RetentionDB) -> None:
     """Paused, refused by its share, or with an open run: why, what would go but for that, exit code 1."""
-    house.fill("chat_sessions", 99, 10_001, "updated_at")
-    house.sql("ANALYZE chat_sessions")
-    await house.retention().operator.hold(
+    db.fill("chat_sessions", 99, 10_001, "updated_at")
+    db.sql("ANALYZE chat_sessions")
+    await db.retention().operator.hold(
         "chat_sessions", [Condition.parse("id = nosuch")], reason="case 7", owner="legal"
     )
     commands = ("retention plan", "retention plan inbound_events --json")
-    answers = [("retention plan", run_command(house, "retention", "plan"))]
-    await house.retention().operator.pause("inbound_events", by="ann")
-    answers += [(command, run_command(house, *command.split())) for command in commands]
-    leave_a_run_open(house)
-    await house.retention().operator.resume("inbound_events", by="ann")
-    answers.append(
-        ("retention plan inbound_events", run_command(house, "retention", "plan", "inbound_events"))
-    )
+    answers = [("retention plan", run_command(db, "retention", "plan"))]
+    await db.retention().operator.pause("inbound_events", by="ann")
+    answers += [(command, run_command(db, *command.split())) for command in commands]
+    leave_a_run_open(db)
+    await db.retention().operator.resume("inbound_events", by="ann")
+    answers.append(("retention plan inbound_events", run_command(db, "retention", "plan", "inbound_events")))
     check_golden("retention_hindered", *answers)
     assert [answer.code for _, answer in answers] == [1, 1, 1, 1]
 
 
-async def test_a_run_on_a_terminal_does_not_ask_for_what_cannot_run(house: House) -> None:
+async def test_a_run_on_a_terminal_does_not_ask_for_what_cannot_run(db: RetentionDB) -> None:
     """What is paused is not asked for, and not run; the exit code tells."""
-    await house.retention().operator.pause("inbound_events", by="ann")
-    terminal = Terminal(house, "retention", "run")
+    await db.retention().operator.pause("inbound_events", by="ann")
+    terminal = Terminal(db, "retention", "run")
     terminal.wait_for("Delete 2 rows of chat_sessions now? [y/N]")
     terminal.type("y\n")
     answer = terminal.end()
     assert answer.code == 1
     assert "chat_sessions: completed, 2 rows deleted" in answer.out
     assert "inbound_events: failed" not in answer.out
-    assert (house.count("inbound_events"), house.count("chat_sessions")) == (4, 1)
+    assert (db.count("inbound_events"), db.count("chat_sessions")) == (4, 1)
 
 
-async def test_a_run_on_a_terminal_that_would_delete_nothing_does_not_ask(house: House) -> None:
+async def test_a_run_on_a_terminal_that_would_delete_nothing_does_not_ask(db: RetentionDB) -> None:
     """Nothing old enough is no question, and no failure; nothing that can be run is one."""
-    house.sql("DELETE FROM inbound_events")
-    answer = Terminal(house, "retention", "run", "inbound_events").end()
+    db.sql("DELETE FROM inbound_events")
+    answer = Terminal(db, "retention", "run", "inbound_events").end()
     assert (answer.code, answer.out.splitlines()[-1]) == (0, "There is nothing to delete.")
-    await house.retention().operator.pause("inbound_events", by="ann")
-    answer = Terminal(house, "retention", "run", "inbound_events").end()
+    await db.retention().operator.pause("inbound_events", by="ann")
+    answer = Terminal(db, "retention", "run", "inbound_events").end()
     assert (answer.code, answer.out.splitlines()[-1]) == (1, "Nothing can be run.")
     assert "[y/N]" not in answer.out
-    assert house.runs() == []
+    assert db.runs() == []
 
 
-async def test_holds_on_a_terminal(house: House) -> None:
+async def test_holds_on_a_terminal(db: RetentionDB) -> None:
     """A long reason is folded and not cut; when it was released is told only where it may have been."""
-    operator = house.retention().operator
+    operator = db.retention().operator
     why = "case 7: " + "what the court wants " * 6
     for table in ("inbound_events", "chat_sessions"):
         await operator.hold(table, [Condition.parse("id = 31-1")], reason=why, owner="legal")
     await operator.release(2, released_by="judge")
     commands = ("retention hold list", "retention hold list --ended")
-    answers = [(command, Terminal(house, *command.split()).end()) for command in commands]
+    answers = [(command, Terminal(db, *command.split()).end()) for command in commands]
     check_golden("retention_holds_terminal", *answers)
     assert all("…" not in answer.out for _, answer in answers)
 
 
-async def test_status_of_a_paused_policy_has_no_next_due(house: House) -> None:
+async def test_status_of_a_paused_policy_has_no_next_due(db: RetentionDB) -> None:
     """It has none before somebody resumes it."""
-    await house.retention().operator.pause("inbound_events", by="ann")
-    both = json.loads(run_command(house, "retention", "status", "--json").out)
+    await db.retention().operator.pause("inbound_events", by="ann")
+    both = json.loads(run_command(db, "retention", "status", "--json").out)
     assert [(one["table"], one["next_due"] is None) for one in both] == [
         ("inbound_events", True),
         ("chat_sessions", False),
     ]
 
 
-async def test_a_budget_that_is_none_is_a_usage_error(house: House) -> None:
+async def test_a_budget_that_is_none_is_a_usage_error(db: RetentionDB) -> None:
     """The message says what is taken, and not how the code calls it."""
     for given in ("abc", "7", "nan"):
-        answer = run_command(house, "retention", "run", "--yes", "--budget", given)
+        answer = run_command(db, "retention", "run", "--yes", "--budget", given)
         assert answer.code == 2
         assert "argument --budget: a share is a number over 0 and up to 1, such as 0.5" in answer.err
 
 
-async def test_policies_that_fail(house: House) -> None:
+async def test_policies_that_fail(db: RetentionDB) -> None:
     """A sentence for each, no traceback, exit code 1; the other policy has its turn."""
-    house.sql("ALTER TABLE inbound_events RENAME TO moved")
-    house.sql("REVOKE DELETE ON chat_sessions FROM keeper")
+    db.sql("ALTER TABLE inbound_events RENAME TO moved")
+    db.sql("REVOKE DELETE ON chat_sessions FROM keeper")
     commands = (
         "retention plan",
         "retention run --yes",
         "retention status",
         "audit list --entity inbound_events",
     )
-    answers = [(command, run_command(house, *command.split())) for command in commands]
+    answers = [(command, run_command(db, *command.split())) for command in commands]
     check_golden("retention_failures", *answers)
     assert "Traceback" not in "".join(answer.err for _, answer in answers)
 
 
-async def test_the_keepers_own_lines_go_to_stderr(house: House) -> None:
+async def test_the_keepers_own_lines_go_to_stderr(db: RetentionDB) -> None:
     """Stdout is the command's; the lines of the run are JSON on stderr."""
-    answer = run_command(house, "retention", "run", "--yes")
+    answer = run_command(db, "retention", "run", "--yes")
     kinds = [json.loads(line)["type"] for line in answer.err.splitlines()]
     assert kinds[-4:] == ["job", "retention", "retention", "job"]
 
 
-async def test_nothing_is_deleted_without_a_terminal_or_a_yes(house: House) -> None:
+async def test_nothing_is_deleted_without_a_terminal_or_a_yes(db: RetentionDB) -> None:
     """A job that forgot --yes is told so, with the exit code of a usage error."""
-    answer = run_command(house, "retention", "run")
+    answer = run_command(db, "retention", "run")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.endswith(
         "watchkeeper: Without a terminal nobody can be asked: say --yes to delete rows.\n"
     )
-    assert house.count("inbound_events") == 4
+    assert db.count("inbound_events") == 4
 
 
-async def test_a_run_on_a_terminal_asks_first_and_shows_a_bar(house: House) -> None:
+async def test_a_run_on_a_terminal_asks_first_and_shows_a_bar(db: RetentionDB) -> None:
     """The plan, the question, a bar a table, and a line for each run."""
-    terminal = Terminal(house, "retention", "run")
+    terminal = Terminal(db, "retention", "run")
     terminal.wait_for("Delete 5 rows now? [y/N]")
-    assert house.count("inbound_events") == 4
+    assert db.count("inbound_events") == 4
     terminal.type("y\n")
     answer = terminal.end()
     assert answer.code == 0
@@ -270,77 +263,75 @@ async def test_a_run_on_a_terminal_asks_first_and_shows_a_bar(house: House) -> N
     assert "3/3" in answer.out
     assert "inbound_events: completed, 3 rows deleted in" in answer.out
     assert '"level"' not in answer.out
-    assert house.count("inbound_events") == 1
+    assert db.count("inbound_events") == 1
 
 
-async def test_a_run_on_a_terminal_says_what_it_waits_for(house: House) -> None:
+async def test_a_run_on_a_terminal_says_what_it_waits_for(db: RetentionDB) -> None:
     """A bar that stands still would look like a command that hangs; whoever cancels it is told too."""
-    with psycopg.connect(house.urls.owner_url) as other:
+    with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT pg_current_xact_id()")
-        impatient = {"KEPT_LONG_S": "0.1"}
-        terminal = Terminal(house, "retention", "run", "inbound_events", "--yes", environ=impatient)
+        impatient = {"TEST_LONG_TRANSACTION_S": "0.1"}
+        terminal = Terminal(db, "retention", "run", "inbound_events", "--yes", environ=impatient)
         terminal.wait_for("inbound_events waits: a transaction of keeper_owner")
         terminal.wait_for("0/3 waits: long transaction")
-        await house.retention().operator.cancel("inbound_events", by="ann")
+        await db.retention().operator.cancel("inbound_events", by="ann")
         answer = terminal.end()
     assert "inbound_events: cancelled, 0 rows deleted (run 1): The run on inbound_events was" in answer.out
     assert answer.code == 1
-    assert house.count("inbound_events") == 4
+    assert db.count("inbound_events") == 4
 
 
 @pytest.mark.parametrize("keys", ["\n", "\x04"], ids=["enter", "end of input"])
-async def test_anything_but_yes_is_a_no(house: House, keys: str) -> None:
+async def test_anything_but_yes_is_a_no(db: RetentionDB, keys: str) -> None:
     """Nothing is deleted, and that is no failure."""
-    terminal = Terminal(house, "retention", "run")
+    terminal = Terminal(db, "retention", "run")
     terminal.wait_for("[y/N]")
     terminal.type(keys)
     answer = terminal.end()
     assert answer.out.endswith("Nothing was deleted.\n")
     assert answer.code == 0
-    assert house.count("inbound_events") == 4
+    assert db.count("inbound_events") == 4
 
 
-async def test_ctrl_c_at_the_question_is_a_no(house: House) -> None:
+async def test_ctrl_c_at_the_question_is_a_no(db: RetentionDB) -> None:
     """The command ends at once, and nothing is deleted."""
-    terminal = Terminal(house, "retention", "run")
+    terminal = Terminal(db, "retention", "run")
     terminal.wait_for("[y/N]")
     terminal.type("\x03")
     answer = terminal.end()
     assert answer.code == 130
     assert answer.out.endswith("watchkeeper: stopped\n")
-    assert house.count("inbound_events") == 4
+    assert db.count("inbound_events") == 4
 
 
-async def test_ctrl_c_in_the_middle_of_a_run_closes_it(house: House) -> None:
+async def test_ctrl_c_in_the_middle_of_a_run_closes_it(db: RetentionDB) -> None:
     """The run ends with its transaction, is audited, and says how far it got."""
-    house.fill("inbound_events", 40, 20_000)
-    house.sql(
+    db.fill("inbound_events", 40, 20_000)
+    db.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
         " $$BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END$$"
     )
-    house.sql(
-        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
-    )
-    terminal = Terminal(house, "retention", "run", "inbound_events", "--yes", "--allow-share", "1")
+    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()")
+    terminal = Terminal(db, "retention", "run", "inbound_events", "--yes", "--allow-share", "1")
     terminal.wait_for("rows/s")
     terminal.type("\x03")
     answer = terminal.end()
-    left = house.count("inbound_events")
+    left = db.count("inbound_events")
     assert 1 < left < 20_001
     assert answer.code == 1
     assert f"inbound_events: stopped, {20_004 - left:,} rows deleted (run 1)" in answer.out
-    assert [entry["deleted"] for entry in house.audited()] == [20_004 - left]
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [20_004 - left]
     assert "was asked to stop: run it again, and it goes on where it ended" in answer.out
     assert "scheduled" not in answer.out
 
 
-async def test_tables_on_a_terminal(house: House) -> None:
+async def test_tables_on_a_terminal(db: RetentionDB) -> None:
     """Each command shows a table whose lines fit."""
-    await house.retention().run_now()
-    house.sql("ALTER TABLE chat_sessions RENAME TO moved")
-    await house.retention().run_now()
+    await db.retention().run_now()
+    db.sql("ALTER TABLE chat_sessions RENAME TO moved")
+    await db.retention().run_now()
     commands = ("retention plan", "retention status", "retention history", "audit list --limit 1")
-    answers = [(command, Terminal(house, *command.split()).end()) for command in commands]
+    answers = [(command, Terminal(db, *command.split()).end()) for command in commands]
     check_golden("retention_terminal", *answers[:-1])
     audited = answers[-1][1].out
     assert "duration_ms=" in audited  # folded, and not cut
@@ -349,76 +340,76 @@ async def test_tables_on_a_terminal(house: House) -> None:
     assert max(map(len, tables)) <= 120
 
 
-async def test_what_came_from_outside_does_not_steer_the_terminal(house: House) -> None:
+async def test_what_came_from_outside_does_not_steer_the_terminal(db: RetentionDB) -> None:
     """Escape sequences and line breaks in an entry are shown as text, on one line."""
     payload = json.dumps({"name": "\x1b[2J\x07\n\u202eevil", "deleted": 1})
-    house.sql(
+    db.sql(
         "INSERT INTO audit_log (actor_type, actor_id, action, entity, entity_id, payload)"
         " VALUES ('user', %s, 'a', 'e', E'x\\x1b[31m', %s)",
         "[bold]u\u009b1m",
         payload,
     )
-    terminal = Terminal(house, "audit", "list", keep_escapes=True)
+    terminal = Terminal(db, "audit", "list", keep_escapes=True)
     shown = terminal.end().out
     assert "user:[bold]u\\u009b1m" in shown
     assert "e:x\\u001b[31m" in shown
     assert "\\u001b[2J\\u0007\\u000a\\u202eevil" in shown
-    piped = run_command(house, "audit", "list").out
+    piped = run_command(db, "audit", "list").out
     assert piped.count("\n") == 1
     assert not set(shown + piped) & set("\x07\x9b\u202e")
     assert "\x1b[2J" not in shown + piped
 
 
-async def test_a_reader_who_has_seen_enough_is_no_failure(house: House) -> None:
+async def test_a_reader_who_has_seen_enough_is_no_failure(db: RetentionDB) -> None:
     """`retention run | head -0`: the run goes on to its end, without a word."""
-    answer = run_command(house, "retention", "run", "--yes", read=False)
+    answer = run_command(db, "retention", "run", "--yes", read=False)
     assert (answer.code, answer.out) == (0, "")
     assert "Traceback" not in answer.err
     assert "Broken pipe" not in answer.err
-    assert len(house.audited()) == 2
+    assert len(db.audit_payloads()) == 2
 
 
-async def test_a_database_that_is_away_is_told_in_a_sentence(house: House) -> None:
+async def test_a_database_that_is_away_is_told_in_a_sentence(db: RetentionDB) -> None:
     """Exit code 1, and no traceback."""
-    away = {"KEPT_URL": "postgresql://keeper@127.0.0.1:1/x", "KEPT_OWNER_URL": "postgresql://o@127.0.0.1:1/x"}
-    answer = run_command(house, "retention", "status", environ=away)
+    away = {"TEST_URL": "postgresql://keeper@127.0.0.1:1/x", "TEST_OWNER_URL": "postgresql://o@127.0.0.1:1/x"}
+    answer = run_command(db, "retention", "status", environ=away)
     assert (answer.code, answer.out) == (1, "")
     assert "watchkeeper: No connection to the database could be made within 2 s" in answer.err
     assert "Traceback" not in answer.err
 
 
-async def test_what_the_database_refuses_is_told_in_a_sentence(house: House) -> None:
+async def test_what_the_database_refuses_is_told_in_a_sentence(db: RetentionDB) -> None:
     """A ledger that is gone is no traceback either."""
-    house.sql("ALTER TABLE retention_runs RENAME started_at TO began_at")
-    answer = run_command(house, "retention", "status")
+    db.sql("ALTER TABLE retention_runs RENAME started_at TO began_at")
+    answer = run_command(db, "retention", "status")
     assert (answer.code, answer.out) == (1, "")
     assert "watchkeeper: The database refused: column last.started_at does not exist" in answer.err
     assert "Traceback" not in answer.err
 
 
-async def test_a_limit_that_is_none_is_a_usage_error(house: House) -> None:
+async def test_a_limit_that_is_none_is_a_usage_error(db: RetentionDB) -> None:
     """The message says which numbers are taken."""
-    answer = run_command(house, "audit", "list", "--limit", "0")
+    answer = run_command(db, "audit", "list", "--limit", "0")
     assert answer.code == 2
     assert "argument --limit: takes a number from 1 to 1000" in answer.err
 
 
-async def test_a_plan_names_the_partitions_and_the_index(house: House) -> None:
+async def test_a_plan_names_the_partitions_and_the_index(db: RetentionDB) -> None:
     """What is dropped as a whole, what is not and why, and the statement that makes a missing index."""
-    house.sql("DROP TABLE inbound_events, chat_sessions")
-    house.make_table("chat_sessions", "updated_at", indexed=False)
-    house.fill("chat_sessions", 99, 1, "updated_at")
-    house.sql(
+    db.sql("DROP TABLE inbound_events, chat_sessions")
+    db.make_table("chat_sessions", "updated_at", indexed=False)
+    db.fill("chat_sessions", 99, 1, "updated_at")
+    db.sql(
         "CREATE TABLE inbound_events (id text, received_at timestamptz NOT NULL)"
         " PARTITION BY RANGE (received_at)"
     )
     for year, stop in ((2019, "'2020-01-01'"), (2020, "'2021-01-01'"), (2021, "MAXVALUE")):
         bounds = f"FOR VALUES FROM ('{year}-01-01') TO ({stop})"
-        house.sql(f"CREATE TABLE events_{year} PARTITION OF inbound_events {bounds}")
-        house.sql("INSERT INTO inbound_events VALUES ('a', make_date(%s, 5, 5))", year)
-    house.sql("CREATE VIEW first_year AS TABLE events_2019")
-    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
-    house.sql("ANALYZE inbound_events, chat_sessions")
+        db.sql(f"CREATE TABLE events_{year} PARTITION OF inbound_events {bounds}")
+        db.sql("INSERT INTO inbound_events VALUES ('a', make_date(%s, 5, 5))", year)
+    db.sql("CREATE VIEW first_year AS TABLE events_2019")
+    db.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+    db.sql("ANALYZE inbound_events, chat_sessions")
     commands = (
         "retention plan",
         "retention plan inbound_events --json",
@@ -426,5 +417,5 @@ async def test_a_plan_names_the_partitions_and_the_index(house: House) -> None:
         "retention run inbound_events --yes --json",
         "audit list --entity inbound_events",
     )
-    answers = [(command, run_command(house, *command.split())) for command in commands]
+    answers = [(command, run_command(db, *command.split())) for command in commands]
     check_golden("retention_partitions", *answers)

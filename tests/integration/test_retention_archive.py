@@ -15,18 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.archive import ARCHIVED, Between, archived, difference, file_of
-from support.house import House, look_up_rows, open_house
+from support.archive import ARCHIVED, HookedArchive, archived, difference, file_of
+from support.retention import RetentionDB, force_index_scans
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.logs import Logging, Sink
 from watchkeeper.metrics import Registry
 from watchkeeper.retention import FolderArchive, Location, Policy, Retention, RetentionMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.postgres import DatabaseUrls
 
 EVERYTHING = """
 CREATE TYPE mood AS ENUM ('glad', 'so so', 'it''s "bad"');
@@ -112,48 +110,34 @@ VALUES = {
 }
 
 
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, on each supported server."""
-    async with open_house(any_urls, tmp_path) as opened:
-        yield opened
-
-
-async def test_a_row_of_every_type_comes_back_as_it_was(any_house: House) -> None:
+async def test_a_row_of_every_type_comes_back_as_it_was(any_db: RetentionDB) -> None:
     """What is restored is what was deleted, to the last character, whatever is in it."""
-    house = any_house
-    house.sql(EVERYTHING)
-    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON everything TO keeper")
+    db = any_db
+    db.sql(EVERYTHING)
+    db.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON everything TO keeper")
     for text in HOSTILE:
-        house.sql(
+        db.sql(
             'INSERT INTO everything (received_at, "Mixed ""Case"" 100%%", line, t, r, q, l, limited)'  # noqa: S608 - the tests' own
             f" VALUES ('2020-01-01', {text}, {text}, {text}, {text}, {text}, {text}, '')".replace("%%", "%")
         )
     for column, values in VALUES.items():
         for value in values:
             with contextlib.suppress(psycopg.errors.FeatureNotSupported):  # XML, in a build without libxml
-                house.sql(
+                db.sql(
                     f"INSERT INTO everything (received_at, limited, {column})"  # noqa: S608 - the same
                     f" VALUES ('-infinity', 'x', {value})"
                 )
-    house.sql("INSERT INTO everything (received_at, limited) VALUES (now(), 'young')")
-    house.sql("CREATE TABLE before AS TABLE everything")
+    db.sql("INSERT INTO everything (received_at, limited) VALUES (now(), 'young')")
+    db.sql("CREATE TABLE before AS TABLE everything")
     policy = Policy(table="everything", age_column="received_at", keep=timedelta(days=30), archive=True)
-    retention = house.retention(policy)
+    retention = db.retention(policy)
     (result,) = await retention.run_now()
     assert (result.status, result.error) == ("completed", None)
-    assert house.count("everything") == 1
-    assert len(archived(house)) == result.deleted == house.count("before") - 1
+    assert db.count("everything") == 1
+    assert len(archived(db)) == result.deleted == db.count("before") - 1
     restored = await retention.operator.restore(1, restored_by="ann")
     assert (restored.problems, restored.rows, restored.present) == ((), result.deleted, 0)
-    assert difference(house, "everything", "before") == []
+    assert difference(db, "everything", "before") == []
 
 
 TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=30)
@@ -173,287 +157,291 @@ TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs
         max_size=8,
     ),
 )
-async def test_whatever_is_archived_comes_back(house: House, rows: list[tuple[Any, ...]]) -> None:
+async def test_whatever_is_archived_comes_back(db: RetentionDB, rows: list[tuple[Any, ...]]) -> None:
     """Any text, bytes, numbers and arrays."""
-    house.sql("DROP TABLE IF EXISTS anything, before")
-    house.sql(
+    db.sql("DROP TABLE IF EXISTS anything, before")
+    db.sql(
         "CREATE TABLE anything (received_at timestamptz DEFAULT '2020-01-01', a text, b bytea, c numeric,"
         " d float8, e text[])"
     )
-    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON anything TO keeper")
+    db.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON anything TO keeper")
     for row in rows:
-        house.sql("INSERT INTO anything (a, b, c, d, e) VALUES (%s, %s, %s, %s, %s::text[])", *row)
-    house.sql("CREATE TABLE before AS TABLE anything")
+        db.sql("INSERT INTO anything (a, b, c, d, e) VALUES (%s, %s, %s, %s, %s::text[])", *row)
+    db.sql("CREATE TABLE before AS TABLE anything")
     policy = Policy(table="anything", age_column="received_at", keep=timedelta(days=30), archive=True)
-    retention = house.retention(policy)
+    retention = db.retention(policy)
     (result,) = await retention.run_now()
-    assert (result.error, result.deleted, house.count("anything")) == (None, len(rows), 0)
+    assert (result.error, result.deleted, db.count("anything")) == (None, len(rows), 0)
     restored = await retention.operator.restore(result.run or 0, restored_by="ann")
     assert (restored.problems, restored.rows) == ((), len(rows))
-    assert difference(house, "anything", "before") == []
+    assert difference(db, "anything", "before") == []
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_rows_go_when_they_are_in_the_archive(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """Each deleted row is in a segment of the ledger, once; young ones are in none; the audit entry tells."""
-    look_up_rows(monkeypatch)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 30_000)
-    house.fill("inbound_events", 29, 100)
-    ids = {row for (row,) in house.sql("SELECT id FROM inbound_events WHERE id LIKE '40-%'")}
-    (result,) = await house.retention(ARCHIVED).run_now()
-    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 30_000, 100)
-    rows = archived(house)
+    force_index_scans(monkeypatch)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 30_000)
+    db.fill("inbound_events", 29, 100)
+    ids = {row for (row,) in db.sql("SELECT id FROM inbound_events WHERE id LIKE '40-%'")}
+    (result,) = await db.retention(ARCHIVED).run_now()
+    assert (result.error, result.deleted, db.count("inbound_events")) == (None, 30_000, 100)
+    rows = archived(db)
     assert len(rows) == 30_000
     assert {row["id"] for row in rows} == ids
-    (entry,) = house.audited()
-    ((place, files),) = house.sql("SELECT min(place), count(DISTINCT place) FROM retention_archives")
+    (entry,) = db.audit_payloads()
+    ((place, files),) = db.sql("SELECT min(place), count(DISTINCT place) FROM retention_archives")
     assert entry["archived"] == {"rows": 30_000, "place": place, "files": files}
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_a_row_that_is_updated_after_it_was_archived_is_not_lost(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """It stays at first; a later pass archives what it is by then, and that is what comes back."""
-    look_up_rows(monkeypatch)
-    house.make_table(indexed=indexed)
-    house.sql("ALTER TABLE inbound_events ADD note text")
-    house.fill("inbound_events", 40, 500)
+    force_index_scans(monkeypatch)
+    db.make_table(indexed=indexed)
+    db.sql("ALTER TABLE inbound_events ADD note text")
+    db.fill("inbound_events", 40, 500)
 
     def update(segment: int) -> None:
         if segment == 1:
-            house.sql("UPDATE inbound_events SET note = 'changed' WHERE id LIKE '40-1%'")
+            db.sql("UPDATE inbound_events SET note = 'changed' WHERE id LIKE '40-1%'")
 
-    archive = Between(house.folder / "archive", update)
-    retention = house.retention(ARCHIVED, archive=archive)
+    archive = HookedArchive(db.folder / "archive", update)
+    retention = db.retention(ARCHIVED, archive=archive)
     (result,) = await retention.run_now()
-    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 500, 0)
-    rows = archived(house)
+    assert (result.error, result.deleted, db.count("inbound_events")) == (None, 500, 0)
+    rows = archived(db)
     assert len(rows) == len({row["id"] for row in rows}) == 500
     assert all((row["note"] == "changed") == row["id"].startswith("40-1") for row in rows)
     await retention.operator.restore(1, restored_by="ann")
-    assert house.count("inbound_events WHERE (note = 'changed') IS TRUE = (id LIKE '40-1%')") == 500
+    assert db.count("inbound_events WHERE (note = 'changed') IS TRUE = (id LIKE '40-1%')") == 500
 
 
-async def test_a_row_that_became_young_after_it_was_archived_stays(house: House) -> None:
+async def test_a_row_that_became_young_after_it_was_archived_stays(db: RetentionDB) -> None:
     """What is deleted is eligible at that moment; restoring does not double it."""
-    house.make_table()
-    house.fill("inbound_events", 40, 50)
+    db.make_table()
+    db.fill("inbound_events", 40, 50)
     touch = "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'"
-    retention = house.retention(ARCHIVED, archive=Between(house.folder, lambda _: house.sql(touch)))
+    retention = db.retention(ARCHIVED, archive=HookedArchive(db.folder, lambda _: db.sql(touch)))
     (result,) = await retention.run_now()
     assert (result.error, result.deleted) == (None, 49)
-    assert house.sql("SELECT id FROM inbound_events") == [("40-5",)]
+    assert db.sql("SELECT id FROM inbound_events") == [("40-5",)]
     restored = await retention.operator.restore(1, restored_by="ann")
-    assert (restored.rows, restored.present, house.count("inbound_events")) == (49, 0, 50)
+    assert (restored.rows, restored.present, db.count("inbound_events")) == (49, 0, 50)
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_a_hold_between_archive_and_delete_is_in_force(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """What it holds stays, and the ledger says which of the archived rows did."""
-    look_up_rows(monkeypatch)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 100)
+    force_index_scans(monkeypatch)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 100)
 
     def hold(segment: int) -> None:
         if segment == 1:
-            house.sql(
+            db.sql(
                 "INSERT INTO retention_holds (table_name, conditions, reason, owner)"
                 " VALUES ('inbound_events',"
                 ' \'[{"column": "id", "operator": "in", "values": ["40-7", "40-8"]}]\', \'x\', \'y\')'
             )
 
-    (result,) = await house.retention(ARCHIVED, archive=Between(house.folder, hold)).run_now()
+    (result,) = await db.retention(ARCHIVED, archive=HookedArchive(db.folder, hold)).run_now()
     assert (result.error, result.deleted) == (None, 98)
-    assert house.sql("SELECT id FROM inbound_events ORDER BY id") == [("40-7",), ("40-8",)]
-    assert {"40-7", "40-8"}.isdisjoint(row["id"] for row in archived(house))
-    ((segment,),) = house.sql(
+    assert db.sql("SELECT id FROM inbound_events ORDER BY id") == [("40-7",), ("40-8",)]
+    assert {"40-7", "40-8"}.isdisjoint(row["id"] for row in archived(db))
+    ((segment,),) = db.sql(
         "SELECT (rows, deleted, cardinality(kept))::text FROM retention_archives ORDER BY id LIMIT 1"
     )
     assert segment == "(100,98,2)"
 
 
-async def test_rows_that_take_the_places_of_archived_ones_are_not_deleted_for_them(house: House) -> None:
+async def test_rows_that_take_the_places_of_archived_ones_are_not_deleted_for_them(
+    db: RetentionDB,
+) -> None:
     """VACUUM FULL moves rows and leaves who made them: nothing goes by its place that was not archived."""
-    house.make_table(indexed=False)
-    house.fill("inbound_events", 40, 3000)
-    house.sql("DELETE FROM inbound_events WHERE right(id, 1) = '1'")
-    house.sql("CREATE TABLE before AS TABLE inbound_events")
+    db.make_table(indexed=False)
+    db.fill("inbound_events", 40, 3000)
+    db.sql("DELETE FROM inbound_events WHERE right(id, 1) = '1'")
+    db.sql("CREATE TABLE before AS TABLE inbound_events")
 
     def move(segment: int) -> None:
         if segment == 1:
-            house.sql("VACUUM FULL inbound_events")
+            db.sql("VACUUM FULL inbound_events")
 
-    retention = house.retention(ARCHIVED, archive=Between(house.folder, move))
+    retention = db.retention(ARCHIVED, archive=HookedArchive(db.folder, move))
     (result,) = await retention.run_now()
-    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 2700, 0)
-    assert len({row["id"] for row in archived(house)}) == len(archived(house)) == 2700
-    assert house.sql("SELECT deleted FROM retention_archives ORDER BY id LIMIT 1") == [(0,)]
+    assert (result.error, result.deleted, db.count("inbound_events")) == (None, 2700, 0)
+    assert len({row["id"] for row in archived(db)}) == len(archived(db)) == 2700
+    assert db.sql("SELECT deleted FROM retention_archives ORDER BY id LIMIT 1") == [(0,)]
     await retention.operator.restore(1, restored_by="ann")
-    assert difference(house, "inbound_events", "before") == []
+    assert difference(db, "inbound_events", "before") == []
 
 
-async def test_a_row_that_takes_the_place_of_an_archived_one_is_not_deleted_for_it(house: House) -> None:
+async def test_a_row_that_takes_the_place_of_an_archived_one_is_not_deleted_for_it(
+    db: RetentionDB,
+) -> None:
     """Who made a row says which one it is: the new one is archived before it goes."""
-    house.make_table(indexed=False)
-    house.fill("inbound_events", 40, 50)
+    db.make_table(indexed=False)
+    db.fill("inbound_events", 40, 50)
 
     def replace(segment: int) -> None:
         if segment == 1:
-            ((place,),) = house.sql("DELETE FROM inbound_events WHERE id = '40-5' RETURNING ctid::text")
-            house.sql("VACUUM inbound_events")
-            new = house.sql("INSERT INTO inbound_events VALUES ('new', '2020-01-01') RETURNING ctid::text")
+            ((place,),) = db.sql("DELETE FROM inbound_events WHERE id = '40-5' RETURNING ctid::text")
+            db.sql("VACUUM inbound_events")
+            new = db.sql("INSERT INTO inbound_events VALUES ('new', '2020-01-01') RETURNING ctid::text")
             assert new == [(place,)]
 
-    (result,) = await house.retention(ARCHIVED, archive=Between(house.folder, replace)).run_now()
-    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 50, 0)
-    assert {row["id"] for row in archived(house)} == {f"40-{n}" for n in range(1, 51) if n != 5} | {"new"}
+    (result,) = await db.retention(ARCHIVED, archive=HookedArchive(db.folder, replace)).run_now()
+    assert (result.error, result.deleted, db.count("inbound_events")) == (None, 50, 0)
+    assert {row["id"] for row in archived(db)} == {f"40-{n}" for n in range(1, 51) if n != 5} | {"new"}
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_locked_rows_are_come_back_for(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """Also where a segment holds a few rows only, and locked ones come first: others do not wait for them."""
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 600)
-    with psycopg.connect(house.urls.owner_url) as other:
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 600)
+    with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT FROM inbound_events ORDER BY received_at DESC LIMIT 90 FOR UPDATE")
         other.execute("SELECT FROM inbound_events ORDER BY received_at LIMIT 90 FOR UPDATE")
-        (result,) = await house.retention(ARCHIVED).run_now()
-        assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 420, 180)
+        (result,) = await db.retention(ARCHIVED).run_now()
+        assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 420, 180)
         other.rollback()
     told = re.match(r"Up to (\d+) rows of inbound_events that are due are locked", str(result.error))
     assert told is not None
     assert 180 <= int(told[1]) <= 200  # those between two sweeps are counted twice
-    (result,) = await house.retention(ARCHIVED).run_now()
-    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 180, 0)
-    assert len({row["id"] for row in archived(house)}) == len(archived(house)) == 600
+    (result,) = await db.retention(ARCHIVED).run_now()
+    assert (result.error, result.deleted, db.count("inbound_events")) == (None, 180, 0)
+    assert len({row["id"] for row in archived(db)}) == len(archived(db)) == 600
 
 
 async def test_a_trigger_that_keeps_rows_is_told_before_all_of_them_are_archived(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run fails with its sentence after three sweeps."""
     monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 20_000)
-    house.make_table()
-    house.fill("inbound_events", 40, 5000)
-    house.sql("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$")
-    house.sql("CREATE TRIGGER keep BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION keep()")
-    (result,) = await house.retention(ARCHIVED).run_now()
-    assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 0, 5000)
+    db.make_table()
+    db.fill("inbound_events", 40, 5000)
+    db.sql("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$")
+    db.sql("CREATE TRIGGER keep BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION keep()")
+    (result,) = await db.retention(ARCHIVED).run_now()
+    assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 5000)
     assert "a BEFORE DELETE trigger keeps them" in str(result.error)
-    assert house.count("retention_archives") == 3
+    assert db.count("retention_archives") == 3
 
 
-async def test_rows_of_5_mb_are_archived_a_few_at_a_time(house: House) -> None:
+async def test_rows_of_5_mb_are_archived_a_few_at_a_time(db: RetentionDB) -> None:
     """Segments are bounded by bytes as well, so that memory is; and all of it comes back."""
-    house.make_table()
-    house.sql("ALTER TABLE inbound_events ADD body text")
-    house.fill("inbound_events", 40, 9)
-    house.sql("UPDATE inbound_events SET body = repeat(md5(id), 160000)")
-    house.sql("CREATE TABLE before AS TABLE inbound_events")
-    retention = house.retention(ARCHIVED)
+    db.make_table()
+    db.sql("ALTER TABLE inbound_events ADD body text")
+    db.fill("inbound_events", 40, 9)
+    db.sql("UPDATE inbound_events SET body = repeat(md5(id), 160000)")
+    db.sql("CREATE TABLE before AS TABLE inbound_events")
+    retention = db.retention(ARCHIVED)
     (result,) = await retention.run_now()
-    assert (result.error, result.deleted, house.count("inbound_events")) == (None, 9, 0)
-    assert house.sql("SELECT max(rows), sum(rows) FROM retention_archives") == [(2, 9)]
+    assert (result.error, result.deleted, db.count("inbound_events")) == (None, 9, 0)
+    assert db.sql("SELECT max(rows), sum(rows) FROM retention_archives") == [(2, 9)]
     restored = await retention.operator.restore(1, restored_by="ann")
     assert (restored.problems, restored.rows) == ((), 9)
-    assert difference(house, "inbound_events", "before") == []
+    assert difference(db, "inbound_events", "before") == []
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_a_table_in_partitions_is_archived_like_any_other(
-    any_house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """Rows of two partitions lie in the same places, and neither is taken for the other."""
-    house = any_house
-    look_up_rows(monkeypatch)
-    house.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
+    db = any_db
+    force_index_scans(monkeypatch)
+    db.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
     for part in range(3):
         bounds = f"FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
-        house.sql(f"CREATE TABLE part_{part} PARTITION OF inbound_events {bounds}")
+        db.sql(f"CREATE TABLE part_{part} PARTITION OF inbound_events {bounds}")
     if indexed:
-        house.sql("CREATE INDEX ON inbound_events (received_at)")
-    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
-    house.sql(
+        db.sql("CREATE INDEX ON inbound_events (received_at)")
+    db.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+    db.sql(
         "INSERT INTO inbound_events SELECT g, now() - interval '40 days' * mod(g, 2)"
         " FROM generate_series(1, 3000) g"
     )
-    house.sql("CREATE TABLE before AS TABLE inbound_events")
-    retention = house.retention(ARCHIVED)
+    db.sql("CREATE TABLE before AS TABLE inbound_events")
+    retention = db.retention(ARCHIVED)
     (result,) = await retention.run_now()
     assert (result.error, result.deleted) == (None, 1500)
-    assert sorted(int(row["id"]) for row in archived(house)) == list(range(1, 3000, 2))
+    assert sorted(int(row["id"]) for row in archived(db)) == list(range(1, 3000, 2))
     await retention.operator.restore(1, restored_by="ann")
-    assert difference(house, "inbound_events", "before") == []
+    assert difference(db, "inbound_events", "before") == []
 
 
-async def test_a_table_with_a_deferrable_key_is_not_archived(house: House) -> None:
+async def test_a_table_with_a_deferrable_key_is_not_archived(db: RetentionDB) -> None:
     """No INSERT could leave out the rows that are there already: it is refused before anything goes."""
-    house.make_table()
-    house.sql("ALTER TABLE inbound_events ADD n serial, ADD CONSTRAINT once UNIQUE (n) DEFERRABLE")
-    house.fill("inbound_events", 40, 5)
-    retention = house.retention(ARCHIVED)
+    db.make_table()
+    db.sql("ALTER TABLE inbound_events ADD n serial, ADD CONSTRAINT once UNIQUE (n) DEFERRABLE")
+    db.fill("inbound_events", 40, 5)
+    retention = db.retention(ARCHIVED)
     (planned,) = await retention.plan()
     (result,) = await retention.run_now()
     for told in (planned.problem, result.error):
         assert "could not be put back beside the deferrable key once" in str(told)
-    assert (result.status, house.count("inbound_events")) == ("refused", 5)
+    assert (result.status, db.count("inbound_events")) == ("refused", 5)
 
 
-async def test_a_table_with_heirs_is_not_archived(house: House) -> None:
+async def test_a_table_with_heirs_is_not_archived(db: RetentionDB) -> None:
     """Their columns are their own, and their rows could not be put back: the plan says so as well."""
-    house.make_table()
-    house.sql("CREATE TABLE heir (more text) INHERITS (inbound_events)")
-    house.fill("inbound_events", 40, 5)
-    retention = house.retention(ARCHIVED)
+    db.make_table()
+    db.sql("CREATE TABLE heir (more text) INHERITS (inbound_events)")
+    db.fill("inbound_events", 40, 5)
+    retention = db.retention(ARCHIVED)
     (plan,) = await retention.plan()
     (result,) = await retention.run_now()
-    assert (result.status, house.count("inbound_events")) == ("refused", 5)
+    assert (result.status, db.count("inbound_events")) == ("refused", 5)
     for told in (plan.problem, str(result.error)):
         assert "those of heir, which inherits from it, could not be put back" in (told or "")
 
 
 async def test_a_file_has_a_bounded_size_and_is_a_gzip_file(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segments are members of files that zcat reads; a large file is followed by another one."""
     monkeypatch.setattr("watchkeeper.retention.archive._archive.LARGEST_FILE", 20_000)
     monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 20_000)
-    house.make_table()
-    house.fill("inbound_events", 40, 10_000)
-    (result,) = await house.retention(ARCHIVED).run_now()
+    db.make_table()
+    db.fill("inbound_events", 40, 10_000)
+    (result,) = await db.retention(ARCHIVED).run_now()
     assert (result.error, result.deleted) == (None, 10_000)
-    files = sorted((house.folder / "archive/inbound_events").iterdir())
+    files = sorted((db.folder / "archive/inbound_events").iterdir())
     assert files[0].name == "1-0001.jsonl.gz"
     assert len(files) > 2
     assert all(file.stat().st_size <= 20_000 and file.stat().st_mode & 0o777 == 0o600 for file in files)
-    assert (house.folder / "archive").stat().st_mode & 0o777 == 0o700
+    assert (db.folder / "archive").stat().st_mode & 0o777 == 0o700
     zcat = await asyncio.create_subprocess_exec("zcat", *map(str, files), stdout=subprocess.PIPE)
     listed = (await zcat.communicate())[0].splitlines()
     assert zcat.returncode == 0
     assert len({json.loads(line)["id"] for line in listed}) == len(listed) == 10_000
-    assert {file_of(place) for (place,) in house.sql("SELECT place FROM retention_archives")} == set(files)
+    assert {file_of(place) for (place,) in db.sql("SELECT place FROM retention_archives")} == set(files)
 
 
-async def test_a_policy_that_archives_needs_an_archive(house: House) -> None:
+async def test_a_policy_that_archives_needs_an_archive(db: RetentionDB) -> None:
     """Without one it would delete what it promised to keep."""
     with pytest.raises(ConfigurationError, match="inbound_events archives its rows: say where"):
         Retention(
-            house.database,
+            db.database,
             [ARCHIVED],
-            schedule=house.calendar,
+            schedule=db.schedule,
             metrics=RetentionMetrics(Registry(), [ARCHIVED]),
-            logging=Logging(service="house", env="test", sink=Sink(2)),
+            logging=Logging(service="test", env="test", sink=Sink(2)),
         )
 
 
@@ -467,19 +455,17 @@ class Hanging(FolderArchive):
 
 
 async def test_an_archive_that_hangs_keeps_the_lease_and_is_given_up_for_a_word(
-    house: House, tmp_path: Path
+    db: RetentionDB, tmp_path: Path
 ) -> None:
     """The run stays ours as long as nobody says otherwise, nothing goes, and cancel ends it."""
-    house.make_table()
-    house.fill("inbound_events", 40, 10)
-    retention = house.retention(ARCHIVED, archive=Hanging(tmp_path / "hung"), lease=timedelta(seconds=3))
+    db.make_table()
+    db.fill("inbound_events", 40, 10)
+    retention = db.retention(ARCHIVED, archive=Hanging(tmp_path / "hung"), lease=timedelta(seconds=3))
     running = asyncio.create_task(retention.run_now())
     await asyncio.sleep(5)
-    assert house.sql("SELECT state, lease_until > clock_timestamp() FROM retention_runs") == [
-        ("running", True)
-    ]
+    assert db.sql("SELECT state, lease_until > clock_timestamp() FROM retention_runs") == [("running", True)]
     await retention.operator.cancel("inbound_events", by="ann")
     async with asyncio.timeout(5):
         (result,) = await running
     assert (result.status, result.deleted) == ("cancelled", 0)
-    assert house.count("inbound_events") == 10
+    assert db.count("inbound_events") == 10

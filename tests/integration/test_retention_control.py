@@ -11,39 +11,32 @@ import psycopg
 import pytest
 
 from support.archive import ARCHIVED
-from support.house import EVENTS, House, look_up_rows, open_house
+from support.retention import EVENTS, RetentionDB, force_index_scans
 from watchkeeper.exceptions import ArchiveError, ConfigurationError
 from watchkeeper.retention import FolderArchive, Location, RunCancelledError, RunPausedError
 from watchkeeper.retention.run import _batch_size
 from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan, Span, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from support.postgres import DatabaseUrls
     from watchkeeper.retention import Retention, RunResult
 
 ROWS = 40_000
 
 
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
-
-
 @pytest.fixture(params=[True, False], ids=["by age", "by place"])
-async def full_house(house: House, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> House:
+async def full_db(
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> RetentionDB:
     """The same with many old rows and one young, found by age or by place, a few at a time."""
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, AgeSpan, 2000)
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 16)
-    house.make_table(indexed=request.param)
-    house.fill("inbound_events", 40, ROWS)
-    house.fill("inbound_events", 1, 1)
-    return house
+    db.make_table(indexed=request.param)
+    db.fill("inbound_events", 40, ROWS)
+    db.fill("inbound_events", 1, 1)
+    return db
 
 
 async def say_in_the_middle(
@@ -64,21 +57,21 @@ async def say_in_the_middle(
     return result, await tasks[0]
 
 
-async def test_nothing_goes_after_a_pause_until_it_is_resumed(full_house: House) -> None:
+async def test_nothing_goes_after_a_pause_until_it_is_resumed(full_db: RetentionDB) -> None:
     """The open run stops and is audited, none is claimed meanwhile, and the same due goes on after."""
-    house = full_house
-    retention, operator = await house.due(EVENTS), house.retention(EVENTS).operator
+    db = full_db
+    retention, operator = await db.overdue(EVENTS), db.retention(EVENTS).operator
 
     async def pause() -> int:
         await operator.pause("inbound_events", by="ann")
-        return house.count("inbound_events")
+        return db.count("inbound_events")
 
     result, left = await say_in_the_middle(retention, pause)
-    assert (result.status, house.count("inbound_events")) == ("stopped", left)
+    assert (result.status, db.count("inbound_events")) == ("stopped", left)
     assert isinstance(result.error, RunPausedError)
     assert 1 < left < ROWS + 1
     assert await retention.tick() == []
-    (refused,) = await house.retention(EVENTS).run_now()
+    (refused,) = await db.retention(EVENTS).run_now()
     assert (refused.status, refused.run) == ("failed", None)
     assert "inbound_events is paused by ann since 20" in str(refused.error)
     assert "`retention resume inbound_events` lets it run again" in str(refused.error)
@@ -87,17 +80,17 @@ async def test_nothing_goes_after_a_pause_until_it_is_resumed(full_house: House)
 
     await operator.resume("inbound_events", by="bob")
     (result,) = await retention.tick()
-    assert (result.status, house.count("inbound_events")) == ("completed", 1)
-    assert house.runs() == [(1, "stopped", ROWS + 1 - left), (2, "completed", left - 1)]
-    assert house.sql("SELECT count(DISTINCT due_at) FROM retention_runs") == [(1,)]
-    assert house.sql("SELECT actor_type, actor_id, action, payload -> 'run' FROM audit_log ORDER BY id") == [
+    assert (result.status, db.count("inbound_events")) == ("completed", 1)
+    assert db.runs() == [(1, "stopped", ROWS + 1 - left), (2, "completed", left - 1)]
+    assert db.sql("SELECT count(DISTINCT due_at) FROM retention_runs") == [(1,)]
+    assert db.sql("SELECT actor_type, actor_id, action, payload -> 'run' FROM audit_log ORDER BY id") == [
         ("user", "ann", "retention.pause", 1),
         ("system", "retention-job", "retention.prune", 1),
         ("user", "bob", "retention.resume", None),
         ("system", "retention-job", "retention.prune", 2),
     ]
     # The one that failed is the operator's own run; a paused policy is no failure of the job.
-    assert house.job() == ["scheduled", "started", "completed", "failed", "started", "completed"]
+    assert db.job_statuses() == ["scheduled", "started", "completed", "failed", "started", "completed"]
 
 
 def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
@@ -112,7 +105,7 @@ def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
     return seen
 
 
-async def stop_in_the_middle(house: House, retention: Retention, *, tick: bool = True) -> RunResult:
+async def stop_in_the_middle(db: RetentionDB, retention: Retention, *, tick: bool = True) -> RunResult:
     """Have the process stop after the first rows went."""
 
     async def stop() -> None:
@@ -120,76 +113,78 @@ async def stop_in_the_middle(house: House, retention: Retention, *, tick: bool =
 
     result, _ = await say_in_the_middle(retention, stop, tick=tick)
     assert result.status == "stopped"
-    assert house.count("inbound_events") > 1
+    assert db.count("inbound_events") > 1
     return result
 
 
 @pytest.mark.parametrize("how", ["stopped", "interrupted"])
 async def test_the_next_attempt_goes_on_where_the_last_one_ended(
-    full_house: House, monkeypatch: pytest.MonkeyPatch, how: str
+    full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Its first pass begins where the cursor is, and what lies before is swept by the later passes only."""
-    house = full_house
-    await stop_in_the_middle(house, await house.due(EVENTS))
+    db = full_db
+    await stop_in_the_middle(db, await db.overdue(EVENTS))
     if how == "interrupted":
-        house.sql("UPDATE retention_runs SET state = 'failed', finished_at = now() - interval '2 min'")
-    ((cursor, deleted),) = house.sql("SELECT cursor, rows_deleted FROM retention_runs")
+        db.sql("UPDATE retention_runs SET state = 'failed', finished_at = now() - interval '2 min'")
+    ((cursor, deleted),) = db.sql("SELECT cursor, rows_deleted FROM retention_runs")
     if cursor["way"] == "place":
         # An old row in front of the cursor, where the first pass does not come any more.
-        house.sql("VACUUM inbound_events")
-    house.sql("INSERT INTO inbound_events VALUES ('late', now() - interval '50 days')")
+        db.sql("VACUUM inbound_events")
+    db.sql("INSERT INTO inbound_events VALUES ('late', now() - interval '50 days')")
     if cursor["way"] == "place":
-        ((block,),) = house.sql("SELECT (ctid::text::point)[0] FROM inbound_events WHERE id = 'late'")
+        ((block,),) = db.sql("SELECT (ctid::text::point)[0] FROM inbound_events WHERE id = 'late'")
         assert block < cursor["at"]
     sweeps = record_sweeps(monkeypatch)
-    (result,) = await house.retention(EVENTS).tick()
+    (result,) = await db.retention(EVENTS).tick()
     assert sweeps[0].start == cursor["at"] not in {0, "-infinity"}
     assert (result.status, result.deleted) == ("completed", ROWS + 1 - deleted)
-    assert house.count("inbound_events") == 1
+    assert db.count("inbound_events") == 1
 
 
 @pytest.mark.parametrize("how", ["stopped", "failed", "tried twice"])
 async def test_a_run_by_hand_goes_on_where_the_last_one_ended(
-    full_house: House, monkeypatch: pytest.MonkeyPatch, how: str
+    full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Although each has a due of its own; also where one between them ended before its first row."""
-    house = full_house
-    result = await stop_in_the_middle(house, house.retention(EVENTS), tick=False)
+    db = full_db
+    result = await stop_in_the_middle(db, db.retention(EVENTS), tick=False)
     assert "run it again, and it goes on where it ended" in str(result.error)
-    assert house.job()[-2:] == ["started", "stopped"]
+    assert db.job_statuses()[-2:] == ["started", "stopped"]
     if how == "failed":
-        house.sql("UPDATE retention_runs SET state = 'failed'")
+        db.sql("UPDATE retention_runs SET state = 'failed'")
     if how == "tried twice":
-        house.sql(
+        db.sql(
             "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon, state,"
             " finished_at, audit_id) SELECT 'inbound_events', 'manual', now(), 1, now(), now(), 'stopped',"
             " now(), audit_id FROM retention_runs"
         )
-    ((cursor, deleted),) = house.sql("SELECT cursor, rows_deleted FROM retention_runs WHERE id = 1")
+    ((cursor, deleted),) = db.sql("SELECT cursor, rows_deleted FROM retention_runs WHERE id = 1")
     sweeps = record_sweeps(monkeypatch)
-    (result,) = await house.retention(EVENTS).run_now()
+    (result,) = await db.retention(EVENTS).run_now()
     assert sweeps[0].start == cursor["at"] not in {0, "-infinity"}
     assert (result.status, result.deleted) == ("completed", ROWS - deleted)
-    assert house.count("inbound_events") == 1
+    assert db.count("inbound_events") == 1
 
 
 @pytest.mark.parametrize("state", ["completed", "cancelled"])
 async def test_a_run_by_hand_begins_anew_after_one_that_came_to_its_end(
-    full_house: House, monkeypatch: pytest.MonkeyPatch, state: str
+    full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
     """What is old by now may lie anywhere."""
-    house = full_house
-    await stop_in_the_middle(house, house.retention(EVENTS), tick=False)
-    house.sql("UPDATE retention_runs SET state = %s", state)
+    db = full_db
+    await stop_in_the_middle(db, db.retention(EVENTS), tick=False)
+    db.sql("UPDATE retention_runs SET state = %s", state)
     sweeps = record_sweeps(monkeypatch)
-    await house.retention(EVENTS).run_now()
+    await db.retention(EVENTS).run_now()
     assert sweeps[0].start in {0, "-infinity"}
-    assert house.count("inbound_events") == 1
+    assert db.count("inbound_events") == 1
 
 
-async def test_a_run_by_hand_that_was_paused_says_that_it_is_to_be_run_again(full_house: House) -> None:
+async def test_a_run_by_hand_that_was_paused_says_that_it_is_to_be_run_again(
+    full_db: RetentionDB,
+) -> None:
     """Nobody else would."""
-    retention = full_house.retention(EVENTS)
+    retention = full_db.retention(EVENTS)
 
     async def pause() -> None:
         await retention.operator.pause("inbound_events", by="ann")
@@ -202,79 +197,79 @@ async def test_a_run_by_hand_that_was_paused_says_that_it_is_to_be_run_again(ful
     "rewrite", ["VACUUM FULL inbound_events", "CLUSTER inbound_events USING inbound_events_pkey"]
 )
 async def test_a_table_that_was_written_anew_is_swept_from_the_start(
-    full_house: House, monkeypatch: pytest.MonkeyPatch, rewrite: str
+    full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, rewrite: str
 ) -> None:
     """Its rows lie elsewhere: the cursor counts for nothing."""
-    house = full_house
-    await stop_in_the_middle(house, await house.due(EVENTS))
-    house.sql(rewrite)
+    db = full_db
+    await stop_in_the_middle(db, await db.overdue(EVENTS))
+    db.sql(rewrite)
     sweeps = record_sweeps(monkeypatch)
-    (result,) = await house.retention(EVENTS).tick()
+    (result,) = await db.retention(EVENTS).tick()
     assert sweeps[0].start in {0, "-infinity"}
-    assert (result.status, house.count("inbound_events")) == ("completed", 1)
+    assert (result.status, db.count("inbound_events")) == ("completed", 1)
 
 
 async def test_another_way_through_the_table_begins_at_its_start(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An index was made meanwhile: a place says nothing about ages."""
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 16)
-    house.make_table(indexed=False)
-    house.fill("inbound_events", 40, ROWS)
-    house.fill("inbound_events", 1, 1)
-    await stop_in_the_middle(house, await house.due(EVENTS))
-    house.sql("CREATE INDEX ON inbound_events (received_at)")
-    look_up_rows(monkeypatch)
+    db.make_table(indexed=False)
+    db.fill("inbound_events", 40, ROWS)
+    db.fill("inbound_events", 1, 1)
+    await stop_in_the_middle(db, await db.overdue(EVENTS))
+    db.sql("CREATE INDEX ON inbound_events (received_at)")
+    force_index_scans(monkeypatch)
     sweeps = record_sweeps(monkeypatch)
-    (result,) = await house.retention(EVENTS).tick()
+    (result,) = await db.retention(EVENTS).tick()
     assert sweeps[0] == AgeSpan()
-    assert (result.status, house.count("inbound_events")) == ("completed", 1)
+    assert (result.status, db.count("inbound_events")) == ("completed", 1)
 
 
 async def test_the_cursor_of_a_due_does_not_count_for_the_next(
-    full_house: House, monkeypatch: pytest.MonkeyPatch
+    full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A day later the whole table is gone over."""
-    house = full_house
-    await stop_in_the_middle(house, await house.due(EVENTS))
-    house.calendar.due += timedelta(seconds=30)
+    db = full_db
+    await stop_in_the_middle(db, await db.overdue(EVENTS))
+    db.schedule.time += timedelta(seconds=30)
     sweeps = record_sweeps(monkeypatch)
-    await house.retention(EVENTS).tick()
+    await db.retention(EVENTS).tick()
     assert sweeps[0].start in {0, "-infinity"}
-    assert house.count("inbound_events") == 1
+    assert db.count("inbound_events") == 1
 
 
-async def test_a_cancelled_run_ends_for_good(full_house: House) -> None:
+async def test_a_cancelled_run_ends_for_good(full_db: RetentionDB) -> None:
     """It is audited by both, and its due is over; the next one takes the rest."""
-    house = full_house
-    retention, operator = await house.due(EVENTS), house.retention(EVENTS).operator
+    db = full_db
+    retention, operator = await db.overdue(EVENTS), db.retention(EVENTS).operator
 
     async def cancel() -> int:
         await operator.cancel("inbound_events", by="ann")
-        return house.count("inbound_events")
+        return db.count("inbound_events")
 
     result, left = await say_in_the_middle(retention, cancel)
-    assert (result.status, house.count("inbound_events")) == ("cancelled", left)
+    assert (result.status, db.count("inbound_events")) == ("cancelled", left)
     assert isinstance(result.error, RunCancelledError)
-    assert house.sample("retention_runs_total", table="inbound_events", status="cancelled") == 1
-    assert house.runs() == [(1, "cancelled", ROWS + 1 - left)]
-    (entry,) = house.audited()
+    assert db.sample("retention_runs_total", table="inbound_events", status="cancelled") == 1
+    assert db.runs() == [(1, "cancelled", ROWS + 1 - left)]
+    (entry,) = db.audit_payloads()
     assert (entry["status"], entry["deleted"]) == ("cancelled", ROWS + 1 - left)
     assert entry["error"]["message"].startswith("The run on inbound_events was cancelled by ann")
-    assert house.sql("SELECT actor_id, payload FROM audit_log WHERE action = 'retention.cancel'") == [
+    assert db.sql("SELECT actor_id, payload FROM audit_log WHERE action = 'retention.cancel'") == [
         ("ann", {"run": 1})
     ]
-    house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
+    db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
     assert await retention.tick() == []
-    assert house.job()[-1] == "completed"
-    house.calendar.due += timedelta(seconds=30)
+    assert db.job_statuses()[-1] == "completed"
+    db.schedule.time += timedelta(seconds=30)
     (result,) = await retention.tick()
-    assert (result.status, house.count("inbound_events")) == ("completed", 1)
+    assert (result.status, db.count("inbound_events")) == ("completed", 1)
 
 
-async def test_a_manual_run_is_cancelled_like_any_other(full_house: House) -> None:
+async def test_a_manual_run_is_cancelled_like_any_other(full_db: RetentionDB) -> None:
     """Whoever started it."""
-    retention = full_house.retention(EVENTS)
+    retention = full_db.retention(EVENTS)
 
     async def cancel() -> None:
         await retention.operator.cancel("inbound_events", by="ann")
@@ -284,19 +279,19 @@ async def test_a_manual_run_is_cancelled_like_any_other(full_house: House) -> No
 
 
 async def test_a_run_in_the_middle_of_a_pause_hears_the_operator(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows are locked, and the run would wait half a minute to come back for them."""
     monkeypatch.setattr(
         "watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0), timedelta(seconds=30))
     )
-    house.make_table()
-    house.fill("inbound_events", 40, 100)
-    retention = house.retention(EVENTS)
-    with psycopg.connect(house.urls.owner_url) as other:
+    db.make_table()
+    db.fill("inbound_events", 40, 100)
+    retention = db.retention(EVENTS)
+    with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT FROM inbound_events WHERE id = '40-1' FOR UPDATE")
         run = asyncio.create_task(retention.run_now())
-        while house.count("inbound_events") > 1:  # noqa: ASYNC110 - it is another process's doing
+        while db.count("inbound_events") > 1:  # noqa: ASYNC110 - it is another process's doing
             await asyncio.sleep(0.02)
         await retention.operator.cancel("inbound_events", by="ann")
         began = time.monotonic()
@@ -305,29 +300,29 @@ async def test_a_run_in_the_middle_of_a_pause_hears_the_operator(
     assert time.monotonic() - began < 1.5
 
 
-async def test_a_cancelled_run_whose_process_died_is_closed_as_cancelled(house: House) -> None:
+async def test_a_cancelled_run_whose_process_died_is_closed_as_cancelled(db: RetentionDB) -> None:
     """The operator did not want it to be tried again, and it is not."""
-    house.make_table()
-    retention = await house.due(EVENTS)
-    house.sql(
+    db.make_table()
+    retention = await db.overdue(EVENTS)
+    db.sql(
         "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
         " VALUES ('inbound_events', 'schedule', %s, 1, now() + interval '0.2 s', now())",
-        house.calendar.due,
+        db.schedule.time,
     )
     await retention.operator.cancel("inbound_events", by="ann")
     await asyncio.sleep(0.3)
     (result,) = await retention.tick()
-    assert (result.status, house.runs()) == ("cancelled", [(1, "cancelled", 0)])
-    house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
+    assert (result.status, db.runs()) == ("cancelled", [(1, "cancelled", 0)])
+    db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
     assert await retention.tick() == []
 
 
-async def test_a_pause_waits_for_a_claim_that_is_going_on(house: House) -> None:
+async def test_a_pause_waits_for_a_claim_that_is_going_on(db: RetentionDB) -> None:
     """The run that is being claimed is told too."""
-    house.make_table()
-    retention = house.retention(EVENTS)
+    db.make_table()
+    retention = db.retention(EVENTS)
     await retention.register()
-    with psycopg.connect(house.urls.owner_url) as conn:
+    with psycopg.connect(db.urls.owner_url) as conn:
         conn.execute(
             "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
             " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
@@ -337,14 +332,14 @@ async def test_a_pause_waits_for_a_claim_that_is_going_on(house: House) -> None:
         assert not done
         conn.commit()
     assert await pausing == 1
-    assert house.sql("SELECT paused_by FROM retention_runs") == [("ann",)]
+    assert db.sql("SELECT paused_by FROM retention_runs") == [("ann",)]
 
 
-async def test_a_claim_waits_for_a_pause_that_is_going_on(house: House) -> None:
+async def test_a_claim_waits_for_a_pause_that_is_going_on(db: RetentionDB) -> None:
     """It has read that nothing is paused, and still nothing is claimed."""
-    house.make_table()
-    retention = await house.due(EVENTS)
-    with psycopg.connect(house.urls.url) as conn:
+    db.make_table()
+    retention = await db.overdue(EVENTS)
+    with psycopg.connect(db.urls.url) as conn:
         conn.execute("SELECT FROM retention_policies FOR UPDATE")
         conn.execute("UPDATE retention_policies SET paused_at = now(), paused_by = 'ann'")
         ticking = asyncio.create_task(retention.tick())
@@ -352,27 +347,27 @@ async def test_a_claim_waits_for_a_pause_that_is_going_on(house: House) -> None:
         assert not done
         conn.commit()
     assert await ticking == []
-    assert house.runs() == []
+    assert db.runs() == []
 
 
-async def test_who_resumes_at_once_lets_the_run_go_on(house: House) -> None:
+async def test_who_resumes_at_once_lets_the_run_go_on(db: RetentionDB) -> None:
     """A run that has not heard of its pause yet never does."""
-    house.make_table()
-    retention = house.retention(EVENTS)
+    db.make_table()
+    retention = db.retention(EVENTS)
     await retention.register()
-    house.sql(
+    db.sql(
         "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
         " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
     )
     assert await retention.operator.pause("inbound_events", by="ann") == 1
     assert await retention.operator.resume("inbound_events", by="ann") == 1
-    assert house.sql("SELECT paused_by FROM retention_runs") == [(None,)]
+    assert db.sql("SELECT paused_by FROM retention_runs") == [(None,)]
 
 
-async def test_words_that_make_no_sense_are_refused(house: House) -> None:
+async def test_words_that_make_no_sense_are_refused(db: RetentionDB) -> None:
     """A sentence each, and nothing is audited."""
-    house.make_table()
-    operator = house.retention(EVENTS).operator
+    db.make_table()
+    operator = db.retention(EVENTS).operator
     with pytest.raises(ConfigurationError, match=r"inbound_events is not paused"):
         await operator.resume("inbound_events", by="ann")
     with pytest.raises(ConfigurationError, match=r"No run of inbound_events is going on"):
@@ -381,19 +376,19 @@ async def test_words_that_make_no_sense_are_refused(house: House) -> None:
         await operator.pause("inbound_event", by="ann")
     with pytest.raises(ConfigurationError, match=r"Say who wants that"):
         await operator.pause("inbound_events", by=" ")
-    assert house.count("audit_log") == 0
+    assert db.count("audit_log") == 0
     await operator.pause("inbound_events", by="ann")
     with pytest.raises(ConfigurationError, match=r"inbound_events is paused already, since .* by ann"):
         await operator.pause("inbound_events", by="bob")
-    assert house.sql("SELECT actor_id, action FROM audit_log") == [("ann", "retention.pause")]
+    assert db.sql("SELECT actor_id, action FROM audit_log") == [("ann", "retention.pause")]
 
 
-async def test_a_cancelled_run_cannot_be_cancelled_again(house: House) -> None:
+async def test_a_cancelled_run_cannot_be_cancelled_again(db: RetentionDB) -> None:
     """Who was second is told that it ends already."""
-    house.make_table()
-    retention = house.retention(EVENTS)
+    db.make_table()
+    retention = db.retention(EVENTS)
     await retention.register()
-    house.sql(
+    db.sql(
         "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
         " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
     )
@@ -402,10 +397,10 @@ async def test_a_cancelled_run_cannot_be_cancelled_again(house: House) -> None:
         await retention.operator.cancel("inbound_events", by="ann")
 
 
-async def test_a_run_says_how_far_it_has_come(full_house: House) -> None:
+async def test_a_run_says_how_far_it_has_come(full_db: RetentionDB) -> None:
     """Rows so far of about so many, so many a second, and about how long it still takes."""
-    house = full_house
-    retention, watcher = await house.due(EVENTS), house.retention(EVENTS)
+    db = full_db
+    retention, watcher = await db.overdue(EVENTS), db.retention(EVENTS)
 
     async def look() -> Any:
         return (await watcher.status())[0]
@@ -420,33 +415,33 @@ async def test_a_run_says_how_far_it_has_come(full_house: House) -> None:
     assert last.waiting is None
 
 
-async def test_a_cancelled_run_that_fails_before_it_hears_is_cancelled(house: House) -> None:
+async def test_a_cancelled_run_that_fails_before_it_hears_is_cancelled(db: RetentionDB) -> None:
     """Whoever cancelled it was told that it ends for good: it is not tried again."""
-    house.make_table()
-    house.fill("inbound_events", 40, 5)
+    db.make_table()
+    db.fill("inbound_events", 40, 5)
 
     class Full(FolderArchive):
         async def write(self, table: str, run: int, data: bytes) -> Location:  # noqa: ARG002 - the interface
-            house.sql("UPDATE retention_runs SET cancelled_by = 'ann' WHERE state = 'running'")
+            db.sql("UPDATE retention_runs SET cancelled_by = 'ann' WHERE state = 'running'")
             raise ArchiveError("full")
 
-    retention = await house.due(ARCHIVED, archive=Full(house.folder / "archive"))
+    retention = await db.overdue(ARCHIVED, archive=Full(db.folder / "archive"))
     (result,) = await retention.tick()
     assert (result.status, type(result.error)) == ("cancelled", RunCancelledError)
-    house.sql("UPDATE retention_runs SET finished_at = now() - interval '1 hour'")
-    assert await house.retention(ARCHIVED).tick() == []
-    assert house.runs() == [(1, "cancelled", 0)]
+    db.sql("UPDATE retention_runs SET finished_at = now() - interval '1 hour'")
+    assert await db.retention(ARCHIVED).tick() == []
+    assert db.runs() == [(1, "cancelled", 0)]
 
 
-async def test_a_paused_run_whose_process_died_goes_on_after_the_resume(house: House) -> None:
+async def test_a_paused_run_whose_process_died_goes_on_after_the_resume(db: RetentionDB) -> None:
     """It is closed as stopped, which is no failure: the next attempt waits for nothing."""
-    house.make_table()
-    house.fill("inbound_events", 40, 5)
-    retention = await house.due(EVENTS)
-    await retention._ledger.claim_due(EVENTS, house.calendar.due)
+    db.make_table()
+    db.fill("inbound_events", 40, 5)
+    retention = await db.overdue(EVENTS)
+    await retention._ledger.claim_due(EVENTS, db.schedule.time)
     await retention.operator.pause("inbound_events", by="ann")
-    house.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")
-    assert [result.status for result in await house.retention(EVENTS).tick()] == ["stopped"]
+    db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")
+    assert [result.status for result in await db.retention(EVENTS).tick()] == ["stopped"]
     await retention.operator.resume("inbound_events", by="ann")
-    assert [result.status for result in await house.retention(EVENTS).tick()] == ["completed"]
-    assert house.runs() == [(1, "stopped", 0), (2, "completed", 5)]
+    assert [result.status for result in await db.retention(EVENTS).tick()] == ["completed"]
+    assert db.runs() == [(1, "stopped", 0), (2, "completed", 5)]

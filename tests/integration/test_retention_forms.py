@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.house import House, open_house
 from watchkeeper.retention import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls
+    from support.retention import RetentionDB
 
 OLD, YOUNG, AGELESS = 300, 7, 2
 
 
 @pytest.fixture
-async def house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, on each supported server."""
-    async with open_house(any_urls, tmp_path) as opened:
-        yield opened
+def db(any_db: RetentionDB) -> RetentionDB:
+    """The database, on each supported server."""
+    return any_db
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,13 +221,13 @@ FORMS = {
 }
 
 
-def fill(house: House, form: Form) -> tuple[str, int]:
+def fill(db: RetentionDB, form: Form) -> tuple[str, int]:
     """Make and fill the table; return its name in SQL, and how many rows are to stay."""
     for statement in form.make:
-        house.sql(statement)
+        db.sql(statement)
     name = form.policy.identifier.as_string()
-    house.sql(f"GRANT SELECT, UPDATE, DELETE ON {name} TO keeper")
-    before = house.count(name)
+    db.sql(f"GRANT SELECT, UPDATE, DELETE ON {name} TO keeper")
+    before = db.count(name)
     age = '"' + form.age + '"'
     columns, values = (f"{form.columns}, {age}", f"{form.values}, ") if form.columns else (age, "")
     start = 0
@@ -241,7 +236,7 @@ def fill(house: House, form: Form) -> tuple[str, int]:
         ("now() - interval '3 days'", YOUNG),
         ("NULL", AGELESS * form.ageless),
     ):
-        house.sql(
+        db.sql(
             f"INSERT INTO {name} ({columns}) SELECT {values}{moment}"  # noqa: S608 - our names
             f" FROM generate_series({start}, {start + rows - 1}) g"
         )
@@ -252,34 +247,34 @@ def fill(house: House, form: Form) -> tuple[str, int]:
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 @pytest.mark.parametrize("kind", FORMS)
 async def test_what_goes_is_what_is_old(
-    house: House, monkeypatch: pytest.MonkeyPatch, kind: str, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, kind: str, *, indexed: bool
 ) -> None:
     """The plan knows how many, the run deletes and audits as many, and the others stay."""
     monkeypatch.setattr("watchkeeper.retention.run._sweep._FEW", 1.0)
     form = FORMS[kind]
-    name, staying = fill(house, form)
+    name, staying = fill(db, form)
     if indexed:
-        house.sql(f'CREATE INDEX ON {name} ("{form.age}")')
-    retention = house.retention(form.policy)
+        db.sql(f'CREATE INDEX ON {name} ("{form.age}")')
+    retention = db.retention(form.policy)
     (plan,) = await retention.plan()
     ageless = AGELESS * form.ageless
     assert (plan.rows, plan.exact, plan.ageless, plan.problem) == (OLD, True, ageless, None)
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", OLD)
-    assert house.count(name) == staying
-    assert [entry["deleted"] for entry in house.audited(form.policy.name)] == [OLD]
+    assert db.count(name) == staying
+    assert [entry["deleted"] for entry in db.audit_payloads(form.policy.name)] == [OLD]
     if form.then is not None:
-        assert house.count(form.then[0]) == form.then[1]
-    (result,) = await house.retention(form.policy).run_now()
+        assert db.count(form.then[0]) == form.then[1]
+    (result,) = await db.retention(form.policy).run_now()
     assert (result.status, result.deleted) == ("completed", 0)
 
 
 @pytest.mark.parametrize("kind", FORMS)
-async def test_the_index_that_a_plan_proposes_can_be_made(house: House, kind: str) -> None:
+async def test_the_index_that_a_plan_proposes_can_be_made(db: RetentionDB, kind: str) -> None:
     """The statements are said where no index leads with the age, are right as they stand, and are enough."""
     form = FORMS[kind]
-    fill(house, form)
-    retention = house.retention(form.policy)
+    fill(db, form)
+    retention = db.retention(form.policy)
     (plan,) = await retention.plan()
     if kind.startswith("partitions by age"):  # the partitions lead to what is old
         assert plan.index == ()
@@ -288,31 +283,31 @@ async def test_the_index_that_a_plan_proposes_can_be_made(house: House, kind: st
     for statement in plan.index:
         last_of_parts = kind.startswith("partitions") and statement == plan.index[-1]
         assert ("CONCURRENTLY" in statement) is not last_of_parts
-        house.sql(statement)
+        db.sql(statement)
     (again,) = await retention.plan()
     assert again.index == ()
     assert "no index leads with" not in again.why
 
 
-async def test_a_table_without_rows(house: House) -> None:
+async def test_a_table_without_rows(db: RetentionDB) -> None:
     """Nothing goes, and that is audited."""
-    house.sql("CREATE TABLE t (at timestamptz)")
-    house.sql("GRANT SELECT, UPDATE, DELETE ON t TO keeper")
-    retention = house.retention(FORMS["no key"].policy)
+    db.sql("CREATE TABLE t (at timestamptz)")
+    db.sql("GRANT SELECT, UPDATE, DELETE ON t TO keeper")
+    retention = db.retention(FORMS["no key"].policy)
     (plan,) = await retention.plan()
     assert (plan.rows, plan.bytes, plan.table_rows, plan.problem) == (0, 0, 0, None)
     (result,) = await retention.run_now()
-    assert (result.status, result.deleted, house.audited()[0]["deleted"]) == ("completed", 0, 0)
+    assert (result.status, result.deleted, db.audit_payloads()[0]["deleted"]) == ("completed", 0, 0)
 
 
-async def test_row_level_security_that_does_not_apply_to_the_service(house: House) -> None:
+async def test_row_level_security_that_does_not_apply_to_the_service(db: RetentionDB) -> None:
     """A role that it does not hide rows from deletes all that is old."""
     form = FORMS["no key"]
-    _, staying = fill(house, form)
-    with psycopg.connect(house.urls.superuser_url, autocommit=True) as conn:
+    _, staying = fill(db, form)
+    with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
         conn.execute("ALTER TABLE t OWNER TO keeper")
         conn.execute("ALTER TABLE t ENABLE ROW LEVEL SECURITY")
-    (result,) = await house.retention(form.policy).run_now()
+    (result,) = await db.retention(form.policy).run_now()
     assert (result.status, result.deleted) == ("completed", OLD)
-    with psycopg.connect(house.urls.superuser_url, autocommit=True) as conn:
+    with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
         assert conn.execute("SELECT count(*) FROM t").fetchone() == (staying,)

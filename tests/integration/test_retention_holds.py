@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.house import EVENTS, SESSIONS, House, look_up_rows, open_house
+from support.retention import EVENTS, SESSIONS, RetentionDB, force_index_scans
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Condition, Policy
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls
-
 WHY: dict[str, Any] = {"reason": "case 7 of 2026", "owner": "legal"}
-
-
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
 
 
 def where(*texts: str) -> list[Condition]:
@@ -38,40 +25,40 @@ def where(*texts: str) -> list[Condition]:
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_what_is_held_stays_and_the_plan_knows(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """Plan and delete have one predicate; released, the rows go."""
-    look_up_rows(monkeypatch)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 3000)
-    retention = house.retention(EVENTS)
+    force_index_scans(monkeypatch)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 3000)
+    retention = db.retention(EVENTS)
     hold = await retention.operator.hold("inbound_events", where("id in ('40-7', '40-8', '40-9')"), **WHY)
     (plan,) = await retention.plan()
     assert (plan.rows, plan.held, [one.id for one in plan.holds]) == (2997, 3, [hold.id])
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", 2997)
-    assert house.sql("SELECT id FROM inbound_events ORDER BY id") == [("40-7",), ("40-8",), ("40-9",)]
+    assert db.sql("SELECT id FROM inbound_events ORDER BY id") == [("40-7",), ("40-8",), ("40-9",)]
     await retention.operator.release(hold.id, released_by="legal")
     (plan,) = await retention.plan()
     assert (plan.rows, plan.held, plan.holds) == (3, 0, ())
     (result,) = await retention.run_now()
-    assert (result.status, result.deleted, house.count("inbound_events")) == ("completed", 3, 0)
+    assert (result.status, result.deleted, db.count("inbound_events")) == ("completed", 3, 0)
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_a_hold_is_in_force_in_the_middle_of_a_run(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """From the moment that its command returns nothing goes that it holds."""
-    look_up_rows(monkeypatch)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 50_000)
-    retention, operator = house.retention(EVENTS), house.retention(EVENTS)
+    force_index_scans(monkeypatch)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 50_000)
+    retention, operator = db.retention(EVENTS), db.retention(EVENTS)
     held_at: list[int] = []
 
     async def hold() -> None:
         await operator.operator.hold("inbound_events", [], **WHY)
-        held_at.append(house.count("inbound_events"))
+        held_at.append(db.count("inbound_events"))
 
     tasks: list[asyncio.Task[None]] = []
 
@@ -81,17 +68,17 @@ async def test_a_hold_is_in_force_in_the_middle_of_a_run(
 
     (result,) = await retention.run_now(None, once)
     await tasks[0]
-    assert (result.status, house.count("inbound_events")) == ("completed", held_at[0])
+    assert (result.status, db.count("inbound_events")) == ("completed", held_at[0])
     assert 0 < held_at[0] < 50_000
     assert result.deleted == 50_000 - held_at[0]
 
 
-async def test_a_hold_waits_for_the_transaction_that_is_going_on(house: House) -> None:
+async def test_a_hold_waits_for_the_transaction_that_is_going_on(db: RetentionDB) -> None:
     """Whoever is about to claim a run, or has its row as a sweep has, is waited for."""
-    house.make_table()
-    retention = house.retention(EVENTS)
+    db.make_table()
+    retention = db.retention(EVENTS)
     await retention.register()
-    with psycopg.connect(house.urls.owner_url) as conn:
+    with psycopg.connect(db.urls.owner_url) as conn:
         conn.execute(
             "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
             " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
@@ -103,17 +90,17 @@ async def test_a_hold_waits_for_the_transaction_that_is_going_on(house: House) -
     assert (await adding).table_name == "inbound_events"
 
 
-async def test_a_hold_that_cannot_be_applied_lets_nothing_be_deleted(house: House) -> None:
+async def test_a_hold_that_cannot_be_applied_lets_nothing_be_deleted(db: RetentionDB) -> None:
     """The column that it speaks of is gone: nobody knows what it holds."""
-    house.make_table()
-    house.sql("ALTER TABLE inbound_events ADD source text")
-    house.fill("inbound_events", 40, 10)
-    retention = await house.due(EVENTS)
+    db.make_table()
+    db.sql("ALTER TABLE inbound_events ADD source text")
+    db.fill("inbound_events", 40, 10)
+    retention = await db.overdue(EVENTS)
     await retention.operator.hold("inbound_events", where("id = '40-1'"), **WHY)
     await retention.operator.hold("inbound_events", where("source = 'crm'"), **WHY)
-    house.sql("ALTER TABLE inbound_events DROP source")
+    db.sql("ALTER TABLE inbound_events DROP source")
     (result,) = await retention.tick()
-    assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 0, 10)
+    assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 10)
     sentence = (
         "Nothing is deleted from inbound_events, because hold 2 on it cannot be applied: column t.source does"
         " not exist. Release it (`retention hold release 2`), or mend the table."
@@ -123,39 +110,39 @@ async def test_a_hold_that_cannot_be_applied_lets_nothing_be_deleted(house: Hous
     assert sentence in (plan.problem or "")
 
 
-async def test_the_rows_that_a_hold_keeps_are_counted(house: House) -> None:
+async def test_the_rows_that_a_hold_keeps_are_counted(db: RetentionDB) -> None:
     """Young ones too; where it cannot be counted, that is said, and the hold is in force all the same."""
-    house.make_table()
-    house.fill("inbound_events", 40, 10)
-    house.fill("inbound_events", 1, 5)
-    operator = house.retention(EVENTS).operator
+    db.make_table()
+    db.fill("inbound_events", 40, 10)
+    db.fill("inbound_events", 1, 5)
+    operator = db.retention(EVENTS).operator
     every = await operator.hold("inbound_events", [], **WHY)
     assert await operator.count_held(every) == 15
     none = await operator.hold("inbound_events", where("id = 'nosuch'"), **WHY)
     assert await operator.count_held(none) == 0
-    with psycopg.connect(house.urls.owner_url) as other:
+    with psycopg.connect(db.urls.owner_url) as other:
         other.execute("LOCK TABLE inbound_events IN ACCESS EXCLUSIVE MODE")
         assert await operator.count_held(every) is None
 
 
-async def test_a_hold_can_be_added_beside_one_that_cannot_be_applied(house: House) -> None:
+async def test_a_hold_can_be_added_beside_one_that_cannot_be_applied(db: RetentionDB) -> None:
     """It is no worse for that; what is wrong is said by plan and run, with the other's number."""
-    house.make_table()
-    house.sql("ALTER TABLE inbound_events ADD source text")
-    operator = house.retention(EVENTS).operator
+    db.make_table()
+    db.sql("ALTER TABLE inbound_events ADD source text")
+    operator = db.retention(EVENTS).operator
     await operator.hold("inbound_events", where("source = 'crm'"), **WHY)
-    house.sql("ALTER TABLE inbound_events DROP source")
+    db.sql("ALTER TABLE inbound_events DROP source")
     assert (await operator.hold("inbound_events", [], **WHY)).id == 2
 
 
-async def test_holds_that_cannot_be_read_let_nothing_be_deleted(house: House) -> None:
+async def test_holds_that_cannot_be_read_let_nothing_be_deleted(db: RetentionDB) -> None:
     """Whatever the reason: nothing goes of which it is not known whether it is held."""
-    house.make_table()
-    house.fill("inbound_events", 40, 10)
-    retention = await house.due(EVENTS)
-    house.sql("REVOKE SELECT ON retention_holds FROM keeper")
+    db.make_table()
+    db.fill("inbound_events", 40, 10)
+    retention = await db.overdue(EVENTS)
+    db.sql("REVOKE SELECT ON retention_holds FROM keeper")
     (result,) = await retention.tick()
-    assert (result.status, result.deleted, house.count("inbound_events")) == ("failed", 0, 10)
+    assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 10)
 
 
 @pytest.mark.parametrize(
@@ -175,47 +162,47 @@ async def test_holds_that_cannot_be_read_let_nothing_be_deleted(house: House) ->
     ],
 )
 async def test_a_hold_that_makes_no_sense_is_refused(
-    house: House, table: str, conditions: list[str], more: dict[str, Any], sentence: str
+    db: RetentionDB, table: str, conditions: list[str], more: dict[str, Any], sentence: str
 ) -> None:
     """With a sentence, and nothing is kept of it."""
-    house.make_table()
+    db.make_table()
     with pytest.raises(ConfigurationError, match=sentence):
-        await house.retention(EVENTS).operator.hold(table, where(*conditions), **WHY | more)
-    assert house.count("retention_holds") == 0
-    assert house.count("audit_log") == 0
+        await db.retention(EVENTS).operator.hold(table, where(*conditions), **WHY | more)
+    assert db.count("retention_holds") == 0
+    assert db.count("audit_log") == 0
 
 
-async def test_each_change_of_a_hold_is_audited(house: House) -> None:
+async def test_each_change_of_a_hold_is_audited(db: RetentionDB) -> None:
     """Who, what, why; and the service can neither change nor remove what was held."""
-    house.make_table()
-    retention = house.retention(EVENTS)
+    db.make_table()
+    retention = db.retention(EVENTS)
     hold = await retention.operator.hold("inbound_events", where("id = '40-7'"), **WHY)
     await retention.operator.release(hold.id, released_by="judge")
     with pytest.raises(ConfigurationError, match="no hold 1 in force"):
         await retention.operator.release(hold.id, released_by="judge")
     entries = "SELECT actor_type, actor_id, action, entity, entity_id, payload->>'rows' FROM audit_log"
-    assert house.sql(entries) == [
+    assert db.sql(entries) == [
         ("user", "legal", "retention.hold", "inbound_events", "1", "id = '40-7'"),
         ("user", "judge", "retention.release", "inbound_events", "1", "id = '40-7'"),
     ]
     for statement in ("DELETE FROM retention_holds", "UPDATE retention_holds SET reason = 'x'"):
-        async with house.database.connection() as conn:
+        async with db.database.connection() as conn:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await conn.execute(statement.encode())
 
 
-async def test_a_hold_ends_at_its_time(house: House) -> None:
+async def test_a_hold_ends_at_its_time(db: RetentionDB) -> None:
     """From then on the rows are like all others, and the list tells it apart."""
-    house.make_table()
-    house.fill("inbound_events", 40, 10)
-    retention = house.retention(EVENTS, SESSIONS)
+    db.make_table()
+    db.fill("inbound_events", 40, 10)
+    retention = db.retention(EVENTS, SESSIONS)
     await retention.operator.hold("inbound_events", [], until=datetime.now(UTC) + timedelta(days=1), **WHY)
     assert [result.deleted for result in await retention.run_now(["inbound_events"])] == [0]
     assert [hold.id for hold in await retention.operator.holds()] == [1]
     await retention.refresh_metrics()
-    assert house.sample("retention_holds", table="inbound_events") == 1.0
-    assert house.sample("retention_holds", table="chat_sessions") == 0.0
-    house.sql("UPDATE retention_holds SET created_at = '2020-01-01', until = now() - interval '1 s'")
+    assert db.sample("retention_holds", table="inbound_events") == 1.0
+    assert db.sample("retention_holds", table="chat_sessions") == 0.0
+    db.sql("UPDATE retention_holds SET created_at = '2020-01-01', until = now() - interval '1 s'")
     assert [result.deleted for result in await retention.run_now(["inbound_events"])] == [10]
     assert await retention.operator.holds() == ()
     assert [hold.id for hold in await retention.operator.holds(ended=True)] == [1]
@@ -252,17 +239,17 @@ def meets(value: str | None, condition: Condition) -> bool:
     holds=st.lists(st.lists(CONDITIONS, max_size=2), max_size=3),
 )
 async def test_gone_is_what_is_old_and_not_held(
-    house: House, rows: list[tuple[str | None, bool]], holds: list[list[Condition]]
+    db: RetentionDB, rows: list[tuple[str | None, bool]], holds: list[list[Condition]]
 ) -> None:
     """Whatever is held by whatever holds: the plan says as many, and those go."""
-    house.sql("DROP TABLE IF EXISTS held_events")
-    house.sql("UPDATE retention_holds SET released_at = now(), released_by = 'x' WHERE released_at IS NULL")
-    house.sql('CREATE TABLE held_events (id int PRIMARY KEY, source text COLLATE "C", at timestamptz)')
-    house.sql("GRANT SELECT, UPDATE, DELETE ON held_events TO keeper")
+    db.sql("DROP TABLE IF EXISTS held_events")
+    db.sql("UPDATE retention_holds SET released_at = now(), released_by = 'x' WHERE released_at IS NULL")
+    db.sql('CREATE TABLE held_events (id int PRIMARY KEY, source text COLLATE "C", at timestamptz)')
+    db.sql("GRANT SELECT, UPDATE, DELETE ON held_events TO keeper")
     for number, (source, old) in enumerate(rows):
         at = datetime.now(UTC) - timedelta(days=40 if old else 3)
-        house.sql("INSERT INTO held_events VALUES (%s, %s, %s)", number, source, at)
-    retention = house.retention(Policy(table="held_events", age_column="at", keep=timedelta(days=30)))
+        db.sql("INSERT INTO held_events VALUES (%s, %s, %s)", number, source, at)
+    retention = db.retention(Policy(table="held_events", age_column="at", keep=timedelta(days=30)))
     for conditions in holds:
         await retention.operator.hold("held_events", conditions, **WHY)
     kept = {
@@ -274,4 +261,4 @@ async def test_gone_is_what_is_old_and_not_held(
     (plan,) = await retention.plan()
     (result,) = await retention.run_now()
     assert (plan.rows, result.status, result.deleted) == (gone, "completed", gone)
-    assert {number for (number,) in house.sql("SELECT id FROM held_events")} == kept
+    assert {number for (number,) in db.sql("SELECT id FROM held_events")} == kept

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.house import FLAT_OUT, House, open_house
+from support.retention import UNTHROTTLED, RetentionDB
 from watchkeeper.database import Database
-from watchkeeper.retention import Condition, Ledger, Policy, plan, read_backlog, run
+from watchkeeper.retention import Condition, Ledger, Policy, read_backlog
 from watchkeeper.retention._policy import LONGEST_KEEP, SHORTEST_KEEP
+from watchkeeper.retention.plan._plan import plan
+from watchkeeper.retention.run._run import run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-    from pathlib import Path
+    from collections.abc import Iterable
 
-    from support.postgres import DatabaseUrls
 
 HORIZON = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)  # when the clocks of Europe go forward
 BEFORE_ALL = datetime(1, 1, 2, tzinfo=UTC)  # as which -infinity is shown
@@ -36,21 +36,20 @@ ZONES = st.sampled_from(["UTC", "Asia/Kathmandu", "Europe/Kyiv", "America/New_Yo
 
 
 @pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, with a table whose ages have an index, one without, and one in parts."""
-    async with open_house(database_urls, tmp_path) as opened:
-        columns = "(id int PRIMARY KEY, at timestamptz, kind text)"
-        for table in TABLES:
-            parted = " PARTITION BY HASH (id)" if table == "in_parts" else ""
-            opened.sql(f"CREATE TABLE {table} {columns}{parted}")
-            opened.sql(f"GRANT SELECT, UPDATE, DELETE ON {table} TO keeper")
-        opened.sql("CREATE INDEX ON by_age (at)")
-        for part in range(3):
-            opened.sql(
-                f"CREATE TABLE in_parts_{part} PARTITION OF in_parts"
-                f" FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
-            )
-        yield opened
+def db(db: RetentionDB) -> RetentionDB:
+    """The database with a table whose ages have an index, one without, and one in parts."""
+    columns = "(id int PRIMARY KEY, at timestamptz, kind text)"
+    for table in TABLES:
+        parted = " PARTITION BY HASH (id)" if table == "in_parts" else ""
+        db.sql(f"CREATE TABLE {table} {columns}{parted}")
+        db.sql(f"GRANT SELECT, UPDATE, DELETE ON {table} TO keeper")
+    db.sql("CREATE INDEX ON by_age (at)")
+    for part in range(3):
+        db.sql(
+            f"CREATE TABLE in_parts_{part} PARTITION OF in_parts"
+            f" FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
+        )
+    return db
 
 
 def written(age: int | str | None) -> str | None:
@@ -77,19 +76,23 @@ def oldest(ages: Iterable[int | str | None]) -> datetime | None:
     zone=ZONES,
 )
 async def test_what_is_older_than_the_horizon_and_not_held_goes_and_nothing_else(
-    house: House, rows: list[tuple[int | str | None, str]], held: set[str], keep: timedelta, zone: str
+    db: RetentionDB,
+    rows: list[tuple[int | str | None, str]],
+    held: set[str],
+    keep: timedelta,
+    zone: str,
 ) -> None:
     """At the horizon a row stays, a microsecond older it goes, in any zone; plan and backlog say so."""
-    house.sql(f"ALTER DATABASE {house.urls.name} SET timezone = '{zone}'")
-    house.sql("UPDATE retention_holds SET released_at = now(), released_by = 'x' WHERE released_at IS NULL")
+    db.sql(f"ALTER DATABASE {db.urls.name} SET timezone = '{zone}'")
+    db.sql("UPDATE retention_holds SET released_at = now(), released_by = 'x' WHERE released_at IS NULL")
     old = {number for number, (age, _) in enumerate(rows) if is_old(age)}
     due = {number for number in old if rows[number][1] not in held}
-    async with Database(house.urls.url) as database:
+    async with Database(db.urls.url) as database:
         ledger = Ledger(database, redact=str)
         for table in TABLES:
             policy = Policy(table=table, age_column="at", keep=keep)
-            house.sql(f"TRUNCATE {table}")
-            house.sql(
+            db.sql(f"TRUNCATE {table}")
+            db.sql(
                 f"INSERT INTO {table} SELECT * FROM unnest(%s::int[], %s::timestamptz[], %s::text[])",  # noqa: S608 - our names
                 list(range(len(rows))),
                 [written(age) for age, _ in rows],
@@ -98,10 +101,10 @@ async def test_what_is_older_than_the_horizon_and_not_held_goes_and_nothing_else
             await ledger.register([policy])
             for kind in held:
                 hold = [Condition.parse(f"kind = {kind}")]
-                await house.retention(policy).operator.hold(table, hold, reason="case 7", owner="legal")
+                await db.retention(policy).operator.hold(table, hold, reason="case 7", owner="legal")
 
             async with database.transaction() as conn, database.owner() as owner:
-                planned = await plan(conn, owner, policy, HORIZON + keep, FLAT_OUT)
+                planned = await plan(conn, owner, policy, HORIZON + keep, UNTHROTTLED)
                 seen = await read_backlog(conn, policy, HORIZON + keep)
             assert (planned.horizon, planned.exact, seen.exact) == (HORIZON, True, True)
             assert (planned.rows, planned.held) == (len(due), len(old) - len(due))
@@ -114,26 +117,26 @@ async def test_what_is_older_than_the_horizon_and_not_held_goes_and_nothing_else
                 ledger,
                 policy,
                 claim,
-                limits=FLAT_OUT,
+                limits=UNTHROTTLED,
                 stopping=asyncio.Event(),
                 on_rows=lambda _rows: None,
             )
-            left = {number for (number,) in house.sql(f"SELECT id FROM {table}")}  # noqa: S608 - the same
+            left = {number for (number,) in db.sql(f"SELECT id FROM {table}")}  # noqa: S608 - the same
             assert left == set(range(len(rows))) - due
             assert (result.status, result.deleted) == ("completed", len(due))
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keep=KEEPS, zone=ZONES)
-async def test_a_horizon_is_exactly_so_long_ago(house: House, keep: timedelta, zone: str) -> None:
+async def test_a_horizon_is_exactly_so_long_ago(db: RetentionDB, keep: timedelta, zone: str) -> None:
     """To the microsecond, whatever clock changes lie between: for the run and for the plan."""
-    house.sql(f"ALTER DATABASE {house.urls.name} SET timezone = '{zone}'")
+    db.sql(f"ALTER DATABASE {db.urls.name} SET timezone = '{zone}'")
     policy = Policy(table="by_age", age_column="at", keep=keep)
-    async with Database(house.urls.url) as database:
+    async with Database(db.urls.url) as database:
         ledger = Ledger(database, redact=str)
         await ledger.register([policy])
         claim = await ledger.claim_now(policy)
         assert claim.horizon.astimezone(UTC) == claim.started_at.astimezone(UTC) - keep
         await ledger.close(claim, "completed")
-        (planned,) = await house.retention(policy, database=database).plan()
+        (planned,) = await db.retention(policy, database=database).plan()
         assert timedelta(0) <= planned.horizon - claim.horizon.astimezone(UTC) < timedelta(minutes=1)

@@ -12,29 +12,19 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.house import EVENTS, House, look_up_rows, open_house
+from support.retention import EVENTS, RetentionDB, force_index_scans
 from watchkeeper.retention import Limits
 from watchkeeper.retention.run import _batch_size
 from watchkeeper.retention.run._sweep import AgeSpan
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls
-
-
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, with 3000 old rows."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
+    from collections.abc import Iterator
 
 
 @contextmanager
-def transaction(house: House, statement: str) -> Iterator[psycopg.Connection]:
+def transaction(db: RetentionDB, statement: str) -> Iterator[psycopg.Connection]:
     """Run a statement in somebody else's transaction, which stays open."""
-    with psycopg.connect(house.urls.owner_url) as conn:
+    with psycopg.connect(db.urls.owner_url) as conn:
         conn.execute(statement.encode())
         yield conn
         conn.rollback()
@@ -42,116 +32,118 @@ def transaction(house: House, statement: str) -> Iterator[psycopg.Connection]:
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_rows_that_are_locked_for_a_moment_are_come_back_for(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """The others go first, the locked ones in a later pass of the same run."""
-    look_up_rows(monkeypatch)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 3000)
-    with transaction(house, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE") as other:
+    force_index_scans(monkeypatch)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 3000)
+    with transaction(db, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE") as other:
         asyncio.get_running_loop().call_later(0.4, other.rollback)
-        (result,) = await house.retention(EVENTS).run_now()
+        (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("completed", 3000)
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_rows_that_stay_locked_fail_the_run_with_their_number(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """All the others are gone and counted, and the sentence says where to look."""
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 3)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 3000)
-    with transaction(house, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE"):
-        ((locked,),) = house.sql("SELECT count(*) FROM inbound_events WHERE id LIKE '40-12%'")
-        (result,) = await house.retention(EVENTS).run_now()
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 3000)
+    with transaction(db, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE"):
+        ((locked,),) = db.sql("SELECT count(*) FROM inbound_events WHERE id LIKE '40-12%'")
+        (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("failed", 3000 - locked)
     told = re.match(r"Up to (\d+) rows of inbound_events that are due are locked by other", str(result.error))
     assert told is not None
     assert locked <= int(told[1]) <= locked + 4
-    assert house.count("inbound_events") == locked
+    assert db.count("inbound_events") == locked
 
 
-async def test_rows_that_were_locked_once_go_beside_those_that_are(house: House) -> None:
+async def test_rows_that_were_locked_once_go_beside_those_that_are(db: RetentionDB) -> None:
     """A lock leaves its note in the row when it is gone: committed, rolled back, shared, or of an update."""
-    house.make_table(indexed=False)
-    house.sql("ALTER TABLE inbound_events ADD source text")
-    house.sql("GRANT ALL ON inbound_events TO keeper")
-    house.fill("inbound_events", 40, 3000)
-    house.sql("UPDATE inbound_events SET source = 'x' WHERE id LIKE '40-1%%'")
-    house.sql("SELECT FROM inbound_events WHERE id LIKE '40-2%%' FOR UPDATE")
+    db.make_table(indexed=False)
+    db.sql("ALTER TABLE inbound_events ADD source text")
+    db.sql("GRANT ALL ON inbound_events TO keeper")
+    db.fill("inbound_events", 40, 3000)
+    db.sql("UPDATE inbound_events SET source = 'x' WHERE id LIKE '40-1%%'")
+    db.sql("SELECT FROM inbound_events WHERE id LIKE '40-2%%' FOR UPDATE")
     for strength, rows in (("UPDATE", "40-3%"), ("KEY SHARE", "40-4%"), ("SHARE", "40-4%")):
-        with transaction(house, f"SELECT FROM inbound_events WHERE id LIKE '{rows}' FOR {strength}"):
+        with transaction(db, f"SELECT FROM inbound_events WHERE id LIKE '{rows}' FOR {strength}"):
             pass
     kept = "SELECT FROM inbound_events WHERE id LIKE '40-5%' FOR KEY SHARE"
-    with transaction(house, kept) as other:
+    with transaction(db, kept) as other:
         asyncio.get_running_loop().call_later(0.3, other.rollback)
-        (result,) = await house.retention(EVENTS).run_now()
+        (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("completed", 3000)
-    assert house.count("inbound_events") == 0
+    assert db.count("inbound_events") == 0
 
 
 async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More locked rows of one age than a sweep ever takes on end the pass."""
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, AgeSpan, 1000)
-    house.make_table()
-    house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 3000) g")
-    with transaction(house, "SELECT FROM inbound_events FOR UPDATE"):
-        (result,) = await house.retention(EVENTS).run_now()
+    db.make_table()
+    db.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 3000) g")
+    with transaction(db, "SELECT FROM inbound_events FOR UPDATE"):
+        (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("failed", 0)
 
 
-async def test_a_row_that_was_touched_meanwhile_is_not_old_any_more(house: House) -> None:
+async def test_a_row_that_was_touched_meanwhile_is_not_old_any_more(db: RetentionDB) -> None:
     """The update that a sweep found locked has made the row young: it stays."""
-    house.make_table()
-    house.fill("inbound_events", 40, 10)
-    with transaction(house, "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'") as other:
+    db.make_table()
+    db.fill("inbound_events", 40, 10)
+    with transaction(db, "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'") as other:
         asyncio.get_running_loop().call_later(0.1, other.commit)
-        (result,) = await house.retention(EVENTS).run_now()
+        (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("completed", 9)
-    assert house.sql("SELECT id FROM inbound_events") == [("40-5",)]
+    assert db.sql("SELECT id FROM inbound_events") == [("40-5",)]
 
 
-async def test_a_table_that_is_locked_as_a_whole_is_waited_for(house: House) -> None:
+async def test_a_table_that_is_locked_as_a_whole_is_waited_for(db: RetentionDB) -> None:
     """A migration of a moment is sat out; the run gives its place in the queue back after each second."""
-    house.make_table()
-    house.fill("inbound_events", 40, 10)
-    with transaction(house, "LOCK TABLE inbound_events") as other:
+    db.make_table()
+    db.fill("inbound_events", 40, 10)
+    with transaction(db, "LOCK TABLE inbound_events") as other:
         asyncio.get_running_loop().call_later(1.2, other.rollback)
-        (result,) = await house.retention(EVENTS).run_now()
+        (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("completed", 10)
     assert result.duration > timedelta(seconds=1)
 
 
-async def test_a_table_that_stays_locked_fails_the_run(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_table_that_stays_locked_fails_the_run(
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a bounded number of tries the run has failed, and is closed."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(0),))
     monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
-    house.make_table()
-    house.fill("inbound_events", 40, 10)
-    with transaction(house, "LOCK TABLE inbound_events"):
-        (result,) = await house.retention(EVENTS).run_now()
+    db.make_table()
+    db.fill("inbound_events", 40, 10)
+    with transaction(db, "LOCK TABLE inbound_events"):
+        (result,) = await db.retention(EVENTS).run_now()
     assert result.status == "failed"
     assert isinstance(result.error, psycopg.errors.LockNotAvailable)
-    assert house.runs() == [(1, "failed", 0)]
+    assert db.runs() == [(1, "failed", 0)]
 
 
 async def test_the_lease_is_renewed_while_the_run_waits(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that waits for a lock for longer than its lease is not taken for dead."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=50),) * 40)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
-    house.make_table()
-    house.fill("inbound_events", 40, 10)
+    db.make_table()
+    db.fill("inbound_events", 40, 10)
     lease = timedelta(milliseconds=600)
-    runner, observer = house.retention(EVENTS, lease=lease), house.retention(EVENTS, lease=lease)
-    with transaction(house, "LOCK TABLE inbound_events") as other:
+    runner, observer = db.retention(EVENTS, lease=lease), db.retention(EVENTS, lease=lease)
+    with transaction(db, "LOCK TABLE inbound_events") as other:
         run = asyncio.create_task(runner.run_now())
         began = time.monotonic()
         while time.monotonic() - began < 1.5:
@@ -162,61 +154,61 @@ async def test_the_lease_is_renewed_while_the_run_waits(
     assert (result.status, result.deleted) == ("completed", 10)
 
 
-async def test_sweeps_shrink_when_they_take_too_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sweeps_shrink_when_they_take_too_long(
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Transactions of over 100 ms halve the number of rows, down to a hundred."""
-    look_up_rows(monkeypatch)
-    house.make_table()
-    house.fill("inbound_events", 40, 2000)
-    slow_down(house, "PERFORM pg_sleep(0.11)")
+    force_index_scans(monkeypatch)
+    db.make_table()
+    db.fill("inbound_events", 40, 2000)
+    slow_down(db, "PERFORM pg_sleep(0.11)")
     batches: list[int] = []
-    (result,) = await house.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
+    (result,) = await db.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
     assert result.deleted == 2000
     assert batches == [1000, 500, 250, 125, 100, 25]
 
 
 async def test_a_sweep_that_times_out_is_made_smaller_and_tried_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time-out costs that one transaction and not the run."""
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.STATEMENT_TIMEOUT", timedelta(milliseconds=300))
-    house.make_table()
-    house.fill("inbound_events", 40, 1000)
-    house.sql("CREATE SEQUENCE deletes")  # which a rollback does not turn back
-    slow_down(house, "IF nextval('deletes') = 1 THEN PERFORM pg_sleep(5); END IF")
+    db.make_table()
+    db.fill("inbound_events", 40, 1000)
+    db.sql("CREATE SEQUENCE deletes")  # which a rollback does not turn back
+    slow_down(db, "IF nextval('deletes') = 1 THEN PERFORM pg_sleep(5); END IF")
     batches: list[int] = []
-    (result,) = await house.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
+    (result,) = await db.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
     assert (result.status, result.deleted) == ("completed", 1000)
     assert batches[0] == 250
 
 
 @pytest.mark.parametrize(("budget", "times"), [(0.25, 3.0), (0.5, 1.0), (1.0, 0.0)])
 async def test_a_run_leaves_the_rest_of_the_time_to_others(
-    house: House, monkeypatch: pytest.MonkeyPatch, budget: float, times: float
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, budget: float, times: float
 ) -> None:
     """After each transaction it pauses for as long as its budget asks for, whatever that one took."""
-    look_up_rows(monkeypatch)
-    house.make_table()
-    house.fill("inbound_events", 40, 3000)
-    slow_down(house, "PERFORM pg_sleep(0.02)")
+    force_index_scans(monkeypatch)
+    db.make_table()
+    db.fill("inbound_events", 40, 3000)
+    slow_down(db, "PERFORM pg_sleep(0.02)")
     pauses: list[timedelta] = []
 
     async def note(_self: object, pause: timedelta) -> None:
         pauses.append(pause)
 
     monkeypatch.setattr("watchkeeper.retention.run._throttle.Patience.pause", note)
-    (result,) = await house.retention(EVENTS, limits=Limits(share=1.0, budget=budget)).run_now()
+    (result,) = await db.retention(EVENTS, limits=Limits(share=1.0, budget=budget)).run_now()
     assert (result.status, result.deleted) == ("completed", 3000)
     assert all(pause >= timedelta(seconds=0.02 * times) for pause in pauses)
     assert bool(pauses) == (budget < 1.0)
 
 
-def slow_down(house: House, action: str) -> None:
+def slow_down(db: RetentionDB, action: str) -> None:
     """Have each DELETE do something first."""
-    house.sql(
+    db.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
         f" $$BEGIN {action}; RETURN NULL; END$$"
     )
-    house.sql(
-        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
-    )
+    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()")

@@ -17,28 +17,21 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from support.house import EVENTS, House, look_up_rows, open_house
 from support.pgbouncer import running_bouncer, through
 from support.prometheus import exporting, run_tool, running_prometheus, variant, wait_until
+from support.retention import EVENTS, RetentionDB, force_index_scans
 from watchkeeper.database import Database
 from watchkeeper.retention import RunLostError, Schedule, Scheduler
 from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan, Swept
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
-    from support.postgres import DatabaseUrls, PostgresServer
+    from support.postgres import PostgresServer
 
 HOLD: dict[str, Any] = {"reason": "case 7", "owner": "legal"}
 BY_BOTH = pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-
-
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
 
 
 async def open_databases(stack: AsyncExitStack, url: str, number: int, **options: Any) -> list[Database]:
@@ -46,16 +39,16 @@ async def open_databases(stack: AsyncExitStack, url: str, number: int, **options
     return [await stack.enter_async_context(Database(url, **options)) for _ in range(number)]
 
 
-def on_delete(house: House, when: str, action: str) -> None:
+def on_delete(db: RetentionDB, when: str, action: str) -> None:
     """Have a trigger act on the deletes of inbound_events."""
-    house.sql(f"CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {action}; END$$")
-    house.sql(f"CREATE TRIGGER act {when} EXECUTE FUNCTION act()")
+    db.sql(f"CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {action}; END$$")
+    db.sql(f"CREATE TRIGGER act {when} EXECUTE FUNCTION act()")
 
 
-def put_rows_back(house: House) -> None:
+def put_rows_back(db: RetentionDB) -> None:
     """Have each deleted row come back, as an archiving trigger that means the wrong table does."""
     on_delete(
-        house,
+        db,
         "AFTER DELETE ON inbound_events FOR EACH ROW",
         "INSERT INTO inbound_events SELECT OLD.*; RETURN NULL",
     )
@@ -66,34 +59,34 @@ def put_rows_back(house: House) -> None:
 
 @BY_BOTH
 async def test_pain_1_rows_that_come_back_are_seen(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """apache/airflow#65239: a clean-up job was green for 14 months and deleted nothing.
 
     A trigger puts each row back, so that every DELETE succeeds and says so. By age the run is green then, by
     place it may find that out. The table's own figures tell in either case.
     """
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 300)
-    put_rows_back(house)
-    retention = await house.due(EVENTS)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 300)
+    put_rows_back(db)
+    retention = await db.overdue(EVENTS)
     (result,) = await retention.tick()
     await retention.refresh_metrics()
     assert result.deleted >= 300
     if indexed:
         assert result.status == "completed"
-        success = house.sample("retention_last_success_timestamp_seconds", table="inbound_events")
+        success = db.sample("retention_last_success_timestamp_seconds", table="inbound_events")
         assert success is not None
-    ((oldest,),) = house.sql("SELECT min(received_at) FROM inbound_events")
-    assert house.sample("retention_backlog_rows", table="inbound_events") == 300
-    seen = house.sample("retention_oldest_eligible_timestamp_seconds", table="inbound_events")
+    ((oldest,),) = db.sql("SELECT min(received_at) FROM inbound_events")
+    assert db.sample("retention_backlog_rows", table="inbound_events") == 300
+    seen = db.sample("retention_oldest_eligible_timestamp_seconds", table="inbound_events")
     assert seen == pytest.approx(oldest.timestamp())
 
 
 async def test_pain_1_an_engine_that_finds_nothing_is_seen(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """apache/airflow#65239, were the mistake ours: the figures do not come from what a run believes."""
 
@@ -102,13 +95,13 @@ async def test_pain_1_an_engine_that_finds_nothing_is_seen(
 
     for way in ("sweep", "sweep_carefully"):
         monkeypatch.setattr(f"watchkeeper.retention.run._pruning.{way}", blind)
-    house.make_table()
-    house.fill("inbound_events", 40, 300)
-    retention = await house.due(EVENTS)
+    db.make_table()
+    db.fill("inbound_events", 40, 300)
+    retention = await db.overdue(EVENTS)
     (result,) = await retention.tick()
     await retention.refresh_metrics()
     assert (result.status, result.deleted) == ("completed", 0)
-    assert house.sample("retention_backlog_rows", table="inbound_events") == 300
+    assert db.sample("retention_backlog_rows", table="inbound_events") == 300
 
 
 def give_it_a_past(folder: Path, hours: int) -> None:
@@ -130,20 +123,20 @@ async def wait(true: Callable[[], object]) -> None:
     await asyncio.to_thread(wait_until, true, "such state")
 
 
-async def test_pain_1_is_an_alert(house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_pain_1_is_an_alert(db: RetentionDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """apache/airflow#65239: from the table over a real Prometheus with the shipped rules to an alert.
 
     It ends when the rows are really gone.
     """
-    look_up_rows(monkeypatch)
-    house.make_table()
-    house.fill("inbound_events", 39, 5)
-    put_rows_back(house)
-    retention = await house.due(EVENTS)
+    force_index_scans(monkeypatch)
+    db.make_table()
+    db.fill("inbound_events", 39, 5)
+    put_rows_back(db)
+    retention = await db.overdue(EVENTS)
     (result,) = await retention.tick()
     await retention.refresh_metrics()
     assert result.status == "completed"
-    with exporting(house.registry, "the-token") as exporter:
+    with exporting(db.registry, "the-token") as exporter:
         config = variant(tmp_path / "prometheus", target=exporter.address, token="the-token")
         give_it_a_past(config.parent, hours=28)
         with running_prometheus(config) as prometheus:
@@ -155,9 +148,9 @@ async def test_pain_1_is_an_alert(house: House, monkeypatch: pytest.MonkeyPatch,
             ((labels, _),) = prometheus.query('ALERTS{alertname="RetentionBacklog"}').items()
             assert dict(labels)["table"] == "inbound_events"
             assert not prometheus.query('ALERTS{alertname="RetentionOverdue", table="inbound_events"}')
-            house.sql("ALTER TABLE inbound_events DISABLE TRIGGER act")
+            db.sql("ALTER TABLE inbound_events DISABLE TRIGGER act")
             await retention.run_now()
-            await house.retention(EVENTS).refresh_metrics()
+            await db.retention(EVENTS).refresh_metrics()
             await wait(lambda: "RetentionBacklog" not in prometheus.firing())
 
 
@@ -166,28 +159,28 @@ async def test_pain_1_is_an_alert(house: House, monkeypatch: pytest.MonkeyPatch,
 
 @BY_BOTH
 async def test_pain_2_a_delete_that_can_never_pass_is_made_small_enough(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """apache/airflow#47600, que-rb/que#299: one giant DELETE times out, each night anew, for ever."""
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     timeout = timedelta(milliseconds=700)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.STATEMENT_TIMEOUT", timeout)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 700)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 700)
     on_delete(
-        house,
+        db,
         "BEFORE DELETE ON inbound_events FOR EACH ROW",
         "PERFORM pg_sleep(0.002); RETURN OLD",
     )
-    async with house.database.transaction() as conn:
+    async with db.database.transaction() as conn:
         await conn.execute("SET LOCAL statement_timeout = '700ms'")
         with pytest.raises(psycopg.errors.QueryCanceled):
             async with conn.transaction():
                 await conn.execute(
                     "DELETE FROM inbound_events WHERE received_at < now() - interval '30 days'"
                 )
-    (result,) = await house.retention(EVENTS).run_now()
-    assert (result.status, result.deleted, house.count("inbound_events")) == ("completed", 700, 0)
+    (result,) = await db.retention(EVENTS).run_now()
+    assert (result.status, result.deleted, db.count("inbound_events")) == ("completed", 700, 0)
 
 
 # 3
@@ -208,34 +201,34 @@ class OnceAt:
         return self.due if now < self.due else self.due + timedelta(days=1)
 
 
-async def test_pain_3_ten_replicas_that_wake_together_are_one_run(house: House) -> None:
+async def test_pain_3_ten_replicas_that_wake_together_are_one_run(db: RetentionDB) -> None:
     """node-cron#159, node-cron#423: every replica runs the job.
 
     Ten schedulers, each with its own connections, look at the same instant, which is when the run is due.
     """
-    house.make_both()
-    house.fill("inbound_events", 45, 3000)
-    await house.retention().register()
+    db.make_contract_tables()
+    db.fill("inbound_events", 45, 3000)
+    await db.retention().register()
     async with AsyncExitStack() as stack:
-        databases = await open_databases(stack, house.urls.url, 10)
+        databases = await open_databases(stack, db.urls.url, 10)
         calendar = OnceAt(datetime.now(UTC) + timedelta(seconds=0.7))
         loops = [
-            asyncio.create_task(Scheduler(house.retention(database=database, calendar=calendar)).run())
+            asyncio.create_task(Scheduler(db.retention(database=database, schedule=calendar)).run())
             for database in databases
         ]
         async with asyncio.timeout(20):
-            while len(house.audited()) < 2:  # noqa: ASYNC110 - it is in the database
+            while len(db.audit_payloads()) < 2:  # noqa: ASYNC110 - it is in the database
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0.2)  # the one that comes late would come now
         for loop in loops:
             loop.cancel()
             with suppress(asyncio.CancelledError):
                 await loop
-    assert house.runs() == [(1, "completed", 3003)]
-    assert house.runs("chat_sessions") == [(1, "completed", 2)]
-    assert sorted(entry["deleted"] for entry in house.audited()) == [2, 3003]
+    assert db.runs() == [(1, "completed", 3003)]
+    assert db.runs("chat_sessions") == [(1, "completed", 2)]
+    assert sorted(entry["deleted"] for entry in db.audit_payloads()) == [2, 3003]
     assert (
-        house.job().count("started") == house.job().count("completed") <= 2
+        db.job_statuses().count("started") == db.job_statuses().count("completed") <= 2
     )  # one replica's, or one a table
 
 
@@ -243,7 +236,7 @@ async def test_pain_3_ten_replicas_that_wake_together_are_one_run(house: House) 
 
 
 async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(
-    house: House, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer
 ) -> None:
     """goauthentik/authentik#23876: leaders that stand on advisory locks break behind PgBouncer.
 
@@ -251,54 +244,54 @@ async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(
     goes on; the former owner finds it out at its next transaction, and deletes nothing more.
     """
     monkeypatch.setattr("watchkeeper.retention.run._batch_size._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 4})
-    house.make_table(indexed=False)
-    house.fill("inbound_events", 40, 6000)
-    on_delete(house, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.02); RETURN NULL")
-    await house.due(EVENTS)
+    db.make_table(indexed=False)
+    db.fill("inbound_events", 40, 6000)
+    on_delete(db, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.02); RETURN NULL")
+    await db.overdue(EVENTS)
     async with AsyncExitStack() as stack:
-        url = through(stack.enter_context(running_bouncer(postgres)), house.urls).url
+        url = through(stack.enter_context(running_bouncer(postgres)), db.urls).url
         databases = await open_databases(stack, url, 4, prepared_statements=False)
-        first = house.retention(EVENTS, database=databases[0], lease=timedelta(0))  # which is over at once
-        others = [house.retention(EVENTS, database=database) for database in databases[1:]]
+        first = db.retention(EVENTS, database=databases[0], lease=timedelta(0))  # which is over at once
+        others = [db.retention(EVENTS, database=database) for database in databases[1:]]
         running = asyncio.create_task(first.tick())
         async with asyncio.timeout(10):
-            while not house.count("retention_runs WHERE rows_deleted > 0"):  # noqa: ASYNC110 - the same
+            while not db.count("retention_runs WHERE rows_deleted > 0"):  # noqa: ASYNC110 - the same
                 await asyncio.sleep(0.01)
         closed = [result for some in await asyncio.gather(*(r.tick() for r in others)) for result in some]
         assert [(result.run, result.status) for result in closed] == [(1, "failed")]
-        house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '2 min' WHERE id = 1")
+        db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '2 min' WHERE id = 1")
         done = [result for some in await asyncio.gather(*(r.tick() for r in others)) for result in some]
         (lost,) = await running
     assert isinstance(lost.error, RunLostError)
     assert [(result.status, result.deleted) for result in done] == [("completed", 6000 - closed[0].deleted)]
-    assert house.count("inbound_events") == 0
-    assert [entry["deleted"] for entry in house.audited()] == [closed[0].deleted, done[0].deleted]
-    assert house.runs() == [(1, "failed", closed[0].deleted), (2, "completed", done[0].deleted)]
+    assert db.count("inbound_events") == 0
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [closed[0].deleted, done[0].deleted]
+    assert db.runs() == [(1, "failed", closed[0].deleted), (2, "completed", done[0].deleted)]
 
 
 # 5
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-async def test_pain_5_what_was_missed_during_a_restart_is_caught_up_once(house: House, zone: str) -> None:
+async def test_pain_5_what_was_missed_during_a_restart_is_caught_up_once(db: RetentionDB, zone: str) -> None:
     """apscheduler#296: a run that was due while the service restarted is dropped."""
-    house.make_table()
+    db.make_table()
     calendar = Schedule(timezone=zone)
-    await (await house.due(EVENTS, calendar=calendar)).tick()
-    house.sql(
+    await (await db.overdue(EVENTS, schedule=calendar)).tick()
+    db.sql(
         "UPDATE retention_runs SET due_at = due_at - interval '3 days',"
         " started_at = started_at - interval '3 days', finished_at = finished_at - interval '3 days'"
     )
-    house.fill("inbound_events", 40, 5)
+    db.fill("inbound_events", 40, 5)
     async with AsyncExitStack() as stack:
-        databases = await open_databases(stack, house.urls.url, 3)
-        replicas = [house.retention(EVENTS, database=one, calendar=calendar) for one in databases]
+        databases = await open_databases(stack, db.urls.url, 3)
+        replicas = [db.retention(EVENTS, database=one, schedule=calendar) for one in databases]
         results = await asyncio.gather(*(replica.tick() for replica in replicas))
         assert [(result.status, result.deleted) for some in results for result in some] == [("completed", 5)]
         assert await asyncio.gather(*(replica.tick() for replica in replicas)) == [[], [], []]
-    ((due,),) = house.sql("SELECT max(due_at) FROM retention_runs")
+    ((due,),) = db.sql("SELECT max(due_at) FROM retention_runs")
     assert due == calendar.due_before(datetime.now(UTC))
-    assert len(house.audited()) == 2
+    assert len(db.audit_payloads()) == 2
 
 
 # 8
@@ -308,29 +301,29 @@ ROUNDS = 8
 
 @BY_BOTH
 async def test_pain_8_a_hold_is_in_force_at_any_instant_of_a_run(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """preloop#685: a purge ignores a legal hold.
 
     Before the run is claimed, between its transactions, in the middle of one, after the last: when the hold's
     command has returned, not one row of its goes any more.
     """
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._batch_size._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 2})
-    house.make_table(indexed=indexed)
-    on_delete(house, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.008); RETURN NULL")
-    retention = await house.due(EVENTS)
+    db.make_table(indexed=indexed)
+    on_delete(db, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.008); RETURN NULL")
+    retention = await db.overdue(EVENTS)
     chance, in_the_middle = random.Random(8), 0
     for number in range(ROUNDS):
-        house.sql("TRUNCATE inbound_events")
-        house.fill("inbound_events", 40, 3000)
-        house.calendar.due += timedelta(milliseconds=1)
+        db.sql("TRUNCATE inbound_events")
+        db.fill("inbound_events", 40, 3000)
+        db.schedule.time += timedelta(milliseconds=1)
         run = asyncio.create_task(retention.tick())
         await asyncio.sleep(chance.uniform(0.0, 0.15) if number else 0.0)
-        hold = await house.retention(EVENTS).operator.hold("inbound_events", [], **HOLD)
-        held = house.count("inbound_events")
+        hold = await db.retention(EVENTS).operator.hold("inbound_events", [], **HOLD)
+        held = db.count("inbound_events")
         (result,) = await run
-        assert (result.status, house.count("inbound_events")) == ("completed", held)
+        assert (result.status, db.count("inbound_events")) == ("completed", held)
         assert result.deleted == 3000 - held
         in_the_middle += 0 < held < 3000
         await retention.operator.release(hold.id, released_by="legal")
@@ -339,21 +332,21 @@ async def test_pain_8_a_hold_is_in_force_at_any_instant_of_a_run(
 
 @BY_BOTH
 async def test_pain_8_holds_that_become_unreadable_in_a_run_end_it(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """preloop#685: what is not known to be free stays, from the very next transaction on."""
-    look_up_rows(monkeypatch)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 5000)
+    force_index_scans(monkeypatch)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 5000)
     left: list[int] = []
 
     def close_the_holds(_table: str, _rows: int) -> None:
-        house.sql("REVOKE SELECT ON retention_holds FROM keeper")
-        left.append(house.count("inbound_events"))
+        db.sql("REVOKE SELECT ON retention_holds FROM keeper")
+        left.append(db.count("inbound_events"))
 
-    (result,) = await house.retention(EVENTS).run_now(None, close_the_holds)
+    (result,) = await db.retention(EVENTS).run_now(None, close_the_holds)
     assert result.status == "failed"
     assert isinstance(result.error, psycopg.errors.InsufficientPrivilege)
-    assert [house.count("inbound_events")] == left
+    assert [db.count("inbound_events")] == left
     assert 0 < left[0] < 5000
-    assert [entry["deleted"] for entry in house.audited()] == [5000 - left[0]]
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [5000 - left[0]]

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from support.archive import ARCHIVED, archived
-from support.house import EVENTS, House, open_house
 from support.pgbouncer import running_bouncer, through
-from support.replicas import Replicas, kill_in_a_run
+from support.replicas import Replicas, kill_during_run
+from support.retention import EVENTS, RetentionDB
 from watchkeeper.database import Database
 from watchkeeper.database._owner import Owner
 from watchkeeper.exceptions import DatabaseUnavailableError
@@ -28,21 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from support.postgres import DatabaseUrls, PostgresServer
-
-
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, on each supported server."""
-    async with open_house(any_urls, tmp_path) as opened:
-        yield opened
+    from support.postgres import PostgresServer
 
 
 KILLS = 12
@@ -53,135 +39,133 @@ IDENTITIES = [
 ]
 
 
-def make_partitioned(house: House, *, default: bool = True) -> None:
+def make_partitioned(db: RetentionDB, *, default: bool = True) -> None:
     """Make a table of ten-day partitions: three old ones, one that the horizon is in, two young ones."""
-    house.sql(
-        "CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)"
-    )
+    db.sql("CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)")
     for days in (65, 55, 45, 35, 25, 15):
-        add_partition(house, f"p{days}", days)
+        add_partition(db, f"p{days}", days)
     if default:
-        house.sql("CREATE TABLE other PARTITION OF inbound_events DEFAULT")
-    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+        db.sql("CREATE TABLE other PARTITION OF inbound_events DEFAULT")
+    db.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
 
 
-def add_partition(house: House, name: str, days: int, tail: str = "") -> None:
+def add_partition(db: RetentionDB, name: str, days: int, tail: str = "") -> None:
     """Add the partition of ten days that begins so many days ago."""
-    ((start, stop),) = house.sql(
+    ((start, stop),) = db.sql(
         "SELECT date_trunc('day', now() - make_interval(days => %s)),"
         " date_trunc('day', now() - make_interval(days => %s))",
         days,
         days - 10,
     )
-    house.sql(
+    db.sql(
         f"CREATE TABLE {name} PARTITION OF inbound_events FOR VALUES FROM ('{start}') TO ('{stop}') {tail}"
     )
 
 
-def fill(house: House) -> int:
+def fill(db: RetentionDB) -> int:
     """Fill it, and return how many rows are old: 100 and 50 and none in the old partitions."""
-    house.fill("inbound_events", 60, 100)
-    house.fill("inbound_events", 50, 50)
-    house.fill("inbound_events", 34, 20)
-    house.fill("inbound_events", 27, 7)
-    house.fill("inbound_events", 12, 5)
-    house.fill("inbound_events", 300, 3)  # into the default partition, if there is one
-    house.sql("INSERT INTO inbound_events VALUES ('no age', NULL)")
+    db.fill("inbound_events", 60, 100)
+    db.fill("inbound_events", 50, 50)
+    db.fill("inbound_events", 34, 20)
+    db.fill("inbound_events", 27, 7)
+    db.fill("inbound_events", 12, 5)
+    db.fill("inbound_events", 300, 3)  # into the default partition, if there is one
+    db.sql("INSERT INTO inbound_events VALUES ('no age', NULL)")
     return 173
 
 
-def partitions(house: House) -> list[str]:
+def partitions(db: RetentionDB) -> list[str]:
     """Return the names of the partitions that are left."""
     return [
         name
-        for (name,) in house.sql(
+        for (name,) in db.sql(
             "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'inbound_events'::regclass"
             " ORDER BY 1"
         )
     ]
 
 
-def dropped(house: House) -> list[list[str]]:
+def dropped(db: RetentionDB) -> list[list[str]]:
     """Return what each run dropped, as the ledger has it."""
-    return [names for (names,) in house.sql("SELECT partitions FROM retention_runs ORDER BY id")]
+    return [names for (names,) in db.sql("SELECT partitions FROM retention_runs ORDER BY id")]
 
 
-async def run(house: House, **options: Any) -> tuple[Plan, RunResult]:
+async def run(db: RetentionDB, **options: Any) -> tuple[Plan, RunResult]:
     """Plan, run, and see that the rows that went are those that were old."""
-    retention = house.retention(EVENTS, **options)
+    retention = db.retention(EVENTS, **options)
     (plan,) = await retention.plan()
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", plan.rows)
-    assert house.sql(
-        "SELECT count(*) FROM inbound_events WHERE received_at < now() - interval '30 days'"
-    ) == [(0,)]
-    assert [entry["deleted"] for entry in house.audited()] == [plan.rows]
+    assert db.sql("SELECT count(*) FROM inbound_events WHERE received_at < now() - interval '30 days'") == [
+        (0,)
+    ]
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [plan.rows]
     return plan, result
 
 
-async def test_old_partitions_are_dropped_and_the_rest_is_swept(any_house: House) -> None:
+async def test_old_partitions_are_dropped_and_the_rest_is_swept(any_db: RetentionDB) -> None:
     """Beside a default partition, in ledger, audit log and metrics; the one with the horizon is swept."""
-    house = any_house
-    make_partitioned(house)
-    old = fill(house)
+    db = any_db
+    make_partitioned(db)
+    old = fill(db)
     batches: list[int] = []
-    retention = house.retention(EVENTS)
+    retention = db.retention(EVENTS)
     (plan,) = await retention.plan()
     assert (plan.rows, plan.strategy) == (old, "partitions")
     assert plan.partitions == ("public.p65", "public.p55", "public.p45")
     assert "3 of 7 end before the horizon and are dropped as a whole" in plan.why
-    assert partitions(house) == ["other", "p15", "p25", "p35", "p45", "p55", "p65"]
+    assert partitions(db) == ["other", "p15", "p25", "p35", "p45", "p55", "p65"]
     (result,) = await retention.run_now(None, lambda _, rows: batches.append(rows))
     assert (result.status, result.deleted, result.notes) == ("completed", old, ())
     assert batches[:2] == [100, 50]
     assert sum(batches) == old
-    assert partitions(house) == ["other", "p15", "p25", "p35"]
-    assert house.sql("SELECT to_regclass('p65')") == [(None,)]
-    assert house.count("inbound_events") == 13
-    assert dropped(house) == [["public.p65", "public.p55", "public.p45"]]
-    (entry,) = house.audited()
+    assert partitions(db) == ["other", "p15", "p25", "p35"]
+    assert db.sql("SELECT to_regclass('p65')") == [(None,)]
+    assert db.count("inbound_events") == 13
+    assert dropped(db) == [["public.p65", "public.p55", "public.p45"]]
+    (entry,) = db.audit_payloads()
     assert (entry["deleted"], entry["partitions"]) == (old, ["public.p65", "public.p55", "public.p45"])
-    assert house.sample("retention_rows_deleted_total", table="inbound_events") == old
+    assert db.sample("retention_rows_deleted_total", table="inbound_events") == old
 
 
-async def test_a_run_that_drops_nothing_says_nothing_of_partitions(house: House) -> None:
+async def test_a_run_that_drops_nothing_says_nothing_of_partitions(db: RetentionDB) -> None:
     """The audit entry has no such key, and a second run finds nothing to drop."""
-    make_partitioned(house)
-    house.fill("inbound_events", 34, 20)
+    make_partitioned(db)
+    db.fill("inbound_events", 34, 20)
     for name in ("p65", "p55", "p45"):
-        house.sql(f"DROP TABLE {name}")
-    await run(house)
-    assert "partitions" not in house.audited()[0]
+        db.sql(f"DROP TABLE {name}")
+    await run(db)
+    assert "partitions" not in db.audit_payloads()[0]
 
 
-async def test_partitions_that_are_divided_further_and_names_of_all_kinds(any_house: House) -> None:
+async def test_partitions_that_are_divided_further_and_names_of_all_kinds(any_db: RetentionDB) -> None:
     """A partition goes with what it is divided into; no name is taken apart; a schema does not matter."""
-    house = any_house
-    house.sql("CREATE SCHEMA crm")
-    house.sql("GRANT USAGE ON SCHEMA crm TO keeper")
-    make_partitioned(house)
-    add_partition(house, "deep", 75, "PARTITION BY HASH (id)")
+    db = any_db
+    db.sql("CREATE SCHEMA crm")
+    db.sql("GRANT USAGE ON SCHEMA crm TO keeper")
+    make_partitioned(db)
+    add_partition(db, "deep", 75, "PARTITION BY HASH (id)")
     for part in range(3):
         bounds = f"FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
-        house.sql(f'CREATE TABLE crm."Deep %s ""{part}" PARTITION OF deep {bounds}')
-    add_partition(house, 'crm."Odd %s ""Part"', 85)
-    house.fill("inbound_events", 70, 300)
-    house.fill("inbound_events", 80, 40)
-    plan, _ = await run(house)
+        db.sql(f'CREATE TABLE crm."Deep %s ""{part}" PARTITION OF deep {bounds}')
+    add_partition(db, 'crm."Odd %s ""Part"', 85)
+    db.fill("inbound_events", 70, 300)
+    db.fill("inbound_events", 80, 40)
+    plan, _ = await run(db)
     assert plan.partitions[:2] == ('crm."Odd %s ""Part"', "public.deep")
-    assert partitions(house) == ["other", "p15", "p25", "p35"]
-    assert house.sql("SELECT count(*) FROM pg_class WHERE relname LIKE 'Deep%%' OR relname LIKE 'Odd%%'") == [
+    assert partitions(db) == ["other", "p15", "p25", "p35"]
+    assert db.sql("SELECT count(*) FROM pg_class WHERE relname LIKE 'Deep%%' OR relname LIKE 'Odd%%'") == [
         (0,)
     ]
 
 
-async def test_bounds_are_read_whatever_the_time_zone(house: House) -> None:
+async def test_bounds_are_read_whatever_the_time_zone(db: RetentionDB) -> None:
     """A bound is text to the catalogue, and the same moment in each zone."""
-    make_partitioned(house)
-    fill(house)
-    house.sql(f"ALTER DATABASE {house.urls.name} SET TimeZone = 'Asia/Kolkata'")
-    async with Database(house.urls.url, owner_url=house.urls.owner_url) as database:
-        plan, _ = await run(house, database=database)
+    make_partitioned(db)
+    fill(db)
+    db.sql(f"ALTER DATABASE {db.urls.name} SET TimeZone = 'Asia/Kolkata'")
+    async with Database(db.urls.url, owner_url=db.urls.owner_url) as database:
+        plan, _ = await run(db, database=database)
     assert len(plan.partitions) == 3
 
 
@@ -238,43 +222,43 @@ async def test_bounds_are_read_whatever_the_time_zone(house: House) -> None:
     ],
 )
 async def test_what_is_not_the_same_as_a_delete_is_swept(
-    house: House, statements: list[str], sentence: str
+    db: RetentionDB, statements: list[str], sentence: str
 ) -> None:
     """The rows go one by one, the partitions stay; plan, result and line say why."""
-    make_partitioned(house, default=False)
-    house.fill("inbound_events", 60, 100)
-    house.fill("inbound_events", 34, 20)
-    house.sql("CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN OLD; END$$")
+    make_partitioned(db, default=False)
+    db.fill("inbound_events", 60, 100)
+    db.fill("inbound_events", 34, 20)
+    db.sql("CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN OLD; END$$")
     for statement in statements:
-        house.sql(statement)
-    plan, result = await run(house)
+        db.sql(statement)
+    plan, result = await run(db)
     assert plan.rows == 120
     assert plan.partitions == ()
     assert sentence in plan.why
     assert sentence in " ".join(result.notes)
-    assert sentence in house.lines("retention")[-1]["msg"]
-    assert len(partitions(house)) == 6
-    assert dropped(house) == [[]]
+    assert sentence in db.lines("retention")[-1]["msg"]
+    assert len(partitions(db)) == 6
+    assert dropped(db) == [[]]
 
 
-async def test_triggers_and_publications_of_other_things_do_not_matter(house: House) -> None:
+async def test_triggers_and_publications_of_other_things_do_not_matter(db: RetentionDB) -> None:
     """A disabled trigger, one on INSERT, and a publication of inserts only."""
-    make_partitioned(house)
-    fill(house)
-    house.sql("CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$")
-    house.sql("CREATE TRIGGER one BEFORE INSERT ON inbound_events FOR EACH ROW EXECUTE FUNCTION tell()")
-    house.sql("CREATE TRIGGER two BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION tell()")
-    house.sql("ALTER TABLE inbound_events DISABLE TRIGGER two")
-    house.sql("CREATE PUBLICATION feed FOR TABLE inbound_events WITH (publish = 'insert')")
-    plan, _ = await run(house)
+    make_partitioned(db)
+    fill(db)
+    db.sql("CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$")
+    db.sql("CREATE TRIGGER one BEFORE INSERT ON inbound_events FOR EACH ROW EXECUTE FUNCTION tell()")
+    db.sql("CREATE TRIGGER two BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION tell()")
+    db.sql("ALTER TABLE inbound_events DISABLE TRIGGER two")
+    db.sql("CREATE PUBLICATION feed FOR TABLE inbound_events WITH (publish = 'insert')")
+    plan, _ = await run(db)
     assert len(plan.partitions) == 3
 
 
-async def test_a_partition_with_a_held_row_is_swept(house: House) -> None:
+async def test_a_partition_with_a_held_row_is_swept(db: RetentionDB) -> None:
     """The held row stays, the others go, and the other partitions are dropped."""
-    make_partitioned(house)
-    old = fill(house)
-    retention = house.retention(EVENTS)
+    make_partitioned(db)
+    old = fill(db)
+    retention = db.retention(EVENTS)
     await retention.operator.hold(
         "inbound_events", [Condition.parse("id = 60-7")], reason="case", owner="legal"
     )
@@ -284,37 +268,37 @@ async def test_a_partition_with_a_held_row_is_swept(house: House) -> None:
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", old - 1)
     assert "public.p65, because a hold keeps rows of it" in " ".join(result.notes)
-    assert house.sql("SELECT id FROM p65") == [("60-7",)]
-    assert dropped(house) == [["public.p55", "public.p45"]]
+    assert db.sql("SELECT id FROM p65") == [("60-7",)]
+    assert dropped(db) == [["public.p55", "public.p45"]]
 
 
 async def test_a_partition_that_was_detached_meanwhile_is_let_be(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody keeps it elsewhere: it is not the policy's any more when its turn comes."""
-    make_partitioned(house)
-    old = fill(house)
+    make_partitioned(db)
+    old = fill(db)
     count = PartitionDrop._count
 
     async def detach(self: PartitionDrop, *args: Any) -> int:
-        if "p55" in partitions(house):
-            house.sql("ALTER TABLE inbound_events DETACH PARTITION p55")
+        if "p55" in partitions(db):
+            db.sql("ALTER TABLE inbound_events DETACH PARTITION p55")
         return await count(self, *args)
 
     monkeypatch.setattr(PartitionDrop, "_count", detach)
-    (result,) = await house.retention(EVENTS).run_now()
-    assert (result.status, result.deleted, house.count("p55")) == ("completed", old - 50, 50)
+    (result,) = await db.retention(EVENTS).run_now()
+    assert (result.status, result.deleted, db.count("p55")) == ("completed", old - 50, 50)
     assert "public.p55, because it was changed meanwhile" in " ".join(result.notes)
-    assert dropped(house) == [["public.p65", "public.p45"]]
+    assert dropped(db) == [["public.p65", "public.p45"]]
 
 
 async def test_a_hold_that_comes_while_a_partition_is_counted_is_in_force(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read again under the lock that it takes; the partition it came for is swept, but for its row."""
-    make_partitioned(house)
-    old = fill(house)
-    retention = house.retention(EVENTS)
+    make_partitioned(db)
+    old = fill(db)
+    retention = db.retention(EVENTS)
     count = PartitionDrop._count
     held = False
 
@@ -332,19 +316,19 @@ async def test_a_hold_that_comes_while_a_partition_is_counted_is_in_force(
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", old - 1)
     assert "public.p65, because a hold was added or ended meanwhile" in " ".join(result.notes)
-    assert house.sql("SELECT id FROM p65") == [("60-7",)]
-    assert dropped(house) == [["public.p55", "public.p45"]]
+    assert db.sql("SELECT id FROM p65") == [("60-7",)]
+    assert dropped(db) == [["public.p55", "public.p45"]]
 
 
-async def test_a_partition_of_somebody_else_is_swept(house: House) -> None:
+async def test_a_partition_of_somebody_else_is_swept(db: RetentionDB) -> None:
     """The owner's connection may not drop what belongs to another role; the others it does."""
-    make_partitioned(house)
-    fill(house)
-    with psycopg.connect(house.urls.superuser_url, autocommit=True) as conn:
+    make_partitioned(db)
+    fill(db)
+    with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
         conn.execute("ALTER TABLE p55 OWNER TO postgres")
-    plan, _ = await run(house)
+    plan, _ = await run(db)
     assert "public.p55, because it belongs to postgres, which DATABASE_OWNER_URL does not" in plan.why
-    assert dropped(house) == [["public.p65", "public.p45"]]
+    assert dropped(db) == [["public.p65", "public.p45"]]
 
 
 @pytest.mark.parametrize(
@@ -354,39 +338,41 @@ async def test_a_partition_of_somebody_else_is_swept(house: House) -> None:
         pytest.param("nobody", "its owner cannot look at it: The database cannot be reached", id="unknown"),
     ],
 )
-async def test_without_the_owner_all_is_swept(house: House, owner: str | None, sentence: str) -> None:
+async def test_without_the_owner_all_is_swept(db: RetentionDB, owner: str | None, sentence: str) -> None:
     """A service that was given no owner, or a wrong one, prunes all the same, and says why so slowly."""
-    make_partitioned(house)
-    fill(house)
-    url = house.urls.owner_url.replace("keeper_owner", owner) if owner else None
-    async with Database(house.urls.url, owner_url=url) as database:
-        plan, result = await run(house, database=database)
+    make_partitioned(db)
+    fill(db)
+    url = db.urls.owner_url.replace("keeper_owner", owner) if owner else None
+    async with Database(db.urls.url, owner_url=url) as database:
+        plan, result = await run(db, database=database)
     assert sentence in plan.why
     assert sentence in " ".join(result.notes)
-    assert dropped(house) == [[]]
-    assert len(partitions(house)) == 7
+    assert dropped(db) == [[]]
+    assert len(partitions(db)) == 7
 
 
-async def test_a_service_that_owns_its_tables_drops_them(house: House) -> None:
+async def test_a_service_that_owns_its_tables_drops_them(db: RetentionDB) -> None:
     """One role for all is not what is advised, and works."""
-    make_partitioned(house)
-    fill(house)
-    async with Database(house.urls.owner_url) as database:
-        await run(house, database=database)
-    assert len(dropped(house)[0]) == 3
+    make_partitioned(db)
+    fill(db)
+    async with Database(db.urls.owner_url) as database:
+        await run(db, database=database)
+    assert len(dropped(db)[0]) == 3
 
 
-async def test_most_of_a_partitioned_table_does_not_go_without_an_operators_word(house: House) -> None:
+async def test_most_of_a_partitioned_table_does_not_go_without_an_operators_word(
+    db: RetentionDB,
+) -> None:
     """The share of a run counts what would be dropped like all other rows."""
-    make_partitioned(house)
-    house.fill("inbound_events", 60, 12_000)
-    house.fill("inbound_events", 12, 3_000)
-    retention = house.retention(EVENTS, limits=Limits(share=0.5))
+    make_partitioned(db)
+    db.fill("inbound_events", 60, 12_000)
+    db.fill("inbound_events", 12, 3_000)
+    retention = db.retention(EVENTS, limits=Limits(share=0.5))
     (result,) = await retention.run_now()
-    assert (result.status, result.deleted, len(partitions(house))) == ("refused", 0, 7)
+    assert (result.status, result.deleted, len(partitions(db))) == ("refused", 0, 7)
     (result,) = await retention.run_now(limits=Limits(share=0.9))
     assert (result.status, result.deleted) == ("completed", 12_000)
-    assert dropped(house) == [[], ["public.p65", "public.p55", "public.p45"]]
+    assert dropped(db) == [[], ["public.p65", "public.p55", "public.p45"]]
 
 
 @pytest.mark.parametrize(
@@ -407,154 +393,154 @@ async def test_most_of_a_partitioned_table_does_not_go_without_an_operators_word
         ("PARTITION BY RANGE (received_at)", "DEFAULT"),
     ],
 )
-async def test_other_partitions_are_swept(any_house: House, definition: str, part: str) -> None:
+async def test_other_partitions_are_swept(any_db: RetentionDB, definition: str, part: str) -> None:
     """What is not divided by the age alone, or has no end, is no old partition."""
-    house = any_house
-    house.sql(f"CREATE TABLE inbound_events (id text, received_at timestamptz) {definition}")
-    house.sql(f"CREATE TABLE part PARTITION OF inbound_events {part}")
-    house.sql("GRANT SELECT, UPDATE, DELETE ON inbound_events TO keeper")
-    house.sql("INSERT INTO inbound_events SELECT 'a', '2019-01-01' FROM generate_series(1, 30)")
-    plan, _ = await run(house)
-    assert (plan.rows, plan.partitions, partitions(house)) == (30, (), ["part"])
+    db = any_db
+    db.sql(f"CREATE TABLE inbound_events (id text, received_at timestamptz) {definition}")
+    db.sql(f"CREATE TABLE part PARTITION OF inbound_events {part}")
+    db.sql("GRANT SELECT, UPDATE, DELETE ON inbound_events TO keeper")
+    db.sql("INSERT INTO inbound_events SELECT 'a', '2019-01-01' FROM generate_series(1, 30)")
+    plan, _ = await run(db)
+    assert (plan.rows, plan.partitions, partitions(db)) == (30, (), ["part"])
 
 
-async def test_a_partition_that_somebody_began_to_detach_is_named(house: House) -> None:
+async def test_a_partition_that_somebody_began_to_detach_is_named(db: RetentionDB) -> None:
     """Its rows are not to be seen, so none goes; the sentence says how to finish that."""
-    make_partitioned(house, default=False)
-    house.fill("inbound_events", 60, 100)
-    house.fill("inbound_events", 50, 50)
-    with psycopg.connect(house.urls.owner_url) as reader:
+    make_partitioned(db, default=False)
+    db.fill("inbound_events", 60, 100)
+    db.fill("inbound_events", 50, 50)
+    with psycopg.connect(db.urls.owner_url) as reader:
         reader.execute("SELECT count(*) FROM inbound_events")
-        house.sql("SET lock_timeout = '50ms'")
+        db.sql("SET lock_timeout = '50ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            house.sql("ALTER TABLE inbound_events DETACH PARTITION p65 CONCURRENTLY")
-    plan, result = await run(house)
+            db.sql("ALTER TABLE inbound_events DETACH PARTITION p65 CONCURRENTLY")
+    plan, result = await run(db)
     assert (plan.rows, plan.partitions) == (50, ("public.p55", "public.p45"))
     sentence = "ALTER TABLE inbound_events DETACH PARTITION public.p65 FINALIZE"
     assert sentence in plan.why
     assert sentence in " ".join(result.notes)
-    house.sql(sentence)
-    assert house.count("p65") == 100
+    db.sql(sentence)
+    assert db.count("p65") == 100
 
 
-async def test_a_part_of_a_partition_that_somebody_began_to_detach_is_not_dropped(any_house: House) -> None:
+async def test_a_part_of_a_partition_that_somebody_began_to_detach_is_not_dropped(
+    any_db: RetentionDB,
+) -> None:
     """It is kept with its rows, which are not to be seen any more; the rest of the partition is swept."""
-    house = any_house
-    make_partitioned(house, default=False)
-    add_partition(house, "deep", 75, "PARTITION BY LIST (id)")
-    house.sql("CREATE TABLE gone PARTITION OF deep FOR VALUES IN ('a')")
-    house.sql("CREATE TABLE \"L'eft\" PARTITION OF deep FOR VALUES IN ('b')")
-    house.sql(
-        "INSERT INTO inbound_events SELECT i, now() - interval '70 days' FROM unnest('{a,b}'::text[]) i"
-    )
-    with psycopg.connect(house.urls.owner_url) as reader:
+    db = any_db
+    make_partitioned(db, default=False)
+    add_partition(db, "deep", 75, "PARTITION BY LIST (id)")
+    db.sql("CREATE TABLE gone PARTITION OF deep FOR VALUES IN ('a')")
+    db.sql("CREATE TABLE \"L'eft\" PARTITION OF deep FOR VALUES IN ('b')")
+    db.sql("INSERT INTO inbound_events SELECT i, now() - interval '70 days' FROM unnest('{a,b}'::text[]) i")
+    with psycopg.connect(db.urls.owner_url) as reader:
         reader.execute("SELECT count(*) FROM inbound_events")
-        house.sql("SET lock_timeout = '50ms'")
+        db.sql("SET lock_timeout = '50ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            house.sql('ALTER TABLE deep DETACH PARTITION "L\'eft" CONCURRENTLY')
-    plan, result = await run(house)
+            db.sql('ALTER TABLE deep DETACH PARTITION "L\'eft" CONCURRENTLY')
+    plan, result = await run(db)
     assert (plan.rows, len(plan.partitions)) == (1, 3)
     sentence = 'ALTER TABLE deep DETACH PARTITION public."L\'eft" FINALIZE'
     assert sentence in plan.why
     assert sentence in " ".join(result.notes)
-    house.sql(sentence)
-    assert house.sql('SELECT id FROM "L\'eft"') == [("b",)]
+    db.sql(sentence)
+    assert db.sql('SELECT id FROM "L\'eft"') == [("b",)]
 
 
 @contextmanager
-def busy_reader(house: House) -> Iterator[None]:
+def busy_reader(db: RetentionDB) -> Iterator[None]:
     """Hold a query's lock on the whole table."""
-    with psycopg.connect(house.urls.url) as reader:
+    with psycopg.connect(db.urls.url) as reader:
         reader.execute("SELECT count(*) FROM inbound_events")
         yield
 
 
 async def test_a_long_query_makes_the_partitions_be_swept(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dropping waits for it a few times, never for long; then the rows go one by one, all the same."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
-    make_partitioned(house)
-    old = fill(house)
+    make_partitioned(db)
+    old = fill(db)
     began = time.monotonic()
-    with busy_reader(house):
-        (result,) = await house.retention(EVENTS).run_now()
+    with busy_reader(db):
+        (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("completed", old)
     # Three tries for the first, one for each of the others.
     assert time.monotonic() - began > 5 * LOCK_WAIT.total_seconds()
     assert "public.p65, public.p55, public.p45, because others keep it locked" in " ".join(result.notes)
-    assert (dropped(house), len(partitions(house))) == ([[]], 7)
+    assert (dropped(db), len(partitions(db))) == ([[]], 7)
 
 
-async def test_a_query_that_ends_in_time_is_waited_for(house: House) -> None:
+async def test_a_query_that_ends_in_time_is_waited_for(db: RetentionDB) -> None:
     """The drop is tried again, with growing pauses."""
-    make_partitioned(house)
-    old = fill(house)
+    make_partitioned(db)
+    old = fill(db)
 
     def read() -> None:
-        with busy_reader(house):
+        with busy_reader(db):
             time.sleep(0.5)
 
     reader = threading.Thread(target=read)
     reader.start()
     await asyncio.sleep(0.1)
-    (result,) = await house.retention(EVENTS).run_now()
+    (result,) = await db.retention(EVENTS).run_now()
     reader.join()
     assert (result.status, result.deleted, result.notes) == ("completed", old, ())
-    assert len(dropped(house)[0]) == 3
+    assert len(dropped(db)[0]) == 3
 
 
-def make_slow(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_slow(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have an old partition whose count takes some seconds, a block at a time."""
     monkeypatch.setattr("watchkeeper.retention.run._partition_drop._FIRST_BLOCKS", 1)
     monkeypatch.setattr("watchkeeper.retention.run._partition_drop._LARGEST_BLOCKS", 1)
-    make_partitioned(house)
-    house.fill("inbound_events", 60, 300_000)
+    make_partitioned(db)
+    db.fill("inbound_events", 60, 300_000)
 
 
-def when_counted(house: House) -> None:
+def when_counted(db: RetentionDB) -> None:
     """Return as soon as a partition is being counted."""
     until = time.monotonic() + 10
     query = "SELECT pid FROM pg_locks WHERE relation = 'p65'::regclass AND mode = 'ShareLock' AND granted"
-    with psycopg.connect(house.urls.owner_url, autocommit=True) as conn:
+    with psycopg.connect(db.urls.owner_url, autocommit=True) as conn:
         while time.monotonic() < until and not conn.execute(query).fetchall():
             time.sleep(0.01)
 
 
 async def test_who_writes_to_an_old_partition_waits_for_a_moment(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counting gives way; what was written meanwhile is counted with the rest."""
-    make_slow(house, monkeypatch)
+    make_slow(db, monkeypatch)
     waited: list[float] = []
 
     def write() -> None:
-        when_counted(house)
-        with psycopg.connect(house.urls.url, autocommit=True) as conn:
+        when_counted(db)
+        with psycopg.connect(db.urls.url, autocommit=True) as conn:
             began = time.monotonic()
             conn.execute("INSERT INTO inbound_events VALUES ('late', now() - interval '60 days')")
             waited.append(time.monotonic() - began)
 
     writer = threading.Thread(target=write)
     writer.start()
-    (result,) = await house.retention(EVENTS).run_now()
+    (result,) = await db.retention(EVENTS).run_now()
     writer.join()
     assert 0.5 * LOCK_WAIT.total_seconds() < waited[0] < LOCK_WAIT.total_seconds() + 0.2
     assert (result.status, result.deleted, result.notes) == ("completed", 300_001, ())
-    assert [entry["deleted"] for entry in house.audited()] == [300_001]
-    assert len(dropped(house)[0]) == 3
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [300_001]
+    assert len(dropped(db)[0]) == 3
 
 
 async def test_a_run_that_is_asked_to_stop_drops_nothing_more(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of a count nothing is gone; the run is stopped and audited."""
-    make_slow(house, monkeypatch)
-    retention = house.retention(EVENTS)
+    make_slow(db, monkeypatch)
+    retention = db.retention(EVENTS)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        when_counted(house)
+        when_counted(db)
         loop.call_soon_threadsafe(retention.interrupt)
 
     stopper = threading.Thread(target=stop)
@@ -562,9 +548,9 @@ async def test_a_run_that_is_asked_to_stop_drops_nothing_more(
     began = time.monotonic()
     (result,) = await retention.run_now()
     stopper.join()
-    assert (result.status, result.deleted, len(partitions(house))) == ("stopped", 0, 7)
+    assert (result.status, result.deleted, len(partitions(db))) == ("stopped", 0, 7)
     assert time.monotonic() - began < 5
-    assert house.count("inbound_events") == 300_000
+    assert db.count("inbound_events") == 300_000
 
 
 def count_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -586,33 +572,33 @@ def count_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 @pytest.mark.parametrize(("word", "status"), [("cancel", "cancelled"), ("pause", "stopped")])
 async def test_an_operator_is_heard_while_a_partition_is_counted(
-    house: House, monkeypatch: pytest.MonkeyPatch, word: str, status: str
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, word: str, status: str
 ) -> None:
     """Within some two seconds, however long the count takes; nothing of it is gone."""
-    make_partitioned(house)
-    fill(house)
+    make_partitioned(db)
+    fill(db)
     count_for(monkeypatch, 8)
-    retention = house.retention(EVENTS)
+    retention = db.retention(EVENTS)
     task = asyncio.create_task(retention.run_now())
-    await asyncio.to_thread(when_counted, house)
+    await asyncio.to_thread(when_counted, db)
     await getattr(retention.operator, word)("inbound_events", by="ann")
     (result,) = await asyncio.wait_for(task, 2.5)
-    assert (result.status, result.deleted, dropped(house)) == (status, 0, [[]])
+    assert (result.status, result.deleted, dropped(db)) == (status, 0, [[]])
 
 
 async def test_the_lease_is_kept_in_the_pause_after_a_drop(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A count of half a second is followed by a pause of two leases, and nobody takes the run for dead."""
-    make_partitioned(house)
-    old = fill(house)
+    make_partitioned(db)
+    old = fill(db)
     count_for(monkeypatch, 0.5)
     lease = timedelta(seconds=0.6)
-    retention = await house.due(EVENTS, lease=lease, limits=Limits(share=1.0, budget=0.3))
-    other = house.retention(EVENTS, lease=lease)
+    retention = await db.overdue(EVENTS, lease=lease, limits=Limits(share=1.0, budget=0.3))
+    other = db.retention(EVENTS, lease=lease)
     began = time.monotonic()
     task = asyncio.create_task(retention.tick())
-    while not house.runs():
+    while not db.runs():
         assert not task.done()
         await asyncio.sleep(0.01)
     while not task.done():
@@ -623,32 +609,32 @@ async def test_the_lease_is_kept_in_the_pause_after_a_drop(
     assert time.monotonic() - began > 0.5 + 1.1
 
 
-async def test_waiting_before_a_drop_is_no_work_to_pause_for(house: House) -> None:
+async def test_waiting_before_a_drop_is_no_work_to_pause_for(db: RetentionDB) -> None:
     """A disk that was nearly full for a second does not make the run pause for eight more."""
-    make_partitioned(house)
-    old = fill(house)
+    make_partitioned(db)
+    old = fill(db)
     began = time.monotonic()
 
     def free() -> tuple[int, int]:
         return (100 if time.monotonic() - began > 1 else 0, 100)
 
     limits = Limits(share=1.0, budget=0.1)
-    (result,) = await house.retention(EVENTS, limits=limits, free_space=free).run_now()
+    (result,) = await db.retention(EVENTS, limits=limits, free_space=free).run_now()
     assert (result.status, result.deleted) == ("completed", old)
     assert 1 < time.monotonic() - began < 5
 
 
 async def test_a_run_does_not_look_for_held_rows_before_it_counts(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The look may read each partition to its end, in an open transaction: it is the plan's alone."""
 
     async def look(*_: object) -> None:
         raise AssertionError("only a plan looks")
 
-    make_partitioned(house)
-    old = fill(house)
-    retention = house.retention(EVENTS)
+    make_partitioned(db)
+    old = fill(db)
+    retention = db.retention(EVENTS)
     await retention.operator.hold(
         "inbound_events", [Condition.parse("id = 50-7")], reason="case", owner="legal"
     )
@@ -656,14 +642,14 @@ async def test_a_run_does_not_look_for_held_rows_before_it_counts(
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", old - 1)
     assert "public.p55, because a hold keeps rows of it" in " ".join(result.notes)
-    assert dropped(house) == [["public.p65", "public.p45"]]
+    assert dropped(db) == [["public.p65", "public.p45"]]
     with pytest.raises(AssertionError, match="only a plan"):
         await retention.plan()
 
 
-def slow_down_drops(house: House, seconds: float) -> None:
+def slow_down_drops(db: RetentionDB, seconds: float) -> None:
     """Have each DROP take so long once it has its locks, and counted although it is taken back."""
-    with psycopg.connect(house.urls.superuser_url, autocommit=True) as conn:
+    with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
         conn.execute("CREATE SEQUENCE drops")
         conn.execute("GRANT USAGE ON SEQUENCE drops TO PUBLIC")
         body = f"BEGIN PERFORM nextval('public.drops'), pg_sleep({seconds}); END"
@@ -671,44 +657,44 @@ def slow_down_drops(house: House, seconds: float) -> None:
         conn.execute("CREATE EVENT TRIGGER slow ON sql_drop EXECUTE FUNCTION slow()")
 
 
-async def test_a_drop_may_take_longer_than_its_locks_are_waited_for(house: House) -> None:
+async def test_a_drop_may_take_longer_than_its_locks_are_waited_for(db: RetentionDB) -> None:
     """What limits the wait of others for a lock does not limit the work, which waits for nobody."""
-    make_partitioned(house)
-    old = fill(house)
-    slow_down_drops(house, 3 * LOCK_WAIT.total_seconds())
-    (result,) = await house.retention(EVENTS).run_now()
+    make_partitioned(db)
+    old = fill(db)
+    slow_down_drops(db, 3 * LOCK_WAIT.total_seconds())
+    (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted, result.notes) == ("completed", old, ())
-    assert len(dropped(house)[0]) == 3
+    assert len(dropped(db)[0]) == 3
 
 
 async def test_a_drop_that_takes_too_long_is_tried_once_and_told_apart(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of many tables has more time; another try would take as long, and nobody has it locked."""
     monkeypatch.setattr("watchkeeper.retention.run._partition_drop._DROP_TIMEOUT", timedelta(seconds=0.05))
     monkeypatch.setattr("watchkeeper.retention.run._partition_drop._TABLE_TIMEOUT", timedelta(seconds=0.05))
-    make_partitioned(house)
-    old = fill(house)
-    add_partition(house, "deep", 75, "PARTITION BY HASH (id)")
+    make_partitioned(db)
+    old = fill(db)
+    add_partition(db, "deep", 75, "PARTITION BY HASH (id)")
     for part in range(20):
-        house.sql(f"CREATE TABLE deep{part} PARTITION OF deep FOR VALUES WITH (MODULUS 20, REMAINDER {part})")
-    house.fill("inbound_events", 70, 40)
-    slow_down_drops(house, 0.4)
-    (result,) = await house.retention(EVENTS).run_now()
-    assert (result.status, result.deleted, dropped(house)) == ("completed", old + 40, [["public.deep"]])
+        db.sql(f"CREATE TABLE deep{part} PARTITION OF deep FOR VALUES WITH (MODULUS 20, REMAINDER {part})")
+    db.fill("inbound_events", 70, 40)
+    slow_down_drops(db, 0.4)
+    (result,) = await db.retention(EVENTS).run_now()
+    assert (result.status, result.deleted, dropped(db)) == ("completed", old + 40, [["public.deep"]])
     why = "because it takes too long (canceling statement due to statement timeout)."
     assert f"public.p65, public.p55, public.p45, {why}" in " ".join(result.notes)
-    with psycopg.connect(house.urls.superuser_url) as conn:
+    with psycopg.connect(db.urls.superuser_url) as conn:
         assert conn.execute("SELECT last_value FROM drops").fetchall() == [(4,)]
 
 
 async def test_an_owner_that_cannot_come_back_is_waited_for_once(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is cut off and may not connect again: only one partition waits for it, and all are swept."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
-    make_partitioned(house)
-    old = fill(house)
+    make_partitioned(db)
+    old = fill(db)
     count, tried = PartitionDrop._count, []
     drop = PartitionDrop._drop
 
@@ -723,12 +709,12 @@ async def test_an_owner_that_cannot_come_back_is_waited_for_once(
 
     monkeypatch.setattr(PartitionDrop, "_drop", note)
     monkeypatch.setattr(PartitionDrop, "_count", shut_out)
-    with psycopg.connect(house.urls.superuser_url, autocommit=True) as superuser:
+    with psycopg.connect(db.urls.superuser_url, autocommit=True) as superuser:
         try:
-            (result,) = await house.retention(EVENTS).run_now()
+            (result,) = await db.retention(EVENTS).run_now()
         finally:
             superuser.execute("ALTER ROLE keeper_owner CONNECTION LIMIT -1")
-    assert (result.status, result.deleted, dropped(house)) == ("completed", old, [[]])
+    assert (result.status, result.deleted, dropped(db)) == ("completed", old, [[]])
     (why,) = result.notes
     assert "public.p65, public.p55, public.p45, because its owner cannot drop it" in why
     assert "too many connections for role" in why
@@ -737,12 +723,12 @@ async def test_an_owner_that_cannot_come_back_is_waited_for_once(
 
 @pytest.mark.parametrize("back", [True, False])
 async def test_a_drop_whose_commit_was_not_answered_is_counted_once(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, back: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, back: bool
 ) -> None:
     """The ledger says what became of it, whether its owner comes back or not: all rows counted."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
-    make_partitioned(house)
-    old = fill(house)
+    make_partitioned(db)
+    old = fill(db)
     transaction, ended = Owner.transaction, 0
 
     @asynccontextmanager
@@ -758,27 +744,27 @@ async def test_a_drop_whose_commit_was_not_answered_is_counted_once(
 
     monkeypatch.setattr(Owner, "transaction", unanswered)
     counted: list[int] = []
-    (result,) = await house.retention(EVENTS).run_now(None, lambda _, rows: counted.append(rows))
+    (result,) = await db.retention(EVENTS).run_now(None, lambda _, rows: counted.append(rows))
     assert (result.status, result.deleted, sum(counted)) == ("completed", old, old)
-    assert house.sample("retention_rows_deleted_total", table="inbound_events") == old
-    assert [entry["deleted"] for entry in house.audited()] == [old]
+    assert db.sample("retention_rows_deleted_total", table="inbound_events") == old
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [old]
     assert counted[0] == 100
-    assert dropped(house) == [["public.p65", "public.p55", "public.p45"] if back else ["public.p65"]]
+    assert dropped(db) == [["public.p65", "public.p55", "public.p45"] if back else ["public.p65"]]
     assert [note.partition(", because")[0] for note in result.notes] == (
         [] if back else ["Not dropped as a whole: public.p55, public.p45"]
     )
 
 
 async def test_a_connection_that_is_lost_while_counting_is_made_anew(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of the transaction is left, and the partition goes in the next one."""
-    make_slow(house, monkeypatch)
+    make_slow(db, monkeypatch)
     killed: list[bool] = []
 
     def kill() -> None:
-        when_counted(house)
-        with psycopg.connect(house.urls.superuser_url, autocommit=True) as conn:
+        when_counted(db)
+        with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
             killed.extend(
                 gone
                 for (gone,) in conn.execute(
@@ -789,42 +775,42 @@ async def test_a_connection_that_is_lost_while_counting_is_made_anew(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    (result,) = await house.retention(EVENTS).run_now()
+    (result,) = await db.retention(EVENTS).run_now()
     killer.join()
     assert killed == [True]
     assert (result.status, result.deleted, result.notes) == ("completed", 300_000, ())
-    assert [entry["deleted"] for entry in house.audited()] == [300_000]
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [300_000]
 
 
-async def test_behind_pgbouncer(house: House, postgres: PostgresServer) -> None:
+async def test_behind_pgbouncer(db: RetentionDB, postgres: PostgresServer) -> None:
     """Both roles through it in transaction mode; no limit of a transaction stays on a connection."""
-    make_partitioned(house)
-    fill(house)
+    make_partitioned(db)
+    fill(db)
     with running_bouncer(postgres) as bouncer:
-        urls = through(bouncer, house.urls)
+        urls = through(bouncer, db.urls)
         async with Database(urls.url, owner_url=urls.owner_url, prepared_statements=False) as database:
-            await run(house, database=database)
+            await run(db, database=database)
             async with database.owner() as owner, owner.transaction() as conn:
                 for setting, plain in (("lock_timeout", "0"), ("statement_timeout", "0")):
                     assert await (await conn.execute(f"SHOW {setting}".encode())).fetchall() == [(plain,)]
-    assert len(dropped(house)[0]) == 3
+    assert len(dropped(db)[0]) == 3
 
 
-async def test_pain_9_others_go_on_while_partitions_are_dropped(house: House) -> None:
+async def test_pain_9_others_go_on_while_partitions_are_dropped(db: RetentionDB) -> None:
     """pg_partman#834, pg_partman#796: dropping partitions blocks a service, or deadlocks with it.
 
     Here nobody who reads or writes waits for longer than dropping may wait for its lock (and a little).
     """
-    make_partitioned(house)
+    make_partitioned(db)
     for days in range(75, 400, 10):
-        add_partition(house, f"p{days}", days)
-        house.fill("inbound_events", days - 5, 2000)
-    house.fill("inbound_events", 12, 500)
+        add_partition(db, f"p{days}", days)
+        db.fill("inbound_events", days - 5, 2000)
+    db.fill("inbound_events", 12, 500)
     stop = threading.Event()
     longest: dict[str, float] = {}
 
     def work(name: str, statement: str) -> None:
-        with psycopg.connect(house.urls.url, autocommit=True) as conn:
+        with psycopg.connect(db.urls.url, autocommit=True) as conn:
             while not stop.is_set():
                 began = time.monotonic()
                 conn.execute(statement.encode())
@@ -840,65 +826,63 @@ async def test_pain_9_others_go_on_while_partitions_are_dropped(house: House) ->
     ]
     for thread in threads:
         thread.start()
-    (result,) = await house.retention(EVENTS).run_now()
+    (result,) = await db.retention(EVENTS).run_now()
     stop.set()
     for thread in threads:
         thread.join()
     assert (result.status, result.deleted, result.notes) == ("completed", 66_000, ())
-    assert len(dropped(house)[0]) > 30
+    assert len(dropped(db)[0]) > 30
     assert max(longest.values()) < LOCK_WAIT.total_seconds() + 0.3
 
 
 async def test_what_was_dropped_is_what_is_audited_after_kills_at_random_instants(
-    house: House, tmp_path: Path
+    db: RetentionDB, tmp_path: Path
 ) -> None:
     """Killed with -9 in the middle: each partition is there with its rows, or gone with its count."""
-    make_partitioned(house)
-    retention = await house.due(EVENTS)
-    replicas = Replicas(house, tmp_path / "replicas", "--owner", house.urls.owner_url)
+    make_partitioned(db)
+    retention = await db.overdue(EVENTS)
+    replicas = Replicas(db, tmp_path / "replicas", "--owner", db.urls.owner_url)
     rows, interrupted, chance = 0, 0, random.Random(4)
     try:
         for kill in range(KILLS):
             for part in range(6):
                 days = 75 + 10 * (6 * kill + part)
-                add_partition(house, f"p{days}", days)
-                house.fill("inbound_events", days - 5, 1000)
+                add_partition(db, f"p{days}", days)
+                db.fill("inbound_events", days - 5, 1000)
                 rows += 1000
-            house.calendar.due += timedelta(milliseconds=1)
-            interrupted += kill_in_a_run(house, replicas, chance.uniform(0.02, 0.2))
-            left = {name for name in partitions(house) if name[1:].isdigit() and int(name[1:]) >= 75}
-            gone = [name for names in dropped(house) for name in names]
+            db.schedule.time += timedelta(milliseconds=1)
+            interrupted += kill_during_run(db, replicas, chance.uniform(0.02, 0.2))
+            left = {name for name in partitions(db) if name[1:].isdigit() and int(name[1:]) >= 75}
+            gone = [name for names in dropped(db) for name in names]
             assert len(gone) == len(set(gone))
             assert left.isdisjoint(name.removeprefix("public.") for name in gone)
-            assert house.count("inbound_events") == 1000 * len(left)
-            assert house.sql("SELECT sum(rows_deleted) FROM retention_runs") == [(rows - 1000 * len(left),)]
-            assert house.sql("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == [(0,)]
-            house.sql(
-                "UPDATE retention_runs SET lease_until = now() - interval '1 s' WHERE state = 'running'"
-            )
+            assert db.count("inbound_events") == 1000 * len(left)
+            assert db.sql("SELECT sum(rows_deleted) FROM retention_runs") == [(rows - 1000 * len(left),)]
+            assert db.sql("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == [(0,)]
+            db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s' WHERE state = 'running'")
             if kill % 3:
                 await retention.tick()
     finally:
         replicas.close()
-    house.calendar.due += timedelta(milliseconds=1)
+    db.schedule.time += timedelta(milliseconds=1)
     await retention.tick()
     assert interrupted > KILLS / 3  # otherwise they were killed before or after, and this shows nothing
-    assert house.count("inbound_events") == 0
-    assert sum(entry["deleted"] for entry in house.audited()) == rows
-    audited = [name for entry in house.audited() for name in entry.get("partitions", [])]
-    assert sorted(audited) == sorted(name for names in dropped(house) for name in names)
-    assert house.count("retention_runs WHERE state = 'running' OR audit_id IS NULL") == 0
+    assert db.count("inbound_events") == 0
+    assert sum(entry["deleted"] for entry in db.audit_payloads()) == rows
+    audited = [name for entry in db.audit_payloads() for name in entry.get("partitions", [])]
+    assert sorted(audited) == sorted(name for names in dropped(db) for name in names)
+    assert db.count("retention_runs WHERE state = 'running' OR audit_id IS NULL") == 0
 
 
-async def test_a_policy_that_archives_drops_no_partition(house: House) -> None:
+async def test_a_policy_that_archives_drops_no_partition(db: RetentionDB) -> None:
     """Its rows are read and written first, one by one; the plan says so."""
-    make_partitioned(house)
-    rows = fill(house)
-    retention = house.retention(ARCHIVED)
+    make_partitioned(db)
+    rows = fill(db)
+    retention = db.retention(ARCHIVED)
     (planned,) = await retention.plan()
     assert planned.partitions == ()
     assert "each of its rows is to be archived first" in planned.why
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", planned.rows)
-    assert len(archived(house)) == planned.rows
-    assert (rows, house.count("inbound_events")) == (planned.rows, 13)
+    assert len(archived(db)) == planned.rows
+    assert (rows, db.count("inbound_events")) == (planned.rows, 13)

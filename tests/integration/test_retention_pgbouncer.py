@@ -5,38 +5,26 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
-
 from support.archive import ARCHIVED, archived
-from support.house import House, open_house
 from support.pgbouncer import running_bouncer, through
 from watchkeeper.database import Database
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls, PostgresServer
+    from support.postgres import PostgresServer
+    from support.retention import RetentionDB
 
 
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
-
-
-async def test_three_replicas_share_two_server_connections(house: House, postgres: PostgresServer) -> None:
+async def test_three_replicas_share_two_server_connections(db: RetentionDB, postgres: PostgresServer) -> None:
     """One run a table, the counts are exact, and no limit of a transaction stays behind on a connection."""
-    house.make_both()
-    house.fill("inbound_events", 45, 4000)
-    await house.due()
+    db.make_contract_tables()
+    db.fill("inbound_events", 45, 4000)
+    await db.overdue()
     with running_bouncer(postgres) as bouncer:
-        url = through(bouncer, house.urls).url
+        url = through(bouncer, db.urls).url
         databases = [Database(url, prepared_statements=False) for _ in range(3)]
         await asyncio.gather(*(database.open() for database in databases))
         try:
-            replicas = [house.retention(database=database) for database in databases]
+            replicas = [db.retention(database=database) for database in databases]
             results = await asyncio.gather(*(replica.tick() for replica in replicas))
             assert len(await replicas[0].plan()) == 2
             async with databases[0].connection() as conn:
@@ -50,19 +38,19 @@ async def test_three_replicas_share_two_server_connections(house: House, postgre
             await asyncio.gather(*(database.close() for database in databases))
     done = sorted((result.table, result.status, result.deleted) for some in results for result in some)
     assert done == [("chat_sessions", "completed", 2), ("inbound_events", "completed", 4003)]
-    assert sum(entry["deleted"] for entry in house.audited()) == 4005
+    assert sum(entry["deleted"] for entry in db.audit_payloads()) == 4005
 
 
-async def test_rows_are_archived_and_restored_through_it(house: House, postgres: PostgresServer) -> None:
+async def test_rows_are_archived_and_restored_through_it(db: RetentionDB, postgres: PostgresServer) -> None:
     """Reading by a cursor, deleting and putting back need no session of their own."""
-    house.make_table()
-    house.fill("inbound_events", 40, 5000)
+    db.make_table()
+    db.fill("inbound_events", 40, 5000)
     with running_bouncer(postgres) as bouncer:
-        database = Database(through(bouncer, house.urls).url, prepared_statements=False)
+        database = Database(through(bouncer, db.urls).url, prepared_statements=False)
         async with database:
-            retention = house.retention(ARCHIVED, database=database)
+            retention = db.retention(ARCHIVED, database=database)
             (result,) = await retention.run_now()
-            assert (result.error, result.deleted, len(archived(house))) == (None, 5000, 5000)
+            assert (result.error, result.deleted, len(archived(db))) == (None, 5000, 5000)
             restored = await retention.operator.restore(1, restored_by="ann")
             async with database.connection() as conn:
                 shown = await conn.execute("SHOW extra_float_digits")

@@ -6,39 +6,18 @@ import asyncio
 import re
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-from support.house import House, look_up_rows, open_house
+from support.retention import RetentionDB, force_index_scans
 from watchkeeper.retention import Policy
 from watchkeeper.retention._queries import QUERIES
 from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan
 from watchkeeper.retention.table._target import find_target
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls
-
 SPANS = (AgeSpan, BlockSpan)
 BOTH_WAYS = pytest.mark.parametrize("by_age", [True, False], ids=["by age", "by place"])
-
-
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """The same on each version of PostgreSQL that is supported."""
-    async with open_house(any_urls, tmp_path) as opened:
-        yield opened
 
 
 def on(table: str, schema: str | None = None, *, archive: bool = False) -> Policy:
@@ -46,18 +25,18 @@ def on(table: str, schema: str | None = None, *, archive: bool = False) -> Polic
     return Policy(table=table, age_column="at", keep=timedelta(days=30), schema=schema, archive=archive)
 
 
-def make_family(house: House, *, key: str = "", old_kids: int = 0) -> None:
+def make_family(db: RetentionDB, *, key: str = "", old_kids: int = 0) -> None:
     """Make 500 old parents and 11 young kids of some of them, and old kids of others."""
-    house.sql("CREATE TABLE parents (id int PRIMARY KEY, at timestamptz)")
-    house.sql("CREATE INDEX ON parents (at)")
-    house.sql("CREATE TABLE kids (id int PRIMARY KEY, parent int, at timestamptz)")
-    house.sql(f"ALTER TABLE kids ADD FOREIGN KEY (parent) REFERENCES parents {key}")
-    house.sql("CREATE INDEX ON kids (parent)")
-    house.sql("GRANT SELECT, UPDATE, DELETE ON parents, kids TO keeper")
-    house.sql("INSERT INTO parents SELECT g, now() - interval '40 days' FROM generate_series(1, 500) g")
-    house.sql("INSERT INTO kids SELECT g, g * 7, now() FROM generate_series(1, 11) g")
-    house.sql("INSERT INTO kids VALUES (0, NULL, now())")
-    house.sql(
+    db.sql("CREATE TABLE parents (id int PRIMARY KEY, at timestamptz)")
+    db.sql("CREATE INDEX ON parents (at)")
+    db.sql("CREATE TABLE kids (id int PRIMARY KEY, parent int, at timestamptz)")
+    db.sql(f"ALTER TABLE kids ADD FOREIGN KEY (parent) REFERENCES parents {key}")
+    db.sql("CREATE INDEX ON kids (parent)")
+    db.sql("GRANT SELECT, UPDATE, DELETE ON parents, kids TO keeper")
+    db.sql("INSERT INTO parents SELECT g, now() - interval '40 days' FROM generate_series(1, 500) g")
+    db.sql("INSERT INTO kids SELECT g, g * 7, now() FROM generate_series(1, 11) g")
+    db.sql("INSERT INTO kids VALUES (0, NULL, now())")
+    db.sql(
         "INSERT INTO kids SELECT 1000 + g, 100 + g, now() - interval '40 days' FROM generate_series(1, %s) g",
         old_kids,
     )
@@ -67,58 +46,58 @@ def make_family(house: House, *, key: str = "", old_kids: int = 0) -> None:
 @pytest.mark.parametrize("key", ["", "ON DELETE RESTRICT", "DEFERRABLE INITIALLY DEFERRED"])
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
 async def test_what_is_referred_to_stays_and_the_others_go(
-    any_house: House, monkeypatch: pytest.MonkeyPatch, key: str, *, by_age: bool, archive: bool
+    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, key: str, *, by_age: bool, archive: bool
 ) -> None:
     """Eleven of 500 are referred to: the plan says so, and the run takes 489, whatever the way."""
     if by_age:
-        look_up_rows(monkeypatch)
-    make_family(any_house, key=key)
-    retention = any_house.retention(on("parents", archive=archive))
+        force_index_scans(monkeypatch)
+    make_family(any_db, key=key)
+    retention = any_db.retention(on("parents", archive=archive))
     (plan,) = await retention.plan()
     assert (plan.rows, plan.referenced, plan.strategy) == (489, 11, "age" if by_age else "place")
     (result,) = await retention.run_now()
     assert (result.status, result.deleted, result.error) == ("completed", 489, None)
-    assert any_house.sql("SELECT array_agg(id ORDER BY id) FROM parents") == [
+    assert any_db.sql("SELECT array_agg(id ORDER BY id) FROM parents") == [
         ([7 * number for number in range(1, 12)],)
     ]
     (plan,) = await retention.plan()
     assert (plan.rows, plan.referenced) == (0, 11)
     await retention.refresh_metrics()
-    assert any_house.sample("retention_backlog_rows", table="parents") == 0
+    assert any_db.sample("retention_backlog_rows", table="parents") == 0
 
 
 @BOTH_WAYS
 async def test_children_go_first_however_they_are_declared(
-    any_house: House, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
+    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
 ) -> None:
     """Parents are declared first, and go with the kids that refer to them, in one run and in one tick."""
     if by_age:
-        look_up_rows(monkeypatch)
-    make_family(any_house, old_kids=300)
+        force_index_scans(monkeypatch)
+    make_family(any_db, old_kids=300)
     policies = (on("parents"), on("kids"))
-    results = await any_house.retention(*policies).run_now()
+    results = await any_db.retention(*policies).run_now()
     assert [(result.table, result.status, result.deleted) for result in results] == [
         ("kids", "completed", 300),
         ("parents", "completed", 489),
     ]
-    any_house.sql("INSERT INTO parents VALUES (1000, '2000-01-01')")
-    any_house.sql("INSERT INTO kids VALUES (2000, 1000, '2000-01-01')")
-    retention = await any_house.due(*policies)
+    any_db.sql("INSERT INTO parents VALUES (1000, '2000-01-01')")
+    any_db.sql("INSERT INTO kids VALUES (2000, 1000, '2000-01-01')")
+    retention = await any_db.overdue(*policies)
     assert [(result.table, result.deleted) for result in await retention.tick()] == [
         ("kids", 1),
         ("parents", 1),
     ]
 
 
-async def test_tables_in_a_circle_keep_their_order(house: House) -> None:
+async def test_tables_in_a_circle_keep_their_order(db: RetentionDB) -> None:
     """There is no first one: the order is as declared, and what refers to the circle comes before it."""
     for table in ("a", "b", "c"):
-        house.sql(f"CREATE TABLE {table} (id int PRIMARY KEY, other int, at timestamptz)")
-        house.sql(f"CREATE INDEX ON {table} (other)")
-        house.sql(f"GRANT SELECT, UPDATE, DELETE ON {table} TO keeper")
+        db.sql(f"CREATE TABLE {table} (id int PRIMARY KEY, other int, at timestamptz)")
+        db.sql(f"CREATE INDEX ON {table} (other)")
+        db.sql(f"GRANT SELECT, UPDATE, DELETE ON {table} TO keeper")
     for table, other in (("a", "b"), ("b", "a"), ("c", "a")):
-        house.sql(f"ALTER TABLE {table} ADD FOREIGN KEY (other) REFERENCES {other}")
-    results = await house.retention(on("b"), on("a"), on("c")).run_now()
+        db.sql(f"ALTER TABLE {table} ADD FOREIGN KEY (other) REFERENCES {other}")
+    results = await db.retention(on("b"), on("a"), on("c")).run_now()
     assert [(result.table, result.status) for result in results] == [
         ("c", "completed"),
         ("b", "completed"),
@@ -126,224 +105,220 @@ async def test_tables_in_a_circle_keep_their_order(house: House) -> None:
     ]
 
 
-async def test_keys_of_several_columns_in_another_schema_with_any_names(any_house: House) -> None:
+async def test_keys_of_several_columns_in_another_schema_with_any_names(any_db: RetentionDB) -> None:
     """The columns are compared in the order of the key, and names are only names."""
-    house = any_house
+    db = any_db
     parents, kids = '"Pä %s\'; -- {x}"', '"K""ids %(y)s {0}"'
-    house.sql("CREATE SCHEMA crm")
-    house.sql('CREATE SCHEMA "S %s"')
-    house.sql('GRANT USAGE ON SCHEMA crm, "S %s" TO keeper')
+    db.sql("CREATE SCHEMA crm")
+    db.sql('CREATE SCHEMA "S %s"')
+    db.sql('GRANT USAGE ON SCHEMA crm, "S %s" TO keeper')
     key = '"A %s", "b{0}"'
-    house.sql(f'CREATE TABLE crm.{parents} ("A %s" text, "b{{0}}" int, at timestamptz, PRIMARY KEY ({key}))')
+    db.sql(f'CREATE TABLE crm.{parents} ("A %s" text, "b{{0}}" int, at timestamptz, PRIMARY KEY ({key}))')
     refer = f'FOREIGN KEY (c, "t") REFERENCES crm.{parents}'
-    house.sql(f'CREATE TABLE "S %s".{kids} ("t" bigint, c varchar, {refer})')
-    house.sql(f'CREATE INDEX ON "S %s".{kids} ("t", c)')
-    house.sql(f'GRANT SELECT, UPDATE, DELETE ON crm.{parents}, "S %s".{kids} TO keeper')
+    db.sql(f'CREATE TABLE "S %s".{kids} ("t" bigint, c varchar, {refer})')
+    db.sql(f'CREATE INDEX ON "S %s".{kids} ("t", c)')
+    db.sql(f'GRANT SELECT, UPDATE, DELETE ON crm.{parents}, "S %s".{kids} TO keeper')
     pairs = "SELECT a, b, '2000-01-01' FROM generate_series(1, 20) a, generate_series(1, 20) b"
-    house.sql(f"INSERT INTO crm.{parents} {pairs}")
-    house.sql(f"INSERT INTO \"S %s\".{kids} VALUES (3, '4'), (NULL, '5'), (6, NULL), (3, '4')")  # noqa: S608 - the same
-    (result,) = await house.retention(on("Pä %s'; -- {x}", "crm")).run_now()
+    db.sql(f"INSERT INTO crm.{parents} {pairs}")
+    db.sql(f"INSERT INTO \"S %s\".{kids} VALUES (3, '4'), (NULL, '5'), (6, NULL), (3, '4')")  # noqa: S608 - the same
+    (result,) = await db.retention(on("Pä %s'; -- {x}", "crm")).run_now()
     assert (result.status, result.deleted, result.error) == ("completed", 399, None)
-    assert house.sql(f"SELECT * FROM crm.{parents}")[0][:2] == ("4", 3)  # noqa: S608 - the same
+    assert db.sql(f"SELECT * FROM crm.{parents}")[0][:2] == ("4", 3)  # noqa: S608 - the same
 
 
-async def test_a_key_compares_as_its_own_operators_and_collations_do(any_house: House) -> None:
+async def test_a_key_compares_as_its_own_operators_and_collations_do(any_db: RetentionDB) -> None:
     """Here in a collation that takes no notice of capitals, and in two that are not the same."""
-    house = any_house
+    db = any_db
     pairs = [('"C"', '"POSIX"')]
     with suppress(psycopg.errors.FeatureNotSupported):  # by a build without ICU
-        house.sql(
-            "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
-        )
+        db.sql("CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
         pairs.append(("loose", "loose"))
-        if house.sql("SELECT current_setting('server_version_num')::int < 180000")[0][0]:
+        if db.sql("SELECT current_setting('server_version_num')::int < 180000")[0][0]:
             pairs.append(("loose", '"C"'))  # PostgreSQL 18 refuses such a key
     for number, (mine, theirs) in enumerate(pairs):
-        house.sql(f"CREATE TABLE p{number} (id text COLLATE {mine} PRIMARY KEY, at timestamptz)")
-        house.sql(f"CREATE TABLE k{number} (id text COLLATE {theirs} REFERENCES p{number})")
-        house.sql(f"CREATE INDEX ON k{number} (id)")
-        house.sql(f"GRANT SELECT, UPDATE, DELETE ON p{number}, k{number} TO keeper")
-        house.sql(f"INSERT INTO p{number} VALUES ('Ann', '2000-01-01'), ('ben', '2000-01-01')")  # noqa: S608 - our names
-        house.sql(f"INSERT INTO k{number} VALUES (%s)", "ANN" if mine == "loose" else "Ann")  # noqa: S608 - the same
-        (result,) = await house.retention(on(f"p{number}")).run_now()
+        db.sql(f"CREATE TABLE p{number} (id text COLLATE {mine} PRIMARY KEY, at timestamptz)")
+        db.sql(f"CREATE TABLE k{number} (id text COLLATE {theirs} REFERENCES p{number})")
+        db.sql(f"CREATE INDEX ON k{number} (id)")
+        db.sql(f"GRANT SELECT, UPDATE, DELETE ON p{number}, k{number} TO keeper")
+        db.sql(f"INSERT INTO p{number} VALUES ('Ann', '2000-01-01'), ('ben', '2000-01-01')")  # noqa: S608 - our names
+        db.sql(f"INSERT INTO k{number} VALUES (%s)", "ANN" if mine == "loose" else "Ann")  # noqa: S608 - the same
+        (result,) = await db.retention(on(f"p{number}")).run_now()
         assert (result.status, result.deleted, result.error) == ("completed", 1, None)
-        assert house.count(f"p{number} WHERE id = 'Ann'") == 1
+        assert db.count(f"p{number} WHERE id = 'Ann'") == 1
 
 
-def make_tree(house: House) -> None:
+def make_tree(db: RetentionDB) -> None:
     """Make a table whose rows refer to each other."""
-    house.sql("CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree, at timestamptz)")
-    house.sql("CREATE INDEX ON tree (parent)")
-    house.sql("CREATE INDEX ON tree (at)")
-    house.sql("GRANT SELECT, UPDATE, DELETE ON tree TO keeper")
+    db.sql("CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree, at timestamptz)")
+    db.sql("CREATE INDEX ON tree (parent)")
+    db.sql("CREATE INDEX ON tree (at)")
+    db.sql("GRANT SELECT, UPDATE, DELETE ON tree TO keeper")
 
 
 @BOTH_WAYS
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
 async def test_a_tree_goes_from_its_leaves(
-    any_house: House, monkeypatch: pytest.MonkeyPatch, *, by_age: bool, archive: bool
+    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool, archive: bool
 ) -> None:
     """All of an old tree of thirty levels goes in one run; what a young row stands on stays."""
     if by_age:
-        look_up_rows(monkeypatch)
-    make_tree(any_house)
-    any_house.sql(
+        force_index_scans(monkeypatch)
+    make_tree(any_db)
+    any_db.sql(
         "INSERT INTO tree SELECT g, nullif(g - 10, 0), now() - make_interval(days => 400 - g)"
         " FROM generate_series(10, 300, 10) g"
     )
-    any_house.sql(
+    any_db.sql(
         "INSERT INTO tree SELECT g, (g / 10) * 10, '2020-01-01' FROM generate_series(1, 300) g"
         " WHERE g % 10 > 0 AND g > 10"
     )
-    any_house.sql(
+    any_db.sql(
         "INSERT INTO tree VALUES (1001, NULL, '2000-01-01'), (1002, 1001, '2000-01-01'),"
         " (1003, 1002, now()), (1004, 1004, '2000-01-01')"
     )
-    retention = any_house.retention(on("tree", archive=archive))
+    retention = any_db.retention(on("tree", archive=archive))
     (result,) = await retention.run_now()
     assert (result.status, result.error, result.notes) == ("completed", None, ())
-    assert any_house.sql("SELECT array_agg(id ORDER BY id) FROM tree") == [([1001, 1002, 1003],)]
+    assert any_db.sql("SELECT array_agg(id ORDER BY id) FROM tree") == [([1001, 1002, 1003],)]
 
 
 @BOTH_WAYS
 async def test_a_tree_without_an_end_does_not_keep_a_run(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
 ) -> None:
     """A run takes so many steps, and says so; the next one goes on. Rows in a circle stay."""
     if by_age:
-        look_up_rows(monkeypatch)
+        force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning._MOST_LEVELS", 5)
-    make_tree(house)
-    house.sql("INSERT INTO tree SELECT g, nullif(g - 1, 0), '2000-01-01' FROM generate_series(1, 30) g")
-    house.sql("INSERT INTO tree VALUES (101, NULL, '2000-01-01'), (102, 101, '2000-01-01')")
-    house.sql("UPDATE tree SET parent = 102 WHERE id = 101")
-    retention = house.retention(on("tree"))
+    make_tree(db)
+    db.sql("INSERT INTO tree SELECT g, nullif(g - 1, 0), '2000-01-01' FROM generate_series(1, 30) g")
+    db.sql("INSERT INTO tree VALUES (101, NULL, '2000-01-01'), (102, 101, '2000-01-01')")
+    db.sql("UPDATE tree SET parent = 102 WHERE id = 101")
+    retention = db.retention(on("tree"))
     (result,) = await retention.run_now()
     assert (result.status, 5 <= result.deleted < 30) == ("completed", True)
     assert "Rows of tree refer to each other over more than 5 steps" in result.notes[0]
     for _ in range(5):
         (result,) = await retention.run_now()
     assert (result.status, result.deleted, result.notes) == ("completed", 0, ())
-    assert house.sql("SELECT array_agg(id ORDER BY id) FROM tree") == [([101, 102],)]
+    assert db.sql("SELECT array_agg(id ORDER BY id) FROM tree") == [([101, 102],)]
 
 
 @pytest.mark.parametrize("key", ["", "ON DELETE RESTRICT", "DEFERRABLE INITIALLY DEFERRED"])
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
 async def test_a_child_that_comes_between_the_look_and_the_delete(
-    any_house: House, monkeypatch: pytest.MonkeyPatch, key: str, *, archive: bool
+    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, key: str, *, archive: bool
 ) -> None:
     """A row is referred to when a DELETE has chosen it already: the next try lets it stay."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.ROW_WAIT", timedelta(seconds=10))
     monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(seconds=10))
-    make_family(any_house, key=key)
-    retention = any_house.retention(on("parents", archive=archive))
-    with psycopg.connect(any_house.urls.owner_url) as other:
+    make_family(any_db, key=key)
+    retention = any_db.retention(on("parents", archive=archive))
+    with psycopg.connect(any_db.urls.owner_url) as other:
         other.execute("INSERT INTO kids VALUES (99, 300, now())")
         other.execute("SET CONSTRAINTS ALL IMMEDIATE")
         running = asyncio.create_task(retention.run_now())
         for _ in range(200):
             await asyncio.sleep(0.05)
-            if any_house.sql("SELECT pid FROM pg_locks WHERE NOT granted"):
+            if any_db.sql("SELECT pid FROM pg_locks WHERE NOT granted"):
                 break
         other.commit()
     (result,) = await running
     assert (result.status, result.deleted, result.error) == ("completed", 488, None)
-    assert any_house.sql("SELECT count(*) FROM parents WHERE id = 300") == [(1,)]
-    assert (
-        any_house.sql("SELECT deleted FROM retention_archives WHERE deleted IS NULL") == [(None,)] * archive
-    )
-    assert [entry["deleted"] for entry in any_house.audited()] == [488]
+    assert any_db.sql("SELECT count(*) FROM parents WHERE id = 300") == [(1,)]
+    assert any_db.sql("SELECT deleted FROM retention_archives WHERE deleted IS NULL") == [(None,)] * archive
+    assert [entry["deleted"] for entry in any_db.audit_payloads()] == [488]
 
 
 @pytest.mark.parametrize("policy", ["parents", "p_old"])
-async def test_keys_to_partitions_and_to_the_whole(any_house: House, policy: str) -> None:
+async def test_keys_to_partitions_and_to_the_whole(any_db: RetentionDB, policy: str) -> None:
     """A key to the whole counts for a partition's policy too, one to a partition for its rows only."""
-    house = any_house
-    house.sql("CREATE TABLE parents (id int, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)")
-    house.sql("CREATE TABLE p_old (at timestamptz NOT NULL, id int NOT NULL)")
-    house.sql("ALTER TABLE parents ATTACH PARTITION p_old FOR VALUES FROM ('2000-01-01') TO ('2001-01-01')")
-    house.sql("CREATE TABLE p_rest PARTITION OF parents DEFAULT")
-    house.sql("ALTER TABLE p_old ADD UNIQUE (id)")
-    house.sql("CREATE TABLE kids (id int, at timestamptz, FOREIGN KEY (id, at) REFERENCES parents)")
-    house.sql("CREATE INDEX ON kids (id, at)")
-    house.sql("CREATE TABLE others (id int REFERENCES p_old (id)) PARTITION BY RANGE (id)")
-    house.sql("CREATE TABLE other_few PARTITION OF others DEFAULT")
-    house.sql("CREATE INDEX ON others (id)")
-    house.sql("GRANT SELECT, UPDATE, DELETE ON parents, p_old, kids, others TO keeper")
+    db = any_db
+    db.sql("CREATE TABLE parents (id int, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)")
+    db.sql("CREATE TABLE p_old (at timestamptz NOT NULL, id int NOT NULL)")
+    db.sql("ALTER TABLE parents ATTACH PARTITION p_old FOR VALUES FROM ('2000-01-01') TO ('2001-01-01')")
+    db.sql("CREATE TABLE p_rest PARTITION OF parents DEFAULT")
+    db.sql("ALTER TABLE p_old ADD UNIQUE (id)")
+    db.sql("CREATE TABLE kids (id int, at timestamptz, FOREIGN KEY (id, at) REFERENCES parents)")
+    db.sql("CREATE INDEX ON kids (id, at)")
+    db.sql("CREATE TABLE others (id int REFERENCES p_old (id)) PARTITION BY RANGE (id)")
+    db.sql("CREATE TABLE other_few PARTITION OF others DEFAULT")
+    db.sql("CREATE INDEX ON others (id)")
+    db.sql("GRANT SELECT, UPDATE, DELETE ON parents, p_old, kids, others TO keeper")
     for at in ("2000-01-02", "2002-01-01"):
-        house.sql("INSERT INTO parents SELECT g, %s FROM generate_series(1, 10) g", at)
-    house.sql("INSERT INTO kids VALUES (1, '2000-01-02'), (2, '2002-01-01')")
-    house.sql("INSERT INTO others VALUES (3)")
-    (result,) = await house.retention(on(policy)).run_now()
+        db.sql("INSERT INTO parents SELECT g, %s FROM generate_series(1, 10) g", at)
+    db.sql("INSERT INTO kids VALUES (1, '2000-01-02'), (2, '2002-01-01')")
+    db.sql("INSERT INTO others VALUES (3)")
+    (result,) = await db.retention(on(policy)).run_now()
     assert (result.status, result.error) == ("completed", None)
-    assert house.sql("SELECT id FROM p_old ORDER BY id") == [(1,), (3,)]
-    assert house.count("p_rest") == (1 if policy == "parents" else 10)
+    assert db.sql("SELECT id FROM p_old ORDER BY id") == [(1,), (3,)]
+    assert db.count("p_rest") == (1 if policy == "parents" else 10)
 
 
-async def test_a_table_that_inherits_is_kept_for_by_its_own_keys(house: House) -> None:
+async def test_a_table_that_inherits_is_kept_for_by_its_own_keys(db: RetentionDB) -> None:
     """Keys to a table do not concern those that inherit from it, and the other way round."""
-    house.sql("CREATE TABLE base (id int PRIMARY KEY, at timestamptz)")
-    house.sql("CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (base)")
-    house.sql("CREATE TABLE kids (base int REFERENCES base, heir int REFERENCES heir)")
-    house.sql("CREATE TABLE more () INHERITS (kids)")
-    house.sql("CREATE INDEX ON kids (base)")
-    house.sql("CREATE INDEX ON kids (heir)")
-    house.sql("GRANT SELECT, UPDATE, DELETE ON base, heir, kids TO keeper")
+    db.sql("CREATE TABLE base (id int PRIMARY KEY, at timestamptz)")
+    db.sql("CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (base)")
+    db.sql("CREATE TABLE kids (base int REFERENCES base, heir int REFERENCES heir)")
+    db.sql("CREATE TABLE more () INHERITS (kids)")
+    db.sql("CREATE INDEX ON kids (base)")
+    db.sql("CREATE INDEX ON kids (heir)")
+    db.sql("GRANT SELECT, UPDATE, DELETE ON base, heir, kids TO keeper")
     for table in ("base", "heir"):
-        house.sql(f"INSERT INTO {table} SELECT g, '2000-01-01' FROM generate_series(1, 10) g")  # noqa: S608 - our names
-    house.sql("INSERT INTO kids VALUES (1, 2)")
-    house.sql("INSERT INTO more VALUES (5, 6)")
-    (result,) = await house.retention(on("base")).run_now()
+        db.sql(f"INSERT INTO {table} SELECT g, '2000-01-01' FROM generate_series(1, 10) g")  # noqa: S608 - our names
+    db.sql("INSERT INTO kids VALUES (1, 2)")
+    db.sql("INSERT INTO more VALUES (5, 6)")
+    (result,) = await db.retention(on("base")).run_now()
     assert (result.status, result.deleted, result.error) == ("completed", 18, None)
-    assert house.sql("SELECT tableoid::regclass::text, id FROM base ORDER BY 1") == [("base", 1), ("heir", 2)]
+    assert db.sql("SELECT tableoid::regclass::text, id FROM base ORDER BY 1") == [("base", 1), ("heir", 2)]
 
 
-async def test_a_key_that_is_not_enforced_keeps_nothing(house: House) -> None:
+async def test_a_key_that_is_not_enforced_keeps_nothing(db: RetentionDB) -> None:
     """PostgreSQL 18 has such keys; a delete does not mind them."""
-    make_family(house, key="NOT ENFORCED")
-    house.sql("DROP INDEX kids_parent_idx")
-    house.sql("REVOKE SELECT ON kids FROM keeper")
-    (result,) = await house.retention(on("parents")).run_now()
+    make_family(db, key="NOT ENFORCED")
+    db.sql("DROP INDEX kids_parent_idx")
+    db.sql("REVOKE SELECT ON kids FROM keeper")
+    (result,) = await db.retention(on("parents")).run_now()
     assert (result.status, result.deleted) == ("completed", 500)
 
 
 async def test_a_delete_that_a_key_refuses_all_the_same_fails_the_run(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key that comes in the middle of a run is not known to it: it tries, fails, and the next one knows."""
-    look_up_rows(monkeypatch)
+    force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(0),) * 2)
     monkeypatch.setattr("watchkeeper.retention.run._batch_size._FIRST_SIZE", dict.fromkeys(SPANS, 100))
-    make_family(house)
-    house.sql("ALTER TABLE kids DROP CONSTRAINT kids_parent_fkey")
-    house.sql("UPDATE parents SET at = at + id * interval '1 us'")
-    house.sql("UPDATE kids SET parent = 490 WHERE id = 1")
-    house.sql("DELETE FROM kids WHERE id > 1")
+    make_family(db)
+    db.sql("ALTER TABLE kids DROP CONSTRAINT kids_parent_fkey")
+    db.sql("UPDATE parents SET at = at + id * interval '1 us'")
+    db.sql("UPDATE kids SET parent = 490 WHERE id = 1")
+    db.sql("DELETE FROM kids WHERE id > 1")
 
     def refer(_table: str, _rows: int) -> None:
-        house.sql("ALTER TABLE kids DROP CONSTRAINT IF EXISTS late")
-        house.sql("ALTER TABLE kids ADD CONSTRAINT late FOREIGN KEY (parent) REFERENCES parents")
+        db.sql("ALTER TABLE kids DROP CONSTRAINT IF EXISTS late")
+        db.sql("ALTER TABLE kids ADD CONSTRAINT late FOREIGN KEY (parent) REFERENCES parents")
 
-    (result,) = await house.retention(on("parents")).run_now(None, refer)
+    (result,) = await db.retention(on("parents")).run_now(None, refer)
     assert (result.status, 0 < result.deleted < 499) == ("failed", True)
     assert isinstance(result.error, psycopg.errors.ForeignKeyViolation)
-    (result,) = await house.retention(on("parents")).run_now()
-    assert (result.status, house.count("parents")) == ("completed", 1)
+    (result,) = await db.retention(on("parents")).run_now()
+    assert (result.status, db.count("parents")) == ("completed", 1)
 
 
-async def test_a_delete_by_age_reads_no_further_than_its_stretch(house: House) -> None:
+async def test_a_delete_by_age_reads_no_further_than_its_stretch(db: RetentionDB) -> None:
     """Also by a plan for any parameters, as PostgreSQL takes it after some sweeps."""
-    make_family(house)
-    async with house.database.transaction() as conn:
+    make_family(db)
+    async with db.database.transaction() as conn:
         target = await find_target(conn, on("parents"))
         statement = target.fill(QUERIES["delete_by_age"]).as_string(conn)
     for number, name in enumerate(("horizon", "start", "stop", "last"), 1):
         statement = statement.replace(f"%({name})s", f"${number}")
-    house.sql("SET plan_cache_mode = force_generic_plan")
-    house.sql("SET enable_seqscan = off")
-    house.sql(f"PREPARE sweep (timestamptz, text, text, boolean) AS {statement}")
+    db.sql("SET plan_cache_mode = force_generic_plan")
+    db.sql("SET enable_seqscan = off")
+    db.sql(f"PREPARE sweep (timestamptz, text, text, boolean) AS {statement}")
     plan = "\n".join(
-        line for (line,) in house.sql("EXPLAIN EXECUTE sweep (now(), '-infinity', 'infinity', true)")
+        line for (line,) in db.sql("EXPLAIN EXECUTE sweep (now(), '-infinity', 'infinity', true)")
     )
     (bounds,) = re.findall(r"Index Cond: (.* >= .*)", plan)
     assert "<= ($3)::timestamp with time zone" in bounds

@@ -5,58 +5,37 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 
-from support.house import EVENTS, SESSIONS, DueAt, House, look_up_rows, open_house
+from support.retention import EVENTS, SESSIONS, FixedSchedule, RetentionDB, force_index_scans
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Limits, Policy, Schedule
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 
-    from support.postgres import DatabaseUrls
-
-
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep."""
-    async with open_house(database_urls, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def any_house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, on each supported server."""
-    async with open_house(any_urls, tmp_path) as opened:
-        yield opened
-
-
-async def test_pruning_removes_old_inbound_events_and_old_chat_sessions(any_house: House) -> None:
+async def test_pruning_removes_old_inbound_events_and_old_chat_sessions(any_db: RetentionDB) -> None:
     """Rows older than 30 and 90 days go, younger ones stay."""
-    any_house.make_both()
-    retention = await any_house.due()
+    any_db.make_contract_tables()
+    retention = await any_db.overdue()
     results = await retention.tick()
     assert [(r.table, r.status, r.deleted) for r in results] == [
         ("inbound_events", "completed", 3),
         ("chat_sessions", "completed", 2),
     ]
-    assert any_house.sql("SELECT id FROM inbound_events") == [("29-1",)]
-    assert any_house.sql("SELECT id FROM chat_sessions") == [("89-1",)]
+    assert any_db.sql("SELECT id FROM inbound_events") == [("29-1",)]
+    assert any_db.sql("SELECT id FROM chat_sessions") == [("89-1",)]
 
 
-async def test_each_pruned_table_writes_one_audit_entry(house: House) -> None:
+async def test_each_pruned_table_writes_one_audit_entry(db: RetentionDB) -> None:
     """The entry names the job and the table, and says how many rows went, by which run and up to when."""
-    house.make_both()
-    await (await house.due()).tick()
-    entries = house.sql("SELECT actor_type, actor_id, action, entity FROM audit_log ORDER BY id")
+    db.make_contract_tables()
+    await (await db.overdue()).tick()
+    entries = db.sql("SELECT actor_type, actor_id, action, entity FROM audit_log ORDER BY id")
     assert entries == [
         ("system", "retention-job", "retention.prune", "inbound_events"),
         ("system", "retention-job", "retention.prune", "chat_sessions"),
     ]
-    payload = house.audited("inbound_events")[0]
+    payload = db.audit_payloads("inbound_events")[0]
     assert payload.keys() == {
         "deleted",
         "run",
@@ -68,264 +47,256 @@ async def test_each_pruned_table_writes_one_audit_entry(house: House) -> None:
         "duration_ms",
     }
     assert (payload["deleted"], payload["status"], payload["trigger"]) == (3, "completed", "schedule")
-    ((run, horizon, started, audit_id),) = house.sql(
+    ((run, horizon, started, audit_id),) = db.sql(
         "SELECT id, horizon, started_at, audit_id FROM retention_runs WHERE table_name = 'inbound_events'"
     )
     assert payload["run"] == run
     assert datetime.fromisoformat(payload["horizon"]) == horizon == started - timedelta(days=30)
-    assert house.sql("SELECT entity FROM audit_log WHERE id = %s", audit_id) == [("inbound_events",)]
+    assert db.sql("SELECT entity FROM audit_log WHERE id = %s", audit_id) == [("inbound_events",)]
 
 
-async def test_a_run_that_deletes_nothing_is_audited_too(house: House) -> None:
+async def test_a_run_that_deletes_nothing_is_audited_too(db: RetentionDB) -> None:
     """An entry with 0 says that somebody looked."""
-    house.make_table()
-    await (await house.due(EVENTS)).tick()
-    assert [entry["deleted"] for entry in house.audited()] == [0]
+    db.make_table()
+    await (await db.overdue(EVENTS)).tick()
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [0]
 
 
-async def test_lines_of_a_run(house: House) -> None:
+async def test_lines_of_a_run(db: RetentionDB) -> None:
     """The job is scheduled, started and completed, and each table has its line."""
-    house.make_both()
-    await (await house.due()).tick()
-    assert house.job() == ["scheduled", "started", "completed"]
-    assert all(line["name"] == "retention" and line["level"] == "info" for line in house.lines("job"))
-    assert [(line["table"], line["deleted"]) for line in house.lines("retention")] == [
+    db.make_contract_tables()
+    await (await db.overdue()).tick()
+    assert db.job_statuses() == ["scheduled", "started", "completed"]
+    assert all(line["name"] == "retention" and line["level"] == "info" for line in db.lines("job"))
+    assert [(line["table"], line["deleted"]) for line in db.lines("retention")] == [
         ("inbound_events", 3),
         ("chat_sessions", 2),
     ]
-    first = house.lines("retention")[0]
+    first = db.lines("retention")[0]
     assert list(first)[:7] == ["level", "time", "service", "env", "type", "table", "deleted"]
 
 
-async def test_the_scheduled_line_says_when_the_job_is_due(house: House) -> None:
+async def test_the_scheduled_line_says_when_the_job_is_due(db: RetentionDB) -> None:
     """An operator sees the next 3 AM in UTC, whatever the zone it is meant in."""
-    retention = house.retention(EVENTS, calendar=Schedule(timezone="Africa/Kigali"))
+    retention = db.retention(EVENTS, schedule=Schedule(timezone="Africa/Kigali"))
     await retention.register()
-    (line,) = house.lines("job")
+    (line,) = db.lines("job")
     assert line["due"].endswith("T01:00:00Z")
 
 
-async def test_metrics_of_a_run(house: House) -> None:
+async def test_metrics_of_a_run(db: RetentionDB) -> None:
     """Runs by status are at 0 from the start; rows, success and since follow what happened."""
-    house.make_both()
-    retention = await house.due()
+    db.make_contract_tables()
+    retention = await db.overdue()
     for status in ("completed", "failed", "refused", "cancelled"):
-        assert house.sample("retention_runs_total", table="inbound_events", status=status) == 0
-    assert house.sample("retention_last_success_timestamp_seconds", table="inbound_events") is None
+        assert db.sample("retention_runs_total", table="inbound_events", status=status) == 0
+    assert db.sample("retention_last_success_timestamp_seconds", table="inbound_events") is None
     await retention.tick()
     await retention.refresh_metrics()
-    assert house.sample("retention_runs_total", table="inbound_events", status="completed") == 1
-    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 3
-    assert house.sample("retention_run_duration_seconds_count", table="inbound_events") == 1
-    ((finished, since),) = house.sql(
+    assert db.sample("retention_runs_total", table="inbound_events", status="completed") == 1
+    assert db.sample("retention_rows_deleted_total", table="inbound_events") == 3
+    assert db.sample("retention_run_duration_seconds_count", table="inbound_events") == 1
+    ((finished, since),) = db.sql(
         "SELECT finished_at, since FROM retention_runs JOIN retention_policies USING (table_name)"
         " WHERE table_name = 'inbound_events'"
     )
-    success = house.sample("retention_last_success_timestamp_seconds", table="inbound_events")
+    success = db.sample("retention_last_success_timestamp_seconds", table="inbound_events")
     assert success == pytest.approx(finished.timestamp())
-    shown_since = house.sample("retention_policy_since_timestamp_seconds", table="inbound_events")
+    shown_since = db.sample("retention_policy_since_timestamp_seconds", table="inbound_events")
     assert shown_since == pytest.approx(since.timestamp())
 
 
-async def test_success_is_read_back_by_a_process_that_never_ran_anything(house: House) -> None:
+async def test_success_is_read_back_by_a_process_that_never_ran_anything(db: RetentionDB) -> None:
     """A restarted service knows when retention last completed, from the ledger."""
-    house.make_table()
-    await (await house.due(EVENTS)).tick()
-    house.restart()
-    await house.retention(EVENTS).refresh_metrics()
-    assert house.sample("retention_last_success_timestamp_seconds", table="inbound_events") is not None
-    assert house.sample("retention_rows_deleted_total", table="inbound_events") == 0
+    db.make_table()
+    await (await db.overdue(EVENTS)).tick()
+    db.reset_metrics()
+    await db.retention(EVENTS).refresh_metrics()
+    assert db.sample("retention_last_success_timestamp_seconds", table="inbound_events") is not None
+    assert db.sample("retention_rows_deleted_total", table="inbound_events") == 0
 
 
-async def test_a_first_start_is_no_missed_run(house: House) -> None:
+async def test_a_first_start_is_no_missed_run(db: RetentionDB) -> None:
     """What was due before the policy was first declared is not run."""
-    house.make_both()
-    retention = house.retention()
+    db.make_contract_tables()
+    retention = db.retention()
     assert await retention.tick() == []
-    assert house.count("inbound_events") == 4
-    assert house.job() == ["scheduled"]
+    assert db.count("inbound_events") == 4
+    assert db.job_statuses() == ["scheduled"]
 
 
-async def test_a_due_is_run_once(house: House) -> None:
+async def test_a_due_is_run_once(db: RetentionDB) -> None:
     """Looking again finds nothing to do, also from another replica."""
-    house.make_both()
-    retention = await house.due()
+    db.make_contract_tables()
+    retention = await db.overdue()
     await retention.tick()
     assert await retention.tick() == []
-    assert await house.retention().tick() == []
-    assert len(house.audited()) == 2
+    assert await db.retention().tick() == []
+    assert len(db.audit_payloads()) == 2
 
 
-async def test_missed_runs_are_caught_up_once(house: House) -> None:
+async def test_missed_runs_are_caught_up_once(db: RetentionDB) -> None:
     """Ten days off are one run, not ten."""
-    house.make_table()
-    retention = await house.due(EVENTS, calendar=Schedule())
+    db.make_table()
+    retention = await db.overdue(EVENTS, schedule=Schedule())
     assert [result.status for result in await retention.tick()] == ["completed"]
     assert await retention.tick() == []
-    ((due,),) = house.sql("SELECT due_at FROM retention_runs")
+    ((due,),) = db.sql("SELECT due_at FROM retention_runs")
     assert due == Schedule().due_before(datetime.now(UTC))
 
 
-async def test_the_next_due_is_run_again(house: House) -> None:
+async def test_the_next_due_is_run_again(db: RetentionDB) -> None:
     """A day later the policy has its turn again, and an old due does not come back."""
-    house.make_table()
-    retention = await house.due(EVENTS)
-    before = house.calendar.due
+    db.make_table()
+    retention = await db.overdue(EVENTS)
+    before = db.schedule.time
     await retention.tick()
-    house.calendar.due = before + timedelta(seconds=30)
+    db.schedule.time = before + timedelta(seconds=30)
     assert len(await retention.tick()) == 1
-    house.calendar.due = before
+    db.schedule.time = before
     assert await retention.tick() == []
-    assert len(house.audited()) == 2
+    assert len(db.audit_payloads()) == 2
 
 
-async def test_one_failing_table_does_not_stop_the_others(house: House) -> None:
+async def test_one_failing_table_does_not_stop_the_others(db: RetentionDB) -> None:
     """A missing table and a missing column fail on their own, with a sentence each."""
-    house.make_table("chat_sessions", "updated_at")
-    house.make_table("other", "at")
-    house.fill("chat_sessions", 91, 2, "updated_at")
+    db.make_table("chat_sessions", "updated_at")
+    db.make_table("other", "at")
+    db.fill("chat_sessions", 91, 2, "updated_at")
     wrong = Policy(table="other", age_column="made_at", keep=timedelta(days=1))
-    results = await (await house.due(EVENTS, wrong, SESSIONS)).tick()
+    results = await (await db.overdue(EVENTS, wrong, SESSIONS)).tick()
     assert [result.status for result in results] == ["failed", "failed", "completed"]
     assert "There is no table inbound_events" in str(results[0].error)
     assert "The table other has no column made_at" in str(results[1].error)
-    assert house.count("chat_sessions") == 0
-    assert [entry["deleted"] for entry in house.audited()] == [0, 0, 2]
+    assert db.count("chat_sessions") == 0
+    assert [entry["deleted"] for entry in db.audit_payloads()] == [0, 0, 2]
 
 
-async def test_a_failed_job_says_type_message_and_stack(house: House) -> None:
+async def test_a_failed_job_says_type_message_and_stack(db: RetentionDB) -> None:
     """The line is level error as soon as one policy failed, and its error can be read."""
-    house.make_table("chat_sessions", "updated_at")
-    await (await house.due()).tick()
-    assert house.job() == ["scheduled", "started", "failed"]
-    line = house.lines("job")[-1]
+    db.make_table("chat_sessions", "updated_at")
+    await (await db.overdue()).tick()
+    assert db.job_statuses() == ["scheduled", "started", "failed"]
+    line = db.lines("job")[-1]
     assert (line["level"], line["tables"]) == ("error", ["inbound_events"])
     assert line["error"]["type"].endswith("RetentionError")
     assert line["error"]["message"].startswith("There is no table inbound_events")
     assert line["error"]["stack"]
-    assert house.sample("retention_runs_total", table="inbound_events", status="failed") == 1
-    assert [run["level"] for run in house.lines("retention")] == ["error", "info"]
+    assert db.sample("retention_runs_total", table="inbound_events", status="failed") == 1
+    assert [run["level"] for run in db.lines("retention")] == ["error", "info"]
 
 
-async def test_a_failed_run_is_tried_again_after_growing_waits(house: House) -> None:
+async def test_a_failed_run_is_tried_again_after_growing_waits(db: RetentionDB) -> None:
     """Attempts come after 1, 5 and 25 minutes; the fourth is the last one of its due."""
-    retention = await house.due(EVENTS)
+    retention = await db.overdue(EVENTS)
     for attempt, minutes in enumerate((1, 5, 25), start=1):
         assert [result.status for result in await retention.tick()] == ["failed"]
-        house.sql(
-            "UPDATE retention_runs SET finished_at = finished_at - %s", timedelta(minutes=minutes - 0.2)
-        )
+        db.sql("UPDATE retention_runs SET finished_at = finished_at - %s", timedelta(minutes=minutes - 0.2))
         assert await retention.tick() == []
-        house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '13 s'")
-        assert len(house.runs()) == attempt
+        db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '13 s'")
+        assert len(db.runs()) == attempt
     assert [result.status for result in await retention.tick()] == ["failed"]
-    house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
+    db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
     assert await retention.tick() == []
-    assert house.runs() == [(n, "failed", 0) for n in (1, 2, 3, 4)]
+    assert db.runs() == [(n, "failed", 0) for n in (1, 2, 3, 4)]
 
 
-async def test_a_retry_that_completes_ends_the_due(house: House) -> None:
+async def test_a_retry_that_completes_ends_the_due(db: RetentionDB) -> None:
     """What was missing is mended, the second attempt completes, and there is no third."""
-    retention = await house.due(EVENTS)
+    retention = await db.overdue(EVENTS)
     await retention.tick()
-    house.make_table()
-    house.fill("inbound_events", 31, 3)
-    house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 min'")
+    db.make_table()
+    db.fill("inbound_events", 31, 3)
+    db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 min'")
     assert [result.deleted for result in await retention.tick()] == [3]
-    house.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
+    db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
     assert await retention.tick() == []
-    assert house.runs() == [(1, "failed", 0), (2, "completed", 3)]
+    assert db.runs() == [(1, "failed", 0), (2, "completed", 3)]
 
 
-async def test_the_operator_runs_what_is_not_due(house: House) -> None:
+async def test_the_operator_runs_what_is_not_due(db: RetentionDB) -> None:
     """A manual run is a run like any other: ledger, audit entry, line; its progress adds up."""
-    house.make_both()
+    db.make_contract_tables()
     seen: list[tuple[str, int]] = []
-    results = await house.retention().run_now(
-        ["chat_sessions"], lambda table, rows: seen.append((table, rows))
-    )
+    results = await db.retention().run_now(["chat_sessions"], lambda table, rows: seen.append((table, rows)))
     assert [(result.table, result.status, result.deleted) for result in results] == [
         ("chat_sessions", "completed", 2)
     ]
     assert seen == [("chat_sessions", 2)]
-    assert house.count("inbound_events") == 4
-    assert [entry["trigger"] for entry in house.audited()] == ["manual"]
+    assert db.count("inbound_events") == 4
+    assert [entry["trigger"] for entry in db.audit_payloads()] == ["manual"]
 
 
-async def test_a_manual_run_does_not_take_the_place_of_the_due_one(house: House) -> None:
+async def test_a_manual_run_does_not_take_the_place_of_the_due_one(db: RetentionDB) -> None:
     """The day's run and its audit entry still come."""
-    house.make_table()
-    retention = await house.due(EVENTS)
+    db.make_table()
+    retention = await db.overdue(EVENTS)
     await retention.run_now()
     assert [result.status for result in await retention.tick()] == ["completed"]
-    assert [entry["trigger"] for entry in house.audited()] == ["manual", "schedule"]
+    assert [entry["trigger"] for entry in db.audit_payloads()] == ["manual", "schedule"]
 
 
-async def test_a_table_without_a_policy_is_named_with_the_near_miss(house: House) -> None:
+async def test_a_table_without_a_policy_is_named_with_the_near_miss(db: RetentionDB) -> None:
     """A slip of the pen prunes nothing."""
     with pytest.raises(
         ConfigurationError, match=r"no policy on inbound_event\. Did you mean inbound_events\?"
     ):
-        await house.retention().run_now(["inbound_event"])
+        await db.retention().run_now(["inbound_event"])
     with pytest.raises(ConfigurationError, match="There are: inbound_events, chat_sessions"):
-        await house.retention().plan(["xyz"])
+        await db.retention().plan(["xyz"])
 
 
-async def test_a_policy_that_changes_keeps_its_since(house: House) -> None:
+async def test_a_policy_that_changes_keeps_its_since(db: RetentionDB) -> None:
     """A new duration takes effect with the next run, and is no first start."""
-    house.make_table()
-    house.fill("inbound_events", 20, 5)
-    await house.due(EVENTS)
+    db.make_table()
+    db.fill("inbound_events", 20, 5)
+    await db.overdue(EVENTS)
     shorter = Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=10))
-    assert [result.deleted for result in await house.retention(shorter).tick()] == [5]
-    ((keep, late),) = house.sql(
-        "SELECT keep, declared_at > since + interval '9 days' FROM retention_policies"
-    )
+    assert [result.deleted for result in await db.retention(shorter).tick()] == [5]
+    ((keep, late),) = db.sql("SELECT keep, declared_at > since + interval '9 days' FROM retention_policies")
     assert (keep, late) == (timedelta(days=10), True)
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_many_rows_go_in_many_transactions(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """With and without an index of the ages, no transaction is large and all of them add up."""
-    look_up_rows(monkeypatch)
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, 12_000)
-    house.fill("inbound_events", 10, 500)
-    house.sql("INSERT INTO inbound_events VALUES ('no age', NULL)")
+    force_index_scans(monkeypatch)
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, 12_000)
+    db.fill("inbound_events", 10, 500)
+    db.sql("INSERT INTO inbound_events VALUES ('no age', NULL)")
     batches: list[int] = []
-    (plan,) = await house.retention(EVENTS).plan()
+    (plan,) = await db.retention(EVENTS).plan()
     assert (plan.rows, plan.exact, plan.strategy) == (12_000, True, "age" if indexed else "place")
-    await house.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
+    await db.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
     assert sum(batches) == 12_000
     assert len(batches) > 2
-    assert house.count("inbound_events") == 501
-    assert house.sql("SELECT count(*) FROM inbound_events WHERE received_at IS NULL") == [(1,)]
+    assert db.count("inbound_events") == 501
+    assert db.sql("SELECT count(*) FROM inbound_events WHERE received_at IS NULL") == [(1,)]
 
 
-async def test_rows_of_one_age_all_go(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_of_one_age_all_go(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """An import that gave all its rows one age is no trap for a cursor on the age."""
-    look_up_rows(monkeypatch)
-    house.make_table()
-    house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 5000) g")
-    assert [result.deleted for result in await house.retention(EVENTS).run_now()] == [5000]
+    force_index_scans(monkeypatch)
+    db.make_table()
+    db.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 5000) g")
+    assert [result.deleted for result in await db.retention(EVENTS).run_now()] == [5000]
 
 
 @pytest.mark.parametrize("by_age", [True, False])
 async def test_ages_at_the_ends_of_time(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
 ) -> None:
     """Minus infinity and a year before Christ are old, infinity is not."""
     if by_age:
-        look_up_rows(monkeypatch)
-    house.make_table()
-    house.sql(
-        "INSERT INTO inbound_events VALUES ('a', '-infinity'), ('b', '0044-03-15 BC'), ('c', 'infinity')"
-    )
-    (plan,) = await house.retention(EVENTS).plan()
+        force_index_scans(monkeypatch)
+    db.make_table()
+    db.sql("INSERT INTO inbound_events VALUES ('a', '-infinity'), ('b', '0044-03-15 BC'), ('c', 'infinity')")
+    (plan,) = await db.retention(EVENTS).plan()
     assert (plan.rows, plan.oldest) == (2, datetime(1, 1, 2, tzinfo=UTC))
-    assert [result.deleted for result in await house.retention(EVENTS).run_now()] == [2]
+    assert [result.deleted for result in await db.retention(EVENTS).run_now()] == [2]
 
 
 @pytest.mark.parametrize(
@@ -349,86 +320,84 @@ async def test_ages_at_the_ends_of_time(
         ),
     ],
 )
-async def test_tables_of_all_kinds(house: House, definition: str, policy: Policy) -> None:
+async def test_tables_of_all_kinds(db: RetentionDB, definition: str, policy: Policy) -> None:
     """Names, keys and columns of any kind do not matter."""
-    house.sql("CREATE SCHEMA crm")
-    house.sql("GRANT USAGE ON SCHEMA crm TO keeper")
-    house.sql(definition)
+    db.sql("CREATE SCHEMA crm")
+    db.sql("GRANT USAGE ON SCHEMA crm TO keeper")
+    db.sql(definition)
     name, age = policy.identifier.as_string(), f'"{policy.age_column}"'
-    house.sql(f"GRANT SELECT, UPDATE, DELETE ON {name} TO keeper")
+    db.sql(f"GRANT SELECT, UPDATE, DELETE ON {name} TO keeper")
     columns, values = (f"a, b, {age}", "g, g, ") if policy.schema else (age, "")
     for days, rows in ((40, 300), (3, 7)):
-        house.sql(
+        db.sql(
             f"INSERT INTO {name} ({columns}) SELECT {values} now() - interval '{days} days'"  # noqa: S608 - our names
             f" FROM generate_series({days * 1000}, {days * 1000 + rows - 1}) g"
         )
-    results = await house.retention(policy).run_now()
+    results = await db.retention(policy).run_now()
     assert [(result.table, result.status, result.deleted) for result in results] == [
         (policy.name, "completed", 300)
     ]
-    assert house.count(name) == 7
-    assert [entry["deleted"] for entry in house.audited(policy.name)] == [300]
+    assert db.count(name) == 7
+    assert [entry["deleted"] for entry in db.audit_payloads(policy.name)] == [300]
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 async def test_a_partitioned_table_is_pruned_in_all_its_parts(
-    house: House, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """Rows of two partitions at the same place are two rows, and each is counted."""
-    look_up_rows(monkeypatch)
-    house.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
+    force_index_scans(monkeypatch)
+    db.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
     for part in range(3):
         bounds = f"FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
-        house.sql(f"CREATE TABLE part_{part} PARTITION OF inbound_events {bounds}")
+        db.sql(f"CREATE TABLE part_{part} PARTITION OF inbound_events {bounds}")
     if indexed:
-        house.sql("CREATE INDEX ON inbound_events (received_at)")
-    house.sql("GRANT SELECT, UPDATE, DELETE ON inbound_events TO keeper")
-    house.sql(
+        db.sql("CREATE INDEX ON inbound_events (received_at)")
+    db.sql("GRANT SELECT, UPDATE, DELETE ON inbound_events TO keeper")
+    db.sql(
         "INSERT INTO inbound_events SELECT g, now() - interval '40 days' * mod(g, 2)"
         " FROM generate_series(1, 3000) g"
     )
-    assert [result.deleted for result in await house.retention(EVENTS).run_now()] == [1500]
-    assert house.sql("SELECT count(*), min(mod(id, 2)), max(mod(id, 2)) FROM inbound_events") == [
-        (1500, 0, 0)
-    ]
+    assert [result.deleted for result in await db.retention(EVENTS).run_now()] == [1500]
+    assert db.sql("SELECT count(*), min(mod(id, 2)), max(mod(id, 2)) FROM inbound_events") == [(1500, 0, 0)]
 
 
-async def test_a_table_that_is_inherited_from_is_pruned_with_its_heirs(house: House) -> None:
+async def test_a_table_that_is_inherited_from_is_pruned_with_its_heirs(db: RetentionDB) -> None:
     """DELETE reaches the inheriting tables, and so does the count."""
-    house.make_table()
-    house.sql("CREATE TABLE heir () INHERITS (inbound_events)")
-    house.fill("inbound_events", 40, 50)
-    house.fill("heir", 40, 60)
-    house.fill("heir", 4, 1)
-    assert [result.deleted for result in await house.retention(EVENTS).run_now()] == [110]
-    assert house.count("inbound_events") == 1
+    db.make_table()
+    db.sql("CREATE TABLE heir () INHERITS (inbound_events)")
+    db.fill("inbound_events", 40, 50)
+    db.fill("heir", 40, 60)
+    db.fill("heir", 4, 1)
+    assert [result.deleted for result in await db.retention(EVENTS).run_now()] == [110]
+    assert db.count("inbound_events") == 1
 
 
-async def test_rows_that_move_while_a_pass_goes_by_are_found(house: House) -> None:
+async def test_rows_that_move_while_a_pass_goes_by_are_found(db: RetentionDB) -> None:
     """By place, an old row that is updated goes to the end of the table; a further pass finds it."""
-    house.make_table(indexed=False)
-    house.fill("inbound_events", 40, 8000)
+    db.make_table(indexed=False)
+    db.fill("inbound_events", 40, 8000)
     moved = 0
 
     def move(_table: str, _rows: int) -> None:
         nonlocal moved
         if not moved:
             # The last ones, to the front where the pass has been already.
-            house.sql("VACUUM inbound_events")
-            house.sql("UPDATE inbound_events SET id = id || 'x' WHERE id > '40-7900'")
+            db.sql("VACUUM inbound_events")
+            db.sql("UPDATE inbound_events SET id = id || 'x' WHERE id > '40-7900'")
             moved = 1
 
-    (result,) = await house.retention(EVENTS).run_now(None, move)
+    (result,) = await db.retention(EVENTS).run_now(None, move)
     assert (moved, result.status, result.deleted) == (1, "completed", 8000)
-    assert house.count("inbound_events") == 0
+    assert db.count("inbound_events") == 0
 
 
-async def test_status_tells_how_each_policy_stands(house: House) -> None:
+async def test_status_tells_how_each_policy_stands(db: RetentionDB) -> None:
     """Before the first start, after a success and after a failure."""
-    house.make_table()
-    retention = house.retention()
+    db.make_table()
+    retention = db.retention()
     assert [(status.since, status.last) for status in await retention.status()] == [(None, None)] * 2
-    await (await house.due()).tick()
+    await (await db.overdue()).tick()
     events, sessions = await retention.status()
     assert events.last is not None
     assert sessions.last is not None
@@ -438,81 +407,81 @@ async def test_status_tells_how_each_policy_stands(house: House) -> None:
     assert "There is no table chat_sessions" in (sessions.last.error or "")
 
 
-async def test_plan_tells_what_would_go_and_changes_nothing(house: House) -> None:
+async def test_plan_tells_what_would_go_and_changes_nothing(db: RetentionDB) -> None:
     """Rows, the oldest, the share of the table, and what stands in a policy's way."""
-    house.make_table()
-    house.fill("inbound_events", 31, 3)
-    house.fill("inbound_events", 29, 1)
-    house.sql("ANALYZE inbound_events")
-    events, sessions = await house.retention().plan()
-    ((oldest,),) = house.sql("SELECT min(received_at) FROM inbound_events")
+    db.make_table()
+    db.fill("inbound_events", 31, 3)
+    db.fill("inbound_events", 29, 1)
+    db.sql("ANALYZE inbound_events")
+    events, sessions = await db.retention().plan()
+    ((oldest,),) = db.sql("SELECT min(received_at) FROM inbound_events")
     assert (events.rows, events.table_rows, events.oldest, events.problem) == (3, 4, oldest, None)
     assert (sessions.rows, sessions.problem is not None) == (0, True)
-    assert house.count("inbound_events") == 4
-    assert house.runs() == []
+    assert db.count("inbound_events") == 4
+    assert db.runs() == []
 
 
 async def test_plan_estimates_what_takes_too_long_to_count(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table that cannot be counted in time is estimated by the planner, and the plan says so."""
-    house.make_table()
-    house.fill("inbound_events", 40, 5000)
-    house.sql("ANALYZE inbound_events")
+    db.make_table()
+    db.fill("inbound_events", 40, 5000)
+    db.sql("ANALYZE inbound_events")
     monkeypatch.setattr("watchkeeper.retention.plan._plan.COUNT_TIMEOUT_MS", 1)
-    house.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 100000) g")
-    house.sql("ANALYZE inbound_events")
-    (plan,) = await house.retention(EVENTS).plan()
+    db.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 100000) g")
+    db.sql("ANALYZE inbound_events")
+    (plan,) = await db.retention(EVENTS).plan()
     assert plan.exact is False
     assert plan.oldest is None
     assert plan.rows == pytest.approx(105_000, rel=0.2)
 
 
-async def test_a_calendar_may_be_any_object_with_dues(house: House) -> None:
+async def test_a_calendar_may_be_any_object_with_dues(db: RetentionDB) -> None:
     """The next due is the calendar's."""
     now = datetime.now(UTC)
-    assert house.retention(calendar=DueAt(now)).next_due(now) == now + timedelta(days=1)
+    assert db.retention(schedule=FixedSchedule(now)).next_due(now) == now + timedelta(days=1)
 
 
-async def test_a_job_that_is_asked_to_stop_starts_nothing_more(house: House) -> None:
+async def test_a_job_that_is_asked_to_stop_starts_nothing_more(db: RetentionDB) -> None:
     """What has its turn ends with its transaction; the rest is left to another replica or the next start."""
-    house.make_both()
-    retention = await house.due()
-    house.sql(
+    db.make_contract_tables()
+    retention = await db.overdue()
+    db.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
         " $$BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END$$"
     )
-    house.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events EXECUTE FUNCTION slow()")
+    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events EXECUTE FUNCTION slow()")
     asyncio.get_running_loop().call_later(0.15, retention.interrupt)
     assert [(result.table, result.status) for result in await retention.tick()] == [
         ("inbound_events", "stopped")
     ]
-    assert house.job() == ["scheduled", "started", "scheduled"]
-    house.sql("DROP TRIGGER slow ON inbound_events")
-    assert [(result.table, result.status) for result in await house.retention().tick()] == [
+    assert db.job_statuses() == ["scheduled", "started", "scheduled"]
+    db.sql("DROP TRIGGER slow ON inbound_events")
+    assert [(result.table, result.status) for result in await db.retention().tick()] == [
         ("inbound_events", "completed"),
         ("chat_sessions", "completed"),
     ]
 
 
-async def test_metrics_before_the_first_start(house: House) -> None:
+async def test_metrics_before_the_first_start(db: RetentionDB) -> None:
     """A policy that was never registered has neither since nor success."""
-    retention = house.retention(EVENTS)
+    retention = db.retention(EVENTS)
     await retention.refresh_metrics()
-    assert house.sample("retention_policy_since_timestamp_seconds", table="inbound_events") is None
-    assert house.sample("retention_last_success_timestamp_seconds", table="inbound_events") is None
+    assert db.sample("retention_policy_since_timestamp_seconds", table="inbound_events") is None
+    assert db.sample("retention_last_success_timestamp_seconds", table="inbound_events") is None
 
 
-async def test_plan_tells_how_large_the_rows_are_and_how_long_they_take(any_house: House) -> None:
+async def test_plan_tells_how_large_the_rows_are_and_how_long_they_take(any_db: RetentionDB) -> None:
     """Bytes are the rows' part of table and indexes; the time is the default, then that of the last runs."""
-    house = any_house
-    house.make_table()
-    house.fill("inbound_events", 40, 40_000)
-    house.fill("inbound_events", 3, 10_000)
-    house.sql("INSERT INTO inbound_events SELECT 'ageless-' || g, NULL FROM generate_series(1, 12) g")
-    house.sql("ANALYZE inbound_events")
-    ((size,),) = house.sql("SELECT pg_total_relation_size('inbound_events')")
-    retention = house.retention(EVENTS)
+    db = any_db
+    db.make_table()
+    db.fill("inbound_events", 40, 40_000)
+    db.fill("inbound_events", 3, 10_000)
+    db.sql("INSERT INTO inbound_events SELECT 'ageless-' || g, NULL FROM generate_series(1, 12) g")
+    db.sql("ANALYZE inbound_events")
+    ((size,),) = db.sql("SELECT pg_total_relation_size('inbound_events')")
+    retention = db.retention(EVENTS)
     (plan,) = await retention.plan()
     assert plan.bytes == pytest.approx(0.8 * size, rel=0.02)
     assert timedelta(seconds=0.1) < plan.takes < timedelta(seconds=2)
@@ -520,8 +489,8 @@ async def test_plan_tells_how_large_the_rows_are_and_how_long_they_take(any_hous
     (half,) = await retention.plan(limits=Limits(share=1.0, budget=0.1))
     assert half.takes > plan.takes * 5
     await retention.run_now()
-    house.sql("UPDATE retention_runs SET finished_at = started_at + interval '40 s'")  # 1,000 rows a second
-    house.fill("inbound_events", 50, 5_000)
+    db.sql("UPDATE retention_runs SET finished_at = started_at + interval '40 s'")  # 1,000 rows a second
+    db.fill("inbound_events", 50, 5_000)
     (plan,) = await retention.plan()
     assert plan.takes.total_seconds() == pytest.approx(5.1, abs=0.2)
 
@@ -540,13 +509,13 @@ async def test_plan_tells_how_large_the_rows_are_and_how_long_they_take(any_hous
     ],
 )
 async def test_plan_tells_how_rows_are_found_and_why(
-    house: House, rows: int, strategy: str, why: str, *, indexed: bool
+    db: RetentionDB, rows: int, strategy: str, why: str, *, indexed: bool
 ) -> None:
     """By the index where few are old and there is one, else by their place."""
-    house.make_table(indexed=indexed)
-    house.fill("inbound_events", 40, rows)
-    house.fill("inbound_events", 3, 10_000)
-    (plan,) = await house.retention(EVENTS).plan()
+    db.make_table(indexed=indexed)
+    db.fill("inbound_events", 40, rows)
+    db.fill("inbound_events", 3, 10_000)
+    (plan,) = await db.retention(EVENTS).plan()
     assert plan.strategy == strategy
     assert re.fullmatch(why, plan.why)
     statement = ("CREATE INDEX CONCURRENTLY ON public.inbound_events (received_at)",)

@@ -12,49 +12,45 @@ import pytest
 from psycopg import sql
 
 from support.archive import ARCHIVED
-from support.house import EVENTS, House, open_house
+from support.retention import EVENTS, RetentionDB
 from watchkeeper.retention import Condition, Ledger
 from watchkeeper.retention._holds import add_hold
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls, PostgresServer
+    from support.postgres import PostgresServer
     from watchkeeper.retention import Claim
 
 
 @pytest.fixture
-async def house(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[House]:
-    """A database to keep, on each supported server."""
-    async with open_house(any_urls, tmp_path) as opened:
-        yield opened
+def db(any_db: RetentionDB) -> RetentionDB:
+    """The database, on each supported server."""
+    return any_db
 
 
-async def set_for(house: House, server: PostgresServer, role: str, **settings: str) -> None:
+async def set_for(db: RetentionDB, server: PostgresServer, role: str, **settings: str) -> None:
     """Let a role's sessions in this database begin in another way."""
     for name, value in settings.items():
         server.execute(
             sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} TO {}").format(
                 sql.Identifier(role),
-                sql.Identifier(house.urls.name),
+                sql.Identifier(db.urls.name),
                 sql.Identifier(name),
                 sql.Literal(value),
             )
         )
-    await house.database.close()
-    await house.database.open()
-    house.close()
-    house.reconnect()
+    await db.database.close()
+    await db.database.open()
+    db.close()
+    db.reconnect()
 
 
 async def test_a_hold_that_is_waited_for_is_seen_at_any_level_of_isolation(
-    house: House, any_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB, any_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A snapshot from before the wait for the run's lock would not have it."""
-    await set_for(house, any_postgres, "keeper", default_transaction_isolation="repeatable read")
-    house.make_table()
-    house.fill("inbound_events", 40, 5)
+    await set_for(db, any_postgres, "keeper", default_transaction_isolation="repeatable read")
+    db.make_table()
+    db.fill("inbound_events", 40, 5)
     locked: list[int] = []
     plain = Ledger.lock
 
@@ -63,7 +59,7 @@ async def test_a_hold_that_is_waited_for_is_seen_at_any_level_of_isolation(
         if len(locked) < 2:  # which notes the segment; the second one deletes
             await plain(ledger, conn, claim)
             return
-        operator = await psycopg.AsyncConnection.connect(house.urls.url)
+        operator = await psycopg.AsyncConnection.connect(db.urls.url)
         kept = [Condition(column="id", operator="is not null")]
         await add_hold(operator, "inbound_events", kept, reason="case 7", owner="legal", until=None)
         committing = asyncio.create_task(commit_soon(operator))
@@ -76,57 +72,53 @@ async def test_a_hold_that_is_waited_for_is_seen_at_any_level_of_isolation(
         await operator.close()
 
     monkeypatch.setattr(Ledger, "lock", lock)
-    (result,) = await house.retention(ARCHIVED).run_now()
+    (result,) = await db.retention(ARCHIVED).run_now()
     assert (result.status, result.deleted, len(locked) >= 2) == ("completed", 0, True)
-    assert house.count("inbound_events") == 5
+    assert db.count("inbound_events") == 5
 
 
 async def test_a_hold_means_the_same_instant_to_every_role(
-    house: House, any_postgres: PostgresServer
+    db: RetentionDB, any_postgres: PostgresServer
 ) -> None:
     """Times without a zone are UTC, for who adds it, who sweeps and who drops partitions."""
-    await set_for(house, any_postgres, "keeper", timezone="America/New_York", datestyle="ISO, DMY")
-    house.sql(
-        "CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)"
-    )
-    house.sql(
+    await set_for(db, any_postgres, "keeper", timezone="America/New_York", datestyle="ISO, DMY")
+    db.sql("CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)")
+    db.sql(
         "CREATE TABLE p1 PARTITION OF inbound_events"
         " FOR VALUES FROM ('2026-01-02 00:00+00') TO ('2026-01-04 00:00+00')"
     )
-    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
-    house.sql(
+    db.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+    db.sql(
         "INSERT INTO inbound_events VALUES ('evidence', '2026-01-02 23:00+00'), ('x', '2026-01-03 01:00+00')"
     )
-    retention = house.retention(EVENTS)
+    retention = db.retention(EVENTS)
     before = Condition.parse("received_at < '2026-01-03'")
     await retention.operator.hold("inbound_events", [before], reason="case 7", owner="legal")
     (plan,) = await retention.plan()
     assert (plan.held, plan.rows, plan.partitions) == (1, 1, ())
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", 1)
-    assert house.sql("SELECT id FROM inbound_events") == [("evidence",)]
+    assert db.sql("SELECT id FROM inbound_events") == [("evidence",)]
 
 
 async def test_the_bound_of_a_partition_means_the_same_to_every_role(
-    house: House, any_postgres: PostgresServer
+    db: RetentionDB, any_postgres: PostgresServer
 ) -> None:
     """Dublin's "IST" of summer is read back as another zone's: a partition would seem to end too early."""
-    await set_for(house, any_postgres, "keeper_owner", timezone="Europe/Dublin", datestyle="SQL, DMY")
-    await set_for(house, any_postgres, "keeper", timezone="Europe/Dublin")
-    ((age,),) = house.sql("SELECT extract(epoch FROM now() - '2026-06-30 22:30+00'::timestamptz)::float8")
+    await set_for(db, any_postgres, "keeper_owner", timezone="Europe/Dublin", datestyle="SQL, DMY")
+    await set_for(db, any_postgres, "keeper", timezone="Europe/Dublin")
+    ((age,),) = db.sql("SELECT extract(epoch FROM now() - '2026-06-30 22:30+00'::timestamptz)::float8")
     policy = dataclasses.replace(EVENTS, keep=timedelta(seconds=age))
-    house.sql(
-        "CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)"
-    )
+    db.sql("CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)")
     for name, start, stop in (("p0", "2026-05-01", "2026-06-01"), ("p1", "2026-06-01", "2026-07-01")):
-        house.sql(
+        db.sql(
             f"CREATE TABLE {name} PARTITION OF inbound_events"
             f" FOR VALUES FROM ('{start} 00:00+01') TO ('{stop} 00:00+01')"
         )
-    house.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
-    house.sql(
+    db.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON inbound_events TO keeper")
+    db.sql(
         "INSERT INTO inbound_events VALUES ('old', '2026-06-10 00:00+00'), ('young', '2026-06-30 22:50+00')"
     )
-    (result,) = await house.retention(policy).run_now()
+    (result,) = await db.retention(policy).run_now()
     assert (result.status, result.deleted) == ("completed", 1)
-    assert house.sql("SELECT id FROM inbound_events") == [("young",)]
+    assert db.sql("SELECT id FROM inbound_events") == [("young",)]

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from support.house import EVENTS, House, open_house
 from support.postgres import SERVICE, PostgresServer
+from support.retention import EVENTS, RetentionDB, open_db
 from watchkeeper.retention import Limits, RunResult, Thresholds
 from watchkeeper.retention.run import _batch_size
 from watchkeeper.retention.run._sweep import BlockSpan
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from support.postgres import DatabaseUrls
     from watchkeeper.retention import Retention
 
 MIB = 1 << 20
@@ -67,10 +66,10 @@ def replica(server: PostgresServer) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-async def house(server: PostgresServer, tmp_path: Path) -> AsyncIterator[House]:
+async def db(server: PostgresServer, tmp_path: Path) -> AsyncIterator[RetentionDB]:
     """A database to keep, with 3000 old rows."""
     urls = server.create_database("wk_template")
-    async with open_house(urls, tmp_path) as opened:
+    async with open_db(urls, tmp_path) as opened:
         opened.make_table()
         opened.fill("inbound_events", 40, 3000)
         yield opened
@@ -99,35 +98,35 @@ def limits(*, budget: float = 0.9, timeout: timedelta = timedelta(hours=1), **th
     return Limits(share=1.0, budget=budget, timeout=timeout, thresholds=Thresholds(**thresholds))
 
 
-def waiting(house: House) -> str | None:
+def waiting(db: RetentionDB) -> str | None:
     """Return what the ledger says that the open run waits for, without the details."""
-    rows = house.sql("SELECT waiting FROM retention_runs WHERE state = 'running'")
+    rows = db.sql("SELECT waiting FROM retention_runs WHERE state = 'running'")
     return rows[0][0].partition(":")[0] if rows and rows[0][0] else None
 
 
-async def wait_until(house: House, reason: str) -> None:
+async def wait_until(db: RetentionDB, reason: str) -> None:
     """Wait until the ledger says that the run waits for this."""
     until = time.monotonic() + 10
-    while waiting(house) != reason:
-        assert time.monotonic() < until, house.lines("retention")
+    while waiting(db) != reason:
+        assert time.monotonic() < until, db.lines("retention")
         await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
-async def held_up(house: House, retention: Retention, reason: str) -> AsyncIterator[asyncio.Task[Any]]:
+async def held_up(db: RetentionDB, retention: Retention, reason: str) -> AsyncIterator[asyncio.Task[Any]]:
     """Have a run wait for something; nothing of it may go meanwhile, and all of it after."""
     run = asyncio.create_task(retention.run_now())
-    await wait_until(house, reason)
-    before = house.count("inbound_events")
+    await wait_until(db, reason)
+    before = db.count("inbound_events")
     await asyncio.sleep(1.2)
-    assert (waiting(house), house.count("inbound_events")) == (reason, before)
+    assert (waiting(db), db.count("inbound_events")) == (reason, before)
     await retention.refresh_metrics()
-    assert house.sample("retention_waiting", table="inbound_events", reason=reason) == 1
+    assert db.sample("retention_waiting", table="inbound_events", reason=reason) == 1
     yield run
     (result,) = await asyncio.wait_for(run, 10)
-    assert (result.status, house.count("inbound_events")) == ("completed", 0)
-    assert house.sql("SELECT waiting FROM retention_runs") == [(None,)]
-    begun, ended, ran = house.lines("retention")
+    assert (result.status, db.count("inbound_events")) == ("completed", 0)
+    assert db.sql("SELECT waiting FROM retention_runs") == [(None,)]
+    begun, ended, ran = db.lines("retention")
     assert (begun["level"], begun["status"], begun["table"], begun["run"], begun["reason"]) == (
         "warn",
         "waiting",
@@ -141,20 +140,20 @@ async def held_up(house: House, retention: Retention, reason: str) -> AsyncItera
 
 
 async def test_a_replica_that_lags_is_waited_for(
-    house: House, server: PostgresServer, replica: PostgresServer
+    db: RetentionDB, server: PostgresServer, replica: PostgresServer
 ) -> None:
     """Its replay is paused, WAL goes by, and the run stands still until it has caught up."""
     with superuser(replica) as conn:
         conn.execute("SELECT pg_wal_replay_pause()")
         write_wal(server, 3)
-        retention = house.retention(EVENTS, limits=limits(lag_bytes=2 * MIB))
-        async with held_up(house, retention, "replication lag"):
-            assert "the replica walreceiver is 3 MiB behind" in house.lines("retention")[0]["msg"]
+        retention = db.retention(EVENTS, limits=limits(lag_bytes=2 * MIB))
+        async with held_up(db, retention, "replication lag"):
+            assert "the replica walreceiver is 3 MiB behind" in db.lines("retention")[0]["msg"]
             conn.execute("SELECT pg_wal_replay_resume()")
 
 
 async def test_a_replica_that_lags_by_time_is_waited_for(
-    house: House, server: PostgresServer, replica: PostgresServer
+    db: RetentionDB, server: PostgresServer, replica: PostgresServer
 ) -> None:
     """It replays two seconds late, which is few bytes."""
     with superuser(replica) as standby, superuser(server) as conn:
@@ -164,42 +163,44 @@ async def test_a_replica_that_lags_by_time_is_waited_for(
         until = time.monotonic() + 20
         while lag is None or lag < timedelta(seconds=1.5):
             assert time.monotonic() < until
-            house.sql("INSERT INTO inbound_events VALUES (gen_random_uuid(), now() - interval '50 days')")
+            db.sql("INSERT INTO inbound_events VALUES (gen_random_uuid(), now() - interval '50 days')")
             await asyncio.sleep(0.1)
             ((lag,),) = conn.execute("SELECT max(replay_lag) FROM pg_stat_replication").fetchall()
-        retention = house.retention(EVENTS, limits=limits(lag=timedelta(seconds=1)))
-        async with held_up(house, retention, "replication lag"):
-            assert "the replica walreceiver is 2 s behind" in house.lines("retention")[0]["msg"]
+        retention = db.retention(EVENTS, limits=limits(lag=timedelta(seconds=1)))
+        async with held_up(db, retention, "replication lag"):
+            assert "the replica walreceiver is 2 s behind" in db.lines("retention")[0]["msg"]
             standby.execute("ALTER SYSTEM RESET recovery_min_apply_delay")
             standby.execute("SELECT pg_reload_conf()")
 
 
-async def test_a_replica_whose_lag_is_small_is_not_waited_for(house: House, replica: PostgresServer) -> None:
+async def test_a_replica_whose_lag_is_small_is_not_waited_for(
+    db: RetentionDB, replica: PostgresServer
+) -> None:
     """A replica that follows is no reason to stand still."""
     assert replica.pid
-    (result,) = await house.retention(EVENTS, limits=limits()).run_now()
-    assert [line["status"] for line in house.lines("retention")] == [result.status] == ["completed"]
+    (result,) = await db.retention(EVENTS, limits=limits()).run_now()
+    assert [line["status"] for line in db.lines("retention")] == [result.status] == ["completed"]
 
 
-async def test_a_slot_that_nobody_reads_is_waited_for(house: House, server: PostgresServer) -> None:
+async def test_a_slot_that_nobody_reads_is_waited_for(db: RetentionDB, server: PostgresServer) -> None:
     """It keeps WAL on the disk; flat out too, until somebody drops it."""
     with superuser(server) as conn:
         conn.execute("SELECT pg_create_physical_replication_slot('nobody', true)")
         write_wal(server, 3)
-        retention = house.retention(EVENTS, limits=limits(budget=1.0, lag_bytes=MIB // 8))
-        async with held_up(house, retention, "replication lag"):
-            assert "the replication slot nobody keeps " in house.lines("retention")[0]["msg"]
+        retention = db.retention(EVENTS, limits=limits(budget=1.0, lag_bytes=MIB // 8))
+        async with held_up(db, retention, "replication lag"):
+            assert "the replication slot nobody keeps " in db.lines("retention")[0]["msg"]
             conn.execute("SELECT pg_drop_replication_slot('nobody')")
 
 
-async def test_an_archiver_that_fails_is_waited_for(house: House, server: PostgresServer) -> None:
+async def test_an_archiver_that_fails_is_waited_for(db: RetentionDB, server: PostgresServer) -> None:
     """WAL piles up on the disk until its command works again."""
     with superuser(server) as conn:
         conn.execute("ALTER SYSTEM SET archive_command = '/bin/false'")
         conn.execute("SELECT pg_reload_conf(), pg_switch_wal()")
         try:
-            async with held_up(house, house.retention(EVENTS, limits=limits()), "wal"):
-                assert "the archiving of WAL fails (archive_command, 0" in house.lines("retention")[0]["msg"]
+            async with held_up(db, db.retention(EVENTS, limits=limits()), "wal"):
+                assert "the archiving of WAL fails (archive_command, 0" in db.lines("retention")[0]["msg"]
                 conn.execute("ALTER SYSTEM SET archive_command = '/bin/true'")
                 conn.execute("SELECT pg_reload_conf()")
         finally:
@@ -207,7 +208,7 @@ async def test_an_archiver_that_fails_is_waited_for(house: House, server: Postgr
             conn.execute("SELECT pg_reload_conf()")
 
 
-async def test_a_checkpoint_that_does_not_end_is_waited_for(house: House, server: PostgresServer) -> None:
+async def test_a_checkpoint_that_does_not_end_is_waited_for(db: RetentionDB, server: PostgresServer) -> None:
     """The checkpointer is held up, and more WAL than max_wal_size is written since its last one."""
     with superuser(server) as conn:
         ((pid,),) = conn.execute(
@@ -216,223 +217,222 @@ async def test_a_checkpoint_that_does_not_end_is_waited_for(house: House, server
         os.kill(pid, signal.SIGSTOP)
         try:
             write_wal(server, 66)
-            async with held_up(house, house.retention(EVENTS, limits=limits()), "wal"):
-                assert " of WAL were written since the last checkpoint" in house.lines("retention")[0]["msg"]
+            async with held_up(db, db.retention(EVENTS, limits=limits()), "wal"):
+                assert " of WAL were written since the last checkpoint" in db.lines("retention")[0]["msg"]
                 os.kill(pid, signal.SIGCONT)
         finally:
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_long_transaction_is_waited_for(house: House) -> None:
+async def test_a_long_transaction_is_waited_for(db: RetentionDB) -> None:
     """What is deleted could not be vacuumed while it is open."""
-    with psycopg.connect(house.urls.owner_url) as other:
+    with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT pg_current_xact_id()")
         await asyncio.sleep(0.3)
-        retention = house.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
-        async with held_up(house, retention, "long transaction"):
-            assert "a transaction of keeper_owner (pid" in house.lines("retention")[0]["msg"]
+        retention = db.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
+        async with held_up(db, retention, "long transaction"):
+            assert "a transaction of keeper_owner (pid" in db.lines("retention")[0]["msg"]
             other.rollback()
 
 
-async def test_a_prepared_transaction_that_nobody_ends_is_waited_for(house: House) -> None:
+async def test_a_prepared_transaction_that_nobody_ends_is_waited_for(db: RetentionDB) -> None:
     """It keeps vacuum from its work like any other, and no connection shows it."""
-    with psycopg.connect(house.urls.owner_url, autocommit=True) as other:
+    with psycopg.connect(db.urls.owner_url, autocommit=True) as other:
         other.execute("BEGIN")
         other.execute("SELECT pg_current_xact_id()")
         other.execute("PREPARE TRANSACTION 'forgotten'")
         await asyncio.sleep(0.3)
-        retention = house.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
-        async with held_up(house, retention, "long transaction"):
-            assert "keeper_owner (prepared: forgotten)" in house.lines("retention")[0]["msg"]
+        retention = db.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
+        async with held_up(db, retention, "long transaction"):
+            assert "keeper_owner (prepared: forgotten)" in db.lines("retention")[0]["msg"]
             other.execute("ROLLBACK PREPARED 'forgotten'")
 
 
-async def test_transactions_in_nobodys_way_are_not_waited_for(house: House, server: PostgresServer) -> None:
+async def test_transactions_in_nobodys_way_are_not_waited_for(
+    db: RetentionDB, server: PostgresServer
+) -> None:
     """One that has seen nothing yet, and one in another database."""
     with (
-        psycopg.connect(house.urls.owner_url) as idle,
+        psycopg.connect(db.urls.owner_url) as idle,
         psycopg.connect(server.url()) as elsewhere,
     ):
         idle.execute("SELECT 1")
         elsewhere.execute("SELECT pg_current_xact_id()")
         await asyncio.sleep(0.3)
-        retention = house.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
+        retention = db.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
         (result,) = await retention.run_now()
-    assert [line["status"] for line in house.lines("retention")] == [result.status] == ["completed"]
+    assert [line["status"] for line in db.lines("retention")] == [result.status] == ["completed"]
 
 
-async def test_each_supported_server_is_understood(any_urls: DatabaseUrls, tmp_path: Path) -> None:
+async def test_each_supported_server_is_understood(any_db: RetentionDB) -> None:
     """The same questions are answered by the oldest one too."""
-    async with open_house(any_urls, tmp_path) as opened:
-        opened.make_table()
-        opened.fill("inbound_events", 40, 3000)
-        with psycopg.connect(any_urls.owner_url) as other:
-            other.execute("SELECT pg_current_xact_id()")
-            await asyncio.sleep(0.3)
-            retention = opened.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
-            async with held_up(opened, retention, "long transaction"):
-                (status,) = await retention.status()
-                assert status.vacuum is not None
-                assert not status.vacuum.automatic
-                other.rollback()
+    any_db.make_table()
+    any_db.fill("inbound_events", 40, 3000)
+    with psycopg.connect(any_db.urls.owner_url) as other:
+        other.execute("SELECT pg_current_xact_id()")
+        await asyncio.sleep(0.3)
+        retention = any_db.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
+        async with held_up(any_db, retention, "long transaction"):
+            (status,) = await retention.status()
+            assert status.vacuum is not None
+            assert not status.vacuum.automatic
+            other.rollback()
 
 
-async def test_flat_out_does_not_wait_for_long_transactions(house: House) -> None:
+async def test_flat_out_does_not_wait_for_long_transactions(db: RetentionDB) -> None:
     """`--budget 1` is an operator's word that time matters more."""
-    with psycopg.connect(house.urls.owner_url) as other:
+    with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT pg_current_xact_id()")
         await asyncio.sleep(0.3)
         flat_out = limits(budget=1.0, transaction=timedelta(seconds=0.2))
-        (result,) = await house.retention(EVENTS, limits=flat_out).run_now()
-    assert [line["status"] for line in house.lines("retention")] == [result.status] == ["completed"]
+        (result,) = await db.retention(EVENTS, limits=flat_out).run_now()
+    assert [line["status"] for line in db.lines("retention")] == [result.status] == ["completed"]
 
 
-def leave_dead_rows(house: House) -> None:
+def leave_dead_rows(db: RetentionDB) -> None:
     """Delete rows as anybody may, and have the statistics know of it."""
-    house.fill("inbound_events", 39, 3000)
-    house.sql("DELETE FROM inbound_events WHERE id LIKE '39-%%'")
-    house.sql("SELECT pg_stat_force_next_flush()")
-    house.sql("ANALYZE inbound_events")
-    house.sql("SELECT pg_stat_clear_snapshot()")
+    db.fill("inbound_events", 39, 3000)
+    db.sql("DELETE FROM inbound_events WHERE id LIKE '39-%%'")
+    db.sql("SELECT pg_stat_force_next_flush()")
+    db.sql("ANALYZE inbound_events")
+    db.sql("SELECT pg_stat_clear_snapshot()")
 
 
-async def test_vacuum_that_is_behind_is_waited_for(house: House) -> None:
+async def test_vacuum_that_is_behind_is_waited_for(db: RetentionDB) -> None:
     """3000 dead rows are more than three times 50 and a fifth of 3000: once vacuumed, the run goes on."""
-    house.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.1)")
-    leave_dead_rows(house)
-    async with held_up(house, house.retention(EVENTS, limits=limits()), "vacuum"):
+    db.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.1)")
+    leave_dead_rows(db)
+    async with held_up(db, db.retention(EVENTS, limits=limits()), "vacuum"):
         assert (
             "3,000 dead rows of inbound_events wait for vacuum, which starts at 350"
-            in (house.lines("retention")[0]["msg"])
+            in (db.lines("retention")[0]["msg"])
         )
-        (status,) = await house.retention(EVENTS).status()
+        (status,) = await db.retention(EVENTS).status()
         assert (status.vacuum and (status.vacuum.dead, status.vacuum.is_behind())) == (3000, True)
-        house.sql("VACUUM inbound_events")
+        db.sql("VACUUM inbound_events")
 
 
 @pytest.mark.parametrize(("grace_s", "waits"), [(120.0, False), (0.0, True)])
 async def test_dead_rows_of_its_own_are_not_waited_for_at_once(
-    house: House, monkeypatch: pytest.MonkeyPatch, grace_s: float, *, waits: bool
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, grace_s: float, *, waits: bool
 ) -> None:
     """Autovacuum comes once a minute: a run of seconds would take that long instead."""
     monkeypatch.setattr("watchkeeper.retention.run._throttle._LOOK_S", 0.05)
     monkeypatch.setattr("watchkeeper.retention.run._throttle._VACUUM_GRACE", timedelta(seconds=grace_s))
     for sizes in (_batch_size._SMALLEST_SIZE, _batch_size._LARGEST_SIZE):
         monkeypatch.setitem(sizes, BlockSpan, 8)
-    house.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.01)")
-    house.fill("inbound_events", 41, 8000)
-    house.sql(
+    db.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.01)")
+    db.fill("inbound_events", 41, 8000)
+    db.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
         " $$BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END$$"
     )
-    house.sql(
-        "CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()"
-    )
-    house.sql("ANALYZE inbound_events")
+    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()")
+    db.sql("ANALYZE inbound_events")
     bounded = limits(vacuum_wait=timedelta(seconds=0.3))
-    (result,) = await house.retention(EVENTS, limits=bounded).run_now()
+    (result,) = await db.retention(EVENTS, limits=bounded).run_now()
     assert result.status == "completed"
-    assert any(line["status"] == "waiting" for line in house.lines("retention")) is waits
+    assert any(line["status"] == "waiting" for line in db.lines("retention")) is waits
 
 
-async def test_vacuum_is_waited_for_a_bounded_time(house: House) -> None:
+async def test_vacuum_is_waited_for_a_bounded_time(db: RetentionDB) -> None:
     """A run that deletes most of a table makes dead rows itself: it goes on, vacuumed or not."""
-    house.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.1)")
-    leave_dead_rows(house)
+    db.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.1)")
+    leave_dead_rows(db)
     bounded = limits(vacuum_wait=timedelta(seconds=1.5))
     began = time.monotonic()
-    (result,) = await house.retention(EVENTS, limits=bounded).run_now()
+    (result,) = await db.retention(EVENTS, limits=bounded).run_now()
     assert result.status == "completed"
     assert 1.5 < time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("off", ["autovacuum_enabled = false", "autovacuum_vacuum_scale_factor = 0.5"])
-async def test_vacuum_that_is_not_behind_is_not_waited_for(house: House, off: str) -> None:
+async def test_vacuum_that_is_not_behind_is_not_waited_for(db: RetentionDB, off: str) -> None:
     """Dead rows that autovacuum does not look after, or not yet, keep nobody waiting."""
-    house.sql(f"ALTER TABLE inbound_events SET ({off})")
-    leave_dead_rows(house)
-    (result,) = await house.retention(EVENTS, limits=limits()).run_now()
-    assert [line["status"] for line in house.lines("retention")] == [result.status] == ["completed"]
+    db.sql(f"ALTER TABLE inbound_events SET ({off})")
+    leave_dead_rows(db)
+    (result,) = await db.retention(EVENTS, limits=limits()).run_now()
+    assert [line["status"] for line in db.lines("retention")] == [result.status] == ["completed"]
 
 
-async def test_a_disk_that_is_nearly_full_is_waited_for(house: House) -> None:
+async def test_a_disk_that_is_nearly_full_is_waited_for(db: RetentionDB) -> None:
     """Deleting writes WAL before it frees anything; flat out too."""
     free = [MIB]
-    retention = house.retention(EVENTS, limits=limits(budget=1.0), free_space=lambda: (free[0], 100 * MIB))
-    async with held_up(house, retention, "disk"):
-        assert "1 MiB are free where the database is" in house.lines("retention")[0]["msg"]
+    retention = db.retention(EVENTS, limits=limits(budget=1.0), free_space=lambda: (free[0], 100 * MIB))
+    async with held_up(db, retention, "disk"):
+        assert "1 MiB are free where the database is" in db.lines("retention")[0]["msg"]
         free[0] = 6 * MIB
 
 
-async def test_what_the_role_may_not_see_is_told_once(house: House, server: PostgresServer) -> None:
+async def test_what_the_role_may_not_see_is_told_once(db: RetentionDB, server: PostgresServer) -> None:
     """The sentence has the GRANT that mends it, and runs go on; what everybody sees still counts."""
     role = sql.Identifier(SERVICE)
     server.execute(sql.SQL("REVOKE pg_read_all_stats FROM {}").format(role))
     try:
-        retention = house.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
-        with psycopg.connect(house.urls.owner_url) as other:
+        retention = db.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
+        with psycopg.connect(db.urls.owner_url) as other:
             other.execute("SELECT pg_current_xact_id()")
             await asyncio.sleep(0.3)
             results = [*await retention.run_now(), *await retention.run_now()]
     finally:
         server.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(role))
     assert [result.status for result in results] == ["completed", "completed"]
-    blind, *rest = house.lines("retention")
+    blind, *rest = db.lines("retention")
     assert (blind["level"], blind["status"]) == ("warn", "blind")
     assert "GRANT pg_read_all_stats TO keeper" in blind["msg"]
     assert [line["status"] for line in rest] == ["completed", "completed"]
 
 
-async def test_what_the_server_refuses_to_say_is_no_error(house: House, server: PostgresServer) -> None:
+async def test_what_the_server_refuses_to_say_is_no_error(db: RetentionDB, server: PostgresServer) -> None:
     """A hoster has taken a function away: told once, and the run goes on."""
     function = sql.SQL("FUNCTION pg_control_checkpoint()")
-    server.execute(sql.SQL("REVOKE EXECUTE ON {} FROM PUBLIC").format(function), house.urls.name)
-    (result,) = await house.retention(EVENTS, limits=limits()).run_now()
+    server.execute(sql.SQL("REVOKE EXECUTE ON {} FROM PUBLIC").format(function), db.urls.name)
+    (result,) = await db.retention(EVENTS, limits=limits()).run_now()
     assert result.status == "completed"
-    assert "permission denied for function pg_control_checkpoint" in house.lines("retention")[0]["msg"]
+    assert "permission denied for function pg_control_checkpoint" in db.lines("retention")[0]["msg"]
 
 
-async def run_held_up(house: House, retention: Retention) -> asyncio.Task[list[RunResult]]:
+async def run_held_up(db: RetentionDB, retention: Retention) -> asyncio.Task[list[RunResult]]:
     """Start a scheduled run that waits for a disk which stays full."""
     run = asyncio.create_task(retention.tick())
-    await wait_until(house, "disk")
+    await wait_until(db, "disk")
     return run
 
 
-async def test_a_run_that_waits_for_too_long_has_failed(house: House) -> None:
+async def test_a_run_that_waits_for_too_long_has_failed(db: RetentionDB) -> None:
     """Its error says what it waited for; the next attempt comes after its wait."""
     short = limits(timeout=timedelta(seconds=1.5))
-    retention = await house.due(EVENTS, limits=short, free_space=lambda: (0, MIB))
+    retention = await db.overdue(EVENTS, limits=short, free_space=lambda: (0, MIB))
     (result,) = await retention.tick()
     assert (result.status, result.deleted) == ("failed", 0)
     assert "was ended after 0:00:01.5" in str(result.error)
     assert "It waited 0:00:02 (disk)." in str(result.error)
-    ((waits, error),) = house.sql("SELECT waiting, error ->> 'type' FROM retention_runs")
+    ((waits, error),) = db.sql("SELECT waiting, error ->> 'type' FROM retention_runs")
     assert (waits, error) == (None, "RunTimeoutError")
     assert await retention.tick() == []
 
 
-async def test_a_run_that_waits_keeps_its_lease(house: House) -> None:
+async def test_a_run_that_waits_keeps_its_lease(db: RetentionDB) -> None:
     """Nobody takes it for dead, however long it waits."""
     lease = timedelta(seconds=2)
-    waits = await house.due(EVENTS, limits=limits(), lease=lease, free_space=lambda: (0, MIB))
-    run = await run_held_up(house, waits)
+    waits = await db.overdue(EVENTS, limits=limits(), lease=lease, free_space=lambda: (0, MIB))
+    run = await run_held_up(db, waits)
     await asyncio.sleep(2.5)
-    assert await house.retention(EVENTS, lease=lease).tick() == []
+    assert await db.retention(EVENTS, lease=lease).tick() == []
     waits.interrupt()
     (result,) = await run
-    assert (result.status, house.runs()) == ("stopped", [(1, "stopped", 0)])
+    assert (result.status, db.runs()) == ("stopped", [(1, "stopped", 0)])
 
 
-async def test_a_long_pause_keeps_the_lease_and_ends_with_the_time(house: House) -> None:
+async def test_a_long_pause_keeps_the_lease_and_ends_with_the_time(db: RetentionDB) -> None:
     """A run that may take a thousandth of the time pauses for many leases after each transaction."""
     lease = timedelta(seconds=0.6)
     slow = limits(budget=0.0001, timeout=timedelta(seconds=1.5))
-    retention = await house.due(EVENTS, limits=slow, lease=lease)
-    other = house.retention(EVENTS, lease=lease)
+    retention = await db.overdue(EVENTS, limits=slow, lease=lease)
+    other = db.retention(EVENTS, lease=lease)
     began = time.monotonic()
     run = asyncio.create_task(retention.tick())
-    while not house.runs():
+    while not db.runs():
         assert not run.done()
         await asyncio.sleep(0.01)
     while not run.done():
@@ -442,20 +442,20 @@ async def test_a_long_pause_keeps_the_lease_and_ends_with_the_time(house: House)
     assert result.status == "failed"
     assert "was ended after 0:00:01.5" in str(result.error)
     assert 1.5 < time.monotonic() - began < 4
-    assert 0 < house.count("inbound_events") < 3000
+    assert 0 < db.count("inbound_events") < 3000
 
 
 @pytest.mark.parametrize("word", ["cancel", "pause", "interrupt"])
 async def test_whoever_wants_a_waiting_run_to_end_is_heard_within_two_seconds(
-    house: House, word: str
+    db: RetentionDB, word: str
 ) -> None:
     """Operators and the process that stops do not wait with it."""
-    retention = await house.due(EVENTS, limits=limits(), free_space=lambda: (0, MIB))
-    run = await run_held_up(house, retention)
+    retention = await db.overdue(EVENTS, limits=limits(), free_space=lambda: (0, MIB))
+    run = await run_held_up(db, retention)
     if word == "interrupt":
         retention.interrupt()
     else:
         await getattr(retention.operator, word)("inbound_events", by="ann")
     (result,) = await asyncio.wait_for(run, 2)
     assert result.status == ("cancelled" if word == "cancel" else "stopped")
-    assert house.count("inbound_events") == 3000
+    assert db.count("inbound_events") == 3000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from support.house import EVENTS, House
+from support.retention import EVENTS, RetentionDB
 from watchkeeper.retention import FolderArchive, Location
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ARCHIVED: Final = dataclasses.replace(EVENTS, archive=True)
 
 
-class Between(FolderArchive):
+class HookedArchive(FolderArchive):
     """An archive that has something done after each segment, before its rows are deleted.
 
     Args:
@@ -45,10 +45,10 @@ def file_of(place: str) -> Path:
     return Path(unquote(urlsplit(place).path))
 
 
-def archived(house: House) -> list[dict[str, Any]]:
+def archived(db: RetentionDB) -> list[dict[str, Any]]:
     """Return the rows that the ledger says are in the archive and gone, their checksums compared."""
     rows: list[dict[str, Any]] = []
-    for place, start, length, sha256, count, deleted, kept in house.sql(
+    for place, start, length, sha256, count, deleted, kept in db.sql(
         "SELECT place, start, length, sha256, rows, deleted, kept FROM retention_archives ORDER BY id"
     ):
         data = file_of(place).read_bytes()[start : start + length]
@@ -62,7 +62,7 @@ def archived(house: House) -> list[dict[str, Any]]:
     return rows
 
 
-def difference(house: House, table: str, copy: str) -> list[tuple[Any, ...]]:
+def difference(db: RetentionDB, table: str, copy: str) -> list[tuple[Any, ...]]:
     """Return the rows of one table that the other has not, as text, to the last character."""
     rows = "(SELECT t::text FROM {} t EXCEPT ALL SELECT t::text FROM {} t)"
-    return house.sql(f"{rows.format(table, copy)} UNION ALL {rows.format(copy, table)}")
+    return db.sql(f"{rows.format(table, copy)} UNION ALL {rows.format(copy, table)}")

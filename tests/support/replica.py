@@ -17,7 +17,7 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from support.house import EVENTS, FLAT_OUT, DueAt
+from support.retention import EVENTS, UNTHROTTLED, FixedSchedule
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging, Sink
 from watchkeeper.metrics import Registry
@@ -32,11 +32,11 @@ async def prune(url: str, due: str, owner: str | None, archive: str | None) -> N
     retention = Retention(
         database,
         [policy],
-        schedule=DueAt(datetime.fromisoformat(due)),
+        schedule=FixedSchedule(datetime.fromisoformat(due)),
         metrics=RetentionMetrics(Registry(), [policy]),
         logging=Logging(service="replica", env="test", sink=Sink(2)),
         lease=timedelta(seconds=1),
-        limits=FLAT_OUT,
+        limits=UNTHROTTLED,
         archive=None if archive is None else FolderArchive(Path(archive)),
     )
     await retention.tick()

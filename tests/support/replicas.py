@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from support.house import House
+    from support.retention import RetentionDB
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -21,16 +21,16 @@ class Replicas:
     """Starts processes that prune what is due.
 
     Args:
-        house: The database.
+        db: The database.
         log: Where their lines go.
         *arguments: `--owner URL` to connect as the owner, `--archive FOLDER` to archive.
     """
 
-    def __init__(self, house: House, log: Path, *arguments: str) -> None:
-        self._house = house
+    def __init__(self, db: RetentionDB, log: Path, *arguments: str) -> None:
+        self._db = db
         with log.open("wb") as lines:
             self._parent = subprocess.Popen(
-                [sys.executable, "-m", "support.replica", house.urls.url, *arguments],
+                [sys.executable, "-m", "support.replica", db.urls.url, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=lines,
@@ -41,7 +41,7 @@ class Replicas:
 
     def start(self) -> None:
         """Start one."""
-        self._order(self._house.calendar.due.isoformat())
+        self._order(self._db.schedule.time.isoformat())
 
     def kill(self) -> None:
         """Kill the one that was started last, with -9."""
@@ -71,11 +71,11 @@ def wait_for(happened: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def kill_in_a_run(house: House, replicas: Replicas, pause: float) -> int:
+def kill_during_run(db: RetentionDB, replicas: Replicas, pause: float) -> int:
     """Start a replica, kill it a moment after it has claimed its run; return how many runs that left open."""
-    before = house.count("retention_runs")
+    before = db.count("retention_runs")
     replicas.start()
-    wait_for(lambda: house.count("retention_runs") > before)
+    wait_for(lambda: db.count("retention_runs") > before)
     time.sleep(pause)
     replicas.kill()
-    return house.count("retention_runs WHERE state = 'running'")
+    return db.count("retention_runs WHERE state = 'running'")

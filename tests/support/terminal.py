@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from support.house import House
+    from support.retention import RetentionDB
 
 ROOT: Final = Path(__file__).parents[2]
 GOLDEN: Final = ROOT / "tests/golden"
@@ -55,12 +55,12 @@ class Answer:
 
 
 def run_command(
-    house: House, *arguments: str, environ: Mapping[str, str] | None = None, read: bool = True
+    db: RetentionDB, *arguments: str, environ: Mapping[str, str] | None = None, read: bool = True
 ) -> Answer:
     """Run a command in a pipe.
 
     Args:
-        house: The database that its service has.
+        db: The database that its service has.
         arguments: After `watchkeeper`.
         environ: Variables to change.
         read: Whether anybody reads its stdout.
@@ -70,7 +70,7 @@ def run_command(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**environment(house), **(environ or {})},
+        env={**environment(db), **(environ or {})},
         cwd=ROOT / "tests",
         text=True,
     ) as process:
@@ -86,7 +86,7 @@ class Terminal:
 
     def __init__(
         self,
-        house: House,
+        db: RetentionDB,
         *arguments: str,
         environ: Mapping[str, str] | None = None,
         keep_escapes: bool = False,
@@ -99,7 +99,7 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**environment(house), "TERM": "xterm-256color", **(environ or {})},
+            env={**environment(db), "TERM": "xterm-256color", **(environ or {})},
             cwd=ROOT / "tests",
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - so that Ctrl-C is a signal
@@ -136,16 +136,16 @@ class Terminal:
         return bool(piece)
 
 
-def environment(house: House) -> dict[str, str]:
+def environment(db: RetentionDB) -> dict[str, str]:
     """Return the variables of a command's process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "WATCHKEEPER"))}
     return {
         **kept,
         "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}",
-        "WATCHKEEPER_APP": "support.kept:keeper",
-        "KEPT_URL": house.urls.url,
-        "KEPT_OWNER_URL": house.urls.owner_url,
-        "KEPT_STATE": str(house.folder),
+        "WATCHKEEPER_APP": "support.service:keeper",
+        "TEST_URL": db.urls.url,
+        "TEST_OWNER_URL": db.urls.owner_url,
+        "TEST_STATE": str(db.folder),
         "COLUMNS": "120",
     }
 

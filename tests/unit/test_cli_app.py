@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from support.kept import without_database
+from support.service import without_database
 from watchkeeper.cli import main
 from watchkeeper.cli._app import VARIABLE, find_keeper
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.keeper import Watchkeeper
 
-BARE = "support.kept:without_database"
+BARE = "support.service:without_database"
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +32,14 @@ def test_a_keeper_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, BARE)
     assert isinstance(find_keeper(None), Watchkeeper)
     with pytest.raises(ConfigurationError, match="is a str, not a Watchkeeper"):
-        find_keeper("support.kept:NOT_A_KEEPER")
+        find_keeper("support.service:NOT_A_KEEPER")
 
 
 def test_a_keeper_is_found_in_the_folder_where_one_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with `python -m`, a service that is not installed is found where its files are."""
-    program = "from support.kept import without_database\nkeeper = without_database()\n"
+    program = "from support.service import without_database\nkeeper = without_database()\n"
     (tmp_path / "a_service_of_ours.py").write_text(program)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # restores sys.path at the end
@@ -51,11 +51,11 @@ def test_a_keeper_is_found_in_the_folder_where_one_stands(
     [
         (None, "Which service. Name its keeper by --app"),
         ("", "Which service"),
-        ("support.kept", "'support.kept' does not name a keeper: it looks like"),
+        ("support.service", "'support.service' does not name a keeper: it looks like"),
         (":keeper", "does not name a keeper"),
-        ("support.kept:", "does not name a keeper"),
-        ("support.kept:keper", "Did you mean support.kept:keeper."),
-        ("support.kept:zzz", r"The module support.kept has no zzz\.$"),
+        ("support.service:", "does not name a keeper"),
+        ("support.service:keper", "Did you mean support.service:keeper."),
+        ("support.service:zzz", r"The module support.service has no zzz\.$"),
         ("support.kepd:keeper", "There is no module support.kepd"),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_name_that_means_nothing_is_answered_with_what_is_near(name: str | Non
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--app", "support.kept:keper", "retention", "plan"], "Did you mean support.kept:keeper?"),
+        (["--app", "support.service:keper", "retention", "plan"], "Did you mean support.service:keeper?"),
         (["--app", BARE, "db", "status"], "This service has no database."),
         (["--app", BARE, "retention", "plan"], "This service has no database"),
         (["--app", BARE, "audit", "list"], "This service has no database"),

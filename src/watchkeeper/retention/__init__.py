@@ -27,9 +27,9 @@ from watchkeeper.retention.ledger._ledger import (
 )
 from watchkeeper.retention.ledger._status import PastRun, PolicyStatus
 from watchkeeper.retention.plan._backlog import Backlog, BacklogWatch, read_backlog
-from watchkeeper.retention.plan._plan import Plan, plan
+from watchkeeper.retention.plan._plan import Plan
 from watchkeeper.retention.run._pressure import REASONS
-from watchkeeper.retention.run._run import RunResult, run
+from watchkeeper.retention.run._run import RunResult
 from watchkeeper.retention.table._vacuum import Vacuum
 from watchkeeper.settings import Limits, Thresholds
 
@@ -72,7 +72,5 @@ __all__ = [
     "Thresholds",
     "Vacuum",
     "check_policies",
-    "plan",
     "read_backlog",
-    "run",
 ]

@@ -1,4 +1,4 @@
-"""A service's keeper for the tests of the commands: `--app support.kept:keeper`."""
+"""A service's keeper for the tests of the commands: `--app support.service:keeper`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
-from support.house import EVENTS, SESSIONS
+from support.retention import EVENTS, SESSIONS
 from watchkeeper import Secret, Settings, Watchkeeper
 from watchkeeper.settings import Limits, Thresholds
 
@@ -15,14 +15,14 @@ NOT_A_KEEPER = "a text"
 
 def keeper() -> Watchkeeper:
     """Return the keeper of the database that the environment names, else of an embedded one."""
-    url = os.environ["KEPT_URL"]
+    url = os.environ["TEST_URL"]
     return Watchkeeper(
-        "house",
+        "test",
         settings=Settings(
-            service="house",
+            service="test",
             database_url=Secret(url) if url else None,
-            database_owner_url=Secret(os.environ["KEPT_OWNER_URL"]) if url else None,
-            state_dir=Path(os.environ["KEPT_STATE"]),
+            database_owner_url=Secret(os.environ["TEST_OWNER_URL"]) if url else None,
+            state_dir=Path(os.environ["TEST_STATE"]),
             retention_limits=Limits(thresholds=_thresholds()),
         ),
         retention=[EVENTS, SESSIONS],
@@ -30,7 +30,7 @@ def keeper() -> Watchkeeper:
 
 
 def _thresholds() -> Thresholds:
-    return Thresholds(transaction=timedelta(seconds=float(os.environ.get("KEPT_LONG_S", "300"))))
+    return Thresholds(transaction=timedelta(seconds=float(os.environ.get("TEST_LONG_TRANSACTION_S", "300"))))
 
 
 def without_database() -> Watchkeeper:

@@ -1,4 +1,4 @@
-"""A database with tables to prune, and everything that retention needs around it."""
+"""Fixtures for retention: a database with tables to prune, and everything that retention needs around it."""
 
 from __future__ import annotations
 
@@ -8,81 +8,75 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+import pytest
+from psycopg import sql
 
 from support.lines import LineFile
+from support.postgres import OWNER, SERVICE
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import LEASE, FolderArchive, Limits, Policy, Retention, RetentionMetrics, Schedule
+from watchkeeper.retention import LEASE, FolderArchive, Limits, Policy, Retention, RetentionMetrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    import pytest
-
-    from support.postgres import DatabaseUrls
+    from support.postgres import DatabaseUrls, PostgresServer
     from watchkeeper.retention import Archive, Calendar
 
 EVENTS: Final = Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=30))
-FLAT_OUT: Final = Limits(share=1.0, budget=1.0)
 SESSIONS: Final = Policy(table="chat_sessions", age_column="updated_at", keep=timedelta(days=90))
+UNTHROTTLED: Final = Limits(share=1.0, budget=1.0)
 
 
-class DueAt:
-    """A calendar with one due, so that no minute passes between two looks of a test."""
+class FixedSchedule:
+    """A schedule with one scheduled time, which only the test moves."""
 
-    def __init__(self, due: datetime) -> None:
-        self.due = due
+    def __init__(self, time: datetime) -> None:
+        self.time = time
 
-    def due_before(self, now: datetime) -> datetime:  # noqa: ARG002 - it is the interface
-        """Return the due."""
-        return self.due
+    def due_before(self, now: datetime) -> datetime:  # noqa: ARG002 - the protocol names it
+        """Return the scheduled time."""
+        return self.time
 
     def due_after(self, now: datetime) -> datetime:
         """Return tomorrow."""
         return now + timedelta(days=1)
 
 
-class House:
-    """One database that retention keeps.
-
-    Args:
-        urls: The database.
-        database: It, opened as the service's role.
-        folder: A folder of its own.
-        lines: Where the lines go.
-    """
+class RetentionDB:
+    """A database, the replicas that run retention on it, and what they logged and counted."""
 
     def __init__(self, urls: DatabaseUrls, database: Database, folder: Path, lines: LineFile) -> None:
         self.urls = urls
         self.folder = folder
         self.database = database
         self.registry = Registry()
-        self.calendar = DueAt(datetime.now(UTC) - timedelta(minutes=1))
+        self.schedule = FixedSchedule(datetime.now(UTC) - timedelta(minutes=1))
         self._lines = lines
         self.reconnect()
-        self._logging = Logging(service="house", env="test", sink=lines.sink)
+        self._logging = Logging(service="test", env="test", sink=lines.sink)
         self._metrics: RetentionMetrics | None = None
-        self._made: list[Retention] = []
+        self._replicas: list[Retention] = []
 
     def retention(
         self,
         *policies: Policy,
         database: Database | None = None,
-        calendar: Calendar | None = None,
+        schedule: Calendar | None = None,
         lease: timedelta = LEASE,
-        limits: Limits = FLAT_OUT,
+        limits: Limits = UNTHROTTLED,
         archive: Archive | None = None,
         free_space: Callable[[], tuple[int, int] | None] = lambda: None,
     ) -> Retention:
-        """Return a replica's retention; all of them count in one registry, declared with the first."""
+        """Return one replica's retention; all replicas count in one registry, declared with the first."""
         chosen = policies or (EVENTS, SESSIONS)
         self._metrics = self._metrics or RetentionMetrics(self.registry, chosen)
         retention = Retention(
             database or self.database,
             chosen,
-            schedule=calendar or self.calendar,
+            schedule=schedule or self.schedule,
             metrics=self._metrics,
             logging=self._logging,
             lease=lease,
@@ -90,11 +84,11 @@ class House:
             archive=archive or FolderArchive(self.folder / "archive"),
             free_space=free_space,
         )
-        self._made.append(retention)
+        self._replicas.append(retention)
         return retention
 
-    async def due(self, *policies: Policy, **options: Any) -> Retention:
-        """Return a retention whose policies were declared long ago, so that the last due counts."""
+    async def overdue(self, *policies: Policy, **options: Any) -> Retention:
+        """Return a retention whose policies have been registered for ten days, so that a run is due."""
         retention = self.retention(*policies, **options)
         await retention.register()
         self.sql("UPDATE retention_policies SET since = now() - interval '10 days'")
@@ -115,9 +109,9 @@ class House:
         self.sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO keeper")
 
     def fill(self, table: str, days: float, rows: int, age: str = "received_at") -> None:
-        """Add rows of one age, a microsecond apart."""
+        """Insert rows that are this many days old, a microsecond apart."""
         self.sql(
-            f"INSERT INTO {table} (id, {age})"  # noqa: S608 - the names are the tests' own
+            f"INSERT INTO {table} (id, {age})"  # noqa: S608 - the tests choose the names
             " SELECT %s || g, now() - make_interval(secs => %s) - g * interval '1 us'"
             " FROM generate_series(1, %s) g",
             f"{days}-",
@@ -125,8 +119,8 @@ class House:
             rows,
         )
 
-    def make_both(self) -> None:
-        """Make the contract's two tables: three and two old rows, one and one young."""
+    def make_contract_tables(self) -> None:
+        """Make the contract's two tables: with three and two old rows, and one young row each."""
         self.make_table()
         self.make_table("chat_sessions", "updated_at")
         self.fill("inbound_events", 31, 3)
@@ -135,11 +129,11 @@ class House:
         self.fill("chat_sessions", 89, 1, "updated_at")
 
     def count(self, table: str) -> int:
-        """Return how many rows there are."""
-        return int(self.sql(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 - the same
+        """Return how many rows a table has."""
+        return int(self.sql(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 - the tests choose the name
 
-    def audited(self, table: str | None = None) -> list[dict[str, Any]]:
-        """Return the payloads of the prune entries, the first first."""
+    def audit_payloads(self, table: str | None = None) -> list[dict[str, Any]]:
+        """Return the payloads of the prune entries, oldest first."""
         return [
             payload
             for (payload,) in self.sql(
@@ -150,78 +144,93 @@ class House:
         ]
 
     def runs(self, table: str = "inbound_events") -> list[tuple[Any, ...]]:
-        """Return attempt, state and rows of the runs of a table, the first first."""
+        """Return attempt, state and deleted rows of a table's runs, oldest first."""
         return self.sql(
             "SELECT attempt, state, rows_deleted FROM retention_runs WHERE table_name = %s ORDER BY id", table
         )
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
-        """Return the lines of one type so far."""
+        """Return the log lines of one type so far."""
         return [line for line in self._lines.read() if line["type"] == kind]
 
-    def job(self) -> list[str]:
-        """Return the statuses of the job's lines so far."""
+    def job_statuses(self) -> list[str]:
+        """Return the statuses of the job's log lines so far."""
         return [line["status"] for line in self.lines("job")]
-
-    def restart(self) -> None:
-        """Forget what was counted, as a new process would."""
-        self.registry = Registry()
-        self._metrics = None
-
-    def reconnect(self) -> None:
-        """Connect as the owner, for what a test looks at and changes."""
-        self._owner = psycopg.connect(self.urls.owner_url, autocommit=True)
-
-    async def rest(self) -> None:
-        """End what replicas do in the background."""
-        for retention in self._made:
-            await retention.backlog.close()
-
-    def close(self) -> None:
-        """Let go of the database."""
-        self._owner.close()
 
     def sample(self, name: str, **labels: str) -> float | None:
         """Return a metric's value."""
         return self.registry.sample(name, **labels)
 
+    def reset_metrics(self) -> None:
+        """Start from empty metrics, as a new process does."""
+        self.registry = Registry()
+        self._metrics = None
+
+    def reconnect(self) -> None:
+        """Connect as the owner, for the statements of the test."""
+        self._owner = psycopg.connect(self.urls.owner_url, autocommit=True)
+
+    def close(self) -> None:
+        """Close the owner's connection."""
+        self._owner.close()
+
+    async def close_replicas(self) -> None:
+        """End the background tasks of the replicas."""
+        for retention in self._replicas:
+            await retention.backlog.close()
+
 
 @asynccontextmanager
-async def open_house(urls: DatabaseUrls, folder: Path) -> AsyncIterator[House]:
-    """Open a database for tests of retention.
-
-    Args:
-        urls: The database.
-        folder: Where the lines are gathered.
-    """
+async def open_db(urls: DatabaseUrls, folder: Path) -> AsyncIterator[RetentionDB]:
+    """Open a database for tests of retention; log lines and archives go to the folder."""
     database = Database(urls.url, owner_url=urls.owner_url)
     lines = LineFile(folder / "lines")
     await database.open()
     try:
-        house = House(urls, database, folder, lines)
-        # The backend's own, where its migrations are in the template, make way for plainer ones.
-        house.sql("DROP TABLE IF EXISTS inbound_events, chat_sessions")
-        yield house
-        await house.rest()
-        house.close()
+        db = RetentionDB(urls, database, folder, lines)
+        # Templates with the backend's migrations have these; the tests make plainer ones.
+        db.sql("DROP TABLE IF EXISTS inbound_events, chat_sessions")
+        yield db
+        await db.close_replicas()
+        db.close()
     finally:
         await database.close()
         lines.close()
 
 
-def look_up_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have rows found by the index of their ages, however many are old."""
+@pytest.fixture
+async def db(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[RetentionDB]:
+    """A database for retention; modules override it to add their tables."""
+    async with open_db(database_urls, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def any_db(any_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[RetentionDB]:
+    """A database for retention, on each supported server in turn."""
+    async with open_db(any_urls, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def private_db(postgres_private: PostgresServer, tmp_path: Path) -> AsyncIterator[RetentionDB]:
+    """A database on a server that the test may stop or kill; what is committed is on its disk."""
+    for role in (OWNER, SERVICE):
+        postgres_private.execute(
+            sql.SQL("ALTER ROLE {} SET synchronous_commit = on").format(sql.Identifier(role))
+        )
+    async with open_db(postgres_private.create_database("wk_template"), tmp_path) as opened:
+        yield opened
+
+
+def force_index_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have old rows found through the age index, however many there are."""
     monkeypatch.setattr("watchkeeper.retention.run._sweep._FEW", 1.0)
 
 
-def daily(timezone: str = "UTC") -> Schedule:
-    """Return the contract's schedule."""
-    return Schedule(timezone=timezone)
-
-
-def close_as_another_would(house: House) -> None:
-    """Close the open run, in one transaction with its entry."""
-    with psycopg.connect(house.urls.owner_url) as conn:
+def close_run_as_peer(db: RetentionDB) -> None:
+    """Close the open run as another process would, in one transaction with its audit entry."""
+    with psycopg.connect(db.urls.owner_url) as conn:
         row = conn.execute(
             "SELECT id, rows_deleted FROM retention_runs WHERE state = 'running' FOR UPDATE"
         ).fetchone()
