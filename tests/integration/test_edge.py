@@ -104,7 +104,7 @@ async def test_the_contracts_probes_work_over_the_wire(tmp_path: Path, server: s
     """Bodies and statuses byte for byte, GET and HEAD, up and down."""
     check = _Switched()
     runner = CheckRunner([check], ttl=timedelta(0))
-    watched = watch(_app, tmp_path, runner=runner)
+    watched = watch(_app, tmp_path, checks=runner)
     async with serving(watched.app, server) as port, _client(port) as client:
         up = await client.get("/health")
         assert (up.status_code, up.content) == (200, b'{"status":"ok","db":"connected"}')
