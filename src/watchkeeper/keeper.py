@@ -25,32 +25,22 @@ from watchkeeper.logs import (
     describe_exception,
     stop_carrying_context_into_threads,
 )
-from watchkeeper.metrics import HttpMetrics, Instance, Registry, WebsocketMetrics, Workers
+from watchkeeper.metrics import HttpMetrics, Registry, WebsocketMetrics
+from watchkeeper.metrics.shared._sharing import SharedMetrics
 from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Iterable,
-        MutableMapping,
-        Sequence,
-    )
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
     from typing import Literal
 
     from watchkeeper.audit._watch import AuditWatch
     from watchkeeper.database import Database, MigrationSource
     from watchkeeper.database._service import DatabaseService
     from watchkeeper.health import Check, CheckResult
+    from watchkeeper.http._asgi import ASGIApp, Scope
     from watchkeeper.retention import Archive, Policy, Retention
     from watchkeeper.retention._service import RetentionService
     from watchkeeper.settings import Secret
-
-    Scope = MutableMapping[str, Any]
-    ASGIApp = Callable[
-        [Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
-    ]
 
 
 class Watchkeeper:
@@ -98,7 +88,6 @@ class Watchkeeper:
             max_series=self.settings.metrics_max_series,
             created=self.settings.metrics_created,
         )
-        self._workers = Workers(self.registry)
         # Instruments are declared on the registry; a service says keeper.counter(...).
         self.counter = self.registry.counter
         self.gauge = self.registry.gauge
@@ -116,22 +105,18 @@ class Watchkeeper:
             sink=Sink(lines_to, on_drop=self._count_dropped),
             redactor=Redactor(one.reveal() for one in (*self.settings.secrets(), *secrets)),
         )
-        self._began = self.registry.gauge(
-            "metrics_start_time_seconds",
-            "When the counters of this instance began, as a unix time; its workers may be younger.",
-            multiprocess_mode="min",
-        )
+        self._shared_metrics = SharedMetrics(self.registry, self.logging.event)
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
         self.websocket_metrics = WebsocketMetrics(self.registry)
         self._refreshes: list[Callable[[], Awaitable[None]]] = []
         self._database: DatabaseService | None = None
         self._audit: AuditWatch | None = None
         self._retention: RetentionService | None = None
-        own_checks: list[Check] = []
+        checks = list(checks)
         if database or retention or migrations:
             self._database = self._declare_database(migrations, retention, archive)
-            own_checks = [DatabaseCheck(self._database.ping)]
-        self._checks = CheckRunner([*own_checks, *checks], on_result=self._note_result)
+            checks.insert(0, DatabaseCheck(self._database.ping))
+        self._checks = CheckRunner(checks, on_result=self._record_result)
         self.failure: BaseException | None = None
         self._opening: asyncio.Task[None] | None = None
         self._started_at = 0.0
@@ -163,9 +148,7 @@ class Watchkeeper:
             ConfigurationError: No policy is declared, or the keeper is not running.
         """
         if self._retention is None or self._retention.retention is None:
-            raise ConfigurationError(
-                "There is no retention: declare policies, and use it while the keeper runs."
-            )
+            raise ConfigurationError("There is no retention: declare policies, and start the keeper first.")
         return self._retention.retention
 
     @property
@@ -184,9 +167,7 @@ class Watchkeeper:
             ConfigurationError: The app is wrapped already.
         """
         if self._wrapped:
-            raise ConfigurationError(
-                "Declare refreshes before the app is wrapped: its /metrics does not use later ones."
-            )
+            raise ConfigurationError("Declare refreshes before the app is wrapped: later ones are not used.")
         self._refreshes.append(refresh)
         return refresh
 
@@ -204,7 +185,7 @@ class Watchkeeper:
         endpoints = Endpoints(
             self.settings,
             logging=self.logging,
-            workers=self._workers,
+            workers=self._shared_metrics.workers,
             checks=self._checks,
             ready=self._ready,
             details=self._details,
@@ -230,8 +211,7 @@ class Watchkeeper:
         carry_context_into_threads()
         self._started_at = time.monotonic()
         self._stopping = False
-        self._warn_of_closed_metrics()
-        await self._share_metrics()
+        await self._open_metrics()
         try:
             await self._checks.open()
             await self._open_unless_stopped()
@@ -251,7 +231,7 @@ class Watchkeeper:
         """Stop the background work and close everything; logging still works."""
         self._stopping = True
         await self._checks.close()
-        await self._workers.close()
+        await self._shared_metrics.close()
         if self._retention is not None:
             await self._retention.close()
         if self._database is not None:
@@ -296,12 +276,7 @@ class Watchkeeper:
             from watchkeeper.retention._service import RetentionService  # noqa: PLC0415
 
             self._retention = RetentionService(
-                self.settings,
-                policies,
-                archive=archive,
-                database=database,
-                registry=self.registry,
-                logging=self.logging,
+                policies, self.settings, database, archive, registry=self.registry, logging=self.logging
             )
             self._refreshes.append(self._retention.refresh_metrics)
         self._audit = AuditWatch(database, self.registry, self.logging.event)
@@ -331,37 +306,22 @@ class Watchkeeper:
             self._opening.cancel()
             self._opening = None
 
-    def _warn_of_closed_metrics(self) -> None:
+    async def _open_metrics(self) -> None:
         settings = self.settings
-        if settings.metrics and settings.metrics_token is None and not is_loopback(settings.host):
+        if not settings.metrics:
+            return
+        if settings.metrics_token is None and not is_loopback(settings.host):
             text = "/metrics is closed: the service is bound off loopback without METRICS_TOKEN. Set it."
             self.logging.event("warn", type="metrics", status="closed", msg=text)
-
-    async def _share_metrics(self) -> None:
-        """Add this worker's metrics to those of the instance's other workers, or keep them apart."""
-        if not self.settings.metrics:
-            return
-        try:
-            if self.registry.folder is not None:  # a keeper that was closed and starts again
-                await self._workers.open()
-                return
-            instance = Instance(
-                self.settings.service, name=self.settings.metrics_instance, base=self.settings.metrics_dir
-            )
-            self.registry.share(instance.folder, temporary=instance.ends_with_this_process)
-            await self._workers.open()
-        except (MetricError, OSError) as error:
-            text = f"This worker's metrics are not added to those of others: {error}"
-            self.logging.event("warn", type="metrics", status="not_shared", msg=text)
-            self._began.set(time.time())
-        else:
-            self._began.set(instance.began)
+        await self._shared_metrics.open(
+            settings.service, name=settings.metrics_instance, base=settings.metrics_dir
+        )
 
     def _log_metric_error(self, error: MetricError) -> None:
         more = {} if error.__cause__ is None else {"error": describe_exception(error.__cause__)}
         self.logging.event("error", type="metrics", status="degraded", msg=str(error), **more)
 
-    def _note_result(self, name: str, result: CheckResult) -> None:
+    def _record_result(self, name: str, result: CheckResult) -> None:
         if name == DATABASE_CHECK:
             self._db_up.set(float(result.ok))
 

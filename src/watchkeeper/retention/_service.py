@@ -30,11 +30,11 @@ class RetentionService:
 
     def __init__(  # noqa: PLR0913 - it joins the parts
         self,
-        settings: Settings,
         policies: Sequence[Policy],
-        *,
-        archive: Archive | None,
+        settings: Settings,
         database: DatabaseService,
+        archive: Archive | None,
+        *,
         registry: Registry,
         logging: Logging,
     ) -> None:

@@ -26,7 +26,8 @@ from watchkeeper.server._protocol import Config
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from watchkeeper.keeper import ASGIApp, Watchkeeper
+    from watchkeeper.http._asgi import ASGIApp
+    from watchkeeper.keeper import Watchkeeper
     from watchkeeper.settings import Settings
 
 _BACKLOG: Final = 2048
