@@ -11,7 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from bench._figure import OURS
 from bench._workers import Worker
-from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.metrics import Registry
+from watchkeeper.metrics._http import HttpMetrics
+from watchkeeper.metrics.exposition._exporter import Exporter
+from watchkeeper.metrics.shared import _worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +35,9 @@ class Ours:
 
     def __init__(self, folder: str) -> None:
         self._registry = Registry(third_party=CollectorRegistry())
-        self._registry.share(Path(folder))
+        worker = _worker.Worker(self._registry)
+        worker.join(Path(folder))
+        self._exporter = Exporter(worker)
         self._http = HttpMetrics(self._registry, unit="ms", buckets=BUCKETS)
         self._events = self._registry.counter("events_total", "Events.", ("number",))
         self._sizes = self._registry.histogram("sizes_bytes", "Sizes.", ("kind",), buckets=BUCKETS)
@@ -51,7 +56,7 @@ class Ours:
 
     def render(self) -> bytes:
         """Return all metrics of all workers, uncompressed."""
-        return self._registry.render("").body
+        return "".join(self._exporter.lines(openmetrics=False)).encode()
 
 
 class PrometheusClient:

@@ -25,8 +25,10 @@ from watchkeeper.logs import (
     describe_exception,
     stop_carrying_context_into_threads,
 )
-from watchkeeper.metrics import HttpMetrics, Registry, WebsocketMetrics
-from watchkeeper.metrics.shared._sharing import SharedMetrics
+from watchkeeper.metrics import Registry
+from watchkeeper.metrics._http import HttpMetrics
+from watchkeeper.metrics._websockets import WebsocketMetrics
+from watchkeeper.metrics.exposition._service import MetricsService
 from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,7 +88,6 @@ class Watchkeeper:
         self.registry = Registry(
             on_error=self._log_metric_error,
             max_series=self.settings.metrics_max_series,
-            created=self.settings.metrics_created,
         )
         # Instruments are declared on the registry; a service says keeper.counter(...).
         self.counter = self.registry.counter
@@ -105,7 +106,9 @@ class Watchkeeper:
             sink=Sink(lines_to, on_drop=self._count_dropped),
             redactor=Redactor(one.reveal() for one in (*self.settings.secrets(), *secrets)),
         )
-        self._shared_metrics = SharedMetrics(self.registry, self.logging.event)
+        self._metrics = MetricsService(
+            self.registry, self.logging.event, created=self.settings.metrics_created
+        )
         self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
         self.websocket_metrics = WebsocketMetrics(self.registry)
         self._refreshes: list[Callable[[], Awaitable[None]]] = []
@@ -185,7 +188,7 @@ class Watchkeeper:
         endpoints = Endpoints(
             self.settings,
             logging=self.logging,
-            workers=self._shared_metrics.workers,
+            exporter=self._metrics.exporter,
             checks=self._checks,
             ready=self._ready,
             details=self._details,
@@ -231,7 +234,7 @@ class Watchkeeper:
         """Stop the background work and close everything; logging still works."""
         self._stopping = True
         await self._checks.close()
-        await self._shared_metrics.close()
+        await self._metrics.close()
         if self._retention is not None:
             await self._retention.close()
         if self._database is not None:
@@ -313,9 +316,7 @@ class Watchkeeper:
         if settings.metrics_token is None and not is_loopback(settings.host):
             text = "/metrics is closed: the service is bound off loopback without METRICS_TOKEN. Set it."
             self.logging.event("warn", type="metrics", status="closed", msg=text)
-        await self._shared_metrics.open(
-            settings.service, name=settings.metrics_instance, base=settings.metrics_dir
-        )
+        await self._metrics.open(settings.service, name=settings.metrics_instance, base=settings.metrics_dir)
 
     def _log_metric_error(self, error: MetricError) -> None:
         more = {} if error.__cause__ is None else {"error": describe_exception(error.__cause__)}

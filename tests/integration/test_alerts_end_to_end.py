@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
+from support.metrics import ScrapedRegistry
 from support.prometheus import (
     MONITORING,
-    Exporter,
+    MetricsServer,
     Prometheus,
     Receiver,
     alertmanager_variant,
@@ -28,7 +28,7 @@ from support.prometheus import (
     variant,
     wait_until,
 )
-from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.metrics._http import HttpMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Service:
     """A service's metrics, declared as the backend declares them, under the test's hands."""
 
     def __init__(self) -> None:
-        self.registry = registry = Registry(third_party=CollectorRegistry())
+        self.registry = registry = ScrapedRegistry()
         self.http = HttpMetrics(registry, unit="ms")
         sources = [{"source": "moltbot"}]
         self.webhook_failures: Counter = registry.counter(
@@ -76,7 +76,7 @@ class Chain:
     """All of it, running."""
 
     service: Service
-    exporter: Exporter
+    exporter: MetricsServer
     prometheus: Prometheus
     alertmanager: httpx.Client
     receiver: Receiver

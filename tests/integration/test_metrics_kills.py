@@ -8,17 +8,16 @@ import random
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client import CollectorRegistry
 
+from support.metrics import ScrapedRegistry
 from support.workers import samples_of
-from watchkeeper.metrics import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from watchkeeper.exceptions import MetricError
 
@@ -26,14 +25,12 @@ if TYPE_CHECKING:
 COUNTS = """
 import itertools, os, sys
 from pathlib import Path
-from prometheus_client import CollectorRegistry
-from watchkeeper.metrics import Registry
+from support.metrics import ScrapedRegistry
 
 def told(error):
     os.write(2, f"{error}\\n".encode())
 
-registry = Registry(third_party=CollectorRegistry(), on_error=told)
-registry.share(Path(sys.argv[1]))
+registry = ScrapedRegistry(Path(sys.argv[1]), on_error=told)
 events = registry.counter("events_total", "Events.", ("kind",), max_series=10**6)
 level = registry.gauge("level", "Level.", multiprocess_mode="sum")
 level.set(1)
@@ -50,6 +47,11 @@ WAYS = {
         ' registry._instruments["took"].observe(number % 3)'
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _programs_import_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
 @contextlib.contextmanager
@@ -70,8 +72,8 @@ def _child(way: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             child.kill()
 
 
-def _counted(registry: Registry) -> float:
-    samples = samples_of(registry.render().body.decode())
+def _counted(registry: ScrapedRegistry) -> float:
+    samples = samples_of(registry.text())
     return sum(
         value
         for (name, _), value in samples.items()
@@ -83,8 +85,7 @@ def _counted(registry: Registry) -> float:
 def test_a_process_that_is_killed_at_any_moment_loses_nothing(way: str, tmp_path: Path) -> None:
     """Its next one adopts what it counted, half-written or not; the sum is what all said, plus one each."""
     told: list[MetricError] = []
-    registry = Registry(third_party=CollectorRegistry(), on_error=told.append)
-    registry.share(tmp_path)
+    registry = ScrapedRegistry(tmp_path, on_error=told.append)
     said = before = 0.0
     errors = b""
     kills = 8
@@ -134,14 +135,14 @@ def small_memory(tmp_path: Path) -> Iterator[Path]:
 FILLS = """
 import sys
 from pathlib import Path
-from prometheus_client import CollectorRegistry
+from support.metrics import ScrapedRegistry
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import Registry
+from watchkeeper.metrics._store import LocalMemory
+from watchkeeper.metrics.exposition._reader import Reader
 
 folder = Path(sys.argv[1])
 told = []
-registry = Registry(third_party=CollectorRegistry(), on_error=told.append, max_series=100_000)
-registry.share(folder)
+registry = ScrapedRegistry(folder, on_error=told.append, max_series=100_000)
 events = registry.counter("events_total", "Events.", ("kind",))
 took = registry.histogram("took_seconds", "Time.", buckets=(1, 2))
 bound = events.labels(kind="bound")
@@ -151,7 +152,7 @@ for number in range(60_000):
     took.observe(0.5)
     if number % 4096 == 0:
         registry.sample("took_seconds_count")
-text = registry.render().body.decode()
+text = registry.text()
 series = text.count("events_total{") - 1
 lost = registry.sample("metrics_overflow_total", metric="events_total")
 assert 100 < series < 60_000, series
@@ -160,19 +161,18 @@ assert registry.sample("events_total", kind="bound") == 60_000
 assert registry.sample("took_seconds_count") == 60_000
 assert len(told) == 1 and "there is no room for another series" in str(told[0]), told
 # One that comes now finds no room for itself, and does no harm to those that are there.
-other = Registry(third_party=CollectorRegistry())
+other = ScrapedRegistry()
 other.counter("events_total", "Events.", ("kind",)).labels(kind="bound").inc()
 try:
-    other.share(folder)
+    other.worker.join(folder)
 except MetricError as error:
     assert "No space left" in str(error), error
 else:
     raise AssertionError("there was room")
 assert other.sample("events_total", kind="bound") == 1
 assert registry.sample("events_total", kind="bound") == 60_000
-reader = Registry(third_party=CollectorRegistry())
-reader._reader.read_from(99, reader._store.memory, folder)
-assert reader.sample("events_total", kind="bound") == 60_000
+lines = "".join(Reader(LocalMemory(), told.append, number=99, folder=folder).steps({}))
+assert '\\nevents_total{kind="bound"} 60000.0\\n' in lines
 print("fine", series, lost)
 """
 
@@ -190,13 +190,12 @@ def test_a_full_file_system_costs_new_series_and_nothing_else(small_memory: Path
 FORKS = """
 import os, sys
 from pathlib import Path
-from prometheus_client import CollectorRegistry
-from watchkeeper.metrics import Registry
+from support.metrics import ScrapedRegistry
 
-registry = Registry(third_party=CollectorRegistry())
+registry = ScrapedRegistry()
 events = registry.counter("events_total", "Events.")
 level = registry.gauge("level", "Level.", multiprocess_mode="sum")
-registry.share(Path(sys.argv[1]))
+registry.worker.join(Path(sys.argv[1]))
 events.inc(100)
 level.set(5)
 children = []
@@ -215,7 +214,7 @@ for _ in range(3):
 assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
 assert registry.sample("events_total") == 100 + 6 * 20_000, registry.sample("events_total")
 assert registry.sample("level") == 5, registry.sample("level")
-assert registry.worker == 0
+assert registry.worker.number == 0
 """
 
 
@@ -229,22 +228,20 @@ def test_a_fork_counts_in_a_slot_of_its_own(tmp_path: Path) -> None:
 
 def test_a_worker_that_nobody_has_waited_for_is_not_there(tmp_path: Path) -> None:
     """The gauges of a killed process go at once, also while it is a zombie of a parent that sleeps."""
-    registry = Registry(third_party=CollectorRegistry())
-    registry.share(tmp_path)
+    registry = ScrapedRegistry(tmp_path)
     with _child("counting", tmp_path) as child:
         assert registry.sample("level") == 1.0
-        assert registry.other_workers() == {1}
+        assert registry.worker.running_peers() == {1}
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert registry.sample("level") is None
-        assert registry.other_workers() == frozenset()
+        assert registry.worker.running_peers() == frozenset()
         child.communicate()
 
 
 def test_many_that_start_at_once_have_a_slot_each(tmp_path: Path) -> None:
     """Twelve adopters of three dead slots: each gets one of its own, and all figures are there."""
-    registry = Registry(third_party=CollectorRegistry())
-    registry.share(tmp_path)
+    registry = ScrapedRegistry(tmp_path)
     said = 0.0
     for running in (3, 12):
         with contextlib.ExitStack() as stack:
@@ -262,7 +259,7 @@ def test_many_that_start_at_once_have_a_slot_each(tmp_path: Path) -> None:
             for child in children:
                 said += len(_read(child))
             assert registry.sample("level") == running
-            assert registry.other_workers() == set(range(1, running + 1))
+            assert registry.worker.running_peers() == set(range(1, running + 1))
             for child in children:
                 child.kill()
                 said += len(child.communicate()[0])
@@ -306,13 +303,16 @@ def test_a_name_joins_processes_that_have_nothing_in_common(tmp_path: Path) -> N
     """WATCHKEEPER_METRICS_INSTANCE adds up unrelated processes, also one after another; others stay apart."""
     program = (
         "import asyncio, sys\n"
+        "from support.asgi import ask\n"
+        "from support.workers import samples_of\n"
         "from watchkeeper import Watchkeeper\n"
         "async def main():\n"
         "    keeper = Watchkeeper('shop')\n"
         "    await keeper.start()\n"
         "    events = keeper.counter('events_total', 'Events.')\n"
         "    events.inc(5)\n"
-        "    print(keeper.registry.sample('events_total'), file=sys.stderr)\n"
+        "    reply = await ask(keeper.wrap(None), '/metrics')\n"
+        "    print(samples_of(reply.body.decode())['events_total', frozenset()], file=sys.stderr)\n"
         "    await keeper.close()\n"
         "asyncio.run(main())\n"
     )

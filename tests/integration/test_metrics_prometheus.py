@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import yaml
@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as ThirdPartyCounter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from support.metrics import ScrapedRegistry
 from support.prometheus import exporting, running_prometheus, wait_until
 from support.workers import samples_of
-from watchkeeper.metrics import Exposition, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,29 +25,17 @@ HOSTILE: Final = (
     *('a"b', "a\\", "\\n", "a\nb", "\r\n\t", "{}=,", "# EOF", " ", "", "%d%s%", "\x00", "\x7f\x85"),
     *("\u2028\u202e\ufeff", "\U0001f4a9", "\udc80", 'x"} 9e9\nforged_total{a="b', "a" * 1000, "' OR 1=1"),
 )
-OPENMETRICS: Final = "application/openmetrics-text"
 TRACES: Final = ("a" * 32, "b" * 32)
 
 
-class _TextOnly:
-    """A registry that knows one format, as a scraper without OpenMetrics has it."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def render(self, _accept: str) -> Exposition:
-        return self._registry.render()
-
-
 @pytest.fixture(scope="module")
-def registries(tmp_path_factory: pytest.TempPathFactory) -> list[Registry]:
+def registries(tmp_path_factory: pytest.TempPathFactory) -> list[ScrapedRegistry]:
     """Two workers that count in one folder, and one of them third-party metrics too."""
     folder = tmp_path_factory.mktemp("instance")
     third_party = CollectorRegistry()
     legacy = ThirdPartyCounter("legacy", "Legacy.", ["kind"], registry=third_party)
-    workers = [Registry(third_party=third_party), Registry(third_party=CollectorRegistry())]
+    workers = [ScrapedRegistry(folder, third_party=third_party), ScrapedRegistry(folder)]
     for registry, trace in zip(workers, TRACES, strict=True):
-        registry.share(folder)
         jobs = registry.counter("jobs_total", 'Jobs, "quoted" \\ and\nbroken.', ("kind", "peer"))
         took = registry.histogram("took_seconds", "Time.", ("kind",), buckets=(0.1, 5, 2_500_000))
         level = registry.gauge("level", "Level.", ("kind",), multiprocess_mode="sum")
@@ -63,13 +51,15 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> list[Registry]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(registries: list[Registry], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(
+    registries: list[ScrapedRegistry], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     """Run Prometheus with two jobs over these workers, one for each format."""
     config = tmp_path_factory.mktemp("prometheus") / "prometheus.yml"
     with contextlib.ExitStack() as stack:
         exporters = {
             "openmetrics": stack.enter_context(exporting(registries[0], "token")),
-            "text": stack.enter_context(exporting(cast("Registry", _TextOnly(registries[0])), "token")),
+            "text": stack.enter_context(exporting(registries[0], "token", text_only=True)),
         }
         jobs = [
             {
@@ -97,13 +87,13 @@ def _samples(families: Iterable[Any]) -> dict[tuple[str, frozenset[tuple[str, st
 
 @pytest.mark.parametrize("format_", ["text", "openmetrics"])
 def test_prometheus_has_exactly_what_was_exposed(
-    format_: str, registries: list[Registry], prometheus: Prometheus
+    format_: str, registries: list[ScrapedRegistry], prometheus: Prometheus
 ) -> None:
     """Every series, every label to the last character, every value to the last bit; and nothing more."""
     if format_ == "text":
-        exposed = samples_of(registries[0].render().body.decode())
+        exposed = samples_of(registries[0].text())
     else:
-        exposed = _samples(parse_openmetrics(registries[0].render(OPENMETRICS).body.decode()))  # type: ignore[no-untyped-call] # it has no types
+        exposed = _samples(parse_openmetrics(registries[0].text(openmetrics=True)))  # type: ignore[no-untyped-call] # it has no types
     assert len(exposed) > 8 * len(HOSTILE)
     expected = {
         (name, frozenset((key, value) for key, value in labels if value)): number

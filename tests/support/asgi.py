@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 from granian.server.embed import Server as EmbeddedGranian
 
+from support.metrics import ScrapedRegistry
 from watchkeeper.health._runner import CheckRunner
 from watchkeeper.http._endpoints import Endpoints
 from watchkeeper.http._middleware import Middleware
 from watchkeeper.http._recorder import RecorderConfig
 from watchkeeper.http.routes._resolve import resolver_for
 from watchkeeper.logs import Logging, Redactor, Sink
-from watchkeeper.metrics import HttpMetrics, Registry, WebsocketMetrics, Workers
+from watchkeeper.metrics._http import HttpMetrics
+from watchkeeper.metrics._websockets import WebsocketMetrics
 from watchkeeper.settings import Settings
 
 if TYPE_CHECKING:
@@ -154,7 +156,7 @@ class Watched:
     """An app with the edge around it, and all that the edge made known."""
 
     app: Middleware
-    registry: Registry
+    registry: ScrapedRegistry
     logging: Logging
     _file: int
 
@@ -184,7 +186,7 @@ class Watched:
 
     def routes(self) -> set[str]:
         """Return every route that has a series."""
-        text = self.registry.render().body.decode()
+        text = self.registry.text()
         return {
             line.split('route="')[1].split('"')[0]
             for line in text.splitlines()
@@ -221,12 +223,12 @@ def watch(
     """
     file = os.open(folder / "lines", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
     logging = Logging(service="watched", env="test", sink=Sink(file), redactor=Redactor(["s3cret-value"]))
-    registry = Registry()
+    registry = ScrapedRegistry(third_party=None)
     of_service = Settings(service="watched", state_dir=folder, **settings)
     endpoints = Endpoints(
         of_service,
         logging=logging,
-        workers=Workers(registry),
+        exporter=registry.exporter,
         checks=CheckRunner([]) if checks is None else checks,
         ready=ready,
         details=details,

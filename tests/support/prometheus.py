@@ -22,11 +22,12 @@ import httpx
 import yaml
 
 from support.tools import require_tool
+from watchkeeper.metrics.exposition._exposition import prefers_openmetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from watchkeeper.metrics import Registry
+    from support.metrics import ScrapedRegistry
 
 MONITORING: Final = Path(__file__).parents[2] / "infra/monitoring"
 
@@ -161,10 +162,10 @@ class _Ends:
 
 
 @dataclass
-class Exporter(_Ends):
+class MetricsServer(_Ends):
     """Serves a registry as `/metrics` of a service, to whoever has the token."""
 
-    registry: Registry
+    registry: ScrapedRegistry
     token: str
 
 
@@ -212,7 +213,7 @@ class _Quiet(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def exporting(registry: Registry, token: str) -> Iterator[Exporter]:
+def exporting(registry: ScrapedRegistry, token: str, *, text_only: bool = False) -> Iterator[MetricsServer]:
     """Serve `registry` until the block ends."""
 
     class Handler(_Quiet):
@@ -220,11 +221,12 @@ def exporting(registry: Registry, token: str) -> Iterator[Exporter]:
             if self.headers["Authorization"] != f"Bearer {token}" or self.path != "/metrics":
                 self.answer(403)
                 return
-            exposition = registry.render(self.headers["Accept"])
+            openmetrics = not text_only and prefers_openmetrics(self.headers["Accept"])
+            exposition = registry.scrape(openmetrics=openmetrics)
             self.answer(200, exposition.body, exposition.content_type)
 
     with _serving(Handler) as server:
-        yield Exporter(server, registry, token)
+        yield MetricsServer(server, registry, token)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ import pytest
 from psycopg import sql
 
 from support.lines import LineFile
+from support.metrics import ScrapedRegistry
 from support.postgres import OWNER, SERVICE
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging
-from watchkeeper.metrics import Registry
 from watchkeeper.retention import LEASE, FolderArchive, Limits, Policy, Retention, RetentionMetrics
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class RetentionDB:
         self.urls = urls
         self.folder = folder
         self.database = database
-        self.registry = Registry()
+        self.registry = ScrapedRegistry()
         self.schedule = FixedSchedule(datetime.now(UTC) - timedelta(minutes=1))
         self._lines = lines
         self.reconnect()
@@ -163,7 +163,7 @@ class RetentionDB:
 
     def reset_metrics(self) -> None:
         """Start from empty metrics, as a new process does."""
-        self.registry = Registry()
+        self.registry = ScrapedRegistry()
         self._metrics = None
 
     def reconnect(self) -> None:

@@ -14,9 +14,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from support.metrics import ScrapedRegistry
 from support.tools import require_tool
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import HttpMetrics, Registry
+from watchkeeper.metrics._http import HttpMetrics
+from watchkeeper.metrics.exposition._exposition import prefers_openmetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +66,7 @@ def _samples(families: Iterable[Any]) -> dict[tuple[str, tuple[tuple[str, str], 
 )
 def test_the_format_is_what_the_scraper_prefers(accept: str, content_type: str) -> None:
     """OpenMetrics 1 where the scraper wants it at least as much as text; text for everybody else."""
-    exposition = Registry(third_party=CollectorRegistry()).render(accept)
+    exposition = ScrapedRegistry().scrape(openmetrics=prefers_openmetrics(accept))
     assert exposition.content_type == content_type
     assert exposition.body.endswith(b"# EOF\n") == (content_type == OPENMETRICS)
 
@@ -81,7 +83,7 @@ LABEL_VALUES = st.text(
 @given(values=st.lists(st.tuples(LABEL_VALUES, LABEL_VALUES), unique=True, max_size=6))
 def test_hostile_label_values_come_back_as_they_went(values: list[tuple[str, str]]) -> None:
     """Both of prometheus_client's parsers read what was written, whatever is in a label."""
-    registry = Registry(third_party=CollectorRegistry())
+    registry = ScrapedRegistry()
     jobs = registry.counter("jobs_total", 'Jobs, "quoted" \\ and\nbroken.', ("kind", "peer"))
     time = registry.histogram("time_seconds", "Time.", ("kind",), buckets=(0.1, 5))
     expected = {}
@@ -90,8 +92,8 @@ def test_hostile_label_values_come_back_as_they_went(values: list[tuple[str, str
         time.labels(kind=kind).observe(number)
         expected["jobs_total", (("kind", kind), ("peer", peer))] = number + 0.5
     for parsed in (
-        _samples(parse_text(registry.render().body.decode())),
-        _samples(parse_openmetrics(registry.render(PROMETHEUS_2).body.decode())),  # type: ignore[no-untyped-call] # untyped
+        _samples(parse_text(registry.text())),
+        _samples(parse_openmetrics(registry.text(openmetrics=True))),  # type: ignore[no-untyped-call] # untyped
     ):
         assert {key: value for key, value in parsed.items() if key[0] == "jobs_total"} == expected
         counts = {key: value for key, value in parsed.items() if key[0] == "time_seconds_count"}
@@ -101,39 +103,39 @@ def test_hostile_label_values_come_back_as_they_went(values: list[tuple[str, str
 @given(value=st.floats(allow_nan=False))
 def test_every_value_comes_back_to_the_last_bit(value: float) -> None:
     """A gauge is written so that it reads as the same double."""
-    registry = Registry(third_party=CollectorRegistry())
+    registry = ScrapedRegistry()
     registry.gauge("level", "Level.").set(value)
-    parsed = _samples(parse_text(registry.render().body.decode()))
+    parsed = _samples(parse_text(registry.text()))
     assert parsed["level", ()] == value
 
 
 def test_bucket_bounds_read_the_same_in_both_formats() -> None:
     """`le` is written as Python's libraries write it: one series, whichever format was scraped."""
-    registry = Registry(third_party=CollectorRegistry())
+    registry = ScrapedRegistry()
     registry.histogram("time_ms", "Time.", buckets=(0.005, 10, 5000, 2_500_000))
-    for accept in ("", PROMETHEUS_2):
-        text = registry.render(accept).body.decode()
+    for openmetrics in (False, True):
+        text = registry.text(openmetrics=openmetrics)
         bounds = [line.split('le="')[1].split('"')[0] for line in text.splitlines() if 'le="' in line]
         assert bounds == ["0.005", "10.0", "5000.0", "2.5e+06", "+Inf"]
 
 
 def test_a_gauge_that_is_not_known_reads_as_such() -> None:
     """NaN has its own word in the format."""
-    registry = Registry(third_party=CollectorRegistry())
+    registry = ScrapedRegistry()
     registry.gauge("level", "Level.").set(math.nan)
-    assert b"level NaN\n" in registry.render().body
+    assert b"level NaN\n" in registry.scrape().body
 
 
 def test_what_a_service_registers_with_prometheus_client_is_exposed() -> None:
     """Metrics of other libraries stand beside ours, without the `_created` series that nobody asked for."""
     third_party = CollectorRegistry()
-    registry = Registry(third_party=third_party)
+    registry = ScrapedRegistry(third_party=third_party)
     registry.counter("jobs_total", "Jobs.")
     ThirdPartyCounter("imports", "Imports.", registry=third_party).inc(3)
     ThirdPartyHistogram("import_seconds", "Time.", registry=third_party).observe(0.3)
     Summary("import_bytes", "Size.", registry=third_party).observe(7)
-    for accept in ("", PROMETHEUS_2):
-        text = registry.render(accept).body.decode()
+    for openmetrics in (False, True):
+        text = registry.text(openmetrics=openmetrics)
         assert "\nimports_total 3.0\n" in text
         assert "\nimport_seconds_count 1.0\n" in text
         assert "\nimport_bytes_sum 7.0\n" in text
@@ -143,7 +145,7 @@ def test_what_a_service_registers_with_prometheus_client_is_exposed() -> None:
 
 def test_the_process_has_its_own_metrics() -> None:
     """CPU, memory, open files, garbage collection and the Python version come without a word."""
-    text = Registry().render().body.decode()
+    text = ScrapedRegistry(third_party=None).text()
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     assert {
         "process_cpu_seconds_total",
@@ -164,7 +166,7 @@ def test_the_process_has_its_own_metrics() -> None:
 )
 def test_two_declarations_of_one_name_are_refused_with_both(first: str, second: str, message: str) -> None:
     """The error names what is declared and what has the name already."""
-    registry = Registry(third_party=CollectorRegistry())
+    registry = ScrapedRegistry()
 
     def declare(name: str, *, again: bool) -> None:
         if name.endswith("_total"):
@@ -183,7 +185,7 @@ def test_a_name_that_prometheus_client_has_is_refused_with_both() -> None:
     """Also the names that a third-party histogram takes for its samples, and those of the process."""
     third_party = CollectorRegistry()
     ThirdPartyHistogram("import_seconds", "Time.", registry=third_party)
-    registry = Registry(third_party=third_party)
+    registry = ScrapedRegistry(third_party=third_party)
     with pytest.raises(
         MetricError, match=r"gauge 'import_seconds' clashes with 'import_seconds' in prometheus_client"
     ):
@@ -191,21 +193,21 @@ def test_a_name_that_prometheus_client_has_is_refused_with_both() -> None:
     with pytest.raises(MetricError, match="counter 'import_seconds_total' clashes with 'import_seconds'"):
         registry.counter("import_seconds_total", "Time.")
     with pytest.raises(MetricError, match="gauge 'process_open_fds' clashes with 'process_open_fds'"):
-        Registry().gauge("process_open_fds", "Files.")
+        ScrapedRegistry(third_party=None).gauge("process_open_fds", "Files.")
     registry.gauge("export_seconds", "Time.").set(1)
-    assert b"export_seconds 1.0\n" in registry.render().body
+    assert b"export_seconds 1.0\n" in registry.scrape().body
 
 
 def test_a_clash_that_comes_up_later_is_said_once_and_leaves_the_scrape_alive() -> None:
     """What the service registers after our declaration is left out, with a word to whoever wants to know."""
     third_party = CollectorRegistry()
     told: list[MetricError] = []
-    registry = Registry(third_party=third_party, on_error=told.append)
+    registry = ScrapedRegistry(third_party=third_party, on_error=told.append)
     registry.counter("jobs_total", "Jobs.").inc(2)
     ThirdPartyCounter("jobs", "Other jobs.", registry=third_party).inc(9)
     ThirdPartyCounter("imports", "Imports.", registry=third_party)
     for _ in range(3):
-        text = registry.render().body.decode()
+        text = registry.text()
         assert "\njobs_total 2.0\n" in "\n" + text
         assert "9.0" not in text
         assert "imports_total 0.0" in text
@@ -214,21 +216,18 @@ def test_a_clash_that_comes_up_later_is_said_once_and_leaves_the_scrape_alive() 
         "The counter 'jobs' of prometheus_client's registry clashes with the counter 'jobs_total'"
         " and is left out: rename one of the two."
     )
-    with pytest.raises(MetricError, match="counter 'jobs_total' clashes with 'jobs', 'jobs_total'"):
-        registry.check()
 
 
 def test_a_clash_nobody_wants_to_hear_of_fails_the_scrape() -> None:
     """Without anybody to tell, a scrape that would be wrong raises."""
     third_party = CollectorRegistry()
-    registry = Registry(third_party=third_party)
-    registry.check()
+    registry = ScrapedRegistry(third_party=third_party)
     registry.gauge("level", "Level.")
     ThirdPartyCounter("level", "Level.", registry=third_party)
     with pytest.raises(
         MetricError, match="counter 'level' of prometheus_client's registry clashes with the gauge 'level'"
     ):
-        registry.render()
+        registry.scrape()
 
 
 class _Broken:
@@ -242,9 +241,9 @@ def test_a_foreign_collector_that_fails_does_not_take_the_scrape_with_it() -> No
     third_party = CollectorRegistry()
     third_party.register(_Broken())
     told: list[MetricError] = []
-    registry = Registry(third_party=third_party, on_error=told.append)
+    registry = ScrapedRegistry(third_party=third_party, on_error=told.append)
     registry.counter("jobs_total", "Jobs.")
-    text = registry.render().body.decode()
+    text = registry.text()
     assert "jobs_total 0.0" in text
     assert "before 1.0" in text
     assert [str(error) for error in told] == [
@@ -253,10 +252,10 @@ def test_a_foreign_collector_that_fails_does_not_take_the_scrape_with_it() -> No
     assert isinstance(told[0].__cause__, ConnectionError)
 
 
-def _promtool(registry: Registry) -> list[str]:
+def _promtool(registry: ScrapedRegistry) -> list[str]:
     found = subprocess.run(
         [require_tool("promtool"), "check", "metrics"],
-        input=registry.render().body,
+        input=registry.scrape().body,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
@@ -267,7 +266,7 @@ def _promtool(registry: Registry) -> list[str]:
 
 def test_promtool_finds_nothing_to_mend() -> None:
     """The linter of Prometheus accepts every name, type and help text, the process's own included."""
-    registry = Registry()
+    registry = ScrapedRegistry(third_party=None)
     HttpMetrics(registry).record("GET", "/x", 200, 0.1)
     registry.gauge("level", "Level.").set(1)
     assert _promtool(registry) == []
@@ -275,7 +274,7 @@ def test_promtool_finds_nothing_to_mend() -> None:
 
 def test_promtool_finds_only_the_milliseconds() -> None:
     """A service whose contract says `_ms` gets that one finding."""
-    registry = Registry()
+    registry = ScrapedRegistry(third_party=None)
     HttpMetrics(registry, unit="ms").record("GET", "/x", 200, 0.1)
     assert _promtool(registry) == [
         "http_request_duration_ms metric names should not contain abbreviated units"

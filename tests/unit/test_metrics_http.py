@@ -1,24 +1,25 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import CollectorRegistry
 
+from support.metrics import ScrapedRegistry
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import HttpMetrics, Registry, WebsocketMetrics
+from watchkeeper.metrics._http import HttpMetrics
+from watchkeeper.metrics._websockets import WebsocketMetrics
 
 
 @pytest.fixture
-def registry() -> Registry:
+def registry() -> ScrapedRegistry:
     """A registry with nothing third-party beside it."""
-    return Registry(third_party=CollectorRegistry())
+    return ScrapedRegistry()
 
 
-def _bounds(registry: Registry) -> list[str]:
-    text = registry.render().body.decode()
+def _bounds(registry: ScrapedRegistry) -> list[str]:
+    text = registry.text()
     return [line.split('le="')[1].split('"')[0] for line in text.splitlines() if 'le="' in line]
 
 
-def test_a_request_is_one_count_and_one_duration_in_seconds(registry: Registry) -> None:
+def test_a_request_is_one_count_and_one_duration_in_seconds(registry: ScrapedRegistry) -> None:
     """The count is by method, route and status; the duration by method and route."""
     metrics = HttpMetrics(registry)
     metrics.record("GET", "/a/{b}", 200, 0.25)
@@ -33,7 +34,7 @@ def test_a_request_is_one_count_and_one_duration_in_seconds(registry: Registry) 
     ]  # fmt: skip
 
 
-def test_milliseconds_are_one_argument(registry: Registry) -> None:
+def test_milliseconds_are_one_argument(registry: ScrapedRegistry) -> None:
     """The metric has its unit in its name, its buckets in that unit, and is still given seconds."""
     metrics = HttpMetrics(registry, unit="ms")
     metrics.record("POST", "/a", 201, 0.25)
@@ -44,29 +45,31 @@ def test_milliseconds_are_one_argument(registry: Registry) -> None:
     ]  # fmt: skip
 
 
-def test_buckets_can_be_chosen(registry: Registry) -> None:
+def test_buckets_can_be_chosen(registry: ScrapedRegistry) -> None:
     """A service's contract may name its own."""
     HttpMetrics(registry, buckets=(1, 2)).record("GET", "/", 200, 0.1)
     assert _bounds(registry) == ["1.0", "2.0", "+Inf"]
 
 
-def test_unknown_methods_are_one_series(registry: Registry) -> None:
+def test_unknown_methods_are_one_series(registry: ScrapedRegistry) -> None:
     """A scanner that invents methods makes no series, and no entry in a cache."""
     metrics = HttpMetrics(registry)
     for number in range(1000):
         metrics.record(f"METHOD{number}", "unmatched", 405, 0.001)
     metrics.record("get", "unmatched", 405, 0.001)
     assert registry.sample("http_requests_total", method="_OTHER", route="unmatched", status="405") == 1001.0
-    assert registry.render().body.count(b"http_requests_total{") == 1
+    assert registry.text().count("http_requests_total{") == 1
 
 
-def test_the_unit_is_one_of_two(registry: Registry) -> None:
+def test_the_unit_is_one_of_two(registry: ScrapedRegistry) -> None:
     """Anything else is refused where it is written."""
     with pytest.raises(MetricError, match="is 's' or 'ms', not 'min'"):
         HttpMetrics(registry, unit="min")  # type: ignore[arg-type]
 
 
-def test_the_names_of_websocket_metrics_are_taken_before_the_first_connection(registry: Registry) -> None:
+def test_websocket_metrics_reserve_their_names_before_the_first_connection(
+    registry: ScrapedRegistry,
+) -> None:
     """A clash is told where the service declares, and not by a connection that breaks."""
     websockets = WebsocketMetrics(registry)
     with pytest.raises(MetricError, match="clashes with the gauge 'websocket_connections_open'"):

@@ -7,10 +7,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
+from support.metrics import ScrapedRegistry
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import Registry
 from watchkeeper.metrics._children import RequestChild
 
 if TYPE_CHECKING:
@@ -19,15 +18,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(params=["alone", "shared"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> ScrapedRegistry:
     """A registry with nothing third-party beside it, with values of its own or in an instance's folder."""
-    registry = Registry(third_party=CollectorRegistry())
-    if request.param == "shared":
-        registry.share(tmp_path)
-    return registry
+    return ScrapedRegistry(tmp_path if request.param == "shared" else None)
 
 
-def test_a_counter_adds_up(registry: Registry) -> None:
+def test_a_counter_adds_up(registry: ScrapedRegistry) -> None:
     """A counter without labels is there at 0 and counts by itself."""
     jobs = registry.counter("jobs_total", "Jobs.")
     assert registry.sample("jobs_total") == 0.0
@@ -36,7 +32,7 @@ def test_a_counter_adds_up(registry: Registry) -> None:
     assert registry.sample("jobs_total") == 3.5
 
 
-def test_each_label_set_is_a_series_of_its_own(registry: Registry) -> None:
+def test_each_label_set_is_a_series_of_its_own(registry: ScrapedRegistry) -> None:
     """Two label sets count apart, and the same one is the same child."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind", "status"))
     jobs.labels(kind="a", status="ok").inc()
@@ -47,7 +43,7 @@ def test_each_label_set_is_a_series_of_its_own(registry: Registry) -> None:
     assert jobs.labels(kind="a", status="ok") is jobs.labels(status="ok", kind="a")
 
 
-def test_values_that_are_equal_and_read_differently_are_two_series(registry: Registry) -> None:
+def test_values_that_are_equal_and_read_differently_are_two_series(registry: ScrapedRegistry) -> None:
     """1, 1.0 and True are one key of a dictionary, and three label values."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     values: tuple[Any, ...] = (1, True, 1.0, "1")
@@ -58,7 +54,7 @@ def test_values_that_are_equal_and_read_differently_are_two_series(registry: Reg
     assert registry.sample("jobs_total", kind="1.0") == 1.0
 
 
-def test_known_label_sets_are_there_at_zero(registry: Registry) -> None:
+def test_known_label_sets_are_there_at_zero(registry: ScrapedRegistry) -> None:
     """What is known beforehand is exposed before its first event, whatever the instrument."""
     registry.counter("jobs_total", "Jobs.", ("kind",), known=[{"kind": "a"}, {"kind": "b"}])
     registry.gauge("level", "Level.", ("kind",), known=[{"kind": "a"}])
@@ -70,7 +66,7 @@ def test_known_label_sets_are_there_at_zero(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf, -math.inf])
-def test_a_counter_refuses_what_would_spoil_it(registry: Registry, amount: float) -> None:
+def test_a_counter_refuses_what_would_spoil_it(registry: ScrapedRegistry, amount: float) -> None:
     """A counter never goes down and never becomes NaN or infinite."""
     jobs = registry.counter("jobs_total", "Jobs.")
     with pytest.raises(MetricError, match="only goes up, by a finite number"):
@@ -78,7 +74,7 @@ def test_a_counter_refuses_what_would_spoil_it(registry: Registry, amount: float
     assert registry.sample("jobs_total") == 0.0
 
 
-def test_a_gauge_appears_with_its_first_value_and_goes_when_cleared(registry: Registry) -> None:
+def test_a_gauge_appears_with_its_first_value_and_goes_when_cleared(registry: ScrapedRegistry) -> None:
     """A gauge that knows no value says nothing: 0 would be a statement."""
     level = registry.gauge("level", "Level.", multiprocess_mode="sum")
     assert registry.sample("level") is None
@@ -92,7 +88,7 @@ def test_a_gauge_appears_with_its_first_value_and_goes_when_cleared(registry: Re
     assert registry.sample("level") == 1.0
 
 
-def test_clearing_a_gauge_clears_every_label_set_and_keeps_their_children(registry: Registry) -> None:
+def test_clearing_a_gauge_clears_every_label_set_and_keeps_their_children(registry: ScrapedRegistry) -> None:
     """A child that somebody holds brings its series back with its next value."""
     level = registry.gauge("level", "Level.", ("kind",), known=[{"kind": "a"}])
     held = level.labels(kind="b")
@@ -105,7 +101,7 @@ def test_clearing_a_gauge_clears_every_label_set_and_keeps_their_children(regist
 
 
 @pytest.mark.parametrize("amount", [math.nan, math.inf])
-def test_a_gauge_refuses_steps_that_are_no_number(registry: Registry, amount: float) -> None:
+def test_a_gauge_refuses_steps_that_are_no_number(registry: ScrapedRegistry, amount: float) -> None:
     """A gauge may be set to NaN, which says that nothing is known; it does not move by it."""
     level = registry.gauge("level", "Level.", multiprocess_mode="sum")
     for move in (level.inc, level.dec):
@@ -115,7 +111,7 @@ def test_a_gauge_refuses_steps_that_are_no_number(registry: Registry, amount: fl
     assert math.isnan(registry.sample("level") or 0.0)
 
 
-def test_a_histogram_counts_into_its_buckets(registry: Registry) -> None:
+def test_a_histogram_counts_into_its_buckets(registry: ScrapedRegistry) -> None:
     """A value on a bound belongs to that bucket; buckets add up; the sum is the sum."""
     time = registry.histogram("time_ms", "Time.", buckets=(10, 50, 5000))
     for value in (0, 10, 10.5, 50, 4999.5, 5000, 5001, -1):
@@ -127,7 +123,7 @@ def test_a_histogram_counts_into_its_buckets(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_histogram_refuses_what_would_spoil_its_sum(registry: Registry, value: float) -> None:
+def test_a_histogram_refuses_what_would_spoil_its_sum(registry: ScrapedRegistry, value: float) -> None:
     """One NaN in the sum would make every average after it NaN."""
     time = registry.histogram("time_seconds", "Time.", buckets=(1,))
     with pytest.raises(MetricError, match="takes finite numbers"):
@@ -137,7 +133,7 @@ def test_a_histogram_refuses_what_would_spoil_its_sum(registry: Registry, value:
 
 @pytest.mark.parametrize(("unit", "least", "most"), [("s", 0.01, 5.0), ("ms", 10.0, 5000.0)])
 def test_a_timer_observes_in_the_unit_asked_for_also_when_its_block_raises(
-    registry: Registry, unit: Any, least: float, most: float
+    registry: ScrapedRegistry, unit: Any, least: float, most: float
 ) -> None:
     """Each block is one observation, in seconds or in milliseconds."""
     time = registry.histogram("time", "Time.", ("kind",), buckets=(1,))
@@ -149,7 +145,7 @@ def test_a_timer_observes_in_the_unit_asked_for_also_when_its_block_raises(
     assert least <= (registry.sample("time_sum", kind="a") or 0.0) < most
 
 
-def test_a_timer_knows_two_units(registry: Registry) -> None:
+def test_a_timer_knows_two_units(registry: ScrapedRegistry) -> None:
     """A unit that it does not know is refused when the timer is made."""
     time = registry.histogram("time_seconds", "Time.", buckets=(1,))
     with pytest.raises(MetricError, match="counts in 's' or 'ms', not in 'h'"):
@@ -159,7 +155,7 @@ def test_a_timer_knows_two_units(registry: Registry) -> None:
     assert registry.sample("time_seconds_count") == 1.0
 
 
-def test_numbers_of_other_types_count_as_their_value(registry: Registry) -> None:
+def test_numbers_of_other_types_count_as_their_value(registry: ScrapedRegistry) -> None:
     """Integers and fractions are taken as the float that they are, before anything is added."""
     jobs = registry.counter("jobs_total", "Jobs.")
     jobs.inc(Fraction(1, 2))  # type: ignore[arg-type]
@@ -167,7 +163,7 @@ def test_numbers_of_other_types_count_as_their_value(registry: Registry) -> None
     assert registry.sample("jobs_total") == 1.5
 
 
-def test_labels_are_asked_for_exactly(registry: Registry) -> None:
+def test_labels_are_asked_for_exactly(registry: ScrapedRegistry) -> None:
     """A label too few, too many or of another name is refused with the call that would do."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     plain = registry.counter("runs_total", "Runs.")
@@ -212,29 +208,29 @@ def test_labels_are_asked_for_exactly(registry: Registry) -> None:
     ],
 )
 def test_a_declaration_that_prometheus_would_refuse_is_refused(
-    registry: Registry, declare: Callable[[Registry], object], message: str
+    registry: ScrapedRegistry, declare: Callable[[ScrapedRegistry], object], message: str
 ) -> None:
     """Names, labels, help texts and buckets are checked where they are written, with the rule and the fix."""
     with pytest.raises(MetricError, match=message):
         declare(registry)
 
 
-def test_a_closing_infinite_bucket_is_understood(registry: Registry) -> None:
+def test_a_closing_infinite_bucket_is_understood(registry: ScrapedRegistry) -> None:
     """+Inf may be written at the end, as other libraries want it."""
     registry.histogram("time_seconds", "Time.", buckets=(1, math.inf))
     assert registry.sample("time_seconds_bucket", le="+Inf") == 0.0
 
 
-def test_lone_surrogates_in_labels_are_replaced(registry: Registry) -> None:
+def test_lone_surrogates_in_labels_are_replaced(registry: ScrapedRegistry) -> None:
     """What UTF-8 cannot carry does not break the scrape."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     jobs.labels(kind="a\ud800b").inc()
     jobs.labels(kind="a\udfffb").inc()
     assert registry.sample("jobs_total", kind="a?b") == 2.0
-    assert b'kind="a?b"' in registry.render().body
+    assert 'kind="a?b"' in registry.text()
 
 
-def test_no_update_is_lost_between_threads(registry: Registry) -> None:
+def test_no_update_is_lost_between_threads(registry: ScrapedRegistry) -> None:
     """Eight threads that switch as often as they can add up to the last one."""
     threads, each = 8, 20_000
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
@@ -266,7 +262,7 @@ def test_no_update_is_lost_between_threads(registry: Registry) -> None:
     assert registry.sample("time_seconds_sum") == threads * each * 1.5
 
 
-def test_series_born_in_many_threads_at_once_are_born_once(registry: Registry) -> None:
+def test_series_born_in_many_threads_at_once_are_born_once(registry: ScrapedRegistry) -> None:
     """Threads that meet at a new label set share one child."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     start = threading.Barrier(8)
@@ -284,9 +280,9 @@ def test_series_born_in_many_threads_at_once_are_born_once(registry: Registry) -
     assert [registry.sample("jobs_total", kind=str(number)) for number in range(200)] == [8.0] * 200
 
 
-def test_a_store_with_a_lock_counts_the_same(registry: Registry) -> None:
+def test_a_store_with_a_lock_counts_the_same(registry: ScrapedRegistry) -> None:
     """Where there is no GIL each update is guarded; the numbers are those of the other way."""
-    registry._store.lock = threading.Lock()
+    registry.store.lock = threading.Lock()
     registry.counter("jobs_total", "Jobs.").inc(2)
     registry.gauge("level", "Level.", multiprocess_mode="sum").inc(3)
     time = registry.histogram("time_seconds", "Time.", buckets=(1.0,))

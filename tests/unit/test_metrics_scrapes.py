@@ -25,38 +25,36 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from support.asgi import ask, watch
+from support.metrics import ScrapedRegistry
 from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics import CounterChild, Exposition, HttpMetrics, Registry, Workers, accepts_gzip
-from watchkeeper.metrics._store import MOST_EXEMPLARS
+from watchkeeper.metrics._http import HttpMetrics
+from watchkeeper.metrics._store import MAX_EXEMPLARS
+from watchkeeper.metrics.exposition._exposition import Exposition, accepts_gzip
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
+    from watchkeeper.metrics._children import CounterChild
     from watchkeeper.metrics._family import MultiprocessMode
+    from watchkeeper.metrics.exposition._exporter import Exporter
 
-OPENMETRICS = "application/openmetrics-text"
 
-
-def worker(folder: Path, told: list[MetricError] | None = None, **options: Any) -> Registry:
+def worker(folder: Path, told: list[MetricError] | None = None, **options: Any) -> ScrapedRegistry:
     """Return a registry of one of the workers that share `folder`."""
-    registry = Registry(
-        **{"third_party": CollectorRegistry(), "on_error": None if told is None else told.append} | options
-    )
-    registry.share(folder)
-    return registry
+    return ScrapedRegistry(folder, on_error=None if told is None else told.append, **options)
 
 
 @contextlib.asynccontextmanager
-async def answering(*registries: Registry) -> AsyncIterator[list[Workers]]:
+async def answering(*registries: ScrapedRegistry) -> AsyncIterator[list[Exporter]]:
     """Let workers answer each other until the block ends."""
-    workers = [Workers(registry) for registry in registries]
-    for one in workers:
+    exporters = [registry.exporter for registry in registries]
+    for one in exporters:
         await one.open()
     try:
-        yield workers
+        yield exporters
     finally:
-        for one in workers:
+        for one in exporters:
             await one.close()
 
 
@@ -94,12 +92,12 @@ def test_a_gauge_follows_its_rule_over_all_workers(
     for value, gauge in zip((3, 2, 1), gauges, strict=False):
         gauge.set(value)
     for one in workers:
-        assert lines_of(one.render(), "level") == expected
+        assert lines_of(one.scrape(), "level") == expected
     for gauge in gauges:
         gauge.clear()
     for one in workers:
-        assert lines_of(one.render(), "level") == []
-        assert b"# TYPE level gauge" in one.render().body
+        assert lines_of(one.scrape(), "level") == []
+        assert b"# TYPE level gauge" in one.scrape().body
 
 
 def test_the_latest_word_on_a_gauge_is_also_that_nothing_is_known(tmp_path: Path) -> None:
@@ -114,7 +112,7 @@ def test_the_latest_word_on_a_gauge_is_also_that_nothing_is_known(tmp_path: Path
     first.set(3)
     assert two.sample("level") == 3.0
     first.set(math.nan)
-    assert lines_of(two.render(), "level") == ["level NaN"]
+    assert lines_of(two.scrape(), "level") == ["level NaN"]
 
 
 def test_a_gauge_of_several_label_sets_is_ruled_one_by_one(tmp_path: Path) -> None:
@@ -125,12 +123,12 @@ def test_a_gauge_of_several_label_sets_is_ruled_one_by_one(tmp_path: Path) -> No
         summed.labels(kind="a").set(value)
         summed.labels(kind=str(value)).inc()
         registry.gauge("pid", "Pid.", ("kind",), multiprocess_mode="worker").labels(kind="a").set(value)
-    assert lines_of(two.render(), "busy") == [
+    assert lines_of(two.scrape(), "busy") == [
         'busy{kind="a"} 6.0',
         'busy{kind="5"} 1.0',
         'busy{kind="1"} 1.0',
     ]
-    assert lines_of(one.render(), "pid") == ['pid{kind="a",worker="0"} 1.0', 'pid{kind="a",worker="1"} 5.0']
+    assert lines_of(one.scrape(), "pid") == ['pid{kind="a",worker="0"} 1.0', 'pid{kind="a",worker="1"} 5.0']
 
 
 LABEL_VALUES = st.text(
@@ -170,8 +168,8 @@ def test_hostile_labels_of_two_workers_come_back_as_their_sum(
             level.labels(kind=kind).set(size)
             sums.setdefault(kind, []).append(amount)
         for one in workers:
-            text = samples_of(one.render().body.decode())
-            strict = openmetrics_samples(one.render(OPENMETRICS))
+            text = samples_of(one.scrape().body.decode())
+            strict = openmetrics_samples(one.scrape(openmetrics=True))
             assert text == strict
             for kind, amounts in sums.items():
                 labels = frozenset({("kind", kind)})
@@ -190,7 +188,7 @@ def test_a_worker_that_declares_another_thing_is_left_out(tmp_path: Path, *, see
         assert one.sample("jobs_total", kind="a") == 7.0
     one.counter("jobs_total", "Jobs.").inc(2)
     for _ in range(3):
-        assert lines_of(one.render(), "jobs_total") == ["jobs_total 2.0"]
+        assert lines_of(one.scrape(), "jobs_total") == ["jobs_total 2.0"]
     assert [str(error) for error in told] == [
         (
             "Worker 1 declares 'jobs_total' in another way than this one: what it counts there is left out."
@@ -206,12 +204,12 @@ def test_when_a_series_began_is_shown_where_it_is_asked_for(tmp_path: Path) -> N
     for registry in (one, two):
         registry.counter("jobs_total", "Jobs.", ("kind",)).labels(kind="a").inc()
         registry.histogram("took_seconds", "Time.", buckets=(1,)).observe(1)
-    assert b"_created" not in one.render().body
-    samples = openmetrics_samples(one.render(OPENMETRICS))
+    assert b"_created" not in one.scrape().body
+    samples = openmetrics_samples(one.scrape(openmetrics=True))
     for key in (("jobs_created", frozenset({("kind", "a")})), ("took_seconds_created", frozenset())):
         assert before <= samples[key] <= time.time()
-        assert samples[key] == openmetrics_samples(two.render(OPENMETRICS))[key]
-    assert b"_created" not in worker(tmp_path).render(OPENMETRICS).body
+        assert samples[key] == openmetrics_samples(two.scrape(openmetrics=True))[key]
+    assert b"_created" not in worker(tmp_path).scrape(openmetrics=True).body
 
 
 async def test_exemplars_of_all_workers_are_in_one_scrape(tmp_path: Path) -> None:
@@ -249,7 +247,7 @@ def test_an_exemplar_has_128_characters_at_most(tmp_path: Path) -> None:
     jobs = registry.counter("jobs_total", "Jobs.")
     took = registry.histogram("took_seconds", "Time.", buckets=(1, 2))
     jobs.inc(exemplar={"a": "x" * 127})
-    openmetrics_samples(registry.render(OPENMETRICS))
+    openmetrics_samples(registry.scrape(openmetrics=True))
     for labels in ({"a": "x" * 128}, {"a": "x" * 64, "b": "y" * 63}):
         with pytest.raises(MetricError, match="at most 128 characters in all"):
             jobs.inc(exemplar=labels)
@@ -284,25 +282,24 @@ def test_gzip_is_sent_to_those_who_take_it(header: str, *, takes: bool) -> None:
 
 
 async def test_scrapes_that_overlap_share_one_rendering(tmp_path: Path) -> None:
-    """Ten at a time ask the workers and render once a format; the compressed one is made of the plain one."""
-    rendered = []
+    """Ten at once are rendered once for each format; the compressed one is made from the plain one."""
+    rendered = 0
 
-    class Counted(Workers):
-        async def scrape(self, *, openmetrics: bool) -> Exposition:
-            rendered.append(openmetrics)
-            return await super().scrape(openmetrics=openmetrics)
+    async def count() -> None:
+        nonlocal rendered
+        rendered += 1
 
-    registry = worker(tmp_path)
-    watched = watch(_nothing, tmp_path, workers=Counted(registry))
+    watched = watch(_not_called, tmp_path, before_scrape=[count])
+    watched.registry.worker.join(tmp_path)
     plain = [(b"host", b"127.0.0.1")]
     packed = [*plain, (b"accept-encoding", b"gzip")]
-    openmetrics = [*plain, (b"accept", OPENMETRICS.encode())]
+    openmetrics = [*plain, (b"accept", b"application/openmetrics-text")]
     replies = await asyncio.gather(
         *(ask(watched.app, "/metrics", headers=headers) for headers in (plain, packed) for _ in range(5))
     )
     assert {reply.status for reply in replies} == {200}
     assert {reply.headers.get("content-encoding", "") for reply in replies} == {"", "gzip"}
-    assert rendered == [False]
+    assert rendered == 1
     bodies = {reply.headers.get("content-encoding", ""): reply.body for reply in replies}
     assert gzip.decompress(bodies["gzip"]) == bodies[""]
     # Both formats at once, while another worker comes and declares.
@@ -312,15 +309,15 @@ async def test_scrapes_that_overlap_share_one_rendering(tmp_path: Path) -> None:
     )
     await coming
     assert {reply.status for reply in replies} == {200}
-    assert sorted(rendered[1:]) == [False, True]
+    assert rendered == 2
 
 
 def _come(folder: Path) -> None:
     worker(folder).counter("late_total", "Late.").inc()
 
 
-async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
-    raise AssertionError("it is asked for its metrics only")
+async def _not_called(_scope: Any, _receive: Any, _send: Any) -> None:
+    raise AssertionError("only /metrics is requested")
 
 
 def test_a_scrape_that_is_given_up_hides_nothing_from_the_next(tmp_path: Path) -> None:
@@ -331,15 +328,15 @@ def test_a_scrape_that_is_given_up_hides_nothing_from_the_next(tmp_path: Path) -
     for step in range(16):
         for child in bound:  # in one of them: what another one changes would be written anew for that
             child.inc()
-        given_up = one.steps(openmetrics=False)
+        given_up = one.exporter.lines(openmetrics=False)
         for _ in range(step):
             next(given_up, None)
         del given_up
-        values = {line.rsplit(" ")[-1] for line in lines_of(one.render(), "jobs_total")}
+        values = {line.rsplit(" ")[-1] for line in lines_of(one.scrape(), "jobs_total")}
         assert values == {f"{step + 1.0}"}
 
 
-def _many(registry: Registry, count: int = 9000) -> list[CounterChild]:
+def _many(registry: ScrapedRegistry, count: int = 9000) -> list[CounterChild]:
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     return [jobs.labels(kind=str(number)) for number in range(count)]
 
@@ -352,10 +349,10 @@ def test_scrapes_that_overlap_do_not_mix(tmp_path: Path) -> None:
         one, two = worker(folder), worker(folder)
         for child in _many(one, 5000) + _many(two, 5000):
             child.inc()
-        first = one.steps(openmetrics=False)
+        first = one.exporter.lines(openmetrics=False)
         started = [next(first) for _ in range(step)]
         _come(folder)
-        second = one.render()
+        second = one.scrape()
         for text in ("".join([*started, *first]), second.body.decode()):
             assert text.count("\njobs_total{") == 5000
             assert text.count("} 2.0\n") == 5000
@@ -388,13 +385,16 @@ STOPPED = """
 import asyncio, sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry
-from watchkeeper.metrics import Registry, Workers
+from watchkeeper.metrics import Registry
+from watchkeeper.metrics.exposition._exporter import Exporter
+from watchkeeper.metrics.shared._worker import Worker
 
 async def main():
     registry = Registry(third_party=CollectorRegistry())
     registry.counter("jobs_total", "Jobs.").inc(3)
-    registry.share(Path(sys.argv[1]))
-    await Workers(registry).open()
+    worker = Worker(registry)
+    worker.join(Path(sys.argv[1]))
+    await Exporter(worker).open()
     print("up", flush=True)
     await asyncio.Event().wait()
 
@@ -448,7 +448,7 @@ async def test_a_scrape_of_a_hundred_thousand_series_lets_others_in_between(tmp_
         took = registry.histogram("took_seconds", "Time.", ("a",), buckets=(0.1, 0.5, 1, 2, 5))
         for at in range(1500):
             took.labels(a=str(at)).observe(1, {"trace_id": "a" * 32})
-        for one in bound[-MOST_EXEMPLARS:]:
+        for one in bound[-MAX_EXEMPLARS:]:
             one.inc(1, {"trace_id": "b" * 32})
     shown: dict[str, list[float]] = {}
     gc.collect()
@@ -456,7 +456,7 @@ async def test_a_scrape_of_a_hundred_thousand_series_lets_others_in_between(tmp_
     try:
         async with answering(*registries) as [scraper, _]:
             for _ in range(3):  # others run on this machine too
-                registries[0]._reader._begin()
+                scraper._reader._reset()
                 for name, openmetrics in (("first", False), ("again", False), ("changed", True)):
                     if name == "changed":
                         for one in bound:
@@ -471,27 +471,27 @@ async def test_a_scrape_of_a_hundred_thousand_series_lets_others_in_between(tmp_
 
 def test_the_exemplars_of_a_worker_have_a_bound() -> None:
     """The oldest go first; one that is renewed is young again."""
-    registry = Registry(third_party=CollectorRegistry())
+    registry = ScrapedRegistry()
     jobs = registry.counter("jobs_total", "Jobs.", ("who",))
     cells = {}
-    for number in [*range(MOST_EXEMPLARS), 0, *range(MOST_EXEMPLARS, MOST_EXEMPLARS + 100)]:
+    for number in [*range(MAX_EXEMPLARS), 0, *range(MAX_EXEMPLARS, MAX_EXEMPLARS + 100)]:
         job = jobs.labels(who=str(number))
         job.inc(1, {"trace_id": str(number)})
         cells[number] = job._cells[1]
-    kept = registry.exemplars
-    assert len(kept) == MOST_EXEMPLARS
-    assert [cells[number] in kept for number in (0, 1, 100, 101, MOST_EXEMPLARS + 99)] == [
+    kept = registry.store.exemplars
+    assert len(kept) == MAX_EXEMPLARS
+    assert [cells[number] in kept for number in (0, 1, 100, 101, MAX_EXEMPLARS + 99)] == [
         True, False, False, True, True,
     ]  # fmt: skip
 
 
 def test_no_more_buckets_have_a_first_exemplar_than_are_kept() -> None:
     """Where there are more of them, each would take another's place with each request."""
-    registry = Registry(third_party=CollectorRegistry())
+    registry = ScrapedRegistry()
     metrics = HttpMetrics(registry)
-    for number in range(MOST_EXEMPLARS + 100):
+    for number in range(MAX_EXEMPLARS + 100):
         metrics.record("GET", f"/{number}", 200, 0.1, "f" * 32)
-    assert len(registry.exemplars) == MOST_EXEMPLARS
-    metrics.record("GET", f"/{MOST_EXEMPLARS + 50}", 200, 0.1, "f" * 31 + "0")
-    assert len(registry.exemplars) == MOST_EXEMPLARS
-    assert "f" * 31 + "0" in {exemplar.labels["trace_id"] for exemplar in registry.exemplars.values()}
+    assert len(registry.store.exemplars) == MAX_EXEMPLARS
+    metrics.record("GET", f"/{MAX_EXEMPLARS + 50}", 200, 0.1, "f" * 31 + "0")
+    assert len(registry.store.exemplars) == MAX_EXEMPLARS
+    assert "f" * 31 + "0" in {exemplar.labels["trace_id"] for exemplar in registry.store.exemplars.values()}

@@ -15,7 +15,7 @@ from watchkeeper.health._database import DATABASE_CHECK
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._local import is_local, is_loopback
 from watchkeeper.logs import describe_exception
-from watchkeeper.metrics import accepts_gzip, prefers_openmetrics
+from watchkeeper.metrics.exposition._exposition import accepts_gzip, prefers_openmetrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from watchkeeper.health._runner import CheckRunner
     from watchkeeper.http._asgi import Scope
     from watchkeeper.logs import Logging
-    from watchkeeper.metrics import Exposition, Workers
+    from watchkeeper.metrics.exposition._exporter import Exporter
+    from watchkeeper.metrics.exposition._exposition import Exposition
     from watchkeeper.settings import Settings
 
 _REFRESH_TIMEOUT: Final = timedelta(seconds=1)
@@ -52,7 +53,7 @@ class Endpoints:
     Args:
         settings: Which endpoints are on, and their token.
         logging: Logs failed refreshes, and redacts what `/health/detailed` shows.
-        workers: What `/metrics` shows.
+        exporter: What `/metrics` shows.
         checks: The health checks; the one named `db` is the database's.
         ready: Returns what `/readyz` shows: conditions, and whether each is met.
         details: Returns what `/health/detailed` adds for requests with the token.
@@ -64,7 +65,7 @@ class Endpoints:
         settings: Settings,
         *,
         logging: Logging,
-        workers: Workers,
+        exporter: Exporter,
         checks: CheckRunner,
         ready: Callable[[], Awaitable[Mapping[str, bool]]],
         details: Callable[[], Awaitable[Mapping[str, Any]]],
@@ -73,7 +74,7 @@ class Endpoints:
         self._token = settings.metrics_token
         self._open_to_local = is_loopback(settings.host)
         self._logging = logging
-        self._workers = workers
+        self._exporter = exporter
         self._checks = checks
         self._ready = ready
         self._details = details
@@ -151,7 +152,7 @@ class Endpoints:
             plain = await self._scrapes[openmetrics, False].join()
             return await asyncio.to_thread(plain.compressed)
         await asyncio.gather(*(refresh.run() for refresh in self._refreshes))
-        return await self._workers.scrape(openmetrics=openmetrics)
+        return await self._exporter.scrape(openmetrics=openmetrics)
 
     async def _not_found(self, _scope: Scope, request_id: str) -> Answer:
         return _error(404, "This endpoint is switched off.", request_id)

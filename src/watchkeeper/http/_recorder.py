@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from watchkeeper.http._asgi import Receive, Scope, Send
     from watchkeeper.logs import Logging, SampleRate
     from watchkeeper.logs._request_line import EndedRequest
-    from watchkeeper.metrics import HttpMetrics, RequestSeries, WebsocketMetrics
+    from watchkeeper.metrics._http import HttpMetrics, RequestSeries
+    from watchkeeper.metrics._websockets import WebsocketMetrics
     from watchkeeper.settings import Settings
 
 SCOPE_KEY: Final = "watchkeeper"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from watchkeeper.http._asgi import Message, Receive, Scope, Send
     from watchkeeper.http._recorder import RecorderConfig
     from watchkeeper.logs import SampleRate
-    from watchkeeper.metrics import RequestSeries
+    from watchkeeper.metrics._http import RequestSeries
 
 SEND_BUFFER: Final = 64 * 1024
 """What a server accepts of a body in one message without waiting for the client; its buffers hold as much."""

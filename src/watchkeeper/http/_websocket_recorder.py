@@ -14,7 +14,7 @@ from watchkeeper.http._recorder import Recorder
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Message, Receive, Scope, Send
     from watchkeeper.http._recorder import RecorderConfig
-    from watchkeeper.metrics import WebsocketSeries
+    from watchkeeper.metrics._websockets import WebsocketSeries
 
 # Close codes: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 _NORMAL: Final = 1000

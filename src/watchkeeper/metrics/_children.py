@@ -9,8 +9,8 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics._naming import checked_exemplar
-from watchkeeper.metrics._store import MOST_EXEMPLARS, Exemplar
+from watchkeeper.metrics._store import MAX_EXEMPLARS, Exemplar
+from watchkeeper.metrics._validation import checked_exemplar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,7 @@ class CounterChild(Child):
                 values, first = self._cells
                 values[first] += amount
         if exemplar is not None:
-            self._store.keep(first, Exemplar(checked_exemplar(exemplar), amount, time.time()))
+            self._store.keep_exemplar(first, Exemplar(checked_exemplar(exemplar), amount, time.time()))
 
 
 class GaugeChild(Child):
@@ -196,7 +196,7 @@ class HistogramChild(Child):
                 values[index] += 1.0
                 values[total] += value
         if exemplar is not None:
-            self._store.keep(index, Exemplar(checked_exemplar(exemplar), value, time.time()))
+            self._store.keep_exemplar(index, Exemplar(checked_exemplar(exemplar), value, time.time()))
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
         """Return a context manager that observes how long its block took, also when it raises.
@@ -252,8 +252,8 @@ class RequestChild:
                 values[index] += 1.0
                 values[first + self._sum_offset] += value
         known = self._store.exemplars
-        if trace_id and (trace_id[-1] == "0" or (index not in known and len(known) < MOST_EXEMPLARS)):
-            self._store.keep(index, Exemplar({"trace_id": trace_id}, value, time.time()))
+        if trace_id and (trace_id[-1] == "0" or (index not in known and len(known) < MAX_EXEMPLARS)):
+            self._store.keep_exemplar(index, Exemplar({"trace_id": trace_id}, value, time.time()))
 
 
 class Timer:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._children import CounterChild, GaugeChild, HistogramChild, Timer
-from watchkeeper.metrics._naming import label_text
 from watchkeeper.metrics._overflow import LostCounter, LostGauge, LostHistogram
+from watchkeeper.metrics._validation import label_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

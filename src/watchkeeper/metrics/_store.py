@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FREE_THREADED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
-MOST_EXEMPLARS: Final = 4096
+MAX_EXEMPLARS: Final = 4096
 """What a worker keeps: they go over to whoever is scraped in one piece, of a millisecond or two."""
 
 Cells: TypeAlias = "array[float] | memoryview[float]"
@@ -114,11 +114,16 @@ class Store:
         self.growth = threading.RLock()
         """Held while series are made or moved."""
 
-    def keep(self, cell: int, exemplar: Exemplar) -> None:
-        """Keep the last exemplar of a cell; beyond `MOST_EXEMPLARS` the oldest one goes."""
+    def keep_exemplar(self, cell: int, exemplar: Exemplar) -> None:
+        """Keep the last exemplar of a cell; beyond `MAX_EXEMPLARS` the oldest one is dropped."""
         self.exemplars.pop(cell, None)
         self.exemplars[cell] = exemplar
-        if len(self.exemplars) > MOST_EXEMPLARS:
-            # Another thread may be at it too: then there is one more for a while.
+        if len(self.exemplars) > MAX_EXEMPLARS:
+            # If another thread drops one at the same time, there is one more for a while.
             with contextlib.suppress(RuntimeError, KeyError, StopIteration):
                 del self.exemplars[next(iter(self.exemplars))]
+
+    def reset_after_fork(self) -> None:
+        """Forget, in a forked child, what belongs to the parent: its exemplars and a lock it may hold."""
+        self.growth = threading.RLock()
+        self.exemplars = {}

@@ -94,37 +94,37 @@ class _Source:
 
 
 class Reader:
-    """Adds up what the workers of one instance have counted.
+    """Sums what the workers of one instance have counted.
 
     Args:
         memory: What this process counts in.
-        on_error: Told what cannot be read, and is left out.
+        on_error: Called with what cannot be read and is left out.
+        number: The number of this worker.
+        folder: Of the instance; None without other workers.
     """
 
-    def __init__(self, memory: Memory, on_error: Callable[[MetricError], None]) -> None:
-        self._on_error = on_error
+    def __init__(
+        self,
+        memory: Memory,
+        on_error: Callable[[MetricError], None],
+        *,
+        number: int = 0,
+        folder: Path | None = None,
+    ) -> None:
+        self.memory = memory
         self.is_busy = False
-        """Whether its steps are being made: they are not for two at a time."""
-        self.read_from(0, memory, None)
+        """Whether a scrape is being made: a reader serves one at a time."""
+        self._on_error = on_error
+        self._number = number
+        self._folder = folder
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
+        """Forget what was read, so that the next scrape reads everything."""
         self._peers: dict[int, Peer] = {}
-        self._sources = {self._number: _Source(self._memory)}
+        self._sources = {self._number: _Source(self.memory)}
         self._tables: dict[str, Table] = {}
         self._garbled: set[int] = set()
-
-    def read_from(self, number: int, memory: Memory, folder: Path | None) -> None:
-        """Read this process's own memory, and what lies beside it in `folder`; all is read anew.
-
-        Args:
-            number: Of this worker.
-            memory: What this process counts in.
-            folder: Of the instance; None where there are no other workers.
-        """
-        self._number = number
-        self._memory = memory
-        self._folder = folder
-        self._begin()
 
     def steps(
         self,
@@ -148,7 +148,7 @@ class Reader:
         except (
             BaseException
         ):  # one that is given up too: what was read and is not written yet would be missed
-            self._begin()
+            self._reset()
             raise
         finally:
             self.is_busy = False
@@ -165,7 +165,7 @@ class Reader:
             for name, table in self._tables.items()
         ]
         if any(declares != shows for declares, shows in shapes):
-            self._begin()  # another worker's declaration was seen before this one's own
+            self._reset()  # another worker's declaration was seen before this one's own
         reading = yield from self._read(declared)
         if openmetrics:
             reading.created = created
@@ -199,7 +199,7 @@ class Reader:
                 peer = self._peers.get(number) or Peer(folder, number)
                 if peer.is_replaced():
                     # Set aside and begun anew by its next worker: what was added up of it does not hold.
-                    self._begin()
+                    self._reset()
                     yield from self._find_peers()
                     return
                 yield from peer.refresh()

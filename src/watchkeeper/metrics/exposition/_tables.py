@@ -14,7 +14,7 @@ from operator import add
 from struct import Struct
 from typing import TYPE_CHECKING, Final, Protocol
 
-from watchkeeper.metrics._naming import WORKER
+from watchkeeper.metrics._validation import WORKER
 from watchkeeper.metrics.exposition._text import (
     HistogramWriter,
     PlainWriter,

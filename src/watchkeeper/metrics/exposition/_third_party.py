@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics._naming import WORKER, exposed_names
+from watchkeeper.metrics._validation import WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client import CollectorRegistry, Metric
 
-    from watchkeeper.metrics._family import Family
 
 _SUFFIXES: Final = {
     "counter": ("_total", "_created"),
@@ -23,13 +22,6 @@ _SUFFIXES: Final = {
     "gaugehistogram": ("_bucket", "_gsum", "_gcount"),
     "info": ("_info",),
 }
-
-
-def default_registry() -> CollectorRegistry:
-    """Return the registry that prometheus_client uses where none is named."""
-    from prometheus_client import REGISTRY  # noqa: PLC0415 - heavy, so on first use
-
-    return REGISTRY
 
 
 class ThirdPartyFamily(msgspec.Struct, array_like=True):
@@ -58,38 +50,6 @@ class _Families:
 
     def collect(self) -> Iterable[Metric]:
         return self._families
-
-
-class _Claim(_Families):
-    """A collector that holds names for a moment, to learn whether they are free."""
-
-    def describe(self) -> Iterable[Metric]:
-        return self._families
-
-    def collect(self) -> Iterable[Metric]:
-        return []
-
-
-def check_free(family: Family, third_party: CollectorRegistry) -> None:
-    """Refuse a family whose names something in `third_party` already exposes.
-
-    Raises:
-        MetricError: With the names on both sides.
-    """
-    from prometheus_client import Metric  # noqa: PLC0415 - heavy, so on first use
-
-    name = family.name.removesuffix("_total") if family.kind == "counter" else family.name
-    claim = _Claim([Metric(name, family.help, family.kind)])
-    try:
-        third_party.register(claim)
-    except ValueError as error:
-        own = exposed_names(family.kind, family.name)
-        taken = ", ".join(map(repr, sorted(own.intersection(getattr(error, "duplicates", ())))))
-        raise MetricError(
-            f"The {family.kind} {family.name!r} clashes with {taken or error} in"
-            " prometheus_client's registry: rename one of the two."
-        ) from error
-    third_party.unregister(claim)
 
 
 def collect_third_party(

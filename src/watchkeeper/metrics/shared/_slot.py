@@ -143,7 +143,7 @@ class Slot:
         """Return all cells in use, as they are now."""
         return self.values[: self._used].tobytes()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Leave the slot to whoever comes next; in a forked child, to the parent."""
         # Once: their numbers belong to somebody else then.
         for descriptor in self._descriptors:

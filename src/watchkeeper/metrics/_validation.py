@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _METRIC: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _RESERVED_SUFFIXES: Final = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
-_HISTOGRAM_SUFFIXES: Final = ("_bucket", "_sum", "_count")
 WORKER: Final = "worker"
 """The label that tells workers apart: the number of their slot."""
 EXEMPLAR_LENGTH: Final = 128
@@ -123,15 +122,6 @@ def checked_buckets(name: str, buckets: Sequence[float]) -> tuple[float, ...]:
     if any(low >= high for low, high in pairwise(bounds)):
         raise MetricError(f"The buckets of {name!r} must rise from each to the next.")
     return bounds
-
-
-def exposed_names(kind: str, name: str) -> frozenset[str]:
-    """Return every name that a metric takes in an exposition: its family's and its samples'."""
-    if kind == "counter":
-        return frozenset((name, name.removesuffix("_total")))
-    if kind == "histogram":
-        return frozenset((name, *(name + suffix for suffix in _HISTOGRAM_SUFFIXES)))
-    return frozenset((name,))
 
 
 def label_text(value: object) -> str:
