@@ -50,7 +50,7 @@ The first start sets up .venv, for test and check .venv-test, for bench .venv-be
 once.
 """
 ROOT = pathlib.Path(__file__).resolve().parent
-PROJECTS = (ROOT, ROOT / "apps" / "backend")
+PROJECTS = (ROOT, ROOT / "apps" / "backend", ROOT / "apps" / "traffic")
 OLDEST_PIP = (22, 3)  # the first with --python: it installs into an environment that has no pip of its own
 
 NO_PIP = "{python} has no pip: apt install python3-pip; if this Python is not Debian's: {python} -m ensurepip"
@@ -313,6 +313,11 @@ def start_backend(command: str, arguments: list[str]) -> int:
     return become(SERVE, "realestate", command, *arguments)
 
 
+def start_traffic(arguments: list[str]) -> int:
+    """Become the client that plays against the backend."""
+    return become(SERVE, "realestate_traffic", *arguments)
+
+
 def start_bench(arguments: list[str]) -> int:
     """Become the bench, which is a package of the checkout and not of an environment."""
     os.chdir(ROOT)
@@ -376,7 +381,7 @@ COMMANDS: typing.Mapping[str, typing.Callable[[list[str]], int]] = {
     "test": run_tests,
     "check": run_checks,
     "bench": start_bench,
-    "traffic": functools.partial(start_backend, "traffic"),
+    "traffic": start_traffic,
     "keep": functools.partial(start_backend, "keep"),
 }
 

@@ -124,7 +124,7 @@ def test_two_first_starts_at_once_set_up_once(checkout: Checkout) -> None:
     stdout, _ = first.communicate(timeout=60)
     assert first.returncode == 0
     assert json.loads(stdout)["arguments"] == ["serve"]
-    assert started(second)["arguments"] == ["traffic"]
+    assert started(second)["arguments"] == []
     assert second.stderr == "dev.py: another process sets up .venv or runs from it, waiting for it ...\n"
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-test.lock")
 ALL_LOCKS = (*LOCKS, "requirements-bench.lock")  # the last one's packages are not installed where tests run
-PROJECTS = ("pyproject.toml", "apps/backend/pyproject.toml")
+PROJECTS = ("pyproject.toml", "apps/backend/pyproject.toml", "apps/traffic/pyproject.toml")
 OURS = {"watchkeeper", "realestate-backend"}
 
 

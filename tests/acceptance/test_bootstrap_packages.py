@@ -52,9 +52,15 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(ROOT / "apps/backend", "realestate", tmp_path_factory.mktemp("backend") / "wheel")
 
 
-@pytest.fixture(params=["library", "backend"])
+@pytest.fixture(scope="module")
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The traffic client's wheel."""
+    return Built(ROOT / "apps/traffic", "realestate_traffic", tmp_path_factory.mktemp("traffic") / "wheel")
+
+
+@pytest.fixture(params=["library", "backend", "traffic"])
 def built(request: pytest.FixtureRequest) -> Built:
-    """Either wheel."""
+    """Each wheel."""
     found: Built = request.getfixturevalue(request.param)
     return found
 
@@ -66,7 +72,8 @@ def test_a_wheel_holds_its_package_and_nothing_else(built: Built) -> None:
     here = {str(path.relative_to(source)) for path in built.source.rglob("*") if path.is_file()}
     assert packed == {name for name in here if "__pycache__" not in name}
     assert f"{built.source.name}/py.typed" in packed
-    assert [name for name in packed if name.endswith(".sql") and "/sql/" in name] != []
+    sql = [name for name in packed if name.endswith(".sql") and "/sql/" in name]
+    assert bool(sql) == (built.source.name != "realestate_traffic")
 
 
 def test_a_wheel_carries_the_licence(built: Built) -> None:
@@ -90,8 +97,13 @@ def test_the_backend_installs_its_commands_and_the_library(backend: Built) -> No
     """It is a distribution of its own, which needs the library's."""
     assert backend.metadata["Name"] == "realestate-backend"
     assert "realestate-backend=realestate.__main__:main" in backend.about("entry_points.txt")
-    assert "realestate-traffic=realestate.traffic:main" in backend.about("entry_points.txt")
     assert "watchkeeper[all]" in backend.metadata.get_all("Requires-Dist", [])
+
+
+def test_the_traffic_client_is_apart_from_the_backend(traffic: Built) -> None:
+    """It needs the backend; the backend does not carry it."""
+    assert "realestate-traffic=realestate_traffic.__main__:main" in traffic.about("entry_points.txt")
+    assert "realestate-backend" in traffic.metadata.get_all("Requires-Dist", [])
 
 
 def test_the_core_needs_no_more_than_three_packages(library: Built) -> None:

@@ -18,7 +18,7 @@ def _play(program: Program, *arguments: str) -> subprocess.CompletedProcess[str]
         "WEBHOOK_SECRETS": f"{SOURCE}={SECRET}",
         "COLUMNS": "120",
     }
-    command = [sys.executable, "-m", "realestate", "traffic", "--url", program.url, *arguments]
+    command = [sys.executable, "-m", "realestate_traffic", "--url", program.url, *arguments]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=110, check=False)
 
 

@@ -119,8 +119,12 @@ def make_checkout(folder: Path) -> Checkout:
     wheels.mkdir()
     wheel = repack("flit_core", wheels)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    backend = root / "apps" / "backend"
-    for project, module, name in ((root, "small", "watchkeeper"), (backend, "realestate", "backend")):
+    apps = root / "apps"
+    for project, module, name in (
+        (root, "small", "watchkeeper"),
+        (apps / "backend", "realestate", "backend"),
+        (apps / "traffic", "realestate_traffic", "traffic"),
+    ):
         package = project / "src" / module
         package.mkdir(parents=True)
         (package / "__init__.py").write_text('"""A small package."""\n', encoding="utf-8")

@@ -34,8 +34,8 @@ def load(path: Path) -> ModuleType:
 def dev(tmp_path: Path) -> Any:
     """The script in a checkout of its own, with an environment that looks finished."""
     root = tmp_path / "checkout"
-    (root / "apps/backend").mkdir(parents=True)
-    for project in (root, root / "apps/backend"):
+    for project in (root, root / "apps/backend", root / "apps/traffic"):
+        project.mkdir(parents=True)
         (project / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
     (root / "requirements.lock").write_text("one==1\n", encoding="utf-8")
     shutil.copy(SCRIPT, root)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from realestate.traffic import _screen, main
-from realestate.traffic._command import credentials
-from realestate.traffic._compare import Samples, compare
-from realestate.traffic._player import Play, Player
-from realestate.traffic._tally import Tally, series
+from realestate_traffic import screen
+from realestate_traffic.__main__ import credentials, main
+from realestate_traffic.compare import Samples, compare
+from realestate_traffic.player import Play, Player
+from realestate_traffic.tally import Tally, series
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.settings import Settings
 
@@ -91,13 +91,13 @@ def test_screens_show_figures_and_verdict() -> None:
     tally.unanswered["ReadTimeout"] = 1
     out = io.StringIO()
     console = Console(file=out, width=100)
-    console.print(_screen.live(tally, 1.5))
-    console.print(_screen.verdict(compare(*_scrapes(1, 0), tally)))
+    console.print(screen.live(tally, 1.5))
+    console.print(screen.verdict(compare(*_scrapes(1, 0), tally)))
     assert "3 requests   2.0/s   p50 250.0 ms" in out.getvalue()
     assert "ReadTimeout" in out.getvalue()
     assert "http_request_duration_ms_count" in out.getvalue()
-    assert _screen.line(tally, 1.5) == "2 s  3 requests  p95 250.0 ms  200:1 404:1 503:1"
-    assert _screen.line(_tally(), 0).startswith("0 s  0 requests  p95 0.0 ms")
+    assert screen.line(tally, 1.5) == "2 s  3 requests  p95 250.0 ms  200:1 404:1 503:1"
+    assert screen.line(_tally(), 0).startswith("0 s  0 requests  p95 0.0 ms")
 
 
 class _Odd:

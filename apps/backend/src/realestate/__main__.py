@@ -1,4 +1,4 @@
-"""`realestate-backend serve | keep … | traffic …`."""
+"""`realestate-backend serve | keep …`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ usage: realestate-backend <command>
 
   serve            run the service on HOST:PORT (default 127.0.0.1:3001)
   keep ...         the keeper's commands, such as: keep retention plan
-  traffic ...      play a client of the running service; traffic --help
 """
 _HELP: Final = frozenset({"-h", "--help", "help"})
 
@@ -38,8 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _serve()
         if command == "keep":
             return _keep(arguments[1:])
-        if command == "traffic":
-            return _traffic(arguments[1:])
     except ConfigurationError as error:
         _say(str(error))
         return 1
@@ -65,12 +62,6 @@ def _keep(arguments: list[str]) -> int:
     from watchkeeper.cli import main as keep  # noqa: PLC0415 - as above
 
     return keep(arguments, keeper=build(os.environ).keeper)
-
-
-def _traffic(arguments: list[str]) -> int:
-    from realestate.traffic import main as play  # noqa: PLC0415 - as above
-
-    return play(arguments)
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ from realestate.signatures import SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from realestate.traffic._tally import Tally
+    from realestate_traffic.tally import Tally
 
 _WEBHOOK_ROUTE: Final = "/api/webhooks/{source}"
 _TOOL_ROUTE: Final = "/api/tools/{tool}"

@@ -6,13 +6,13 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from realestate.monitoring import CHANNELS, TOOLS
-from realestate.traffic._client import encode
+from realestate_traffic.client import encode
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Mapping
 
-    from realestate.traffic._client import Client
+    from realestate_traffic.client import Client
 
 _STREETS: Final = ("KN 3 Ave", "KG 7 Ave", "KK 15 Rd", "KN 5 Rd", "KG 11 St")
 _KINDS: Final = ("apartment", "house", "land", "commercial")

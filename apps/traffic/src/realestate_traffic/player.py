@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Mapping
 
-    from realestate.traffic._scenarios import Scenarios
-    from realestate.traffic._tally import Tally
+    from realestate_traffic.scenarios import Scenarios
+    from realestate_traffic.tally import Tally
 
 _AT_ONCE: Final = 64
 _TICK_S: Final = 0.02

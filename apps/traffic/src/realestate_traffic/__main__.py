@@ -1,4 +1,4 @@
-"""`traffic`: play a client of the service over HTTP, and hold its metrics against the client's own count."""
+"""`traffic`: plays a client of the service, and compares its metrics with the client's own count."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rich.live import Live
 
 from realestate.made_secrets import FILE_NAME, NAMES, read_secrets
 from realestate.settings import parse_webhook_secrets, service_settings
-from realestate.traffic import _screen
-from realestate.traffic._client import Client, Credentials
-from realestate.traffic._compare import compare, scrape
-from realestate.traffic._player import Play, Player
-from realestate.traffic._scenarios import Scenarios
-from realestate.traffic._tally import Tally
+from realestate_traffic import screen
+from realestate_traffic.client import Client, Credentials
+from realestate_traffic.compare import compare, scrape
+from realestate_traffic.player import Play, Player
+from realestate_traffic.scenarios import Scenarios
+from realestate_traffic.tally import Tally
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,18 +30,14 @@ if TYPE_CHECKING:
 
     from watchkeeper.settings import Settings
 
-_PURPOSE: Final = "Play a client of the running service, and hold its metrics against the client's own count."
+_PURPOSE: Final = "Play a client of the running service, and compare its metrics with the client's own count."
 _LINE_EVERY_S: Final = 5.0
 _SETTLE_S: Final = 0.3
 _TIMEOUT_S: Final = 30.0
 
 
-def main(argv: Sequence[str]) -> int:
-    """Play, compare, and return 0 if every metric moved and agrees, 1 if not.
-
-    Args:
-        argv: Arguments of the command.
-    """
+def main(argv: Sequence[str] | None = None) -> int:
+    """Play, compare, and return 0 if every metric moved and agrees, 1 if not."""
     options = _parser().parse_args(argv)
     try:
         settings = service_settings(os.environ)
@@ -103,7 +99,7 @@ async def _play(options: argparse.Namespace, url: str, shown: Credentials, token
             await _watch(player, tally, console)
         await asyncio.sleep(_SETTLE_S)
         rows = compare(before, await scrape(http, token), tally)
-    console.print(_screen.verdict(rows))
+    console.print(screen.verdict(rows))
     for row in rows:
         for difference in row.differing:
             console.print(difference, style="red", markup=False, highlight=False, soft_wrap=True)
@@ -118,12 +114,12 @@ async def _watch(player: Player, tally: Tally, console: Console) -> None:
     playing = asyncio.create_task(player.run())
     if console.is_terminal:
         with Live(
-            console=console, refresh_per_second=4, get_renderable=lambda: _screen.live(tally, player.elapsed)
+            console=console, refresh_per_second=4, get_renderable=lambda: screen.live(tally, player.elapsed)
         ):
             await playing
         return
     while not (await asyncio.wait({playing}, timeout=_LINE_EVERY_S))[0]:
-        console.print(_screen.line(tally, player.elapsed), highlight=False, soft_wrap=True)
+        console.print(screen.line(tally, player.elapsed), highlight=False, soft_wrap=True)
     await playing
 
 
@@ -162,3 +158,7 @@ def _share(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError("takes a share from 0 to 1")
     return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

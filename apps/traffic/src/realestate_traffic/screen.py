@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from realestate.traffic._compare import Row
-    from realestate.traffic._tally import Tally
+    from realestate_traffic.compare import Row
+    from realestate_traffic.tally import Tally
 
 _STYLES: Final = {2: "green", 4: "yellow", 5: "red"}
 

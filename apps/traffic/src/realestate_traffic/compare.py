@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from realestate.traffic._tally import Series, series
+from realestate_traffic.tally import Series, series
 
 if TYPE_CHECKING:
     import httpx
 
-    from realestate.traffic._tally import Tally
+    from realestate_traffic.tally import Tally
 
 Samples: TypeAlias = dict[Series, float]
 
