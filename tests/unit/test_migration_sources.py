@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from watchkeeper.database import MigrationSource
-from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, missing
+from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, find_missing
 from watchkeeper.exceptions import MigrationError
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def test_line_ends_do_not_change_a_checksum(tmp_path: Path) -> None:
         (["0002_b"], r"app/0002_b\.sql: number 0001 is expected"),
         (["0001_a", "0001_b"], r"app/0001_b\.sql: number 0002 is expected"),
         (["0000_a"], r"app/0000_a\.sql: number 0001 is expected"),
-        (["1_a"], r"looks like 0001_what_it_does\.sql"),
-        (["0001-a"], r"looks like 0001_what_it_does\.sql"),
+        (["1_a"], r"name a migration like 0001_what_it_does\.sql"),
+        (["0001-a"], r"name a migration like 0001_what_it_does\.sql"),
     ],
 )
 def test_a_folder_out_of_order_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
@@ -71,26 +71,24 @@ def test_what_is_missing_comes_after_what_is_there(tmp_path: Path) -> None:
     """A database that has the first lacks the rest; one that has all lacks none."""
     migrations = _source(tmp_path, **{"0001_a": "SELECT 1", "0002_b": "SELECT 2"}).read()
     first, second = migrations
-    assert missing("app", migrations, {}) == migrations
-    assert missing("app", migrations, {1: first.checksum}) == [second]
-    assert missing("app", migrations, {1: first.checksum, 2: second.checksum}) == []
+    assert find_missing("app", migrations, {}) == migrations
+    assert find_missing("app", migrations, {1: first.checksum}) == [second]
+    assert find_missing("app", migrations, {1: first.checksum, 2: second.checksum}) == []
 
 
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     """The sentence names both numbers and says what to do."""
     migrations = _source(tmp_path, **{"0001_a": "SELECT 1"}).read()
-    with pytest.raises(
-        MigrationError, match=r"newer than this code: it has migration 0002 of app.* knows 1\."
-    ):
-        missing("app", migrations, {1: migrations[0].checksum, 2: "x"})
+    with pytest.raises(MigrationError, match=r"newer than this code: it has migration 0002 of app.* has 1\."):
+        find_missing("app", migrations, {1: migrations[0].checksum, 2: "x"})
 
 
 @pytest.mark.parametrize("applied", [{1: "something else"}, {2: "x"}])
 def test_a_changed_or_lost_migration_is_refused(tmp_path: Path, applied: dict[int, str]) -> None:
     """What a database was migrated with must still be what the files say."""
     migrations = _source(tmp_path, **{"0001_a": "SELECT 1", "0002_b": "SELECT 2"}).read()
-    with pytest.raises(MigrationError, match=r"app/0001_a\.sql is not what this database was migrated with"):
-        missing("app", migrations, applied)
+    with pytest.raises(MigrationError, match=r"app/0001_a\.sql was changed after this database"):
+        find_missing("app", migrations, applied)
 
 
 def test_the_library_brings_its_own() -> None:

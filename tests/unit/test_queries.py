@@ -44,7 +44,7 @@ def test_an_unknown_name_gets_the_near_miss() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("-- name: a\n-- A.\nSELECT 1\n-- name: a\n-- A.\nSELECT 2", "the query 'a' is there twice"),
+        ("-- name: a\n-- A.\nSELECT 1\n-- name: a\n-- A.\nSELECT 2", "the query 'a' is defined twice"),
         ("-- name: a\nSELECT 1", "the query 'a' has no description"),
         ("-- name: a\n--\nSELECT 1", "the query 'a' has no description"),
         ("-- name: a\n-- A.\n", "the query 'a' has no SQL"),

@@ -1,4 +1,4 @@
-"""The pool, the migrations and the named queries: everything that speaks to PostgreSQL goes through here."""
+"""Access to PostgreSQL: the pool, the migrations and the named queries."""
 
 from watchkeeper.database._database import Database
 from watchkeeper.database._migrations import MigrationSource

@@ -1,4 +1,4 @@
-"""A psycopg connection that never waits for ever, and what of its errors means "come again later"."""
+"""A psycopg connection that bounds every wait, and the errors that mean the database is unavailable."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     from psycopg.abc import RV, PQGen
 
-# How long a server may take to note a cancel request. psycopg's own 5 s, and 5 s more for the statement to
-# end, is what a cancelled request would hang on a stopped server.
+# How long a server may take to accept a cancel request. psycopg waits 5 s, and 5 s more for the statement to
+# end, which is how long a cancelled request would hang on a stopped server.
 _CANCEL_TIMEOUT: Final = 0.5
 _PING_TIMEOUT: Final = 1.0
-_POLL: Final = 0.1  # psycopg's own: how often a wait looks whether the socket is still there
+_POLL: Final = 0.1  # psycopg's own: how often a wait checks that the socket is still open
 
 # The connection string's own values win over these. There is no `options`: PgBouncer refuses it.
 _DEFAULT_PARAMETERS: Final = {
-    "connect_timeout": "2",  # the least that libpq knows
+    "connect_timeout": "2",  # libpq's minimum
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
@@ -37,7 +37,7 @@ _DEFAULT_PARAMETERS: Final = {
     "fallback_application_name": "watchkeeper",
 }
 
-# What libpq reads only once it speaks to a server over TCP, and psycopg when it connects.
+# Parameters that libpq validates only when it connects over TCP, and psycopg only when it connects.
 _NUMBERS: Final = (
     "connect_timeout",
     "keepalives",
@@ -47,7 +47,7 @@ _NUMBERS: Final = (
     "tcp_user_timeout",
 )
 _PORTS: Final = range(1, 1 << 16)
-_NOWHERE: Final = "/dev/null"  # no folder, so no server's socket is in it
+_NOWHERE: Final = "/dev/null"  # not a folder, so it cannot contain a server's socket
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _UNAVAILABLE_STATES: Final = frozenset(
@@ -62,15 +62,15 @@ _UNAVAILABLE_STATES: Final = frozenset(
 
 
 class NoAnswerError(psycopg.OperationalError):
-    """The server took longer over one statement than this connection waits."""
+    """The server did not answer a statement in time."""
 
 
 class Connection(AsyncConnection[TupleRow]):
-    """A connection with a limit on the wait for each answer, kept by the client.
+    """A connection whose client limits the wait for each answer (`answer_timeout`, in seconds).
 
-    It is not `statement_timeout`: a stopped server would not keep that one, and behind PgBouncer there is no
-    session to set it in. A statement that is over the limit, or whose task is cancelled, is cancelled on the
-    server and the connection closed: nobody can say what state it is in.
+    PostgreSQL's `statement_timeout` would not do: a stopped server does not enforce it, and behind PgBouncer
+    there is no session to set it in. A statement that exceeds the limit, or whose task is cancelled, is
+    cancelled on the server and the connection is closed, because its state is unknown.
     """
 
     answer_timeout: float | None = None
@@ -84,14 +84,7 @@ class Connection(AsyncConnection[TupleRow]):
         report: Callable[[psycopg.Error | None], None] = lambda _error: None,
         **kwargs: Any,
     ) -> Self:
-        """Connect to the server.
-
-        Args:
-            conninfo: What `connection_string` made.
-            answer_timeout: Longest wait for the answer to one statement, in seconds; None for no limit.
-            report: Called with the error of a failed attempt, with None after a good one.
-            **kwargs: What psycopg takes.
-        """
+        """Connect, and call `report` with the error of a failed attempt or None after a successful one."""
         try:
             conn = await super().connect(conninfo, **kwargs)
         except psycopg.Error as error:
@@ -99,16 +92,16 @@ class Connection(AsyncConnection[TupleRow]):
             raise
         report(None)
         conn.answer_timeout = answer_timeout
-        # Whatever the default is: a statement has to see what was committed while it waited for a lock.
+        # Whatever the server's default: a statement has to see what was committed while it waited for a lock.
         await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
         return conn
 
     async def wait(self, gen: PQGen[RV], interval: float = _POLL, timeout: float | None = None) -> RV:  # noqa: ASYNC109  # psycopg's
         """Run one exchange with the server within `answer_timeout`; psycopg calls this for each exchange."""
-        limit = {} if timeout is None else {"timeout": timeout}  # psycopg 3.2 does not know it yet
+        limit = {} if timeout is None else {"timeout": timeout}  # psycopg 3.2 does not have it yet
         try:
             async with asyncio.timeout(self.answer_timeout):
-                # Not psycopg's own `wait`: that one would hang up to 10 s when it is cancelled.
+                # psycopg's own `wait` would hang for up to 10 s when it is cancelled.
                 return await waiting.wait_async(gen, self.pgconn.socket, interval, **limit)
         except asyncio.CancelledError:
             await self._abandon()
@@ -118,7 +111,7 @@ class Connection(AsyncConnection[TupleRow]):
             raise NoAnswerError(f"no answer within {self.answer_timeout:g} s") from None
 
     async def _abandon(self) -> None:
-        """Tell the server to stop, if it listens, and close."""
+        """Cancel the statement on the server, if it responds, and close the connection."""
         try:
             with contextlib.suppress(psycopg.Error, TimeoutError):
                 async with asyncio.timeout(_CANCEL_TIMEOUT):
@@ -127,10 +120,10 @@ class Connection(AsyncConnection[TupleRow]):
             self.pgconn.finish()
 
     async def is_alive(self) -> bool:
-        """Say whether an idle connection still has its server, asking only where there is a doubt.
+        """Return whether an idle connection still has its server, asking the server only when in doubt.
 
-        A server that goes says so, or ends the stream: its socket turns readable, which an idle connection's
-        socket otherwise is not. Looking costs a microsecond, where a question costs a round trip.
+        A server that stops sends a message or closes the stream, so the socket becomes readable; that of an
+        idle connection otherwise is not. Polling it costs a microsecond, a query costs a round trip.
         """
         try:
             poll = select.poll()
@@ -145,26 +138,23 @@ class Connection(AsyncConnection[TupleRow]):
 
 
 def connection_string(url: str, setting: str) -> str:
-    """Return `url` with the library's defaults for what it leaves open.
-
-    Args:
-        url: A connection URI or libpq's `key=value` words.
-        setting: What to call it in the error.
+    """Return `url` (a URI or libpq's key=value form) with our defaults; `setting` names it in errors.
 
     Raises:
-        ConfigurationError: It is not a connection string, or has a value that no server could make good.
+        ConfigurationError: It is not a connection string, or a value can never work.
     """
     try:
         given = conninfo_to_dict(url)
     except (psycopg.ProgrammingError, UnicodeEncodeError):
-        # Without its cause: its text repeats the string, password and all.
+        # Without the cause, whose text repeats the string with its password.
         raise ConfigurationError(
-            f"{setting} is no PostgreSQL connection string: it looks like postgresql://role:password@host:5432/database"
+            f"{setting} is not a PostgreSQL connection string, such as"
+            " postgresql://role:password@host:5432/database"
         ) from None
     unusable = _unusable_parameter(url, given)
     if unusable is not None:
         raise ConfigurationError(
-            f"{setting} has a {unusable} that cannot be used, whatever the server: see"
+            f"{setting} has an invalid {unusable}: see"
             " https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS"
         )
     return make_conninfo(
@@ -173,7 +163,7 @@ def connection_string(url: str, setting: str) -> str:
 
 
 def _unusable_parameter(url: str, given: dict[str, Any]) -> str | None:
-    """Return the name of a parameter whose value keeps libpq from as much as trying to connect, or None."""
+    """Return the name of a parameter whose value keeps libpq from even trying to connect, or None."""
     ports = str(given.get("port", "")).split(",")
     hosts = given.get("hostaddr") or given.get("host")
     mismatch = hosts and len(ports) not in {1, len(str(hosts).split(","))}
@@ -182,27 +172,26 @@ def _unusable_parameter(url: str, given: dict[str, Any]) -> str | None:
     for name in _NUMBERS:
         if not _is_number(given.get(name, "")):
             return name
-    # libpq looks at all the others before it connects: to nowhere, which it finds out without a wait.
+    # libpq validates all the others before it connects; connecting to _NOWHERE fails without a wait.
     conn = PGconn.connect_start(make_conninfo(url, host=_NOWHERE, hostaddr="", port="5432").encode())
-    told = conn.error_message.decode("utf-8", "replace")
+    message = conn.error_message.decode("utf-8", "replace")
     conn.finish()
-    if _NOWHERE in told:
+    if _NOWHERE in message:
         return None
-    return next((name for name in given if f"{name} " in told or f'"{name}"' in told), "parameter")
+    return next((name for name in given if f"{name} " in message or f'"{name}"' in message), "parameter")
 
 
 def _is_number(value: object, allowed: range = range(-(1 << 31), 1 << 31)) -> bool:
-    # libpq takes white space around a number, and an empty one for its default.
+    # libpq accepts white space around a number, and takes an empty value for the default.
     digits = str(value).strip()
     return not digits or (re.fullmatch("[+-]?[0-9]{1,10}", digits) is not None and int(digits) in allowed)
 
 
 @contextlib.contextmanager
 def translate_errors(conn: AsyncConnection | None) -> Iterator[None]:
-    """Raise `DatabaseUnavailableError` instead of an error whose reason is the server, not the statement.
+    """Raise `DatabaseUnavailableError` for an error of the server rather than of a statement.
 
-    Args:
-        conn: The connection that is used inside the block, None while connecting.
+    `conn` is the connection used inside the block, None while connecting.
     """
     try:
         yield
@@ -215,11 +204,11 @@ def translate_errors(conn: AsyncConnection | None) -> Iterator[None]:
 
 def _as_unavailable(error: psycopg.Error, conn: AsyncConnection | None) -> DatabaseUnavailableError | None:
     if isinstance(error, NoAnswerError):
-        return DatabaseUnavailableError(f"The database gave {error}: the statement was given up.")
+        return DatabaseUnavailableError(f"The database gave {error}: the statement was cancelled.")
     if conn is None:
         return DatabaseUnavailableError(f"The database cannot be reached: {one_line(error)}")
     state = error.sqlstate or ""
-    # Class 08 is a broken connection: PgBouncer reports its own to the server like this.
+    # Class 08 is a broken connection: PgBouncer reports with it that its connection to the server broke.
     if conn.closed or state in _UNAVAILABLE_STATES or state.startswith("08"):
         return DatabaseUnavailableError(f"The connection to the database was lost: {one_line(error)}")
     return None

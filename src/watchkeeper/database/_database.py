@@ -1,4 +1,4 @@
-"""The connection pool: quick to open, quick to recover, and nobody waits in it for ever."""
+"""The connection pool: opens with the server down, recovers within half a second, bounds every wait."""
 
 from __future__ import annotations
 
@@ -27,33 +27,32 @@ if TYPE_CHECKING:
 
 _QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 
-# The pool's default of 5 minutes backs off to half a minute between attempts, so it would come back 8-22 s
-# after the server. This way each attempt is half a second after the last, and only while somebody waits.
+# With the pool's default of 5 minutes the back-off grows to half a minute, and the pool recovers 8-22 s after
+# the server. This way the attempts are half a second apart, and made only while a request waits.
 _RECONNECT_S: Final = 0.5
 _CLOSE_TIMEOUT_S: Final = 1.0
 
 
 class Database:
-    """One PostgreSQL database, as the service's role, and as the owner where migrations run.
+    """One PostgreSQL database: a pool for the service's role, and the owner's role for migrations.
 
-    Opening succeeds with the server down; what then asks for a connection gets `DatabaseUnavailableError`
-    until the server is back, and a connection from then on, without a restart. As `async with Database(…)`
-    it is open inside the block.
+    It can be opened with the server down: a connection then raises `DatabaseUnavailableError` until the
+    server is back. `async with Database(…)` opens it for the block.
 
     Args:
         url: Connection string of the service's role.
         owner_url: Connection string of the role that owns the tables; default `url`.
-        pool_min: Connections that are kept open.
-        pool_max: Connections at most.
-        prepared_statements: False behind PgBouncer in transaction mode.
-        acquire_timeout: Longest wait for a connection.
-        statement_timeout: Longest wait for the answer to one statement.
+        pool_min: Connections that are kept open; default 1.
+        pool_max: Largest number of connections; default 10.
+        prepared_statements: False behind PgBouncer in transaction mode; default True.
+        acquire_timeout: Longest wait for a connection; default 2 s.
+        statement_timeout: Longest wait for the answer to one statement; default 10 s.
 
     Raises:
         ConfigurationError: An argument is not usable.
     """
 
-    def __init__(  # noqa: PLR0913  # settings, each by its name
+    def __init__(  # noqa: PLR0913  # options, all named
         self,
         url: str | Secret,
         *,
@@ -82,12 +81,12 @@ class Database:
         self.warnings: list[str] = []
 
     async def open(self) -> None:
-        """Start connecting; returns at once, with the server up or down. Opening twice is one opening."""
+        """Start connecting and return at once, with the server up or down; a second call does nothing."""
         if self._pool is not None:
             return
         pool_logger = logging.getLogger("psycopg.pool")
         if pool_logger.level == logging.NOTSET:
-            # It writes three `info` lines for each use of a connection.
+            # It logs three `info` lines for each use of a connection.
             pool_logger.setLevel(logging.WARNING)
         self._pool = AsyncConnectionPool(
             self._conninfo,
@@ -104,12 +103,12 @@ class Database:
             open=False,
             timeout=self._acquire_timeout,
             reconnect_timeout=_RECONNECT_S,
-            reconnect_failed=_try_again,
+            reconnect_failed=_retry_if_awaited,
         )
         await self._pool.open()
 
     async def close(self) -> None:
-        """Close the connections; one in use is closed when it comes back. It may be opened again."""
+        """Close the connections, those in use when they are returned; the database can be opened again."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=_CLOSE_TIMEOUT_S)
@@ -125,18 +124,18 @@ class Database:
     async def connection(
         self, *, statement_timeout: timedelta | None = None
     ) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in autocommit: each statement is its own transaction.
+        """Provide a connection in autocommit: each statement is its own transaction.
 
         Args:
-            statement_timeout: Instead of the database's own, for this use.
+            statement_timeout: Replaces the database's for this connection.
 
         Raises:
-            DatabaseUnavailableError: None came free in time, or the server went away or silent meanwhile. An
-                error of a statement itself stays psycopg's own.
+            DatabaseUnavailableError: No connection was free in time, or the server stopped answering. Errors
+                of the statements themselves stay psycopg's.
         """
         pool = self._pool
         if pool is None:
-            raise DatabaseUnavailableError("The database is not open: it is before open() or after close().")
+            raise DatabaseUnavailableError("The database is not open: call open() first.")
         conn = await self._acquire(pool)
         conn.answer_timeout = (
             self._answer_timeout if statement_timeout is None else statement_timeout.total_seconds()
@@ -151,16 +150,16 @@ class Database:
     async def transaction(
         self, *, statement_timeout: timedelta | None = None
     ) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for one transaction: committed at the end, rolled back on an exception.
+        """Provide a connection for one transaction: committed at the end, rolled back on an exception.
 
         Args:
-            statement_timeout: Instead of the database's own, for each statement of this one.
+            statement_timeout: Replaces the database's for each statement of the transaction.
 
         Raises:
-            DatabaseUnavailableError: As for `connection`. When it comes from the commit, whether that took
-                place is not known.
-            psycopg.errors.InFailedSqlTransaction: An error of a statement was swallowed inside the block, so
-                that there is nothing to commit.
+            DatabaseUnavailableError: As for `connection`. If the commit raises it, the outcome of the
+                transaction is unknown.
+            psycopg.errors.InFailedSqlTransaction: The block suppressed the error of a statement, so that
+                there is nothing to commit.
         """
         async with (
             self.connection(statement_timeout=statement_timeout) as conn,
@@ -170,7 +169,7 @@ class Database:
 
     @asynccontextmanager
     async def owner(self) -> AsyncIterator[Owner]:
-        """Lend what connects as the owner, for what the service's own role may not do."""
+        """Provide transactions as the owner of the tables, for what the service's role may not do."""
         owner = Owner(self._owner_conninfo, self._answer_timeout)
         try:
             yield owner
@@ -178,10 +177,10 @@ class Database:
             await owner.close()
 
     async def ping(self) -> None:
-        """Ask the server for an answer.
+        """Query the server.
 
         Raises:
-            DatabaseUnavailableError: There is none.
+            DatabaseUnavailableError: It does not answer.
         """
         async with self.connection() as conn:
             await conn.execute("SELECT 1")
@@ -189,7 +188,7 @@ class Database:
     async def migrate(
         self, *sources: MigrationSource, timeouts: MigrationTimeouts | None = None
     ) -> list[str]:
-        """Apply what the database lacks, as the owner; any number of processes may call it at once.
+        """Apply the missing migrations as the owner; any number of processes may call this at once.
 
         Args:
             *sources: Applied in this order; default the library's own.
@@ -200,7 +199,7 @@ class Database:
 
         Raises:
             MigrationError: One failed, was changed after it ran, or the database is newer than the code.
-            DatabaseUnavailableError: The server cannot be reached, or went away meanwhile.
+            DatabaseUnavailableError: The server cannot be reached.
         """
         self._sources = sources or (LIBRARY_MIGRATIONS,)
         async with self._connect_directly(self._conninfo, self._answer_timeout) as conn:
@@ -215,10 +214,10 @@ class Database:
         return applied
 
     async def pending(self, *sources: MigrationSource) -> bool:
-        """Say whether the database lacks a migration; a database that is newer lacks none.
+        """Return whether the database lacks a migration; one that is newer than the code lacks none.
 
         Args:
-            *sources: What to look for; default what `migrate` was last called with.
+            *sources: Where to look; default those of the last `migrate`.
 
         Raises:
             DatabaseUnavailableError: The server cannot be reached.
@@ -230,11 +229,7 @@ class Database:
         return any(newest.get(source.name, 0) < source.count() for source in sources or self._sources)
 
     async def inspect(self) -> list[str]:
-        """Look at how the service's role stands to the tables, and keep the findings in `warnings`.
-
-        Returns:
-            A sentence for each thing that makes the protection of the tables weaker.
-        """
+        """Check the privileges of the service's role; return and keep in `warnings` a sentence a problem."""
         async with self._connect_directly(self._conninfo, self._answer_timeout) as conn:
             self.warnings = await find_role_problems(conn)
         return self.warnings
@@ -247,7 +242,7 @@ class Database:
             except PoolTimeout as error:
                 raise self._no_connection() from (self._last_error or error)
             except PoolClosed as error:
-                raise DatabaseUnavailableError("The database was closed meanwhile.") from error
+                raise DatabaseUnavailableError("The database was closed during the wait.") from error
             alive = False
             try:
                 alive = await conn.is_alive()
@@ -261,7 +256,7 @@ class Database:
         waited = f"within {self._acquire_timeout:g} s"
         if self._last_error is None:
             return DatabaseUnavailableError(
-                f"No connection to the database came free {waited}: all {self._pool_size[1]} are in use."
+                f"No connection to the database was free {waited}: all {self._pool_size[1]} are in use."
             )
         return DatabaseUnavailableError(
             f"No connection to the database could be made {waited}: {one_line(self._last_error)}"
@@ -282,8 +277,8 @@ class Database:
             await conn.close()
 
 
-async def _try_again(pool: AsyncConnectionPool[Connection]) -> None:
-    # The pool has given up, but only a newcomer would make it try again, not those who already wait.
+async def _retry_if_awaited(pool: AsyncConnectionPool[Connection]) -> None:
+    # The pool has given up: a new request makes it try again, but those that already wait do not.
     if pool.get_stats()["requests_waiting"]:
         await pool.check()
 

@@ -1,4 +1,4 @@
-"""Numbered migrations as plain SQL files: read, checked, and compared with what a database has."""
+"""Numbered migrations in plain SQL files: reads them and compares them with those of a database."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ _GRANTS: Final = "grants.sql"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Migration:
-    """One numbered file.
-
-    Args:
-        source: Name of the source that it belongs to.
-        number: Its place in the order, from 1.
-        name: The file's name.
-        sql: What it does, in one transaction.
-        checksum: Of its text, to notice a file that was changed after it ran.
-    """
+    """One numbered file; the checksum shows whether it was changed after it ran."""
 
     source: str
     number: int
@@ -45,12 +37,12 @@ class Migration:
 class MigrationSource:
     """A folder of migrations: 0001_name.sql, 0002_name.sql and so on, without a gap.
 
-    A `grants.sql` beside them is run after each migrating, as the owner of the tables, with `{service}`
-    replaced by the role that the service connects as.
+    Each runs in one transaction as the owner of the tables. A `grants.sql` beside them runs after every
+    migration, with `{service}` replaced by the role that the service connects as.
 
     Args:
-        name: Under which a database remembers what it has of this source.
-        folder: Where the files lie, such as `importlib.resources.files("package") / "sql"`.
+        name: Identifies the source in the database's table of applied migrations.
+        folder: The folder, such as `importlib.resources.files("package") / "sql"`.
 
     Raises:
         MigrationError: The name is not usable.
@@ -67,26 +59,26 @@ class MigrationSource:
             )
 
     def read(self) -> list[Migration]:
-        """Return the migrations in their order.
+        """Return the migrations in order.
 
         Raises:
-            MigrationError: A file's name does not fit, or the numbers have a gap or a duplicate.
+            MigrationError: A file is misnamed, or the numbers have a gap or a duplicate.
         """
         migrations = [self._migration(entry) for entry in sorted(self._files(), key=lambda entry: entry.name)]
         for expected, migration in enumerate(migrations, start=1):
             if migration.number != expected:
                 raise MigrationError(
-                    f"{migration}: number {expected:04} is expected here. Migrations count from 0001 without"
-                    " a gap, and each number is there once."
+                    f"{migration}: number {expected:04} is expected here. Number migrations from 0001 without"
+                    " a gap or a duplicate."
                 )
         return migrations
 
     def count(self) -> int:
-        """Return how many migrations there are, which is the number of the last."""
+        """Return the number of migrations."""
         return sum(1 for _ in self._files())
 
     def grants(self) -> str | None:
-        """Return the text of `grants.sql`, None without one."""
+        """Return the text of `grants.sql`, or None if there is none."""
         entry = self.folder / _GRANTS
         return entry.read_text(encoding="utf-8") if entry.is_file() else None
 
@@ -98,10 +90,8 @@ class MigrationSource:
     def _migration(self, entry: Traversable) -> Migration:
         match = _FILE.fullmatch(entry.name)
         if not match:
-            raise MigrationError(
-                f"{self.name}/{entry.name}: the name of a migration looks like 0001_what_it_does.sql."
-            )
-        # read_text has turned \r\n into \n: how a checkout writes its line ends is no change.
+            raise MigrationError(f"{self.name}/{entry.name}: name a migration like 0001_what_it_does.sql.")
+        # read_text turns \r\n into \n, so the line ends of a checkout do not change the checksum.
         sql = entry.read_text(encoding="utf-8")
         return Migration(
             source=self.name,
@@ -112,27 +102,22 @@ class MigrationSource:
         )
 
 
-def missing(source: str, migrations: list[Migration], applied: Mapping[int, str]) -> list[Migration]:
-    """Return what a database still lacks of one source, in order.
-
-    Args:
-        source: The source's name.
-        migrations: What the code has.
-        applied: Checksum by number of what the database has.
+def find_missing(source: str, migrations: list[Migration], applied: Mapping[int, str]) -> list[Migration]:
+    """Return the migrations of one source that a database lacks; `applied` has its checksums by number.
 
     Raises:
-        MigrationError: The database is newer than the code, or what it has is not what the code has.
+        MigrationError: The database is newer than the code, or was migrated with a different file.
     """
     newest = max(applied, default=0)
     if newest > len(migrations):
         raise MigrationError(
-            f"The database is newer than this code: it has migration {newest:04} of {source}, the code knows"
-            f" {len(migrations)}. Start the newer release, or restore the backup from before it."
+            f"The database is newer than this code: it has migration {newest:04} of {source}, the code has"
+            f" {len(migrations)}. Start the newer release, or restore a backup from before it."
         )
     for migration in migrations[:newest]:
         if applied.get(migration.number) != migration.checksum:
             raise MigrationError(
-                f"{migration} is not what this database was migrated with: put the file back as it was, and"
+                f"{migration} was changed after this database was migrated with it: restore the file, and"
                 " make the change in a new migration."
             )
     return migrations[newest:]

@@ -1,4 +1,4 @@
-"""Applies migrations: one transaction each, one process at a time, all of it or nothing."""
+"""Applies migrations: one transaction each, one process at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors, sql
 
 from watchkeeper.database._connection import one_line
-from watchkeeper.database._migrations import Migration, MigrationSource, missing
+from watchkeeper.database._migrations import Migration, MigrationSource, find_missing
 from watchkeeper.database._queries import Queries
 from watchkeeper.exceptions import MigrationError
 
@@ -28,12 +28,12 @@ _OLDEST_SERVER: Final = 150000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MigrationTimeouts:
-    """How long migrating waits for others.
+    """How long a migration waits.
 
     Args:
-        turn: For another process that is migrating.
-        lock: For one lock on a table. Waiting holds up everybody behind, so it is short and tried again.
-        attempts: How often a migration is tried that got no lock.
+        turn: For another process that migrates.
+        lock: For the lock on a table. Short and retried, because a waiting migration blocks all others.
+        attempts: How often a migration that gets no lock is tried.
         pause: Between two attempts.
     """
 
@@ -44,12 +44,9 @@ class MigrationTimeouts:
 
 
 class Migrator:
-    """Brings one database to what the sources say.
+    """Migrates one database over a connection of the tables' owner, in autocommit.
 
-    Args:
-        conn: A connection as the owner of the tables, in autocommit.
-        service: The role that gets what each `grants.sql` says; None where it is the owner itself.
-        timeouts: How long to wait for others.
+    `service` is the role for each `grants.sql`, None where it is the owner itself.
     """
 
     def __init__(self, conn: Connection, *, service: str | None, timeouts: MigrationTimeouts) -> None:
@@ -58,14 +55,7 @@ class Migrator:
         self._timeouts = timeouts
 
     async def run(self, sources: Sequence[MigrationSource]) -> list[str]:
-        """Apply what is missing, then the grants.
-
-        Args:
-            sources: In the order in which they are applied.
-
-        Returns:
-            The migrations that this call applied, such as `watchkeeper/0001_audit_log.sql`.
-        """
+        """Apply the missing migrations, then the grants; return the names of what was applied."""
         if self._conn.info.server_version < _OLDEST_SERVER:
             raise MigrationError(
                 f"The server is PostgreSQL {self._conn.info.server_version // 10000}: take 15 or newer."
@@ -76,7 +66,7 @@ class Migrator:
         except psycopg.Error as error:
             if self._conn.closed:
                 raise
-            raise MigrationError(f"Migrating failed: {one_line(error)}.") from error
+            raise MigrationError(f"The migration failed: {one_line(error)}.") from error
 
     async def _migrate(self, known: Sequence[tuple[MigrationSource, list[Migration]]]) -> list[str]:
         await self._create_table()
@@ -112,7 +102,7 @@ class Migrator:
                 if attempt >= self._timeouts.attempts:
                     raise MigrationError(
                         f"Migrating {source.name} got no lock in {attempt} attempts: {one_line(error)}."
-                        " Another session holds it: see pg_stat_activity and pg_locks, end it, start again."
+                        " Another session holds it: find it in pg_locks, end it, and start again."
                     ) from error
             await asyncio.sleep(self._timeouts.pause.total_seconds())
 
@@ -120,11 +110,11 @@ class Migrator:
         async with self._conn.transaction():
             await self._acquire_lock()
             cursor = await self._conn.execute(_QUERIES["applied"], {"source": source.name})
-            lacking = missing(source.name, migrations, dict(await cursor.fetchall()))
-            if not lacking:
+            missing = find_missing(source.name, migrations, dict(await cursor.fetchall()))
+            if not missing:
                 return None
-            await self._apply(lacking[0])
-            return lacking[0]
+            await self._apply(missing[0])
+            return missing[0]
 
     async def _acquire_lock(self) -> None:
         await self._set_lock_timeout(self._timeouts.turn)
@@ -132,8 +122,8 @@ class Migrator:
             await self._conn.execute(_QUERIES["acquire_lock"])
         except errors.LockNotAvailable as error:
             raise MigrationError(
-                f"Another process has been migrating this database for {self._timeouts.turn}: see"
-                " pg_stat_activity for what it waits for."
+                f"Another process has been migrating this database for {self._timeouts.turn}: see in"
+                " pg_stat_activity what it waits for."
             ) from error
         await self._set_lock_timeout(self._timeouts.lock)
 
@@ -148,13 +138,13 @@ class Migrator:
             if self._conn.closed:
                 raise
             raise MigrationError(
-                f"{migration} failed{_line_of(migration.sql, error)}: {one_line(error)}. Nothing of it was"
+                f"{migration} failed{_line_of(migration.sql, error)}: {one_line(error)}. None of it was"
                 " applied."
             ) from error
         if before != after:
             raise MigrationError(
-                f"{migration} ends its transaction by itself: take COMMIT, ROLLBACK and BEGIN out of it."
-                " What it did before that stays: look at it and take it back by hand."
+                f"{migration} ends its transaction by itself: remove COMMIT, ROLLBACK and BEGIN from it."
+                " What it did before that remains: undo it by hand."
             )
         await self._conn.execute(
             _QUERIES["record"],
@@ -192,7 +182,7 @@ class Migrator:
 
 
 async def has_table(conn: AsyncConnection) -> bool:
-    """Say whether the connection's role sees the record of migrations."""
+    """Return whether the current role sees the table of applied migrations."""
     cursor = await conn.execute(_QUERIES["has_table"])
     return bool((await cursor.fetchall())[0][0])
 

@@ -1,4 +1,4 @@
-"""A connection beside the pool, as the owner of the tables, and how a transaction ends."""
+"""A connection outside the pool, as the owner of the tables, and transactions that really commit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """Connects when the first transaction begins, and anew after the connection was lost.
-
-    Args:
-        conninfo: Connection string of the role that owns the tables.
-        answer_timeout: Longest wait for the answer to one statement, in seconds.
-    """
+    """Connects as the owner of the tables for the first transaction, and again after a lost connection."""
 
     def __init__(self, conninfo: str, answer_timeout: float) -> None:
         self._conninfo = conninfo
@@ -30,13 +25,7 @@ class Owner:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Lend the connection for one transaction: committed at the end, rolled back on an exception.
-
-        Raises:
-            DatabaseUnavailableError: The owner cannot connect, or the server went away meanwhile. When it
-                comes from the commit, whether that took place is not known.
-            psycopg.errors.InFailedSqlTransaction: An error of a statement was swallowed inside the block.
-        """
+        """Provide a connection for one transaction, with the errors of `Database.transaction`."""
         if self._conn is None or self._conn.closed:
             self._conn = await connect_once(self._conninfo, self._answer_timeout)
         with translate_errors(self._conn):
@@ -44,22 +33,14 @@ class Owner:
                 yield self._conn
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         conn, self._conn = self._conn, None
         if conn is not None:
             await conn.close()
 
 
 async def connect_once(conninfo: str, answer_timeout: float | None) -> Connection:
-    """Make a connection in autocommit that is in no pool.
-
-    Args:
-        conninfo: What `connection_string` made.
-        answer_timeout: Longest wait for the answer to one statement, in seconds; None for no limit.
-
-    Raises:
-        DatabaseUnavailableError: The server cannot be reached, or lets this role not in.
-    """
+    """Open a connection in autocommit outside the pool; raise `DatabaseUnavailableError` where that fails."""
     with translate_errors(None):
         return await Connection.connect(
             conninfo, autocommit=True, prepare_threshold=None, answer_timeout=answer_timeout
@@ -68,14 +49,10 @@ async def connect_once(conninfo: str, answer_timeout: float | None) -> Connectio
 
 @asynccontextmanager
 async def committed(conn: AsyncConnection) -> AsyncIterator[None]:
-    """Have one transaction, and see that it was committed.
-
-    Args:
-        conn: A connection in autocommit.
-    """
+    """Run one transaction, and raise unless it was committed."""
     async with conn.transaction():
         yield
-        # psycopg would leave both of these silently, with nothing committed.
+        # psycopg would leave the block silently in both cases, with nothing committed.
         if conn.closed:
             raise DatabaseUnavailableError("The connection to the database was lost: nothing was committed.")
         if conn.info.transaction_status == TransactionStatus.INERROR:

@@ -1,4 +1,4 @@
-"""Named queries: SQL stays in .sql files, and the code asks for it by name."""
+"""Named queries, read from .sql files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Queries:
-    """The queries of one file, or of several (`|`).
+    """The queries of one file, or of several joined with `|`; `queries["name"]` returns the SQL.
 
-    Each starts with `-- name: some_name`, then at least one comment line that says what it does.
+    Each query starts with `-- name: some_name`, followed by at least one comment line that describes it.
 
     Args:
         text: The file's text.
-        source: What to call the file in errors.
+        source: Name of the file in errors.
 
     Raises:
-        ConfigurationError: A name is malformed or there twice, or a query has no description or no SQL.
+        ConfigurationError: A name is malformed or used twice, or a query has no description or no SQL.
     """
 
     __slots__ = ("_queries", "_source")
@@ -46,8 +46,8 @@ class Queries:
         """Read `name`.sql from the `sql` folder of a package.
 
         Args:
-            package: The package whose `sql` folder holds the file.
-            name: The file's name without its ending.
+            package: The package that contains the folder.
+            name: The file's name without its suffix.
         """
         return cls((files(package) / "sql" / f"{name}.sql").read_text(encoding="utf-8"), source=f"{name}.sql")
 
@@ -69,13 +69,13 @@ class Queries:
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"{where} needs a name of lower-case letters, digits and underscores.")
         if name in self._queries:
-            raise ConfigurationError(f"{where} is there twice: rename one.")
+            raise ConfigurationError(f"{where} is defined twice: rename one.")
         sql = _sql_of(block)
         if not sql:
             raise ConfigurationError(f"{where} has no SQL.")
         if not re.match(r"\s*-- *\S", block):
             raise ConfigurationError(f"{where} has no description: add a '-- ...' line below its name.")
-        # The files are part of the code, which is all that LiteralString is about.
+        # The files are part of the code, as LiteralString demands.
         self._queries[name] = sql
 
     def __iter__(self) -> Iterator[str]:

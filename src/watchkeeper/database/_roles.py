@@ -1,4 +1,4 @@
-"""Who the service is to the database, and what that makes weaker."""
+"""The privileges of the service's role that weaken the protection of its tables."""
 
 from __future__ import annotations
 
@@ -13,32 +13,25 @@ _QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 
 
 async def current_role(conn: Connection) -> str:
-    """Return the role that a connection acts as."""
+    """Return the current role of a connection."""
     cursor = await conn.execute("SELECT current_user")
     return str((await cursor.fetchall())[0][0])
 
 
 async def find_role_problems(conn: Connection) -> list[str]:
-    """Look at how a connection's role stands to the migrated tables.
-
-    Args:
-        conn: A connection as the service's role.
-
-    Returns:
-        A sentence for each thing that makes the protection of the tables weaker, or hides them.
-    """
+    """Return a sentence for each privilege of the current role that is missing or excessive."""
     cursor = await conn.execute(_QUERIES["role"])
     role, superuser, visible, owner = (await cursor.fetchall())[0]
-    found = []
+    problems = []
     if superuser or owner:
         what = "is a superuser" if superuser else "owns the tables"
-        found.append(
-            f"The service connects as {role}, which {what}: it could switch off the protection of"
+        problems.append(
+            f"The service connects as {role}, which {what}: it can switch off the protection of"
             " audit_log. Give DATABASE_URL a role of its own, and DATABASE_OWNER_URL the owner."
         )
     if not visible:
-        found.append(
+        problems.append(
             f"The role {role} does not see the migrated tables: grant it USAGE on their schema, and give"
             " it the search_path of their owner."
         )
-    return found
+    return problems

@@ -1,11 +1,11 @@
--- Who migrated what, and the lock that makes ten replicas take turns.
+-- The applied migrations, and the lock that lets one replica at a time migrate.
 
 -- name: acquire_lock
--- Waits until no other process migrates this database; the end of the transaction lets the next one in.
+-- Waits until no other process migrates this database; the lock is held until the transaction ends.
 SELECT pg_advisory_xact_lock(hashtextextended('watchkeeper_migrations', 0));
 
 -- name: create_table
--- The record of what was applied, one row a migration.
+-- The table of applied migrations.
 CREATE TABLE watchkeeper_migrations (
     source text NOT NULL,
     number integer NOT NULL,
@@ -16,32 +16,32 @@ CREATE TABLE watchkeeper_migrations (
 );
 
 -- name: grant_read
--- The service's role asks it whether it is ready.
+-- Lets the service's role see which migrations are applied.
 GRANT SELECT ON watchkeeper_migrations TO {service};
 
 -- name: has_table
--- Whether this role sees the record at all.
+-- Whether this role sees the table.
 SELECT to_regclass('watchkeeper_migrations') IS NOT NULL;
 
 -- name: applied
--- What the database has of one source.
+-- The applied migrations of one source.
 SELECT number, checksum FROM watchkeeper_migrations WHERE source = %(source)s;
 
 -- name: newest
--- The last number that the database has of each source.
+-- The number of each source's last applied migration.
 SELECT source, max(number) FROM watchkeeper_migrations GROUP BY source;
 
 -- name: transaction_id
--- The identity of the running transaction: a migration that ends it by itself is found out by this.
+-- The id of the current transaction, to detect a migration that ends it by itself.
 SELECT pg_current_xact_id()::text;
 
 -- name: record
--- Notes one migration as applied, in the transaction that applied it.
+-- Records one migration as applied, in the transaction that applied it.
 INSERT INTO watchkeeper_migrations (source, number, name, checksum)
 VALUES (%(source)s, %(number)s, %(name)s, %(checksum)s);
 
 -- name: role
--- How the service's role stands to the tables.
+-- The privileges of the current role on the tables.
 SELECT
     current_user,
     (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
