@@ -396,4 +396,4 @@ def test_many_routers_are_remembered_for_a_while_only() -> None:
     for _ in range(200):
         router = Router([Route("/one", _page)])
         assert resolve_route({"endpoint": _page, "router": router, "method": "GET", "path": "/one"}) == "/one"
-    assert len(_starlette_index._known) <= 64
+    assert len(_starlette_index._indexes) <= 64

@@ -1,4 +1,4 @@
-"""The one shape of an error response, for the library and for the services that use it."""
+"""The error body of the library's own responses, and of the services that use it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def error_body(
     """Return `{"error":{"code","message","requestId"[,"details"]}}` as JSON.
 
     Args:
-        status: Of the response; gives the default for `code` and `message`.
-        code: What a program looks at, in snake case.
-        message: What a person reads: what is wrong and how to mend it.
-        request_id: By which the lines of the request are found.
-        details: More that a program can use, such as the fields that were refused.
+        status: Status of the response; gives the defaults of `code` and `message`.
+        code: Reason for programs, in snake case.
+        message: Reason for people: what is wrong and how to fix it.
+        request_id: Id that finds the request's lines in the log.
+        details: Further data for programs, such as the invalid fields.
     """
     error: dict[str, Any] = {
         "code": _phrase(status).lower().replace(" ", "_").replace("-", "_") if code is None else code,

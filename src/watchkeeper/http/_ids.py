@@ -1,4 +1,4 @@
-"""The ids of a request: taken from its headers where they are valid, made where they are not."""
+"""The ids of a request: read from its headers if they are valid, otherwise generated."""
 
 from __future__ import annotations
 
@@ -17,46 +17,43 @@ _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-
 _TRACESTATE: Final = re.compile(rb"[\x20-\x7e\t]{1,512}")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _WANTED: Final = frozenset((b"x-request-id", b"traceparent", b"tracestate"))
-# A traceparent of version 00 has this shape once each digit is a 0 and all but digits and dashes is not.
+# The shape of a version 00 traceparent after _TO_SHAPE: hex digits become 0, all but dashes becomes NUL.
 _SHAPE: Final = b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-00"
 _TO_SHAPE: Final = bytes(
     byte if byte == ord("-") else ord("0") if byte in b"0123456789abcdef" else 0 for byte in range(256)
 )
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
-# The first bit says sampled, the second is level 2's random; nobody knows yet what the others will say.
+# Bit 0 is "sampled", bit 1 is "random" (level 2); the others are not defined yet and are cleared.
 _KEPT_FLAGS: Final = {f"{flags:02x}": f"{flags & 0b11:02x}" for flags in range(256)}
-_SHEET: Final = 64
+_BATCH: Final = 64
 
-# Ids are no secrets: they need to differ, also after a fork and where a service seeds the shared generator.
+# Ids are not secrets, but have to differ after a fork and where a service seeds the shared generator.
 _random: Final = random.Random()  # noqa: S311 - see above
-# Made by the sheet: what a request takes is a pop, which no thread can do twice.
-_made: Final[list[tuple[str, str]]] = []
-_take: Final = _made.pop
+# Ids are generated in batches. A request takes a pair with pop, which is atomic.
+_generated: Final[list[tuple[str, str]]] = []
+_take: Final = _generated.pop
 
 
-def _begin_anew() -> None:
+def _reset() -> None:
     _random.seed()
-    _made.clear()
+    _generated.clear()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset)
 
 
 def read_ids(headers: Headers) -> RequestContext:
-    """Return the ids that a request goes by.
+    """Return the ids of a request from the headers of its ASGI scope.
 
-    A valid `X-Request-ID` and `traceparent` are kept; one that is malformed or there twice is no better than
-    none. A request id that was made is the trace id, the very same object.
-
-    Args:
-        headers: Of the ASGI scope, names in lower case; read more than once.
+    A valid `X-Request-ID` and `traceparent` are kept; one that is malformed or sent twice is ignored. A
+    generated request id is the trace id, the same object.
     """
     try:
         trace_id, span_id = _take()
     except IndexError:
-        trace_id, span_id = _make()
-    # Loops in C and few patterns: the hot caches of a test show little of what those cost.
+        trace_id, span_id = _generate()
+    # Loops in C, and few regular expressions: both are slow with cold caches.
     named = dict(headers)
     parent = named.get(b"traceparent")
     sent_id = named.get(b"x-request-id")
@@ -78,23 +75,24 @@ def read_ids(headers: Headers) -> RequestContext:
     return RequestContext(request_id, parent_trace, span_id, _KEPT_FLAGS[sent[53:]])
 
 
-def _make() -> tuple[str, str]:
-    sheet = _random.randbytes(24 * _SHEET).hex()
-    made = [(sheet[at : at + 32], sheet[at + 32 : at + 48]) for at in range(0, len(sheet), 48)]
-    _made.extend(made[1:])
-    return made[0]
+def _generate() -> tuple[str, str]:
+    digits = _random.randbytes(24 * _BATCH).hex()
+    pairs = [(digits[at : at + 32], digits[at + 32 : at + 48]) for at in range(0, len(digits), 48)]
+    _generated.extend(pairs[1:])
+    return pairs[0]
 
 
-def _keep_valid(headers: Headers, made_trace: str, span_id: str) -> RequestContext:
+def _keep_valid(headers: Headers, new_trace: str, span_id: str) -> RequestContext:
+    """Read the ids with full checks: the slow path."""
     given = [header for header in headers if header[0] in _WANTED]
-    request_id = made_trace
+    request_id = new_trace
     sent_ids = [value for name, value in given if name == b"x-request-id"]
     if len(sent_ids) == 1 and _REQUEST_ID.fullmatch(sent_ids[0]):
         request_id = sent_ids[0].decode("ascii")
     parents = [value for name, value in given if name == b"traceparent"]
     parent = _TRACEPARENT.fullmatch(parents[0]) if len(parents) == 1 else None
     if parent is None or not _is_valid(parent):
-        return RequestContext(request_id, made_trace, span_id)
+        return RequestContext(request_id, new_trace, span_id)
     state = b",".join([value for name, value in given if name == b"tracestate"])
     return RequestContext(
         request_id,

@@ -1,51 +1,46 @@
-"""The ASGI lifespan around an app: the keeper starts before it and stops after it.
+"""The ASGI lifespan around an app: the keeper starts before the app and stops after it.
 
-Protocol: https://asgi.readthedocs.io/en/latest/specs/lifespan.html. An app that knows no lifespan (it raises
-or returns before it answers) is watched all the same.
+Protocol: https://asgi.readthedocs.io/en/latest/specs/lifespan.html. An app without lifespan support, which
+raises or returns before it answers, is started all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from watchkeeper.exceptions import WatchkeeperError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable
 
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
+    from watchkeeper.http._asgi import ASGIApp, Message, Receive, Scope, Send
 
 
 class Lifespan:
     """Answers a lifespan scope for the app and the keeper together.
 
     Args:
-        app: The wrapped ASGI app.
-        start: Opens what the keeper needs; an error of it fails the start of the server.
-        stop: Closes it again; called once for each start, also when the app's own start failed.
+        app: The wrapped app.
+        start: Starts the keeper; an error fails the start of the server.
+        stop: Stops the keeper; called once for each start, also if the app's own start failed.
     """
 
     def __init__(
-        self,
-        app: Callable[..., Awaitable[None]],
-        start: Callable[[], Awaitable[None]],
-        stop: Callable[[], Awaitable[None]],
+        self, app: ASGIApp, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]
     ) -> None:
         self._app = app
         self._start = start
         self._stop = stop
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one lifespan from the server's startup message to its shutdown message."""
         await receive()
         try:
             await self._start()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the service must not run without its keeper
-            known = isinstance(error, WatchkeeperError)
-            message = str(error) if known else f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - the service must not run without its keeper
+            is_ours = isinstance(error, WatchkeeperError)
+            message = str(error) if is_ours else f"{type(error).__name__}: {error}"
             await send({"type": "lifespan.startup.failed", "message": message})
             return
         inner = _InnerApp(self._app, scope)
@@ -64,24 +59,24 @@ class Lifespan:
 
 
 class _InnerApp:
-    """The app's own lifespan, run in a task of its own as a server would."""
+    """Runs the app's own lifespan in a task, as a server would."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], scope: MutableMapping[str, Any]) -> None:
+    def __init__(self, app: ASGIApp, scope: Scope) -> None:
         self._to_app: asyncio.Queue[Message] = asyncio.Queue()
         self._from_app: asyncio.Queue[Message | None] = asyncio.Queue()
         self._supported = True
         self._task = asyncio.create_task(self._run(app, scope), name="watchkeeper-lifespan")
 
     async def startup(self) -> Message | None:
-        """Start the app; the message of its failure, or None."""
+        """Start the app; return the message of its failure, or None."""
         return await self._exchange("startup")
 
     async def shutdown(self) -> Message | None:
-        """Stop the app; the message of its failure, or None."""
+        """Stop the app; return the message of its failure, or None."""
         return await self._exchange("shutdown") if self._supported else None
 
     async def end(self) -> None:
-        """See the app's task end, whatever it still does."""
+        """Cancel the app's task and wait for its end."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
@@ -93,7 +88,7 @@ class _InnerApp:
             return None
         return answer if answer["type"] == f"lifespan.{phase}.failed" else None
 
-    async def _run(self, app: Callable[..., Awaitable[None]], scope: MutableMapping[str, Any]) -> None:
+    async def _run(self, app: ASGIApp, scope: Scope) -> None:
         answered = False
 
         async def send(message: Message) -> None:
@@ -103,7 +98,7 @@ class _InnerApp:
 
         try:
             await app(scope, self._to_app.get, send)
-        except Exception as error:  # noqa: BLE001 - an app without lifespan raises whatever it likes
+        except Exception as error:  # noqa: BLE001 - an app without lifespan support may raise anything
             if answered:
                 self._from_app.put_nowait({"type": "lifespan.shutdown.failed", "message": str(error)})
         finally:

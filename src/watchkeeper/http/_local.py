@@ -1,4 +1,4 @@
-"""Whether a request comes from this machine itself, without anything in between."""
+"""Checks whether a request comes from this machine directly, without a proxy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Scope
 
-# What proxies, balancers and content networks add: any of them says that the peer is not the client.
+# Headers that proxies, load balancers and CDNs add: with any of them the peer is not the client.
 _FORWARDING: Final = frozenset(
     (
         "cdn-loop",
@@ -65,29 +65,32 @@ _VERSIONS: Final = frozenset(("1.1", "2", "2.0", "3", "3.0"))
 
 
 def is_local(scope: Scope) -> bool:
-    """Say whether the client is on this machine and speaks to this server directly.
+    """Return whether the client is on this machine and connects to this server directly.
 
-    All of it must hold: a loopback peer that reached a loopback address of this server, HTTP/1.1 or later,
-    exactly one `Host` that is loopback, no other host in the request's target, and no header of a proxy. The
-    unknown peer of a unix socket is not local.
+    All of these must hold: a loopback peer, a loopback address of this server, HTTP/1.1 or later, exactly one
+    `Host`, which is loopback, no other host in the request target, and no header of a proxy. A unix socket's
+    peer is unknown and therefore not local.
+
+    Args:
+        scope: Scope of the request.
     """
     client, server = scope.get("client"), scope.get("server")
     if not client or not is_loopback(str(client[0])) or scope.get("http_version") not in _VERSIONS:
         return False
-    # Only some servers know the address they were reached at.
+    # Not every server reports its own address.
     if (server and not is_loopback(str(server[0]))) or _names_host(scope):
         return False
     hosts = []
     for name, value in scope["headers"]:
         if name == b"host":
             hosts.append(value)
-        elif _tells_of_proxy(name):
+        elif _is_from_proxy(name):
             return False
     return len(hosts) == 1 and _is_loopback_host(hosts[0])
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether an IP address, or the name `localhost`, is this machine's loopback."""
+    """Return whether an IP address or host name is this machine's loopback."""
     if address.lower() == "localhost":
         return True
     try:
@@ -99,13 +102,13 @@ def is_loopback(address: str) -> bool:
 
 
 def _names_host(scope: Scope) -> bool:
-    # The host of an absolute target wins over `Host` (RFC 9112, 3.2.2), and only proxies are asked with one.
-    # uvicorn's h11 hands it over whole; its httptools, and granian, drop the host without a trace.
+    # The host of an absolute target overrides `Host` (RFC 9112, 3.2.2), and clients send one to proxies only.
+    # uvicorn with h11 passes it on; httptools and granian drop the host.
     return b"://" in (scope.get("raw_path") or b"") or "://" in scope["path"]
 
 
-def _tells_of_proxy(name: bytes) -> bool:
-    # Some proxies write underscores, and some servers do not lower the case.
+def _is_from_proxy(name: bytes) -> bool:
+    # Some proxies write underscores, and some servers do not lower-case names.
     plain = name.decode("latin-1").lower().replace("_", "-")
     return plain in _FORWARDING or plain.startswith(_FORWARDING_PREFIXES)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from watchkeeper.http._ids import read_ids
 from watchkeeper.http._sampling import sample_floor
-from watchkeeper.http.routes._resolve import UNMATCHED
+from watchkeeper.http.routes._labels import UNMATCHED
 from watchkeeper.logs import UNSAMPLED
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from watchkeeper.http._disconnect import can_poll, poll
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._recorder import Recorder
 from watchkeeper.http._sampling import RANDOM_FROM
-from watchkeeper.http.routes._resolve import MATCHED_NOTHING, route_label
+from watchkeeper.http.routes._labels import MATCHED_NOTHING, route_label
 from watchkeeper.logs import UNSAMPLED
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""Which requests keep their line where only a share does: decided by the trace, so that all agree.
+"""Sampling of request lines by trace id, so that all services keep the lines of the same traces.
 
-The rule is OpenTelemetry's for consistent sampling: the last 56 bits of a trace id are random, and a trace is
-kept where they reach a threshold. Of two services the one that keeps fewer keeps a part of the other's.
+The rule is OpenTelemetry's consistent sampling: the last 56 bits of a trace id are random, and a trace is
+kept if they reach a threshold. The traces that a service with a lower rate keeps are a subset of the others'.
 https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
 """
 
@@ -10,15 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 RANDOM_FROM: Final = 18
-"""Where in the 32 hex digits of a trace id the random 56 bits begin."""
+"""Index of the first random hex digit of a trace id's 32."""
 
 _ALL: Final = 1 << 56
 
 
 def sample_floor(share: float) -> str:
-    """Return what the random part of a trace id reaches where it is kept: hex digits, compared as text.
-
-    Args:
-        share: Of the traces that are kept, over 0 and below 1.
-    """
+    """Return the lowest random part of a trace id that is kept, as hex digits that compare as text."""
     return f"{min(_ALL - 1, round((1.0 - share) * _ALL)):014x}"

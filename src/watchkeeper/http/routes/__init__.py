@@ -1,1 +1,1 @@
-"""The route template that an app chose for a request, one file a framework."""
+"""Route templates of dispatched requests: one file per framework, none of which imports it."""

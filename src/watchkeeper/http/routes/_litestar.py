@@ -1,8 +1,10 @@
-"""The route template of Litestar."""
+"""Route templates of Litestar."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from watchkeeper.http.routes._labels import CATCH_ALL
 
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Scope
@@ -11,28 +13,27 @@ if TYPE_CHECKING:
 def resolve_litestar(scope: Scope) -> str | None:
     """Return the template of the handler, or of the mount with `/{path}` at its end.
 
-    Args:
-        scope: After dispatch, with `route_handler` in it; a 404 and a 405 of Litestar have none.
+    Litestar's own 404 and 405 leave no `route_handler` in the scope and do not get here.
     """
     template = scope.get("path_template")
     if template:
         return str(template)
     mount = _mount_path(scope, scope["route_handler"])
-    return None if mount is None else mount.rstrip("/") + "/{path}"
+    return None if mount is None else mount.rstrip("/") + CATCH_ALL
 
 
 def is_mount_of_litestar(scope: Scope) -> bool:
-    """Say whether Litestar handed the request on to an app that is mounted in it."""
+    """Return whether Litestar passed the request to an app that is mounted in it."""
     return not scope.get("path_template")
 
 
 def _mount_path(scope: Scope, handler: Any) -> str | None:
-    """Return the path of a mount, which has no parameters: Litestar takes none there."""
+    """Return the path of a mount; Litestar allows no parameters in it."""
     *layers, _ = handler.ownership_layers
     base = "".join("/" + layer.path.strip("/") for layer in layers if layer.path.strip("/"))
     mounts = [base + path for path in handler.paths]
     if len(mounts) == 1:
         return str(mounts[0])
-    # The path in the scope is what is left below the mount; this is the whole one.
+    # scope["path"] is the rest below the mount; raw_path is the whole path.
     path = (scope.get("raw_path") or b"").decode("latin-1").removeprefix(scope.get("root_path", "")) + "/"
     return next((mount for mount in sorted(mounts, reverse=True) if path.startswith(mount + "/")), None)

@@ -1,8 +1,10 @@
-"""The route template of Quart, which leaves nothing in the scope."""
+"""Route templates of Quart, which leaves nothing in the scope."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from watchkeeper.http.routes._labels import UNMATCHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -11,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def is_quart(app: Any) -> bool:
-    """Say whether `app` is a Quart app, without importing Quart."""
+    """Return whether `app` is a Quart app."""
     return hasattr(app, "url_map") and hasattr(app, "asgi_http_class")
 
 
 def quart_resolver(app: Any) -> Callable[[Scope], str]:
-    """Return a resolver that asks the app's URL map again: Quart keeps its own answer to itself."""
+    """Return a resolver that matches the path again in the app's URL map."""
 
     def resolve(scope: Scope) -> str:
         root, path = scope.get("root_path", ""), scope["path"]
@@ -24,11 +26,11 @@ def quart_resolver(app: Any) -> Callable[[Scope], str]:
         if root and path.startswith(root + "/"):
             path = path[len(root) :]
         try:
-            # A websocket has no method, and its rules are apart from those of HTTP.
+            # A websocket has no method, and has rules of its own.
             method = scope.get("method")
             rule, _ = adapter.match(path, method or "GET", return_rule=True, websocket=method is None)
-        except Exception:  # noqa: BLE001 - werkzeug says 404, 405 and redirects by exceptions
-            return "unmatched"
+        except Exception:  # noqa: BLE001 - werkzeug raises for 404, 405 and redirects
+            return UNMATCHED
         return str(rule.rule)
 
     return resolve

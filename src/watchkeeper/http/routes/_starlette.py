@@ -1,9 +1,10 @@
-"""The route template of Starlette and FastAPI."""
+"""Route templates of Starlette and FastAPI."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from watchkeeper.http.routes._labels import CATCH_ALL
 from watchkeeper.http.routes._starlette_index import expand, only_route
 
 if TYPE_CHECKING:
@@ -11,30 +12,28 @@ if TYPE_CHECKING:
 
     from watchkeeper.http._asgi import Scope
 
-_CATCH_ALL: Final = "/{path}"
 _CACHED_PREFIXES: Final = 1024
 
 _prefixes: dict[tuple[int, str], tuple[Any, str | None]] = {}
 
 
 def resolve_starlette(scope: Scope) -> str | None:
-    """Return the template with its mounts, or None where no route took the request.
+    """Return the template with its mounts, or None if no route matched.
 
-    Args:
-        scope: After dispatch, with `router` and `endpoint` in it; of a websocket it has no method.
+    The scope of a websocket has no method.
     """
     route = scope.get("route")
     if route is None or getattr(route, "endpoint", None) is not scope["endpoint"]:
-        # Starlette says nothing of its routes, and a mount stays in the scope when nothing below it matched.
+        # Starlette sets no route, and leaves a mount in the scope if nothing below it matched.
         only = None if "app_root_path" in scope else only_route(scope["router"], scope["endpoint"])
         if only is None:
-            return _go_again(scope)
-        return str(only.path_format) if _takes(only, scope.get("method")) else None
-    methods = getattr(route, "methods", None)  # a websocket's route has no such thing
+            return _match_again(scope)
+        return str(only.path_format) if _accepts(only, scope.get("method")) else None
+    methods = getattr(route, "methods", None)  # a websocket's route has none
     if methods and scope["method"] not in methods:
-        return None  # a 405 carries the route whose method it was not
+        return None  # with a 405 the scope has the route that does not allow the method
     if "fastapi" in scope:
-        # An included router's prefix is not in the route: https://github.com/fastapi/fastapi, 0.165
+        # FastAPI 0.165: an included router's prefix is not in the route.
         context = scope["fastapi"].get("effective_route_context")
         if context is not None and context.original_route is route:
             route = context
@@ -42,19 +41,18 @@ def resolve_starlette(scope: Scope) -> str | None:
         template: str = route.path_format
         return template
     prefix = mount_prefix(scope)
-    # None where an app below the mount has set a root path of its own
-    return _go_again(scope) if prefix is None else prefix + str(route.path_format)
+    # None if an app below the mount set a root path of its own.
+    return _match_again(scope) if prefix is None else prefix + str(route.path_format)
 
 
-def _go_again(scope: Scope) -> str | None:
-    return _replay(scope["router"].routes, _path_in_app(scope), scope.get("method"))
+def _match_again(scope: Scope) -> str | None:
+    return _match(scope["router"].routes, _path_in_app(scope), scope.get("method"))
 
 
 def mount_prefix(scope: Scope) -> str | None:
-    """Return the template of the mounts that led here, or None where they cannot be told.
+    """Return the template of the mounts above the route, or None if they cannot be found.
 
-    Args:
-        scope: After dispatch, with `router` in it; its `root_path` has the raw values of the mounts.
+    `root_path` has the raw values of the mounts' parameters.
     """
     router = scope["router"]
     root = scope["root_path"][len(scope.get("app_root_path", "")) :]
@@ -63,16 +61,17 @@ def mount_prefix(scope: Scope) -> str | None:
     if cached is not None and cached[0] is router:
         return cached[1]
     if len(_prefixes) >= _CACHED_PREFIXES:
-        _prefixes.clear()  # raw values of mounts are without end
+        _prefixes.clear()  # the raw values are unbounded
     prefix = _find_mounts(router.routes, root) if root else ""
     _prefixes[key] = router, prefix
     return prefix
 
 
 def _find_mounts(routes: Iterable[Any], root: str) -> str | None:
+    """Return the template of the mounts whose paths make up `root`."""
     for route in expand(routes):
         below = getattr(route, "routes", None) or []
-        if not hasattr(route, "path_regex"):  # a Host, which takes nothing of the path
+        if not hasattr(route, "path_regex"):  # a Host: it matches no part of the path
             prefix = _find_mounts(below, root)
             if prefix is not None:
                 return prefix
@@ -80,7 +79,7 @@ def _find_mounts(routes: Iterable[Any], root: str) -> str | None:
         match = route.path_regex.match(root + "/")
         if match is None or not _is_mount(route):
             continue
-        own = route.path_format.removesuffix(_CATCH_ALL)
+        own = route.path_format.removesuffix(CATCH_ALL)
         rest = match["path"].rstrip("/")
         if not rest:
             return str(own)
@@ -90,10 +89,11 @@ def _find_mounts(routes: Iterable[Any], root: str) -> str | None:
     return None
 
 
-def _replay(routes: Iterable[Any], path: str, method: str | None) -> str | None:
+def _match(routes: Iterable[Any], path: str, method: str | None) -> str | None:
+    """Match a path as the router did; return the template with its mounts."""
     for route in expand(routes):
         if not hasattr(route, "path_regex"):
-            found = _replay(getattr(route, "routes", None) or [], path, method)
+            found = _match(getattr(route, "routes", None) or [], path, method)
             if found is not None:
                 return found
             continue
@@ -103,23 +103,23 @@ def _replay(routes: Iterable[Any], path: str, method: str | None) -> str | None:
         if _is_mount(route):
             if not route.routes:
                 return str(route.path_format)
-            inner = _replay(route.routes, "/" + match["path"], method)
-            return None if inner is None else route.path_format.removesuffix(_CATCH_ALL) + inner
-        if _takes(route, method):
+            inner = _match(route.routes, "/" + match["path"], method)
+            return None if inner is None else route.path_format.removesuffix(CATCH_ALL) + inner
+        if _accepts(route, method):
             return str(route.path_format)
     return None
 
 
-def _takes(route: Any, method: str | None) -> bool:
-    """Say whether a route is for this method; None is a websocket's, whose routes know no methods."""
+def _accepts(route: Any, method: str | None) -> bool:
+    """Return whether a route accepts the method; a websocket's is None, and its routes have no methods."""
     methods = getattr(route, "methods", ())
     if methods is None:
-        return method is not None  # a route that takes all
+        return method is not None  # the route accepts every method
     return method in methods if methods else method is None
 
 
 def _is_mount(route: Any) -> bool:
-    return not hasattr(route, "endpoint") and route.path_format.endswith(_CATCH_ALL)
+    return not hasattr(route, "endpoint") and route.path_format.endswith(CATCH_ALL)
 
 
 def _path_in_app(scope: Scope) -> str:

@@ -1,7 +1,7 @@
-"""Which route of a Starlette router an endpoint belongs to, without matching its path again.
+"""Finds the route of a Starlette endpoint without matching the path again.
 
-Most endpoints stand in one route. That route is found at once; what stands in several, or below a host or a
-mount, is left to who goes the way again.
+Most endpoints belong to one route, which is found at once. Endpoints of several routes, or below a host or a
+mount, have to be matched again.
 """
 
 from __future__ import annotations
@@ -13,29 +13,24 @@ if TYPE_CHECKING:
 
 _ROUTERS: Final = 64
 
-# By the router's id: the router, how many routes it had, and its routes by the id of their endpoint.
-_known: dict[int, tuple[Any, int, dict[int, Any]]] = {}
+# By id of the router: the router, its number of routes, and its routes by id of their endpoint.
+_indexes: dict[int, tuple[Any, int, dict[int, Any]]] = {}
 
 
 def only_route(router: Any, endpoint: Any) -> Any | None:
-    """Return the one route of `router` that leads to `endpoint`, or None.
-
-    Args:
-        router: That dispatched a request; routes may be added to it at any time.
-        endpoint: Of the request.
-    """
+    """Return the only route of `router` with this endpoint, or None; routes may be added at any time."""
     routes = router.routes
-    known = _known.get(id(router))
-    if known is None or known[0] is not router or known[1] != len(routes):
-        if len(_known) >= _ROUTERS:
-            _known.clear()
-        known = _known[id(router)] = router, len(routes), _by_endpoint(routes)
-    route = known[2].get(id(endpoint))
+    index = _indexes.get(id(router))
+    if index is None or index[0] is not router or index[1] != len(routes):
+        if len(_indexes) >= _ROUTERS:
+            _indexes.clear()
+        index = _indexes[id(router)] = router, len(routes), _by_endpoint(routes)
+    route = index[2].get(id(endpoint))
     return route if route is not None and route.endpoint is endpoint else None
 
 
 def expand(routes: Iterable[Any]) -> Iterator[Any]:
-    """Give the routes, with FastAPI's included routers in their effective form."""
+    """Yield the routes, with those of FastAPI's included routers in their effective form."""
     for route in routes:
         if hasattr(route, "effective_route_contexts"):
             for context in route.effective_route_contexts():
@@ -56,6 +51,6 @@ def _walk(routes: Iterable[Any]) -> Iterator[Any]:
     for route in expand(routes):
         if hasattr(route, "endpoint"):
             yield route
-        elif not hasattr(route, "path_regex"):  # a Host: what is below it may be elsewhere too
+        elif not hasattr(route, "path_regex"):  # a Host: twice, so that its routes are never the only one
             for below in _walk(getattr(route, "routes", None) or []):
                 yield from (below, below)
