@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.exceptions import ConfigurationError, MetricError, WatchkeeperError, require_extra
 from watchkeeper.health._database import DATABASE_CHECK, DatabaseCheck
@@ -82,24 +82,24 @@ class Watchkeeper:
         secrets: Iterable[Secret] = (),
         lines_to: int = 1,
     ) -> None:
-        self.settings = Settings.from_env(service) if settings is None else settings
+        self.settings: Final = Settings.from_env(service) if settings is None else settings
         if database is False and (retention or migrations):
             raise ConfigurationError("Retention and migrations need a database: leave out database=False.")
-        self.registry = Registry(
+        self.registry: Final = Registry(
             on_error=self._log_metric_error,
             max_series=self.settings.metrics_max_series,
         )
         # Instruments are declared on the registry; a service says keeper.counter(...).
-        self.counter = self.registry.counter
-        self.gauge = self.registry.gauge
-        self.histogram = self.registry.histogram
+        self.counter: Final = self.registry.counter
+        self.gauge: Final = self.registry.gauge
+        self.histogram: Final = self.registry.histogram
         self._dropped = self.registry.counter(
             "log_records_dropped_total",
             "Log lines that could not be written, by reason.",
             ("reason",),
             known=[{"reason": reason} for reason in DROP_REASONS],
         )
-        self.logging = Logging(
+        self.logging: Final = Logging(
             service=self.settings.service,
             env=self.settings.env,
             level=self.settings.log_level,
@@ -109,8 +109,8 @@ class Watchkeeper:
         self._metrics = MetricsService(
             self.registry, self.logging.event, created=self.settings.metrics_created
         )
-        self.http_metrics = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
-        self.websocket_metrics = WebsocketMetrics(self.registry)
+        self.http_metrics: Final = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
+        self.websocket_metrics: Final = WebsocketMetrics(self.registry)
         self._refreshes: list[Callable[[], Awaitable[None]]] = []
         self._database: DatabaseService | None = None
         self._audit: AuditWatch | None = None

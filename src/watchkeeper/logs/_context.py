@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -31,8 +31,8 @@ class RequestContext(Struct, frozen=True, gc=False):
 
 _request: ContextVar[RequestContext | None] = ContextVar("watchkeeper_request", default=None)
 
-bind_request = _request.set
-current_request = _request.get
+bind_request: Final = _request.set
+current_request: Final = _request.get
 
 
 def unbind_request(token: Token[RequestContext | None]) -> None:

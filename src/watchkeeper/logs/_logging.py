@@ -67,10 +67,10 @@ class Logging:
         sink: Sink | None = None,
         redactor: Redactor | None = None,
     ) -> None:
-        self.level = parse_level(level)
+        self.level: str = parse_level(level)
         self.threshold: int = LEVELS[self.level]
-        self.sink = Sink() if sink is None else sink
-        self.redactor = Redactor() if redactor is None else redactor
+        self.sink: Final = Sink() if sink is None else sink
+        self.redactor: Final = Redactor() if redactor is None else redactor
         self._renderer = Renderer(_encodable(service), _encodable(env), self.redactor)
         # Bound once: the way of a request line is counted in tenths of a microsecond.
         self._head_at = RequestHead(self._renderer.service, self._renderer.env).at

@@ -60,10 +60,11 @@ class HttpMetrics:
     ) -> None:
         if unit not in {"s", "ms"}:
             raise MetricError(f"The unit of the duration is 's' or 'ms', not {unit!r}.")
-        name, default, self.scale = (
-            ("http_request_duration_seconds", SECONDS_BUCKETS, 1.0)
+        self.scale: float = 1.0 if unit == "s" else 1000.0
+        name, default = (
+            ("http_request_duration_seconds", SECONDS_BUCKETS)
             if unit == "s"
-            else ("http_request_duration_ms", MILLISECONDS_BUCKETS, 1000.0)
+            else ("http_request_duration_ms", MILLISECONDS_BUCKETS)
         )
         self._requests = registry.counter(
             "http_requests_total",

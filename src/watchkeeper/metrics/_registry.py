@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._family import Family
@@ -48,8 +48,8 @@ class Registry:
     ) -> None:
         if max_series is not None and max_series < 1:
             raise MetricError(f"A metric needs one series or more: max_series {max_series} is refused.")
-        self.store = Store()
-        self.names = Names(third_party)
+        self.store: Final = Store()
+        self.names: Final = Names(third_party)
         self._on_error = on_error
         self._max_series = sys.maxsize if max_series is None else max_series
         self._reported: set[str] = set()

@@ -111,7 +111,7 @@ class Store:
         self.exemplars: dict[int, Exemplar] = {}
         """The last exemplar of each cell that has one, the oldest first; changed by `keep` alone."""
         self.lock: threading.Lock | None = threading.Lock() if locked else None
-        self.growth = threading.RLock()
+        self.growth: threading.RLock = threading.RLock()
         """Held while series are made or moved."""
 
     def keep_exemplar(self, cell: int, exemplar: Exemplar) -> None:

@@ -108,9 +108,9 @@ class Retention:
         check_archive(self._policies, archive)
         self._schedule = schedule
         self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
-        self.operator = Operator(database, self._ledger, self._policies, archive)
+        self.operator: Final = Operator(database, self._ledger, self._policies, archive)
         self._metrics = metrics
-        self.backlog = BacklogWatch(database, self._policies, metrics)
+        self.backlog: Final = BacklogWatch(database, self._policies, metrics)
         self._lines = JobLines(logging, job)
         self.limits = limits
         self._watch = PressureWatch(database, free_space=free_space, lines=self._lines)

@@ -65,7 +65,7 @@ class Handler(logging.Handler):
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
         """Make no lock: the sink needs none, and one could dead-lock (a signal handler that logs, a fork)."""
-        self.lock = _NoLock()  # type: ignore[assignment]
+        self.lock: Any = _NoLock()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write `record` as one line."""

@@ -55,7 +55,7 @@ class Sink:
         on_recover: Callable[[int], None] | None = None,
         patience: timedelta = _PATIENCE,
     ) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         self.at_once = False  # for a loop that may end before its turn does
         self.render: Callable[[list[Any]], bytes] | None = None
         """Makes the lines of what was given to `write_later`."""

@@ -54,7 +54,7 @@ class Redactor:
         ordered = sorted(forms, key=len, reverse=True)
         self._forms = tuple(ordered)
         self._shown = tuple(shown)
-        self.knows_secrets = bool(shown)
+        self.knows_secrets: Final = bool(shown)
         encoded = max((_ESCAPE * len(secret.encode("utf-8", "surrogatepass")) for secret in shown), default=0)
         self._margin = max([encoded, *map(len, ordered)])
         self._any_form = re.compile("|".join(map(_pattern_of, ordered)))
