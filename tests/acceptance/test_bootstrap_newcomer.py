@@ -86,7 +86,7 @@ def test_one_command_runs_the_backend(home: Path, serving: tuple[subprocess.Pope
             break
     else:
         pytest.fail(f"it did not start: {process.communicate()[1]}")
-    with urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
         assert json.load(answer) == {"status": "ok", "db": "connected"}
     with start(home, port, "keep", "retention", "plan") as keeping:
         plan, problems = keeping.communicate(timeout=100)

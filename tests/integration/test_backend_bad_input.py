@@ -27,7 +27,7 @@ INSIDE = ("Traceback", 'File "', "litestar", "psycopg", "msgspec", "/src/")
 def exchange(program: Program, *pieces: bytes, pause: float = 0) -> tuple[int, dict[str, str], bytes]:
     """Send raw bytes over a connection of its own, and return status, headers and body of the answer."""
     host, port = program.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as client:
+    with socket.create_connection((host, int(port)), timeout=60) as client:
         for piece in pieces:
             try:
                 client.sendall(piece)
@@ -167,7 +167,7 @@ def test_client_that_leaves_within_its_body_is_no_error_of_ours(program: Program
         "/api/webhooks/moltbot", f"Content-Length: {len(body)}", f"X-Request-ID: {request_id}", *signed
     )
     host, port = program.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as client:
+    with socket.create_connection((host, int(port)), timeout=60) as client:
         client.sendall(head + body[:4])
         time.sleep(0.2)
     assert program.line_of(request_id)["statusCode"] < 500

@@ -85,7 +85,7 @@ async def test_a_server_that_is_away_is_waited_for(postgres_private: PostgresSer
     postgres_private.stop()
     lines = _Lines()
     service = DatabaseService(_settings(urls, tmp_path), [], lines)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await service.open()
     try:
         assert not service.migrated
@@ -93,7 +93,7 @@ async def test_a_server_that_is_away_is_waited_for(postgres_private: PostgresSer
         with pytest.raises(DatabaseUnavailableError, match=r".+"):
             await service.ping()
         postgres_private.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await service.wait_until_migrated()
         await service.ping()
         assert lines.statuses() == ["waiting", "migrated", "opened"]
@@ -107,7 +107,7 @@ async def test_closing_ends_the_waiting(postgres_private: PostgresServer, tmp_pa
     postgres_private.stop()
     service = DatabaseService(_settings(urls, tmp_path), [], _Lines())
     await service.open()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await service.close()
 
 
@@ -143,7 +143,7 @@ async def test_a_newer_database_that_comes_later_is_said_once(
     await service.open()
     try:
         postgres_private.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await lines.refused.wait()
         assert not service.migrated
         assert lines[-1]["level"] == "fatal"

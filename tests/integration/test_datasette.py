@@ -61,7 +61,7 @@ def _template_of(pattern: str) -> str:
 
 
 async def _play(port: int) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
         page = await client.get("/")
         assert (page.status_code, "shop" in page.text) == (200, True)
         assert re.fullmatch("[0-9a-f]{32}", page.headers["x-request-id"])

@@ -64,7 +64,7 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def _client(port: int, **more: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False, **more)
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False, **more)
 
 
 def _scraped(text: str, name: str, **labels: str) -> float:

@@ -157,7 +157,7 @@ async def test_an_app_of_each_framework_is_watched_on_each_server(
     try:
         async with (
             serving(watched.app, server) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,
         ):
             item = await client.get("/items/7", headers={"X-Request-ID": "order-7"})
             assert (item.text.strip('"'), item.headers["x-request-id"]) == ("7:order-7", "order-7")
@@ -202,7 +202,7 @@ async def test_the_bytes_of_a_file_are_counted(tmp_path: Path, server: str) -> N
     watched = watch(Starlette(routes=[Route("/picture", picture)]), tmp_path)
     async with (
         serving(watched.app, server) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,
     ):
         assert len((await client.get("/picture")).content) == 300_000
         assert (await client.head("/picture")).headers["content-length"] == "300000"

@@ -98,7 +98,7 @@ class Server:
     def get(self, path: str) -> int:
         """Ask for a path as soon as the server is up; return the status, or 0 for a closed connection."""
         for _ in range(200):
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
             try:
                 connection.request("GET", path)
                 return connection.getresponse().status

@@ -263,7 +263,7 @@ async def test_a_look_for_the_client_loses_nothing_of_the_body(tmp_path: Path, h
     watched = watch(_raw, tmp_path)
     async with (
         serving(watched.app, "uvicorn", http=http) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,
     ):
         for _ in range(2):  # over one connection
             assert (await client.post("/", content=b"x" * size)).content == b"x" * size

@@ -33,7 +33,7 @@ async def scheduled(retention: Retention, grace: timedelta = timedelta(seconds=5
 
 async def until(happened: Callable[[], object]) -> None:
     """Wait until something has happened."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not happened():  # noqa: ASYNC110 - it is in another process, or in the database
             await asyncio.sleep(0.01)
 

@@ -264,11 +264,11 @@ class Program:
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         """GET a path."""
-        return httpx.get(f"{self.url}{path}", timeout=20, **options)
+        return httpx.get(f"{self.url}{path}", timeout=60, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         """POST to a path."""
-        return httpx.post(f"{self.url}{path}", timeout=20, **options)
+        return httpx.post(f"{self.url}{path}", timeout=60, **options)
 
     def deliver(self, event: Mapping[str, Any], *, source: str = SOURCE, **signing: Any) -> httpx.Response:
         """Deliver a signed event."""
@@ -293,10 +293,10 @@ class Program:
             code = self.process.wait(within)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
             raise
         for reader in self._readers:
-            reader.join(10)
+            reader.join(60)
         return code
 
     def _read_lines(self) -> None:

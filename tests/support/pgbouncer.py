@@ -60,7 +60,7 @@ def running_bouncer(server: PostgresServer) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="wk-pb-"))
     process = _start(folder, server)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (folder / ".s.PGSQL.6432").exists():
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline

@@ -102,12 +102,12 @@ def running(program: str, *arguments: str | Path, folder: Path) -> Iterator[http
 
     try:
         base = f"http://{wait_until(address, f'listening {program}')}"
-        with httpx.Client(base_url=base, timeout=5, trust_env=False) as client:
+        with httpx.Client(base_url=base, timeout=60, trust_env=False) as client:
             wait_until(lambda: client.get("/-/ready").is_success, f"ready {program}")
             yield client
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 class Prometheus:
@@ -196,7 +196,7 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPSer
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(60)
 
 
 class _Quiet(BaseHTTPRequestHandler):

@@ -66,7 +66,7 @@ class Replicas:
 
 def wait_for(happened: Callable[[], bool]) -> None:
     """Wait until something has happened, for ten seconds at most."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not happened() and time.monotonic() < until:
         time.sleep(0.002)
 

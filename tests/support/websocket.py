@@ -149,7 +149,7 @@ class Connection:
     async def close(self, code: int = 1000) -> None:
         """Close as the protocol has it, and wait for the server to do so too."""
         self._write(CloseConnection(code=code))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while await self._reader.read(65536):
                 pass
 
@@ -161,7 +161,7 @@ class Connection:
         self._writer.write(self._protocol.send(event))
 
     async def _next(self) -> Event | None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not self._events:
                 data = await self._reader.read(65536)
                 if not data:

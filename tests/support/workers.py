@@ -118,7 +118,7 @@ class Service:
 
     def wait_until_whole(self) -> dict[int, int]:
         """Wait until all workers run, and return them."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 found = self.workers()
@@ -135,7 +135,7 @@ class Service:
             OSError: There was no whole answer.
             http.client.HTTPException: The same.
         """
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as one:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as one:
             one.request("GET", path, headers={"accept": accept, "connection": "close"})
             answer = one.getresponse()
             assert answer.status == 200, answer.read()
@@ -167,10 +167,10 @@ class Service:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(10)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait(10)
+                self._process.wait(60)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # its session: workers that it left behind
 

@@ -39,12 +39,12 @@ class _Host:
     async def say(self, phase: str) -> Message:
         self._answered.clear()
         self._to_app.put_nowait({"type": f"lifespan.{phase}"})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self._answered.wait()
         return self.sent[-1]
 
     async def end(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self._task
 
 

@@ -268,7 +268,7 @@ def test_the_thread_ends_with_its_sink(ends: Callable[..., tuple[int, int]]) -> 
     gone = weakref.ref(sink)
     del sink
     gc.collect()
-    thread.join(10)
+    thread.join(60)
     assert gone() is None
     assert not thread.is_alive()
 

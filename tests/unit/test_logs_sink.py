@@ -483,7 +483,7 @@ def test_what_waits_for_a_writer_has_a_bound(pipe: Pipe, monkeypatch: pytest.Mon
 
     def hang(fd: int, data: bytes) -> int:
         begun.set()
-        go.wait(10)
+        go.wait(60)
         return write(fd, data)
 
     replace_write(monkeypatch, hang)
@@ -491,7 +491,7 @@ def test_what_waits_for_a_writer_has_a_bound(pipe: Pipe, monkeypatch: pytest.Mon
     sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop))
     writer = threading.Thread(target=sink.write, args=(b"one\n",))
     writer.start()
-    begun.wait(10)
+    begun.wait(60)
     big = line(2, 1 << 20)
     for _ in range(20):
         sink.write(big)
@@ -521,7 +521,7 @@ def test_flush_waits_for_a_thread_that_is_writing(pipe: Pipe, monkeypatch: pytes
     sink = Sink(pipe.writer, patience=timedelta(seconds=10))
     writer = threading.Thread(target=sink.write, args=(b"one\n",))
     writer.start()
-    begun.wait(10)
+    begun.wait(60)
     sink.flush()
     assert pipe.read() == b"one\n"
     writer.join()
