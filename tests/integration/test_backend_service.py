@@ -203,7 +203,7 @@ async def test_database_that_is_away_is_503_for_everybody(backend: InProcess) ->
         await backend.client.get("/api/listings/search"),
         await backend.client.get("/api/listings/00000000-0000-4000-8000-000000000000"),
     ]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     for answer in answers:
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
         assert int(answer.headers["Retry-After"]) > 0

