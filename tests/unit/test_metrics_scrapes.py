@@ -191,8 +191,8 @@ def test_a_worker_that_declares_another_thing_is_left_out(tmp_path: Path, *, see
         assert lines_of(one.scrape(), "jobs_total") == ["jobs_total 2.0"]
     assert [str(error) for error in told] == [
         (
-            "Worker 1 declares 'jobs_total' in another way than this one: what it counts there is left out."
-            " Let all workers run the same code."
+            "Worker 1 declares 'jobs_total' differently from this one: what it counts there is left out."
+            " Run the same code in all workers."
         )
     ]
 

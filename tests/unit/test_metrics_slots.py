@@ -24,7 +24,7 @@ from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._store import LocalMemory
 from watchkeeper.metrics.exposition._reader import Reader
 from watchkeeper.metrics.shared._instance import Instance
-from watchkeeper.metrics.shared._processes import is_running, start_of
+from watchkeeper.metrics.shared._processes import is_running, start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -153,7 +153,7 @@ def test_keys_that_end_early_are_noticed(tmp_path: Path) -> None:
     os.truncate(tmp_path / "0.keys", 0)
     told: list[MetricError] = []
     assert ("jobs_total", frozenset({("kind", "a")})) not in read(tmp_path, told)
-    assert [str(one) for one in told] == ["The figures of worker 0 cannot be read and are left out."]
+    assert [str(one) for one in told] == ["The metrics of worker 0 cannot be read and are left out."]
     told.clear()
     second = worker(tmp_path, told)
     declare(second, 1.0)
@@ -295,7 +295,7 @@ def test_a_gauge_that_is_moved_keeps_the_step_that_comes_in_between() -> None:
     level = worker().gauge("level", "Level.", multiprocess_mode="sum")
     level.inc(5)
     cells = _Meddling(level.inc)
-    [(_, child)] = level.series()
+    [(_, child)] = level.children()
     child.move(cast("memoryview[float]", cells), 0, level.family.width, carry=True)
     level.inc()
     assert cells[0] == 7.0
@@ -467,8 +467,8 @@ def test_a_shared_folder_of_others_is_refused(tmp_path: Path) -> None:
 
 def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
     """A worker is known by its start time too: the gauges of a dead one stay away."""
-    assert is_running(os.getpid(), start_of(os.getpid()))
-    assert not is_running(os.getpid(), start_of(os.getpid()) - 1)
+    assert is_running(os.getpid(), start_time(os.getpid()))
+    assert not is_running(os.getpid(), start_time(os.getpid()) - 1)
     one, two = worker(tmp_path), worker(tmp_path)
     two.gauge("level", "Level.", multiprocess_mode="sum").set(5)
     assert one.sample("level") == 5.0

@@ -1,4 +1,4 @@
-"""The series themselves: what a hot path holds on to and counts with."""
+"""The children of an instrument: one series each, which a hot path keeps and counts with."""
 
 from __future__ import annotations
 
@@ -25,32 +25,19 @@ _SHOWN: Final = 1.0
 
 
 class Child:
-    """One label set of an instrument, and the cells that it counts in.
-
-    Args:
-        store: Whose lock and exemplars it uses.
-        family: What it is a series of.
-        labels: Its label values.
-    """
+    """One label set of an instrument, and the cells that it counts in."""
 
     __slots__ = ("_cells", "_lock", "_store")
 
     def __init__(self, store: Store, family: Family, labels: tuple[str, ...]) -> None:
         self._store = store
         self._lock = store.lock
-        # Memory and index as one: they are replaced together, whatever another thread does meanwhile.
+        # One tuple of memory and index: a move replaces both at once, whatever another thread is doing.
         self._cells = store.memory.values, store.memory.place(family, labels)
 
     def move(self, values: Cells, first: int, width: int, *, carry: bool) -> None:
-        """Count in these cells from now on.
-
-        Args:
-            values: Where to.
-            first: The first cell there.
-            width: How many cells the series has.
-            carry: Whether what was counted so far is added there.
-        """
-        # What other threads count meanwhile goes to the one place before the change, to the other after it.
+        """Count in `width` cells of `values` from now on; `carry` adds what was counted so far to them."""
+        # Other threads may count meanwhile: in the old cells before this swap, in the new ones after it.
         (before, at), self._cells = self._cells, (values, first)
         for offset in range(width if carry else 0):
             values[first + offset] += before[at + offset]
@@ -62,20 +49,20 @@ class CounterChild(Child):
     __slots__ = ()
 
     def inc(self, amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:
-        """Count `amount` more.
+        """Add `amount` to the counter.
 
         Args:
-            amount: By how much.
-            exemplar: What this event is found by, such as its trace id; at most 128 characters in all
+            amount: What to add; default 1.
+            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all
                 (OpenMetrics 1.0, exemplars).
 
         Raises:
-            MetricError: `amount` is negative, infinite or not a number; the exemplar is not usable.
+            MetricError: `amount` is negative, infinite or NaN; the exemplar cannot be used.
         """
         if not 0.0 <= amount < _INF:
             raise MetricError(f"A counter only goes up, by a finite number: {amount!r} is refused.")
         if type(amount) is not float:
-            amount = float(amount)  # here, so that no method of another type runs between load and store
+            amount = float(amount)  # so that no method of another type runs between load and store
         if self._lock is None:
             values, first = self._cells
             values[first] += amount
@@ -88,11 +75,11 @@ class CounterChild(Child):
 
 
 class GaugeChild(Child):
-    """One series of a gauge; it is exposed from its first value on, until it is cleared.
+    """One series of a gauge; it is exposed from its first value until it is cleared.
 
-    Its second cell is its stamp: 0 while it was never set, then above 0 while it is shown and below 0 when it
-    was cleared. Where the latest value over all workers counts it is the time of that (CLOCK_MONOTONIC, which
-    all processes of a machine share).
+    Its second cell is a stamp: 0 if it was never set, positive while it is exposed, negative after it was
+    cleared. With `multiprocess_mode="latest"` the stamp is the time of that (CLOCK_MONOTONIC, which is the
+    same in all processes of a machine).
     """
 
     __slots__ = ("_latest",)
@@ -102,18 +89,18 @@ class GaugeChild(Child):
         self._latest = family.multiprocess_mode == "latest"
 
     def set(self, value: float) -> None:
-        """Put the gauge at `value`; NaN says that the value is not known."""
+        """Set the gauge to `value`; NaN means that the value is unknown."""
         stamp = monotonic() if self._latest else _SHOWN
         values, first = self._cells
         values[first] = value
         values[first + 1] = stamp
 
     def inc(self, amount: float = 1.0) -> None:
-        """Move the gauge up by `amount`.
+        """Add `amount` to the gauge.
 
         Raises:
-            MetricError: `amount` is infinite or not a number, or the gauge shows the latest value of all
-                workers, which no worker knows.
+            MetricError: `amount` is infinite or NaN, or the gauge has `multiprocess_mode="latest"`: no worker
+                knows the latest value of all workers.
         """
         if self._latest:
             raise MetricError(
@@ -134,14 +121,15 @@ class GaugeChild(Child):
         values[first + 1] = _SHOWN
 
     def dec(self, amount: float = 1.0) -> None:
-        """Move the gauge down by `amount`."""
+        """Subtract `amount` from the gauge; see `inc`."""
         self.inc(-amount)
 
     def move(self, values: Cells, first: int, width: int, *, carry: bool) -> None:
-        """Show the value in these cells from now on; see `Child.move`."""
+        """Count in these cells from now on; see `Child.move`."""
         before, at = self._cells
         carried = [before[at + offset] for offset in range(width if carry else 0)]
-        # Put there first, as another thread may set the new ones at once; then what came in between.
+        # Write before the swap, since another thread may set the new cells right after it. Then add what
+        # came to the old cells in between.
         for offset, amount in enumerate(carried):
             values[first + offset] = amount
         self._cells = values, first
@@ -150,7 +138,7 @@ class GaugeChild(Child):
                 values[first + offset] += before[at + offset] - amount
 
     def clear(self) -> None:
-        """Take the series out of the exposition until it is set again."""
+        """Remove the series from the exposition until it is set again."""
         stamp = -monotonic()
         values, first = self._cells
         values[first + 1] = stamp
@@ -158,7 +146,7 @@ class GaugeChild(Child):
 
 
 class HistogramChild(Child):
-    """One series of a histogram: a count for each bucket, one above all bounds, then the sum."""
+    """One series of a histogram: a count for each bucket and one above all bounds, then the sum."""
 
     __slots__ = ("_bounds", "_sum_offset")
 
@@ -172,12 +160,12 @@ class HistogramChild(Child):
 
         Args:
             value: What was measured.
-            exemplar: What this event is found by, such as its trace id; at most 128 characters in all
+            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all
                 (OpenMetrics 1.0, exemplars).
 
         Raises:
-            MetricError: `value` is infinite or not a number: it would spoil the sum for good; the exemplar is
-                not usable.
+            MetricError: `value` is infinite or NaN, which would spoil the sum for good; the exemplar cannot
+                be used.
         """
         if not -_INF < value < _INF:
             raise MetricError(f"A histogram takes finite numbers: {value!r} is refused.")
@@ -199,25 +187,20 @@ class HistogramChild(Child):
             self._store.keep_exemplar(index, Exemplar(checked_exemplar(exemplar), value, time.time()))
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
-        """Return a context manager that observes how long its block took, also when it raises.
+        """Return a context manager that observes how long its block took, even if the block raises.
 
         Args:
-            unit: Unit of the histogram: seconds or milliseconds.
+            unit: Unit of the histogram: seconds (default) or milliseconds.
         """
         return Timer(self, unit)
 
 
 class RequestChild:
-    """The two series that a request counts in, written as one: the way of a request is short.
-
-    Args:
-        counter: Counts it.
-        histogram: Of its duration.
-    """
+    """The counter and the histogram of one kind of request as one object: fewer calls for each request."""
 
     __slots__ = ("_bounds", "_counter", "_histogram", "_lock", "_store", "_sum_offset")
 
-    # ruff: noqa: SLF001 - it is the other two classes, in one
+    # ruff: noqa: SLF001 - this class is the other two in one
     def __init__(self, counter: CounterChild, histogram: HistogramChild) -> None:
         self._counter = counter
         self._histogram = histogram
@@ -227,7 +210,7 @@ class RequestChild:
         self._sum_offset = histogram._sum_offset
 
     def count(self) -> None:
-        """Count one more."""
+        """Add 1 to the counter."""
         if self._lock is None:
             values, first = self._counter._cells
             values[first] += 1.0
@@ -235,9 +218,9 @@ class RequestChild:
             self._counter.inc()
 
     def observe(self, value: float, trace_id: str) -> None:
-        """Add a finite `value` to the distribution, with its trace id as exemplar now and then.
+        """Add a finite `value` to the histogram.
 
-        A bucket's first observation is always kept, then one in sixteen.
+        Its trace id becomes the exemplar of its bucket if the bucket has none, else in one case of 16.
         """
         bucket = bisect_left(self._bounds, value)
         if self._lock is None:
@@ -257,7 +240,7 @@ class RequestChild:
 
 
 class Timer:
-    """Observes the time that a block takes."""
+    """A context manager that observes how long its block takes; see `Histogram.time`."""
 
     __slots__ = ("_factor", "_histogram", "_start")
 

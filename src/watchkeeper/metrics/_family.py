@@ -1,4 +1,4 @@
-"""What a metric is, and where its series lie: what processes have to agree on to add up their figures."""
+"""What a metric is and where its series are stored: what all workers agree on to sum their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MultiprocessMode = Literal["latest", "sum", "max", "min", "worker"]
 MULTIPROCESS_MODES: Final[tuple[MultiprocessMode, ...]] = ("latest", "sum", "max", "min", "worker")
 
 Shape = tuple[str, str, tuple[str, ...], tuple[float, ...], str]
-"""What has to be the same for two processes' series to be added up: all but the help text."""
+"""What two processes must declare alike for their series to be summed: everything but the help text."""
 
 
 class Family(Struct, frozen=True):
@@ -24,7 +24,7 @@ class Family(Struct, frozen=True):
         help: What it counts.
         labels: Names of its labels.
         bounds: Finite upper bounds of a histogram's buckets.
-        multiprocess_mode: How the values of a gauge over several workers become one.
+        multiprocess_mode: How the values of a gauge in several workers become one.
     """
 
     kind: Kind
@@ -36,7 +36,7 @@ class Family(Struct, frozen=True):
 
     @property
     def shape(self) -> Shape:
-        """What others must declare alike."""
+        """What other processes must declare alike."""
         return self.kind, self.name, self.labels, self.bounds, self.multiprocess_mode
 
     @property
@@ -46,16 +46,16 @@ class Family(Struct, frozen=True):
 
 
 class Series(NamedTuple):
-    """One label set of a family, and where its values lie.
+    """One label set of a family, and where its values are.
 
     Args:
-        family: What it belongs to.
-        labels: Its label values, in the order of the family's names.
+        family: The family.
+        labels: Its label values, in the order of the family's labels.
         first: Index of its first cell.
-        born: When it was made, as a unix time.
+        created: When it was made, as a unix time.
     """
 
     family: Family
     labels: tuple[str, ...]
     first: int
-    born: float
+    created: float

@@ -1,4 +1,4 @@
-"""The two metrics of every HTTP request: how many, and how long."""
+"""The two metrics of HTTP requests: how many, and how long they took."""
 
 from __future__ import annotations
 
@@ -14,36 +14,24 @@ if TYPE_CHECKING:
     from watchkeeper.metrics._children import CounterChild, HistogramChild
     from watchkeeper.metrics._registry import Registry
 
-# RFC 9110 and RFC 5789; all others are one value, as OpenTelemetry's conventions have it.
+# RFC 9110 and RFC 5789; all other methods are one value, as in OpenTelemetry's conventions.
 METHODS: Final = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"),
 )
 OTHER_METHOD: Final = "_OTHER"
 
 SECONDS_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-MILLISECONDS_BUCKETS: Final = (
-    10.0,
-    50.0,
-    100.0,
-    200.0,
-    500.0,
-    1000.0,
-    2000.0,
-    5000.0,
-    10000.0,
-    30000.0,
-    60000.0,
-)
+MILLISECONDS_BUCKETS: Final = (10.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 3e4, 6e4)
 
 
 class RequestSeries(Protocol):
-    """Where one kind of request is counted."""
+    """Counts requests of one method, route and status."""
 
     def count(self) -> None:
-        """Count one more."""
+        """Count one request."""
 
     def observe(self, value: float, trace_id: str) -> None:
-        """Add a finite duration, with its trace id as exemplar now and then."""
+        """Observe a finite duration; its trace id becomes an exemplar now and then."""
 
 
 class HttpMetrics:
@@ -80,21 +68,13 @@ class HttpMetrics:
         self._series: dict[tuple[str, str, int], RequestChild] = {}
 
     def record(self, method: str, route: str, status: int, duration: float, trace_id: str = "") -> None:
-        """Count one request.
-
-        Args:
-            method: As received; an unknown one is counted as `_OTHER`.
-            route: Template of the route, never a raw path.
-            status: Of the response.
-            duration: In seconds, whatever the unit of the metric.
-            trace_id: By which an exemplar finds the request's trace and lines.
-        """
+        """Count one request, with its duration in seconds; see `series`."""
         series = self.series(method, route, status)
         series.count()
         series.observe(duration * self.scale, trace_id)
 
     def series(self, method: str, route: str, status: int) -> RequestSeries:
-        """Return what counts such a request, and observes its duration times `scale`.
+        """Return what counts such requests, and observes their duration in seconds times `scale`.
 
         Args:
             method: As received; an unknown one is counted as `_OTHER`.
@@ -104,9 +84,9 @@ class HttpMetrics:
         try:
             return self._series[method, route, status]
         except KeyError:
-            return self._find(method if method in METHODS else OTHER_METHOD, route, status)
+            return self._create(method if method in METHODS else OTHER_METHOD, route, status)
 
-    def _find(self, method: str, route: str, status: int) -> RequestSeries:
+    def _create(self, method: str, route: str, status: int) -> RequestSeries:
         counter = self._requests.labels(method=method, route=route, status=str(status))
         histogram = self._durations.labels(method=method, route=route)
         if not (self._requests.holds(counter) and self._durations.holds(histogram)):
@@ -117,7 +97,7 @@ class HttpMetrics:
 
 @dataclass(frozen=True)
 class _Overflowing:
-    """Stands in where one of the two may not be made any more; the other counts."""
+    """Used while one of the two metrics is at its cap: that one counts lost events, the other counts."""
 
     counter: CounterChild
     histogram: HistogramChild

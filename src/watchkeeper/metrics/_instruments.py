@@ -1,4 +1,4 @@
-"""Counter, gauge and histogram: a name, labels, and one bound series for each label set."""
+"""Counter, gauge and histogram: a name, labels, and one child for each label set."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from watchkeeper.metrics._validation import label_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from watchkeeper.metrics._family import Family, Kind
+    from watchkeeper.metrics._family import Family
     from watchkeeper.metrics._store import Memory, Store
 
 _Child = TypeVar("_Child", CounterChild, GaugeChild, HistogramChild)
 
 
 class Instrument(ABC, Generic[_Child]):
-    """What counter, gauge and histogram share: a family, and its series by label values.
+    """What counter, gauge and histogram have in common: a family, and its children by label values.
 
     Args:
-        store: Where the series count.
+        store: Where the children count.
         family: What is declared.
-        known: Label sets that are there from the start.
+        known: Label sets that are exposed from the start.
         max_series: How many series it may have.
-        on_overflow: Called with the instrument and why, for each event that finds no series.
+        on_overflow: Called with family and reason for each event that finds no series.
 
     Raises:
-        MetricError: A known label set has other names than the family.
+        MetricError: The labels of a known label set are not those of the family.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Instrument(ABC, Generic[_Child]):
         self._on_overflow = on_overflow
         self._children: dict[tuple[str, ...], _Child] = {}
         if family.kind != "gauge" and not family.labels:
-            self._only()
+            self._only_child()
         for values in known:
             self._make_known(self.labels(**values))
 
@@ -58,18 +58,17 @@ class Instrument(ABC, Generic[_Child]):
         """Its name, as declared."""
         return self.family.name
 
-    @property
-    def kind(self) -> Kind:
-        """What it is."""
-        return self.family.kind
-
     def labels(self, /, **values: str) -> _Child:
-        """Return the series with these label values, made at its first use; keep it where speed matters.
+        """Return the child with these label values, created at its first use; keep it where speed matters.
 
-        Once the metric has as many series as it may have, what a new one would count is counted as lost.
+        When the metric has reached its cap, what a new child would count is counted in
+        `metrics_overflow_total`.
+
+        Args:
+            values: A value for each label of the metric.
 
         Raises:
-            MetricError: The names are not exactly those of the metric.
+            MetricError: The names are not exactly the labels of the metric.
         """
         try:
             key = tuple([values[label] for label in self.family.labels])
@@ -78,50 +77,45 @@ class Instrument(ABC, Generic[_Child]):
         if len(values) != len(key):
             raise self._wrong_labels(values)
         child = self._children.get(key)
-        # 1, 1.0 and True are equal as keys and differ as text: only text is looked up without a detour.
+        # 1, 1.0 and True are equal as keys but not as text, so only text may use this short way.
         if child is not None and all(type(value) is str for value in key):
             return child
-        return self._birth_of(tuple([label_text(value) for value in key]))
+        return self._get_or_create(tuple([label_text(value) for value in key]))
 
     def holds(self, child: _Child) -> bool:
-        """Say whether `child` is a series, and not what stands in for one that may not be made."""
+        """Return whether `child` is a series, and not a stand-in that counts lost events."""
         return type(child) is self._class
 
-    def series(self) -> Iterator[tuple[tuple[str, ...], _Child]]:
-        """Give the label values and the series, in the order of their birth."""
+    def children(self) -> Iterator[tuple[tuple[str, ...], _Child]]:
+        """Yield label values and child, in the order of creation."""
         yield from list(self._children.items())
 
     def move(self, memory: Memory, places: Mapping[tuple[str, ...], int], *, carry: bool) -> None:
-        """Let all series count in `memory` from now on.
-
-        Args:
-            memory: Where to.
-            places: The first cell of each series there.
-            carry: Whether what was counted so far comes along.
-        """
-        for labels, child in self.series():
+        """Let all children count in `memory`, each from its first cell in `places`; see `Child.move`."""
+        for labels, child in self.children():
             with self._store.lock or contextlib.nullcontext():
                 child.move(memory.values, places[labels], self.family.width, carry=carry)
 
     @property
     @abstractmethod
     def _class(self) -> type[_Child]:
-        """What its series are."""
+        """The class of its children."""
 
     @abstractmethod
-    def _lost(self, lose: Callable[[], None]) -> _Child:
-        """Make what stands in for a series that may not be made."""
+    def _lost(self, count_lost: Callable[[], None]) -> _Child:
+        """Return the stand-in for a child that cannot be created."""
 
     def _make_known(self, child: _Child) -> None:
-        """Do what a series needs to be exposed before its first event."""
+        """Do what a child needs to be exposed before its first event."""
 
-    def _birth_of(self, key: tuple[str, ...]) -> _Child:
+    def _get_or_create(self, key: tuple[str, ...]) -> _Child:
         with self._store.growth:
             child = self._children.get(key)
             if child is not None:
                 return child
             memory = self._store.memory
-            # What predecessors left counts too, or a worker that restarts again and again would know no cap.
+            # Series of earlier workers count too, or a worker that restarts again and again would have no
+            # cap.
             if memory.count(self.family) >= self._max_series and not memory.has(self.family, key):
                 return self._overflow(f"it has {self._max_series} series, its cap")
             try:
@@ -134,20 +128,20 @@ class Instrument(ABC, Generic[_Child]):
     def _overflow(self, reason: str) -> _Child:
         return self._lost(lambda: self._on_overflow(self.family, reason))
 
-    def _only(self) -> _Child:
+    def _only_child(self) -> _Child:
         child = self._children.get(())
         if child is not None:
             return child
         if self.family.labels:
             raise MetricError(
-                f"The {self.kind} {self.name!r} has labels: call labels({self._example()}) first."
+                f"The {self.family.kind} {self.name!r} has labels: call labels({self._example()}) first."
             )
-        return self._birth_of(())
+        return self._get_or_create(())
 
     def _wrong_labels(self, given: Mapping[str, object]) -> MetricError:
         takes = f"labels({self._example()})" if self.family.labels else "no labels"
         return MetricError(
-            f"The {self.kind} {self.name!r} takes {takes}, not {', '.join(sorted(given)) or 'none'}."
+            f"The {self.family.kind} {self.name!r} takes {takes}, not {', '.join(sorted(given)) or 'none'}."
         )
 
     def _example(self) -> str:
@@ -155,59 +149,84 @@ class Instrument(ABC, Generic[_Child]):
 
 
 class Counter(Instrument[CounterChild]):
-    """A number that only goes up; without labels it counts by itself, from 0 at its declaration."""
+    """A number that only goes up; without labels it is exposed at 0 from its declaration."""
 
     _class = CounterChild
 
     def inc(self, amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:
-        """Count `amount` more; see `CounterChild.inc`."""
-        self._only().inc(amount, exemplar)
+        """Add `amount` to the counter.
 
-    def _lost(self, lose: Callable[[], None]) -> CounterChild:
-        return LostCounter(lose)
+        Args:
+            amount: What to add; default 1.
+            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all.
+
+        Raises:
+            MetricError: The counter has labels; `amount` is negative, infinite or NaN; the exemplar cannot be
+                used.
+        """
+        self._only_child().inc(amount, exemplar)
+
+    def _lost(self, count_lost: Callable[[], None]) -> CounterChild:
+        return LostCounter(count_lost)
 
 
 class Gauge(Instrument[GaugeChild]):
-    """A number that goes up and down; it is exposed from its first value on."""
+    """A number that goes up and down; it is exposed from its first value."""
 
     _class = GaugeChild
 
     def set(self, value: float) -> None:
-        """Put the gauge at `value`; see `GaugeChild.set`."""
-        self._only().set(value)
+        """Set the gauge to `value`; NaN means that the value is unknown."""
+        self._only_child().set(value)
 
     def inc(self, amount: float = 1.0) -> None:
-        """Move the gauge up by `amount`; see `GaugeChild.inc`."""
-        self._only().inc(amount)
+        """Add `amount` (default 1) to the gauge.
+
+        Raises:
+            MetricError: The gauge has labels, or `multiprocess_mode="latest"`; `amount` is infinite or NaN.
+        """
+        self._only_child().inc(amount)
 
     def dec(self, amount: float = 1.0) -> None:
-        """Move the gauge down by `amount`."""
-        self._only().dec(amount)
+        """Subtract `amount` (default 1) from the gauge; see `inc`."""
+        self._only_child().dec(amount)
 
     def clear(self) -> None:
-        """Take all series out of the exposition, for what is not known any more; each set brings one back."""
-        for _, child in self.series():
+        """Remove all series from the exposition, as their values are unknown; `set` brings each back."""
+        for _, child in self.children():
             child.clear()
 
-    def _lost(self, lose: Callable[[], None]) -> GaugeChild:
-        return LostGauge(lose)
+    def _lost(self, count_lost: Callable[[], None]) -> GaugeChild:
+        return LostGauge(count_lost)
 
     def _make_known(self, child: GaugeChild) -> None:
         child.set(0.0)
 
 
 class Histogram(Instrument[HistogramChild]):
-    """A distribution over fixed buckets; without labels it observes by itself."""
+    """A distribution over fixed buckets; without labels it is exposed at 0 from its declaration."""
 
     _class = HistogramChild
 
     def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:
-        """Add `value` to the distribution; see `HistogramChild.observe`."""
-        self._only().observe(value, exemplar)
+        """Add `value` to the distribution.
+
+        Args:
+            value: What was measured.
+            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all.
+
+        Raises:
+            MetricError: The histogram has labels; `value` is infinite or NaN; the exemplar cannot be used.
+        """
+        self._only_child().observe(value, exemplar)
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
-        """Return a context manager that observes how long its block took; see `HistogramChild.time`."""
-        return self._only().time(unit)
+        """Return a context manager that observes how long its block took, even if the block raises.
 
-    def _lost(self, lose: Callable[[], None]) -> HistogramChild:
-        return LostHistogram(lose)
+        Args:
+            unit: Unit of the histogram: seconds (default) or milliseconds.
+        """
+        return self._only_child().time(unit)
+
+    def _lost(self, count_lost: Callable[[], None]) -> HistogramChild:
+        return LostHistogram(count_lost)

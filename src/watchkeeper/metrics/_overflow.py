@@ -1,4 +1,4 @@
-"""What stands in for a series that may not be made: it counts that something was not counted."""
+"""What stands in for a child that cannot be created: it counts the events that are lost."""
 
 from __future__ import annotations
 
@@ -9,48 +9,50 @@ from watchkeeper.metrics._children import CounterChild, GaugeChild, HistogramChi
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+# Subclasses that skip Child.__init__: they have no cells. ARG002: the signatures are the children's.
+
 
 class LostCounter(CounterChild):
-    """Counts an event as lost."""
+    """Counts each event as lost."""
 
-    __slots__ = ("_lose",)
+    __slots__ = ("_count_lost",)
 
-    def __init__(self, lose: Callable[[], None]) -> None:
-        self._lose = lose
+    def __init__(self, count_lost: Callable[[], None]) -> None:
+        self._count_lost = count_lost
 
     def inc(self, amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
-        """Count one event that was not counted."""
-        self._lose()
+        """Count one lost event."""
+        self._count_lost()
 
 
 class LostGauge(GaugeChild):
-    """Counts a value as lost."""
+    """Counts each value as lost."""
 
-    __slots__ = ("_lose",)
+    __slots__ = ("_count_lost",)
 
-    def __init__(self, lose: Callable[[], None]) -> None:
-        self._lose = lose
+    def __init__(self, count_lost: Callable[[], None]) -> None:
+        self._count_lost = count_lost
 
     def set(self, value: float) -> None:  # noqa: ARG002
-        """Count one value that was not shown."""
-        self._lose()
+        """Count one lost value."""
+        self._count_lost()
 
     def inc(self, amount: float = 1.0) -> None:  # noqa: ARG002
-        """Count one step that was not shown."""
-        self._lose()
+        """Count one lost step."""
+        self._count_lost()
 
     def clear(self) -> None:
-        """Do nothing: there is nothing to clear."""
+        """Do nothing."""
 
 
 class LostHistogram(HistogramChild):
-    """Counts an observation as lost."""
+    """Counts each observation as lost."""
 
-    __slots__ = ("_lose",)
+    __slots__ = ("_count_lost",)
 
-    def __init__(self, lose: Callable[[], None]) -> None:
-        self._lose = lose
+    def __init__(self, count_lost: Callable[[], None]) -> None:
+        self._count_lost = count_lost
 
     def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
-        """Count one observation that was not counted."""
-        self._lose()
+        """Count one lost observation."""
+        self._count_lost()

@@ -76,17 +76,17 @@ class Registry:
         Args:
             name: Ends in `_total`.
             help: What it counts, in a sentence.
-            labels: Names of its labels.
+            labels: Names of its labels; default: none.
             known: Label sets that are exposed at 0 from now on, before their first event.
             max_series: How many series it may have in a process; default: the registry's.
 
         Raises:
-            MetricError: The declaration is not usable, or a name is taken.
+            MetricError: The declaration is not valid, or a name is in use.
         """
         family = Family("counter", name, help, checked_labels(name, labels))
         return self._declare(Counter, family, known, max_series)
 
-    def gauge(  # noqa: PLR0913 - what can be said of a gauge
+    def gauge(  # noqa: PLR0913 - what can be declared of a gauge
         self,
         name: str,
         help: str,  # noqa: A002 - Prometheus's own word
@@ -101,22 +101,20 @@ class Registry:
         Args:
             name: With its unit at the end.
             help: What it shows, in a sentence.
-            labels: Names of its labels.
-            multiprocess_mode: How the values of the running workers become one: "latest" is the value set
-                last (for what every worker knows, such as a figure of the database), "sum", "max" and "min"
-                combine them, "worker" exposes each with the worker's number as a label.
-            known: Label sets that are exposed at 0 from now on; the others from their first value on.
+            labels: Names of its labels; default: none.
+            multiprocess_mode: How the values of the running workers become one: "latest" (default) is the
+                value set last, for what every worker knows, such as a figure of the database; "sum", "max"
+                and "min" combine them; "worker" exposes each with the worker's number as a label.
+            known: Label sets that are exposed at 0 from now on; others from their first value.
             max_series: How many series it may have in a process; default: the registry's.
 
         Raises:
-            MetricError: The declaration is not usable, or a name is taken.
+            MetricError: The declaration is not valid, or a name is in use.
         """
-        family = Family(
-            "gauge", name, help, checked_labels(name, labels), multiprocess_mode=multiprocess_mode
-        )
+        family = Family("gauge", name, help, checked_labels(name, labels), (), multiprocess_mode)
         return self._declare(Gauge, family, known, max_series)
 
-    def histogram(  # noqa: PLR0913 - what can be said of a histogram
+    def histogram(  # noqa: PLR0913 - what can be declared of a histogram
         self,
         name: str,
         help: str,  # noqa: A002 - Prometheus's own word
@@ -131,28 +129,20 @@ class Registry:
         Args:
             name: With its unit at the end.
             help: What it measures, in a sentence.
-            labels: Names of its labels.
-            buckets: Rising upper bounds; the one above all is understood.
+            labels: Names of its labels; default: none.
+            buckets: Rising upper bounds in the unit of the name; +Inf is added.
             known: Label sets that are exposed at 0 from now on, before their first event.
             max_series: How many series it may have in a process; default: the registry's.
 
         Raises:
-            MetricError: The declaration is not usable, or a name is taken.
+            MetricError: The declaration is not valid, or a name is in use.
         """
         bounds = checked_buckets(name, buckets)
         family = Family("histogram", name, help, checked_labels(name, labels), bounds)
         return self._declare(Histogram, family, known, max_series)
 
     def reserve(self, kind: Kind, name: str) -> Callable[[], None]:
-        """Keep a name for a metric that is declared later; call the result just before its declaration.
-
-        Args:
-            kind: Of the metric.
-            name: Of the metric.
-
-        Raises:
-            MetricError: The name is in use.
-        """
+        """Keep a name for a metric that is declared later; call the result just before its declaration."""
         with self.store.growth:
             return self.names.reserve(kind, name)
 
@@ -161,20 +151,16 @@ class Registry:
         return {name: instrument.family for name, instrument in list(self._instruments.items())}
 
     def move_to(self, memory: Memory, *, carry: bool) -> None:
-        """Count in `memory` from now on.
-
-        Args:
-            memory: The new memory.
-            carry: Whether what was counted so far is added there.
+        """Count in `memory` from now on; `carry` adds what was counted so far.
 
         Raises:
-            OSError: There is no room; nothing has moved then.
+            OSError: There is no room. Nothing has moved then.
         """
         with self.store.growth:
             instruments = list(self._instruments.values())
             # Find room for every series before the first one moves.
             places = [
-                {labels: memory.place(one.family, labels) for labels, _ in one.series()}
+                {labels: memory.place(one.family, labels) for labels, _ in one.children()}
                 for one in instruments
             ]
             self.store.memory = memory

@@ -1,8 +1,8 @@
-"""Where the values of all series live: cells of doubles by index, in this process or in its slot.
+"""Where the values of all series are: cells of doubles, in this process or in its slot of shared memory.
 
-A writer does `values[index] += amount` with nothing called between load and store, nor between that and
-taking memory and index: under the GIL no other thread runs in between, and no update is lost. Where there is
-no GIL, `lock` is held around it. No other process writes to a slot, so that nothing is locked between them.
+A writer does `values[index] += amount` and calls nothing between load and store, nor between these and
+fetching values and index: under the GIL no other thread runs in between, so no update is lost. Without a GIL,
+`lock` is held. Only this process writes to its slot, so processes need no lock between them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FREE_THREADED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 MAX_EXEMPLARS: Final = 4096
-"""What a worker keeps: they go over to whoever is scraped in one piece, of a millisecond or two."""
+"""Exemplars that a worker keeps: they are sent to a scraped worker in one piece, which takes 1 or 2 ms."""
 
 Cells: TypeAlias = "array[float] | memoryview[float]"
 
@@ -34,18 +34,18 @@ class Exemplar(NamedTuple):
     """One event that stands for those counted in a cell.
 
     Args:
-        labels: What it is found by, such as its trace id.
+        labels: What identifies it, such as its trace id.
         value: What was counted or observed.
-        at: When, as a unix time.
+        timestamp: When, as a unix time.
     """
 
     labels: dict[str, str]
     value: float
-    at: float
+    timestamp: float
 
 
 class Memory(Protocol):
-    """Where series have their cells."""
+    """What holds the cells of series."""
 
     @property
     def values(self) -> Cells:
@@ -56,20 +56,20 @@ class Memory(Protocol):
         """All series, in the order of their cells."""
 
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
-        """Return the first cell of a series, made at 0 if it is new."""
+        """Return the first cell of a series, which is made at 0 if it is new."""
 
     def count(self, family: Family) -> int:
-        """Return how many series of a family have cells, whoever made them."""
+        """Return how many series of a family have cells, including those of earlier workers."""
 
     def has(self, family: Family, labels: tuple[str, ...]) -> bool:
-        """Say whether a predecessor has left a series, which takes no more room."""
+        """Return whether an earlier worker left this series, so that it takes no more room."""
 
     def read(self) -> bytes:
         """Return all cells in use, as they are now."""
 
 
 class LocalMemory:
-    """Cells of this process alone, which nobody else reads."""
+    """Cells that only this process reads."""
 
     def __init__(self) -> None:
         self.values: array[float] = array("d")
@@ -81,7 +81,7 @@ class LocalMemory:
         return self._counts[family.shape]
 
     def has(self, _family: Family, _labels: tuple[str, ...]) -> bool:
-        """Say that nobody was here before."""
+        """Return False: there was no earlier worker."""
         return False
 
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
@@ -98,19 +98,16 @@ class LocalMemory:
 
 
 class Store:
-    """The memory that instruments count in, which can be changed under them.
-
-    Args:
-        locked: Guard each update by a lock; default: only on an interpreter without GIL.
-    """
+    """What the instruments of one registry count in; its memory can be replaced while they count."""
 
     __slots__ = ("exemplars", "growth", "lock", "memory")
 
-    def __init__(self, *, locked: bool = _FREE_THREADED) -> None:
+    def __init__(self) -> None:
         self.memory: Memory = LocalMemory()
         self.exemplars: dict[int, Exemplar] = {}
-        """The last exemplar of each cell that has one, the oldest first; changed by `keep` alone."""
-        self.lock: threading.Lock | None = threading.Lock() if locked else None
+        """The last exemplar of each cell that has one, oldest first; only `keep_exemplar` changes it."""
+        self.lock: threading.Lock | None = threading.Lock() if _FREE_THREADED else None
+        """Held during each update on an interpreter without a GIL."""
         self.growth: threading.RLock = threading.RLock()
         """Held while series are made or moved."""
 
@@ -124,6 +121,6 @@ class Store:
                 del self.exemplars[next(iter(self.exemplars))]
 
     def reset_after_fork(self) -> None:
-        """Forget, in a forked child, what belongs to the parent: its exemplars and a lock it may hold."""
+        """Drop, in a forked child, what belongs to the parent: its exemplars, and a lock that it may hold."""
         self.growth = threading.RLock()
         self.exemplars = {}

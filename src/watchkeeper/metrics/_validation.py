@@ -1,4 +1,4 @@
-"""What Prometheus and OpenMetrics take as a name, and what `promtool check metrics` would complain about."""
+"""Validation of declarations: what Prometheus, OpenMetrics and `promtool check metrics` accept."""
 
 from __future__ import annotations
 
@@ -15,21 +15,17 @@ if TYPE_CHECKING:
 
     from watchkeeper.metrics._family import Family
 
-# Colons are valid, and kept for recording rules: https://prometheus.io/docs/practices/naming/
+# Colons are valid, but reserved for recording rules: https://prometheus.io/docs/practices/naming/
 _METRIC: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _RESERVED_SUFFIXES: Final = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
+_MAX_EXEMPLAR_LENGTH: Final = 128
 WORKER: Final = "worker"
-"""The label that tells workers apart: the number of their slot."""
-EXEMPLAR_LENGTH: Final = 128
+"""The label that holds a worker's number."""
 
 
 def check_family(family: Family) -> None:
-    """Refuse a declaration that a scraper or `promtool` would not take.
-
-    Raises:
-        MetricError: With the rule that is broken.
-    """
+    """Raise MetricError, with the broken rule, for a declaration that a scraper or promtool would refuse."""
     _check_metric(family.kind, family.name, family.help)
     _check_labels(family)
     if family.multiprocess_mode not in MULTIPROCESS_MODES:
@@ -40,15 +36,10 @@ def check_family(family: Family) -> None:
 
 
 def _check_metric(kind: str, name: str, help_text: str) -> None:
-    """Refuse a name or a help text that a scraper or `promtool` would not take.
-
-    Raises:
-        MetricError: With the rule that is broken and a name that would do.
-    """
     if not _METRIC.fullmatch(name):
         raise MetricError(
-            f"The {kind} name {name!r} is not usable: take letters, digits and underscores, not"
-            " starting with a digit."
+            f"The {kind} name {name!r} is not usable: use letters, digits and underscores, and do not start"
+            " with a digit."
         )
     if kind == "counter":
         if not name.endswith("_total") or name == "_total":
@@ -59,7 +50,7 @@ def _check_metric(kind: str, name: str, help_text: str) -> None:
     if not help_text.strip():
         raise MetricError(f"The {kind} {name!r} has no help text: say in one sentence what it counts.")
     if not _is_encodable(help_text):
-        raise MetricError(f"The help text of the {kind} {name!r} holds a lone surrogate: it is no text.")
+        raise MetricError(f"The help text of the {kind} {name!r} holds a lone surrogate, which is not text.")
 
 
 def _check_labels(family: Family) -> None:
@@ -67,8 +58,8 @@ def _check_labels(family: Family) -> None:
     for label in labels:
         if not isinstance(label, str) or not _LABEL.fullmatch(label):
             raise MetricError(
-                f"The label {label!r} of {name!r} is not usable: take letters, digits and underscores, not"
-                " starting with a digit or two underscores."
+                f"The label {label!r} of {name!r} is not usable: use letters, digits and underscores, and do"
+                " not start with a digit or two underscores."
             )
         if family.kind == "histogram" and label == "le":
             raise MetricError(f"The label 'le' of {name!r} is the bucket's own: choose another name.")
@@ -81,39 +72,27 @@ def _check_labels(family: Family) -> None:
 
 
 def checked_labels(name: str, labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the label names as they are declared.
-
-    Raises:
-        MetricError: They are one string.
-    """
+    """Return the labels of metric `name` as a tuple; one string raises MetricError."""
     if isinstance(labels, str):
         raise MetricError(f'The labels of {name!r} are one string: write a tuple, such as ("{labels}",).')
     return tuple(labels)
 
 
 def checked_exemplar(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels of an exemplar as text.
-
-    Raises:
-        MetricError: A name is not usable, or they are longer than OpenMetrics 1.0 allows.
-    """
+    """Return the labels of an exemplar as text; those that OpenMetrics 1.0 forbids raise MetricError."""
     texts = {name: label_text(value) for name, value in labels.items()}
     for name in texts:
         if not _LABEL.fullmatch(name):
             raise MetricError(
-                f"The exemplar's label {name!r} is not usable: take letters, digits, underscores."
+                f"The exemplar's label {name!r} is not usable: use letters, digits and underscores."
             )
-    if sum(len(name) + len(value) for name, value in texts.items()) > EXEMPLAR_LENGTH:
-        raise MetricError(f"An exemplar's labels have at most {EXEMPLAR_LENGTH} characters in all.")
+    if sum(len(name) + len(value) for name, value in texts.items()) > _MAX_EXEMPLAR_LENGTH:
+        raise MetricError(f"An exemplar's labels have at most {_MAX_EXEMPLAR_LENGTH} characters in all.")
     return texts
 
 
 def checked_buckets(name: str, buckets: Sequence[float]) -> tuple[float, ...]:
-    """Return the finite upper bounds of a histogram; a closing +Inf is understood and left out.
-
-    Raises:
-        MetricError: There is no bound, or they are not rising.
-    """
+    """Return the finite bounds of histogram `name`, without a closing +Inf; others raise MetricError."""
     bounds = tuple(float(bound) for bound in buckets)
     if bounds and bounds[-1] == math.inf:
         bounds = bounds[:-1]
@@ -125,7 +104,7 @@ def checked_buckets(name: str, buckets: Sequence[float]) -> tuple[float, ...]:
 
 
 def label_text(value: object) -> str:
-    """Return `value` as text that UTF-8 can carry; what cannot be shown is replaced, never an error."""
+    """Return `value` as text that UTF-8 can encode; lone surrogates are replaced."""
     text = value if isinstance(value, str) else str(value)
     return text if _is_encodable(text) else text.encode("utf-8", "replace").decode("utf-8")
 

@@ -1,20 +1,18 @@
-"""The metrics of websockets: connections by their end, messages by their direction, and how many are open."""
+"""The metrics of websockets: ended connections by outcome, messages by direction, open connections."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from watchkeeper.metrics._children import CounterChild, GaugeChild
     from watchkeeper.metrics._instruments import Counter, Gauge
     from watchkeeper.metrics._registry import Registry
 
-OUTCOMES: Final = ("completed", "rejected", "failed", "aborted", "cancelled")
-
 
 class WebsocketSeries(NamedTuple):
-    """The series of one route that an open connection holds on to."""
+    """The series of one route that an open connection counts with."""
 
     open: GaugeChild
     received: CounterChild
@@ -24,22 +22,19 @@ class WebsocketSeries(NamedTuple):
 class WebsocketMetrics:
     """Counts the websocket connections of one service and their messages.
 
-    Args:
-        registry: Where the three are declared, with the first connection: most services have none.
-
-    Raises:
-        MetricError: One of their names is taken.
+    Most services have no websockets, so the three metrics are declared at the first connection. Their names
+    are reserved before: a clash raises MetricError where the service declares, not in a connection.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._free_connections = registry.reserve("counter", "websocket_connections_total")
-        self._free_messages = registry.reserve("counter", "websocket_messages_total")
-        self._free_open = registry.reserve("gauge", "websocket_connections_open")
+        self._release_connections = registry.reserve("counter", "websocket_connections_total")
+        self._release_messages = registry.reserve("counter", "websocket_messages_total")
+        self._release_open = registry.reserve("gauge", "websocket_connections_open")
 
     @cached_property
     def _connections(self) -> Counter:
-        self._free_connections()
+        self._release_connections()
         return self._registry.counter(
             "websocket_connections_total",
             "Websocket connections that ended, by route template and how.",
@@ -48,7 +43,7 @@ class WebsocketMetrics:
 
     @cached_property
     def _messages(self) -> Counter:
-        self._free_messages()
+        self._release_messages()
         return self._registry.counter(
             "websocket_messages_total",
             "Websocket messages, by route template and direction.",
@@ -57,7 +52,7 @@ class WebsocketMetrics:
 
     @cached_property
     def _open(self) -> Gauge:
-        self._free_open()
+        self._release_open()
         return self._registry.gauge(
             "websocket_connections_open",
             "Websocket connections that are open now.",
@@ -66,11 +61,7 @@ class WebsocketMetrics:
         )
 
     def series(self, route: str) -> WebsocketSeries:
-        """Return what a connection of this route counts with while it is open.
-
-        Args:
-            route: Template of the route, never a raw path.
-        """
+        """Return what a connection of this route (a template) counts with while it is open."""
         return WebsocketSeries(
             self._open.labels(route=route),
             self._messages.labels(route=route, direction="received"),
@@ -78,10 +69,5 @@ class WebsocketMetrics:
         )
 
     def record(self, route: str, outcome: str) -> None:
-        """Count one connection that ended.
-
-        Args:
-            route: Template of the route, never a raw path.
-            outcome: One of `OUTCOMES`.
-        """
+        """Count one ended connection: `completed`, `rejected`, `failed`, `aborted` or `cancelled`."""
         self._connections.labels(route=route, outcome=outcome).inc()

@@ -1,1 +1,1 @@
-"""What a scrape reads: all series as text."""
+"""What a scrape shows: the series of all workers, and prometheus_client's, as text."""

@@ -1,4 +1,4 @@
-"""What a scraper reads: Prometheus text 0.0.4 or OpenMetrics 1.0, by its Accept header."""
+"""One rendered scrape, and the negotiation of its format: Prometheus text 0.0.4 or OpenMetrics 1.0."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -18,13 +18,7 @@ _TEXT_RANGES: Final = frozenset(("text/plain", "text/*", "*/*"))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exposition:
-    """One rendered scrape.
-
-    Args:
-        chunks: The metrics, in pieces.
-        content_type: The format, for the response's header.
-        encoding: Of the content, for the response's header; nothing for none.
-    """
+    """One rendered scrape: its body in chunks, and the headers Content-Type and Content-Encoding."""
 
     chunks: tuple[bytes, ...]
     content_type: str
@@ -32,7 +26,7 @@ class Exposition:
 
     @classmethod
     def of(cls, chunks: Iterable[bytes], *, openmetrics: bool) -> Self:
-        """Return the exposition of these pieces, complete with its end."""
+        """Return the exposition of these chunks, with the end mark of its format."""
         end = (b"# EOF\n",) if openmetrics else ()
         return cls(chunks=(*filter(None, chunks), *end), content_type=OPENMETRICS if openmetrics else TEXT)
 
@@ -42,39 +36,39 @@ class Exposition:
         return b"".join(self.chunks)
 
     def compressed(self) -> Self:
-        """Return the same, with gzip: at its quickest, a higher level costs more than the rendering."""
-        packer = zlib.compressobj(level=1, wbits=_GZIP)
-        chunks = (*(packer.compress(chunk) for chunk in self.chunks), packer.flush())
+        """Return the same, compressed with gzip level 1: level 6 costs more than the rendering."""
+        compressor = zlib.compressobj(level=1, wbits=_GZIP)
+        chunks = (*(compressor.compress(chunk) for chunk in self.chunks), compressor.flush())
         return replace(self, chunks=tuple(filter(None, chunks)), encoding="gzip")
 
 
+# prometheus_client's choose_encoder and gzip_accepted ignore q: they send what "q=0" refuses.
+
+
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Say whether an Accept-Encoding header takes gzip (RFC 9110, 12.5.3)."""
-    qualities = {}
-    for part in accept_encoding.lower().split(","):
-        coding, _, parameter = part.partition(";")
-        name, _, value = parameter.strip().partition("=")
-        qualities[coding.strip()] = _quality(value) if name == "q" else 1.0
+    """Return whether an Accept-Encoding header accepts gzip (RFC 9110, 12.5.3)."""
+    qualities = {coding: quality for coding, _, quality in _parse(accept_encoding)}
     return qualities.get("gzip", qualities.get("*", 0.0)) > 0.0
 
 
 def prefers_openmetrics(accept: str) -> bool:
-    """Say whether an Accept header wants OpenMetrics 1 at least as much as text (RFC 9110, 12.5.1)."""
+    """Return whether an Accept header wants OpenMetrics 1 at least as much as text (RFC 9110, 12.5.1)."""
     openmetrics = text = 0.0
-    for media_range in accept.lower().split(","):
-        media, *parameters = (part.strip() for part in media_range.split(";"))
-        given = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)
-        quality = _quality(given.get("q", "1"))
-        if media == "application/openmetrics-text" and given.get("version", "1.0.0") in {"0.0.1", "1.0.0"}:
+    for media, version, quality in _parse(accept):
+        if media == "application/openmetrics-text" and version in {"", "0.0.1", "1.0.0"}:
             openmetrics = max(openmetrics, quality)
         elif media in _TEXT_RANGES:
             text = max(text, quality)
     return openmetrics > 0.0 and openmetrics >= text
 
 
-def _quality(value: str) -> float:
-    try:
-        quality = float(value)
-    except ValueError:
-        return 0.0
-    return quality if 0.0 <= quality <= 1.0 else 0.0
+def _parse(header: str) -> Iterator[tuple[str, str, float]]:
+    """Yield name, version and quality of each element of a header; an invalid quality is 0."""
+    for element in header.lower().split(","):
+        name, *parameters = (part.strip() for part in element.split(";"))
+        given = dict(part.split("=", 1) for part in parameters if "=" in part)
+        try:
+            quality = float(given.get("q", "1"))
+        except ValueError:
+            quality = 0.0
+        yield name, given.get("version", ""), quality if 0.0 <= quality <= 1.0 else 0.0

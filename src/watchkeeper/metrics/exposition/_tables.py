@@ -1,6 +1,6 @@
-"""All series of a family over all workers: added up, and written anew only where something changed.
+"""The series of a family over all workers: summed, and rendered again only where something changed.
 
-Rows are kept in blocks, small enough that a block's work does not hold up the event loop.
+Rows are kept in blocks, small enough that rendering one does not hold up the event loop.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from watchkeeper.metrics._validation import WORKER
 from watchkeeper.metrics.exposition._text import (
+    CounterWriter,
     HistogramWriter,
-    PlainWriter,
-    created_line,
-    label_pairs,
-    number,
-    with_exemplars,
+    add_exemplars,
+    format_created,
+    format_labels,
+    format_value,
 )
 from watchkeeper.metrics.shared._slot import CELL
 
@@ -31,52 +31,46 @@ if TYPE_CHECKING:
     from watchkeeper.metrics._family import Family, Series
     from watchkeeper.metrics._store import Exemplar
 
-BLOCK: Final = 128
-"""Rows of a block."""
-
-_NOWHERE: Final = -1
-_same_tuples: Final[dict[tuple[int, ...], tuple[int, ...]]] = {}
+_BLOCK_ROWS: Final = 128
+_MISSING: Final = -1
+_worker_sets: Final[dict[tuple[int, ...], tuple[int, ...]]] = {}
 
 
 @dataclass(kw_only=True, slots=True)
 class Reading:
-    """The values of all workers at a scrape.
+    """The values of all workers at one scrape.
 
     Args:
-        cells: Of each worker, by its number.
-        alive: The workers that run: the gauges of others are not shown.
-        exemplars: Of each worker: the cells that have one, in order, and the exemplars by cell; empty where
-            none are wanted.
-        created: Whether to tell when series began.
-        garbled: The workers that were found to have something else than numbers.
+        cells: The cells of each worker, by its number.
+        alive: The workers that are running: gauges of others are not shown.
+        exemplars: For each worker the cells that have one, in order, and the exemplars by cell; empty if not
+            wanted.
+        created: Whether to write when series were created.
+        corrupt: The workers that were found to have values that are not finite.
     """
 
     cells: Mapping[int, memoryview[float]]
     alive: frozenset[int]
     exemplars: Mapping[int, tuple[Sequence[int], Mapping[int, Exemplar]]] = field(default_factory=dict)
     created: bool = False
-    garbled: set[int] = field(default_factory=set)
+    corrupt: set[int] = field(default_factory=set)
 
 
 class Block(Protocol):
-    """A few rows of a family."""
+    """Some rows of a family."""
 
     dirty: set[int]
-    """The rows of which a cell has changed since they were written."""
+    """The rows with a cell that has changed since they were rendered."""
 
     def add(self, worker: int, row: int, series: Series) -> None:
-        """Note where a worker has the series of a row, which may be a new one."""
+        """Record where a worker has the series of a row, which may be a new row."""
 
-    def write(self, reading: Reading) -> str:
+    def render(self, reading: Reading) -> str:
         """Return the lines of all rows."""
 
 
 class Table:
-    """The rows of one family.
-
-    Args:
-        family: As it is declared.
-    """
+    """The rows of one family: one for each label set."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
@@ -84,60 +78,61 @@ class Table:
         self._rows: dict[tuple[str, ...], int] = {}
 
     def add(self, worker: int, series: Series) -> tuple[Block, int]:
-        """Take in a series of a worker; return its block and its row there."""
+        """Add a series of a worker; return its block and its row there."""
         row = self._rows.setdefault(series.labels, len(self._rows))
-        at, place = divmod(row, BLOCK)
-        if at == len(self.blocks):
-            gauge = self.family.kind == "gauge"
-            self.blocks.append(GaugeBlock(self.family) if gauge else SummedBlock(self.family))
-        block = self.blocks[at]
-        block.add(worker, place, series)
-        return block, place
+        index, row_in_block = divmod(row, _BLOCK_ROWS)
+        if index == len(self.blocks):
+            is_gauge = self.family.kind == "gauge"
+            self.blocks.append(GaugeBlock(self.family) if is_gauge else SummedBlock(self.family))
+        block = self.blocks[index]
+        block.add(worker, row_in_block, series)
+        return block, row_in_block
 
 
 class SummedBlock:
-    """Rows of a counter or a histogram, whose cells are added up over all workers, dead or alive.
+    """Rows of a counter or histogram: cells are summed over all workers, running or not.
 
-    A row is a place in a few lists and no object: of what holds only texts and numbers the garbage collector
-    takes no notice, and a hundred thousand rows do not make it stop the process.
+    A row is an index into several lists instead of an object. The garbage collector does not traverse strings
+    and numbers, so 100,000 rows do not make it pause the process.
     """
 
     def __init__(self, family: Family) -> None:
         self.dirty: set[int] = set()
         self._family = family
         self._width = family.width
-        self._writer = HistogramWriter(family) if family.kind == "histogram" else PlainWriter(family)
+        self._writer = HistogramWriter(family) if family.kind == "histogram" else CounterWriter(family)
         self._labels: list[tuple[str, ...]] = []
-        self._born: list[float] = []
+        self._created: list[float] = []
         self._unpack = Struct(f"{family.width}d").unpack_from
-        # The workers that have a row, one tuple for all rows that have the same; and where each has its rows.
+        # The workers that have each row, as one shared tuple for each set of workers.
         self._workers: list[tuple[int, ...]] = []
-        self._places: dict[int, list[int]] = {}
+        # For each worker, the byte offset of each row in its cells.
+        self._offsets: dict[int, list[int]] = {}
         self._templates: list[str] = []
         self._texts: list[str] = []
         self._text = ""
 
     def add(self, worker: int, row: int, series: Series) -> None:
-        """Note where a worker has the series of a row, which may be a new one."""
+        """Record where a worker has the series of a row, which may be a new row."""
         if row == len(self._labels):
             self._labels.append(series.labels)
-            self._born.append(series.born)
+            self._created.append(series.created)
             self._workers.append(())
             self._templates.append(self._writer.template(series.labels))
             self._texts.append("")
-        self._born[row] = min(self._born[row], series.born)
+        self._created[row] = min(self._created[row], series.created)
         workers = self._workers[row]
         if worker not in workers:
-            self._workers[row] = _same_tuples.setdefault((*workers, worker), (*workers, worker))
-        places = self._places.setdefault(worker, [])
-        places += [_NOWHERE] * (row + 1 - len(places))
-        places[row] = series.first * CELL
+            self._workers[row] = _worker_sets.setdefault((*workers, worker), (*workers, worker))
+        offsets = self._offsets.setdefault(worker, [])
+        offsets += [_MISSING] * (row + 1 - len(offsets))
+        offsets[row] = series.first * CELL
         self.dirty.add(row)
 
-    def write(self, reading: Reading) -> str:
+    def render(self, reading: Reading) -> str:
         """Return the lines of all rows."""
         if self.dirty:
-            for row, text in self._rewrite(self.dirty, reading):
+            for row, text in self._render_rows(self.dirty, reading):
                 self._texts[row] = text
             self.dirty.clear()
             self._text = "".join(self._texts)
@@ -145,103 +140,103 @@ class SummedBlock:
         if not found and not reading.created:
             return self._text
         texts = self._texts.copy()
-        for at, exemplars in found.items():
-            texts[at] = with_exemplars(texts[at], exemplars)
+        for row, exemplars in found.items():
+            texts[row] = add_exemplars(texts[row], exemplars)
         if reading.created:
-            for at, (labels, born) in enumerate(zip(self._labels, self._born, strict=True)):
-                texts[at] += created_line(self._family, labels, born)
+            for row, (labels, created) in enumerate(zip(self._labels, self._created, strict=True)):
+                texts[row] += format_created(self._family, labels, created)
         return "".join(texts)
 
-    def _rewrite(self, rows: Collection[int], reading: Reading) -> Iterator[tuple[int, str]]:
-        """Add up what all workers have of these rows, and write it: many rows at once, so that C does it."""
-        kinds = set(map(self._workers.__getitem__, rows))
-        for workers in kinds:
-            members = [row for row in rows if self._workers[row] is workers] if len(kinds) > 1 else rows
+    def _render_rows(self, rows: Collection[int], reading: Reading) -> Iterator[tuple[int, str]]:
+        """Sum and render these rows, all rows of the same workers at once, so that C does the loops."""
+        worker_sets = set(map(self._workers.__getitem__, rows))
+        for workers in worker_sets:
+            several = len(worker_sets) > 1
+            members = [row for row in rows if self._workers[row] is workers] if several else rows
             templates = [self._templates[row] for row in members]
             totals: list[float] = []
             for worker in workers:
-                places = map(self._places[worker].__getitem__, members)
-                cells = chain.from_iterable(map(self._unpack, repeat(reading.cells[worker]), places))
+                offsets = map(self._offsets[worker].__getitem__, members)
+                cells = chain.from_iterable(map(self._unpack, repeat(reading.cells[worker]), offsets))
                 totals = list(map(add, totals, cells)) if totals else list(cells)
             texts = None
             if isfinite(sum(totals)):
                 with suppress(OverflowError):
                     texts = self._writer.write(templates, totals)
             if texts is None:
-                texts = self._writer.write(templates, self._finite_sums(workers, members, reading))
+                texts = self._writer.write(templates, self._sum_finite(workers, members, reading))
             yield from zip(members, texts, strict=True)
 
-    def _finite_sums(self, workers: Iterable[int], rows: Iterable[int], reading: Reading) -> list[float]:
-        """Add up the same, and leave out what a worker has of a row where it is no number: it is garbled."""
+    def _sum_finite(self, workers: Iterable[int], rows: Iterable[int], reading: Reading) -> list[float]:
+        """Sum these rows without those of a worker that would make a sum infinite or NaN: it is corrupt."""
         totals: list[float] = []
         for row in rows:
             total = [0.0] * self._width
             for worker in workers:
-                cells = self._unpack(reading.cells[worker], self._places[worker][row])
+                cells = self._unpack(reading.cells[worker], self._offsets[worker][row])
                 added = list(map(add, total, cells))
                 if isfinite(sum(map(abs, added))):
                     total = added
                 else:
-                    reading.garbled.add(worker)
+                    reading.corrupt.add(worker)
             totals += total
         return totals
 
     def _find_exemplars(self, reading: Reading) -> dict[int, dict[int, Exemplar]]:
+        """Return the latest exemplar of each cell, by row and by the cell's index in the row."""
         found: dict[int, dict[int, Exemplar]] = {}
         for worker, (cells, exemplars) in reading.exemplars.items():
-            for at, place in enumerate(self._places.get(worker, ()) if cells else ()):
-                if place == _NOWHERE:
+            for row, offset in enumerate(self._offsets.get(worker, ()) if cells else ()):
+                if offset == _MISSING:
                     continue
-                first = place // CELL
+                first = offset // CELL
                 begin = bisect_left(cells, first)
                 for cell in cells[begin : bisect_left(cells, first + self._width, begin)]:
-                    of_row, exemplar = found.setdefault(at, {}), exemplars[cell]
+                    of_row, exemplar = found.setdefault(row, {}), exemplars[cell]
                     known = of_row.get(cell - first)
-                    of_row[cell - first] = exemplar if known is None or known.at < exemplar.at else known
+                    if known is None or known.timestamp < exemplar.timestamp:
+                        of_row[cell - first] = exemplar
         return found
 
 
 class GaugeBlock:
-    """Rows of a gauge, whose values over the workers that run become one by the family's rule."""
+    """Rows of a gauge: the values of the running workers become one by its multiprocess mode."""
 
     def __init__(self, family: Family) -> None:
         self.dirty: set[int] = set()
         self._family = family
         self._labels: list[tuple[str, ...]] = []
-        self._places: list[dict[int, int]] = []
+        self._first_cells: list[dict[int, int]] = []
 
     def add(self, worker: int, row: int, series: Series) -> None:
-        """Note where a worker has the series of a row, which may be a new one."""
+        """Record where a worker has the series of a row, which may be a new row."""
         if row == len(self._labels):
             self._labels.append(series.labels)
-            self._places.append({})
-        self._places[row][worker] = series.first
+            self._first_cells.append({})
+        self._first_cells[row][worker] = series.first
 
-    def write(self, reading: Reading) -> str:
+    def render(self, reading: Reading) -> str:
         """Return the lines of all rows that have a value."""
         self.dirty.clear()
-        names = (
-            (*self._family.labels, WORKER)
-            if self._family.multiprocess_mode == "worker"
-            else self._family.labels
-        )
+        per_worker = self._family.multiprocess_mode == "worker"
+        names = (*self._family.labels, WORKER) if per_worker else self._family.labels
         lines = []
         for labels, value in self._values(reading):
-            pairs = label_pairs(names, labels)
-            lines.append(f"{self._family.name}{f'{{{pairs}}}' if pairs else ''} {number(value)}\n")
+            pairs = format_labels(names, labels)
+            lines.append(f"{self._family.name}{f'{{{pairs}}}' if pairs else ''} {format_value(value)}\n")
         return "".join(lines)
 
     def _values(self, reading: Reading) -> Iterator[tuple[tuple[str, ...], float]]:
         mode = self._family.multiprocess_mode
-        for labels, places in zip(self._labels, self._places, strict=True):
-            said = {
+        for labels, first_cells in zip(self._labels, self._first_cells, strict=True):
+            stamped = {
                 worker: (reading.cells[worker][first + 1], reading.cells[worker][first])
-                for worker, first in places.items()
+                for worker, first in first_cells.items()
                 if worker in reading.alive and reading.cells[worker][first + 1]
             }
             if mode == "latest":
-                said = dict(sorted(said.items(), key=lambda item: abs(item[1][0]))[-1:])
-            shown = {worker: value for worker, (stamp, value) in said.items() if stamp > 0.0}
+                stamped = dict(sorted(stamped.items(), key=lambda item: abs(item[1][0]))[-1:])
+            shown = {worker: value for worker, (stamp, value) in stamped.items() if stamp > 0.0}
             if mode == "worker":
                 yield from (((*labels, str(worker)), value) for worker, value in sorted(shown.items()))
             elif shown:

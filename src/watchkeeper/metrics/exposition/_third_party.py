@@ -1,4 +1,4 @@
-"""What the service registered with `prometheus_client` itself, and its process, platform and gc defaults."""
+"""What the service registered with `prometheus_client`, and that library's metrics of the process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _SUFFIXES: Final = {
 
 
 class ThirdPartyFamily(msgspec.Struct, array_like=True):
-    """A family of prometheus_client's, in a form that travels between processes.
+    """A metric of prometheus_client, in a form that can be sent to another process.
 
     Args:
         name: Without its suffixes.
         help: Its documentation.
         kind: As prometheus_client names types.
-        unit: At the end of its name, or nothing.
-        samples: Name, labels, value, and unix time where one was given.
+        unit: The end of its name, or "".
+        samples: Name, labels, value, and unix time if it has one.
     """
 
     name: str
@@ -42,56 +42,55 @@ class ThirdPartyFamily(msgspec.Struct, array_like=True):
     samples: list[tuple[str, dict[str, str], float, float | None]]
 
 
-class _Families:
-    """Families in the shape that prometheus_client's writers ask for."""
+class _Collector:
+    """Metrics in the form that prometheus_client's writers take."""
 
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        return self._families
+        return self._metrics
 
 
 def collect_third_party(
-    third_party: CollectorRegistry,
+    registry: CollectorRegistry,
     own: dict[str, str],
     report: Callable[[MetricError], None],
     worker: str | None,
 ) -> list[ThirdPartyFamily]:
-    """Return the families of `third_party` that can be exposed beside our own.
+    """Return the metrics of `registry` that can be exposed beside our own.
 
     Args:
-        third_party: Where the service registers what it makes with prometheus_client.
-        own: Every exposed name of ours, with the instrument that it belongs to.
-        report: Called with what had to be left out: a clash, or a collector that failed (it hides those
-            after it).
-        worker: The number of this worker, as a label of every sample: what several workers count apart would
-            else be shown in turn. None where it is the only one.
+        registry: Of prometheus_client.
+        own: Every name that we expose, with the metric it belongs to.
+        report: Called with what is left out: a clash, or a collector that failed (it hides those after it).
+        worker: The number of this worker, as a label for every sample. Without it, metrics that each worker
+            counts by itself would jump between the workers' values. None if it is the only worker.
     """
     collected: list[Metric] = []
     try:
-        collected.extend(third_party.collect())
-    except Exception as error:  # noqa: BLE001 - somebody else's collector may raise anything
+        collected.extend(registry.collect())
+    except Exception as error:  # noqa: BLE001 - a third party's collector may raise anything
         failure = MetricError(f"A collector of prometheus_client's registry failed: {type(error).__name__}.")
         failure.__cause__ = error
         report(failure)
     families: list[ThirdPartyFamily] = []
-    for family in collected:
-        clash = sorted(_names(family) & own.keys())
+    for metric in collected:
+        clash = sorted(_names(metric) & own.keys())
         if clash:
             report(
                 MetricError(
-                    f"The {family.type} {family.name!r} of prometheus_client's registry clashes with"
+                    f"The {metric.type} {metric.name!r} of prometheus_client's registry clashes with"
                     f" {own[clash[0]]} and is left out: rename one of the two."
                 )
             )
         else:
-            families.append(_packed(family, worker))
+            families.append(_pack(metric, worker))
     return families
 
 
 def write_third_party(families: Iterable[ThirdPartyFamily], *, openmetrics: bool) -> str:
-    """Write the families of one worker or of several; those of one name come together."""
+    """Return the lines of the metrics of all workers, grouped by name."""
     from prometheus_client import Metric, exposition  # noqa: PLC0415 - heavy, so on first use
     from prometheus_client import openmetrics as open_format  # noqa: PLC0415 - the same
 
@@ -100,41 +99,41 @@ def write_third_party(families: Iterable[ThirdPartyFamily], *, openmetrics: bool
         metric = merged.get(family.name)
         if metric is None:
             metric = merged[family.name] = Metric(family.name, family.help, family.kind, family.unit)
-        for name, labels, value, at in family.samples if metric.type == family.kind else ():
-            metric.add_sample(name, labels, value, at)
+        for name, labels, value, timestamp in family.samples if metric.type == family.kind else ():
+            metric.add_sample(name, labels, value, timestamp)
     writer: Any = open_format.exposition if openmetrics else exposition  # one of the two has no types
-    text: bytes = writer.generate_latest(_Families(merged.values()))
+    text: bytes = writer.generate_latest(_Collector(merged.values()))
     return text.decode().removesuffix("# EOF\n")
 
 
-def _packed(family: Metric, worker: str | None) -> ThirdPartyFamily:
-    # Without when its series began: Prometheus would store that as a series of its own.
-    created = family.name + "_created"
+def _pack(metric: Metric, worker: str | None) -> ThirdPartyFamily:
+    # Without `_created`, which Prometheus would store as a series of its own.
+    created = metric.name + "_created"
     return ThirdPartyFamily(
-        family.name,
-        family.documentation,
-        family.type,
-        family.unit,
+        metric.name,
+        metric.documentation,
+        metric.type,
+        metric.unit,
         [
             (
                 sample.name,
-                _labelled(sample.labels, worker),
+                _add_worker(sample.labels, worker),
                 float(sample.value),
                 None if sample.timestamp is None else float(sample.timestamp),
             )
-            for sample in family.samples
+            for sample in metric.samples
             if sample.name != created
         ],
     )
 
 
-def _labelled(labels: Mapping[str, str], worker: str | None) -> dict[str, str]:
+def _add_worker(labels: Mapping[str, str], worker: str | None) -> dict[str, str]:
     if worker is None:
         return dict(labels)
-    # A collector that has such a label of its own keeps it.
+    # A collector that already has such a label keeps it.
     name = f"watchkeeper_{WORKER}" if WORKER in labels else WORKER
     return {**labels, name: worker}
 
 
-def _names(family: Metric) -> set[str]:
-    return {family.name, *(family.name + suffix for suffix in _SUFFIXES.get(family.type, ()))}
+def _names(metric: Metric) -> set[str]:
+    return {metric.name, *(metric.name + suffix for suffix in _SUFFIXES.get(metric.type, ()))}

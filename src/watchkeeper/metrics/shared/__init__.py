@@ -1,1 +1,1 @@
-"""The values of all workers of one instance, in shared memory."""
+"""Workers that share their metrics: a slot of shared memory for each, and how to read the others' slots."""

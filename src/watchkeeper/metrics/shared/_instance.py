@@ -1,6 +1,6 @@
-"""Which processes are one instance of a service, and the folder in which they put their figures together.
+"""Which processes are one instance of a service, and the folder where they share their metrics.
 
-An instance is what a scraper asks at one address: the workers of one server. These are one instance:
+An instance is what is scraped at one address: the workers of one server. These are one instance:
 
 - the processes that `multiprocessing` started from one parent (the workers of uvicorn, granian, hypercorn);
 - the workers of one gunicorn;
@@ -8,7 +8,7 @@ An instance is what a scraper asks at one address: the workers of one server. Th
 - processes with the same name in `WATCHKEEPER_METRICS_INSTANCE`, whatever started them.
 
 Every other process is an instance by itself. The service's name, the user and (in containers) the pid
-namespace are part of an instance, so that two of them on one machine never mix.
+namespace are part of an instance's identity, so two instances on one machine never mix.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Final
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics.shared._processes import is_running, start_of
+from watchkeeper.metrics.shared._processes import is_running, start_time
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - tmpfs on every Linux; the folder in it is checked
 _OWNER: Final = "owner"
-_made: Final[Counter[str]] = Counter()
+_created: Final[Counter[str]] = Counter()
 
 
 class Instance:
@@ -36,8 +36,8 @@ class Instance:
 
     Args:
         service: Name of the service.
-        name: Given by the operator, for processes that have nothing else in common.
-        base: Parent of all folders; default shared memory, else the folder for temporary files.
+        name: Set by the operator for processes that have nothing else in common.
+        base: Parent of all folders; default: shared memory, else the folder for temporary files.
 
     Raises:
         MetricError: The folder cannot be used.
@@ -46,33 +46,33 @@ class Instance:
     def __init__(self, service: str, *, name: str | None = None, base: Path | None = None) -> None:
         self._is_named = name is not None
         self._leader = 0 if self._is_named else leader()
-        # Two keepers of one service in one process are two instances, in each worker alike.
-        nth = _made[service]
-        _made[service] += 1
-        who = name or f"{_namespace()}/{self._leader}/{start_of(self._leader)}/{nth}"
-        digest = hashlib.blake2s(f"{service}\0{who}".encode(), digest_size=8).hexdigest()
+        # Two keepers of one service in one process are two instances, with the same numbers in each worker.
+        nth = _created[service]
+        _created[service] += 1
+        identity = name or f"{_namespace()}/{self._leader}/{start_time(self._leader)}/{nth}"
+        digest = hashlib.blake2s(f"{service}\0{identity}".encode(), digest_size=8).hexdigest()
         parent = _private(base or _base())
         self.folder = parent / f"{service}.{digest}"
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            owner = "" if self._is_named else f"{_namespace()} {self._leader} {start_of(self._leader)}"
+            owner = "" if self._is_named else f"{_namespace()} {self._leader} {start_time(self._leader)}"
             with contextlib.suppress(FileExistsError), (self.folder / _OWNER).open("x") as file:
                 file.write(owner)
             self.began = (self.folder / _OWNER).stat().st_mtime
-            """When its counters began, as a unix time."""
+            """When the instance began to count, as a unix time."""
         except OSError as error:
             raise MetricError(f"{self.folder} cannot be made: {error.strerror}.") from error
         _remove_dead(parent, service)
 
     @property
     def ends_with_this_process(self) -> bool:
-        """Whether nobody is left of the instance when this process has gone."""
+        """Whether the instance ends with this process."""
         return not self._is_named and self._leader == os.getpid()
 
 
 def leader() -> int:
-    """Return the process that all workers of this instance have in common."""
-    processes = sys.modules.get("multiprocessing.process")  # there in each process that it started
+    """Return the pid of the process that all workers of this instance have in common."""
+    processes = sys.modules.get("multiprocessing.process")  # loaded in each process that it started
     parent = None if processes is None else processes.parent_process()
     if parent is not None:
         return int(parent.pid)
@@ -82,7 +82,7 @@ def leader() -> int:
 
 
 def _is_gunicorn(pid: int) -> bool:
-    # The arbiter's own parent may have gunicorn among its arguments too (sh -c), but not the same program.
+    # The parent of the arbiter may have gunicorn in its arguments too (sh -c), but is another program.
     try:
         same = Path(f"/proc/{pid}/exe").readlink() == Path("/proc/self/exe").readlink()
         return same and b"gunicorn" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -101,13 +101,13 @@ def _base() -> Path:
     usable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
     if usable:
         return _SHARED_MEMORY
-    import tempfile  # noqa: PLC0415 - hardly ever
+    import tempfile  # noqa: PLC0415 - rarely needed
 
     return Path(tempfile.gettempdir())
 
 
 def _private(base: Path) -> Path:
-    """Return the user's own folder in `base`, which others may write to: it must be ours and closed."""
+    """Return this user's folder in `base`, after checking that no other user can write to it."""
     folder = base / f"watchkeeper-{os.geteuid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _private(base: Path) -> Path:
 
 
 def _remove_dead(parent: Path, service: str) -> None:
-    """Remove what instances left that were killed: their leader is gone, and so are all workers."""
+    """Remove the folders of instances that were killed: their leader and all workers have ended."""
     for folder in parent.glob(f"{service}.*"):
         with contextlib.suppress(OSError, ValueError):
             namespace, pid, start = (folder / _OWNER).read_text("ascii").split()
@@ -130,7 +130,7 @@ def _remove_dead(parent: Path, service: str) -> None:
 
 def remove_unused(folder: Path) -> None:
     """Remove an instance's folder, unless a worker holds a slot in it."""
-    import shutil  # noqa: PLC0415 - takes a while, and the start does not wait for the end
+    import shutil  # noqa: PLC0415 - slow to import and not needed at the start
 
     locks = []
     try:

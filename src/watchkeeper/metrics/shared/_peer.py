@@ -1,7 +1,7 @@
 """Another worker's slot, as a scrape reads it.
 
-It is read through a descriptor and not mapped: a page that somebody cut off, or that a full file system has
-no room for, would be a SIGBUS.
+It is read through a descriptor and not mapped: accessing a mapped page that was cut off, or that a full file
+system has no room for, raises SIGBUS.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import MetricError
-from watchkeeper.metrics.shared._keys import LARGEST, KeyReader
+from watchkeeper.metrics.shared._keys import MAX_RECORD, KeyReader
 from watchkeeper.metrics.shared._slot import CELL, HEADER, USED, is_alive
 
 if TYPE_CHECKING:
@@ -20,20 +20,12 @@ if TYPE_CHECKING:
 
     from watchkeeper.metrics._family import Series
 
-_RECORDS_AT_ONCE: Final = 256
-_BYTES_AT_ONCE: Final = 2 * LARGEST  # a whole record at least
+_RECORDS_PER_STEP: Final = 256
+_BYTES_PER_STEP: Final = 2 * MAX_RECORD  # at least one whole record
 
 
 class Peer:
-    """The slot of another worker, which runs or is dead.
-
-    Args:
-        folder: Of the instance.
-        number: Of the slot.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """The slot of another worker, running or not; OSError if it cannot be opened."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.number = number
@@ -45,37 +37,33 @@ class Peer:
 
     @property
     def series(self) -> list[Series]:
-        """Its series as far as they were read; it only grows."""
+        """Its series, as far as they were read; the list only grows."""
         return self._keys.series
 
     def read(self) -> bytes:
-        """Return all cells of its series, header included, as they are now."""
+        """Return the header and all cells of its series, as they are now."""
         size = max(self._keys.cells, HEADER) * CELL
         return os.pread(self._file, size, 0).ljust(size, b"\0")
 
     def is_replaced(self) -> bool:
-        """Say whether it was set aside and begun anew.
-
-        Raises:
-            OSError: It is not there.
-        """
-        # The descriptor keeps the old file, so that its number is not given to another.
+        """Return whether its files were set aside and created again; OSError if they are missing."""
+        # The open descriptor keeps the old file, so the new one cannot have the same inode number.
         return not os.path.samestat(self._values_path.stat(), os.fstat(self._file))
 
     def refresh(self) -> Iterator[str]:
-        """Read the series that came since the last time, in steps.
+        """Read the series that are new since the last call, in steps.
 
         Raises:
-            MetricError: It is damaged.
+            MetricError: The slot is damaged.
             OSError: It cannot be read.
         """
         used = memoryview(self.read()).cast("d")[USED]
         with self._keys_path.open("rb") as file:
             before = -1
-            while before < self._keys.read:
-                before = self._keys.read
+            while before < self._keys.size:
+                before = self._keys.size
                 file.seek(before)
-                self._keys.feed(file.read(_BYTES_AT_ONCE), _RECORDS_AT_ONCE)
+                self._keys.feed(file.read(_BYTES_PER_STEP), _RECORDS_PER_STEP)
                 yield ""
         if max(self._keys.cells, HEADER) < used:
             raise MetricError(f"The keys of worker {self.number} are cut off.")
@@ -83,12 +71,8 @@ class Peer:
             raise MetricError(f"The values of worker {self.number} are cut off.")
 
 
-def numbers_in(folder: Path) -> list[int]:
-    """Return the numbers of the slots that are there, in order.
-
-    Raises:
-        OSError: The folder is gone.
-    """
+def slot_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the slots in an instance's folder, sorted; OSError if it is missing."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -98,13 +82,13 @@ def numbers_in(folder: Path) -> list[int]:
     return sorted(found)
 
 
-def running_in(folder: Path) -> frozenset[int]:
-    """Return the numbers of the workers that run now."""
+def running_workers(folder: Path) -> frozenset[int]:
+    """Return the numbers of the workers of an instance that are running."""
     running = set()
     try:
-        for number in numbers_in(folder):
+        for number in slot_numbers(folder):
             if is_alive(memoryview(Peer(folder, number).read()).cast("d")):
                 running.add(number)
     except OSError:
-        pass  # what is not there does not run
+        pass  # a slot that is missing has no running worker
     return frozenset(running)

@@ -1,4 +1,4 @@
-"""Which process is which: a pid alone is used again, with its start time it is not."""
+"""Identifies a process by its pid and start time, since a pid alone is used again."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 
-def start_of(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 where it is gone or the system tells not.
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 if it has ended or /proc does not say.
 
-    Field 22 of /proc/PID/stat (proc(5)); the name before it may hold spaces and brackets. One that ended and
-    was not waited for (a zombie, state Z or X) is gone.
+    It is field 22 of /proc/PID/stat (proc(5)); the name before it may contain spaces and parentheses. A
+    zombie (state Z or X) has ended.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
@@ -20,17 +20,15 @@ def start_of(pid: int) -> int:
     return 0 if state in {b"Z", b"X"} else int(fields[18])
 
 
-def is_running(pid: int, start: int) -> bool:
-    """Say whether this very process runs, not another one that got its number.
+def is_running(pid: int, started: int) -> bool:
+    """Return whether the process with this pid and this `start_time` is running.
 
-    Args:
-        pid: Its number; 0 is nobody.
-        start: What `start_of` said of it; 0 where the system does not tell, then the number decides.
+    A pid of 0 is no process. With a start time of 0 (unknown) the pid alone decides.
     """
     if pid <= 0:
         return False
-    if start:
-        return start_of(pid) == start
+    if started:
+        return start_time(pid) == started
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

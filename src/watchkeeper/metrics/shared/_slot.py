@@ -1,12 +1,12 @@
 """A slot: the values of one worker, in files that outlive it.
 
-Three files: `N.values`, doubles by index, mapped by its one writer and by those who read; `N.keys`, which
-series lie where; `N.lock`, held by the writer while it lives (flock: it goes with the process, however that
-ends). Whoever finds a free lock adopts the slot with all that was counted in it: nothing is lost, nothing is
-moved, and nobody has to tell a dead worker's figures from those of its successor.
+There are three files. `N.values` holds doubles; its one writer maps it, others read it. `N.keys` says which
+series has which cells. `N.lock` is held by the writer while it lives (flock: the kernel releases it however
+the process ends). A worker that finds a free lock adopts the slot with everything that was counted in it.
+Nothing is lost or moved, and no one needs to tell a dead worker's values from those of its successor.
 
-The values file has its full size from the start and is sparse; what is used is allocated before (a mapped
-page that the file system has no room for is a SIGBUS).
+The values file has its full size from the start and is sparse. Pages are allocated before they are used:
+writing to a mapped page that the file system has no room for raises SIGBUS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._family import Series
 from watchkeeper.metrics.shared._keys import KeyReader, KeyWriter
-from watchkeeper.metrics.shared._processes import is_running, start_of
+from watchkeeper.metrics.shared._processes import is_running, start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 CELL: Final = 8
 """Bytes of a cell."""
 HEADER: Final = 8
-"""Cells before the first series: mark, the writer's pid, its start time, cells in use, and room for more."""
+"""Cells before the first series: mark, the writer's pid, its start time, cells in use; four are unused."""
 PID: Final = 1
 START: Final = 2
 USED: Final = 3
 
-_MARK: Final = 6.02214076e23  # no other file begins like this, nor does one of another byte order
+_MARK: Final = 6.02214076e23  # no other file starts with this, nor does one of another byte order
 _CELLS: Final = 1 << 24  # 128 MiB of address space: a million histograms
-_STEP: Final = 64 * 1024
-_SLOTS: Final = 1024
+_ALLOCATION: Final = 64 * 1024
+_MAX_SLOTS: Final = 1024
 
 
 class Slot:
@@ -53,7 +53,7 @@ class Slot:
         folder: Of the instance.
         number: Of the slot, which is the worker's label.
         lock: Descriptor of the lock, held.
-        on_error: Told when what was there cannot be used and is set aside.
+        on_error: Called when the slot's files are damaged and set aside.
     """
 
     def __init__(self, folder: Path, number: int, lock: int, on_error: Callable[[MetricError], None]) -> None:
@@ -66,36 +66,36 @@ class Slot:
         self._adopted = {(one.family.shape, one.labels): one.first for one in keys.series}
         self._counts = Counter(one.family.shape for one in keys.series)
         self._used = max(keys.cells, HEADER)
-        self._reserved = 0
-        self._told = keys.read
+        self._allocated = 0
+        self._keys_size = keys.size
         with contextlib.ExitStack() as undo:
-            self._keys = _opened(self._keys_path, os.O_WRONLY | os.O_APPEND)
+            self._keys = _open(self._keys_path, os.O_WRONLY | os.O_APPEND)
             undo.callback(os.close, self._keys)
-            self._file = _opened(self._values_path, os.O_RDWR)
+            self._file = _open(self._values_path, os.O_RDWR)
             undo.callback(os.close, self._file)
-            os.truncate(self._keys, keys.read)  # a record that a kill cut off
-            # In this order: a file that has its size has its header too, whose pages are there to be read.
-            self._reserve(self._used)
+            os.truncate(self._keys, keys.size)  # drop a record that a kill cut off
+            # Allocate first: a file of full size always has a header whose pages can be read.
+            self._allocate(self._used)
             os.truncate(self._file, _CELLS * CELL)
             self.values = memoryview(mmap.mmap(self._file, _CELLS * CELL)).cast("d")
             undo.pop_all()
         self._descriptors: tuple[int, ...] = (lock, self._keys, self._file)
-        self._take_over()
+        self._write_header()
 
     @classmethod
     def claim(cls, folder: Path, on_error: Callable[[MetricError], None]) -> Slot:
-        """Adopt the first slot whose writer is gone, or make a new one.
+        """Adopt the first slot whose writer has ended, or create a new one.
 
         Args:
             folder: Of the instance; it exists.
-            on_error: Told of a damaged slot, which is set aside.
+            on_error: Called with a damaged slot, which is set aside.
 
         Raises:
-            OSError: There is no room, or the folder is not usable.
+            OSError: There is no room, or the folder cannot be used.
             MetricError: There are too many workers.
         """
-        for number in range(_SLOTS):
-            lock = _opened(folder / f"{number}.lock", os.O_RDWR)
+        for number in range(_MAX_SLOTS):
+            lock = _open(folder / f"{number}.lock", os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not os.fstat(lock).st_nlink:
@@ -106,18 +106,18 @@ class Slot:
             except BaseException:
                 os.close(lock)
                 raise
-        raise MetricError(f"There are {_SLOTS} workers in {folder} already.")
+        raise MetricError(f"There are {_MAX_SLOTS} workers in {folder} already.")
 
     def count(self, family: Family) -> int:
-        """Return how many series of a family have cells, those of predecessors too."""
+        """Return how many series of a family have cells, including those of earlier workers."""
         return self._counts[family.shape]
 
     def has(self, family: Family, labels: tuple[str, ...]) -> bool:
-        """Say whether a predecessor has left a series."""
+        """Return whether an earlier worker left this series."""
         return (family.shape, labels) in self._adopted
 
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
-        """Return the first cell of a series: the one that a predecessor counted in, or a new one, at 0.
+        """Return the first cell of a series: the one that an earlier worker used, or a new one at 0.
 
         Raises:
             OSError: There is no room.
@@ -128,12 +128,12 @@ class Slot:
         first = self._used
         if first + family.width > _CELLS:
             raise OSError(errno.ENOSPC, "the slot is full")
-        self._reserve(first + family.width)
+        self._allocate(first + family.width)
         series = Series(family, labels, first, time.time())
-        self._append(self._writer.record(series))
-        self._writer.written(series)
+        self._append(self._writer.encode(series))
+        self._writer.note_written(series)
         self._used = first + family.width
-        # After the record: who reads this first and the keys then finds the keys of all these cells.
+        # After the record: a peer that reads this number first then finds the keys of all these cells.
         self.values[USED] = float(self._used)
         self.series.append(series)
         self._counts[family.shape] += 1
@@ -144,19 +144,19 @@ class Slot:
         return self.values[: self._used].tobytes()
 
     def release(self) -> None:
-        """Leave the slot to whoever comes next; in a forked child, to the parent."""
-        # Once: their numbers belong to somebody else then.
+        """Leave the slot to another worker; in a forked child, to the parent."""
         for descriptor in self._descriptors:
             os.close(descriptor)
+        # A second call closes nothing: the numbers may belong to other files by then.
         self._descriptors = ()
 
-    def _take_over(self) -> None:
-        # What a dead worker's gauges showed is nobody's state now; only then is the slot's writer alive.
+    def _write_header(self) -> None:
+        # Clear the gauges of the dead worker before the header says that the slot's writer is alive.
         for one in self.series:
             if one.family.kind == "gauge":
                 self.values[one.first] = self.values[one.first + 1] = 0.0
         self.values[PID] = 0.0
-        self.values[START] = float(start_of(os.getpid()))
+        self.values[START] = float(start_time(os.getpid()))
         self.values[USED] = float(self._used)
         self.values[PID] = float(os.getpid())
         self.values[0] = _MARK
@@ -167,17 +167,17 @@ class Slot:
             written = os.write(self._keys, record)
         finally:
             if written == len(record):
-                self._told += written
+                self._keys_size += written
             else:
-                os.truncate(self._keys, self._told)
+                os.truncate(self._keys, self._keys_size)
         if written != len(record):
             raise OSError(errno.ENOSPC, "the record of a series was cut off")
 
-    def _reserve(self, cells: int) -> None:
-        if cells * CELL > self._reserved:
-            size = -(-cells * CELL // _STEP) * _STEP
-            os.posix_fallocate(self._file, self._reserved, size - self._reserved)
-            self._reserved = size
+    def _allocate(self, cells: int) -> None:
+        if cells * CELL > self._allocated:
+            size = -(-cells * CELL // _ALLOCATION) * _ALLOCATION
+            os.posix_fallocate(self._file, self._allocated, size - self._allocated)
+            self._allocated = size
 
     def _read_keys(self, on_error: Callable[[MetricError], None]) -> KeyReader:
         keys = KeyReader()
@@ -193,39 +193,35 @@ class Slot:
     def _set_aside(self, error: Exception, on_error: Callable[[MetricError], None]) -> None:
         for path in (self._values_path, self._keys_path):
             with contextlib.suppress(FileNotFoundError):
-                path.replace(path.with_name(path.name + ".damaged"))  # one at most: the last
-        told = MetricError(
+                path.replace(path.with_name(path.name + ".damaged"))  # only the last one is kept
+        report = MetricError(
             f"What worker {self.number} counted before is damaged; it is set aside in"
             f" {self._values_path.parent}, and its counters begin at 0. {error}"
         )
-        told.__cause__ = error
-        on_error(told)
+        report.__cause__ = error
+        on_error(report)
 
 
 def is_alive(header: Sequence[float]) -> bool:
-    """Say whether the writer runs whose slot begins with these cells."""
+    """Return whether the writer of the slot with this header is running."""
     try:
         return is_running(int(header[PID]), int(header[START]))
     except (IndexError, ValueError, OverflowError):
-        return False  # it is just being made, or garbled
+        return False  # the slot is being created, or damaged
 
 
-def _opened(path: Path, flags: int) -> int:
+def _open(path: Path, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _check(path: Path, keys: KeyReader) -> None:
-    """Refuse values that cannot be those of these keys.
-
-    Raises:
-        MetricError: They are cut off or garbled, or the keys are.
-    """
+    """Raise MetricError if the values, or the keys, are cut off or damaged."""
     with path.open("rb") as file:
         content = file.read(max(keys.cells, HEADER) * CELL)
     values = memoryview(content[: len(content) // CELL * CELL]).cast("d")
     has_mark = len(values) > 0 and values[0] == _MARK
     if not has_mark and not keys.series:
-        return  # its writer was killed in its first moment
+        return  # its writer was killed while it created the slot
     if len(values) < max(keys.cells, HEADER):
         raise MetricError("The values are cut off.")
     if not has_mark:

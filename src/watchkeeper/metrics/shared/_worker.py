@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._store import LocalMemory
 from watchkeeper.metrics.shared._instance import remove_unused
-from watchkeeper.metrics.shared._peer import running_in
+from watchkeeper.metrics.shared._peer import running_workers
 from watchkeeper.metrics.shared._slot import Slot
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Worker:
 
     def running_peers(self) -> frozenset[int]:
         """Return the numbers of the other workers that are running."""
-        return frozenset() if self.folder is None else running_in(self.folder) - {self.number}
+        return frozenset() if self.folder is None else running_workers(self.folder) - {self.number}
 
     def join(self, folder: Path, *, temporary: bool = False) -> None:
         """Count in a slot of the instance in `folder` from now on, with all that was counted so far.
