@@ -60,7 +60,7 @@ def test_embedded_programs_of_another_platform(tmp_path: Path) -> None:
 
 def test_embedded_programs_that_are_missing(tmp_path: Path) -> None:
     """A folder without PostgreSQL's programs is named, with the one that is missing."""
-    with pytest.raises(EmbeddedServerError, match=rf"There is no postgres in {tmp_path}: name the folder"):
+    with pytest.raises(EmbeddedServerError, match=rf"There is no postgres in {tmp_path}: give the folder"):
         find_binaries(tmp_path, PATHS, ME)
 
 

@@ -71,7 +71,7 @@ async def test_embedded_killed_supervisor_is_replaced(state: Path) -> None:
         assert await ask(server.url, "SELECT count(*) FROM kept") == 1
         assert server.owner
     assert [level for level, _ in reports] == ["warn", "info"]
-    assert said(reports, "was ended from outside")
+    assert said(reports, "was killed")
     assert not processes_over(state)
 
 
@@ -134,7 +134,7 @@ async def test_embedded_killed_server_is_started_again(state: Path) -> None:
         assert server.owner
         await asyncio.to_thread(wait_until, lambda: said(reports, "is back after"))
     assert [level for level, _ in reports] == ["error", "info"]
-    assert said(reports, "ended by itself (exit status -9)")
+    assert said(reports, "exited unexpectedly (status -9)")
 
 
 async def test_embedded_server_returns_in_spite_of_a_busy_backend(state: Path) -> None:

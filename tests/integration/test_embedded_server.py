@@ -122,7 +122,7 @@ async def test_embedded_server_runs_on_any_postgresql(folder: Path) -> None:
         assert process.returncode == 0
         assert b"PostgreSQL database dump complete" in dump
     with pytest.raises(
-        EmbeddedServerError, match=r"made by PostgreSQL 15, which 18\.\S+ cannot read.*pg_dumpall"
+        EmbeddedServerError, match=r"created by PostgreSQL 15, which 18\.\S+ cannot read.*pg_dumpall"
     ):
         await server_over(folder / "state").start()
 
@@ -189,7 +189,7 @@ async def test_embedded_attached_takes_over_on_the_same_sockets(
             except psycopg.OperationalError:
                 await asyncio.sleep(0.05)
         assert server.owner
-        assert ("info", "This process owns the embedded PostgreSQL now.") in reports
+        assert ("info", "This process now owns the embedded PostgreSQL.") in reports
 
 
 async def test_embedded_short_command_does_not_take_over(

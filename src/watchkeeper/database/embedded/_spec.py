@@ -1,4 +1,4 @@
-"""What the supervisor is told to run, and how the server is set up."""
+"""What the supervisor runs, and how the server is configured."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _BUILTIN_LOCALE_SINCE: Final = 17
 _ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 # Longer than `serve` takes to drain by default.
 _TERM_GRACE_S: Final = 25.0
-# After each checkpoint a page that changes is written to the WAL as a whole: with less room for WAL, a large
-# delete has several and takes up to a half longer. What is not needed is given back over later checkpoints.
+# After each checkpoint the first change of a page writes the whole page to the WAL. With a smaller
+# max_wal_size a large delete causes several checkpoints and takes up to 1.5 times as long. Later checkpoints
+# free the space.
 _CONFIGURATION: Final = """
-# Watchkeeper wrote this once, when the data was made: change it here, or with ALTER SYSTEM.
+# Watchkeeper wrote this when it created the data: change it here, or with ALTER SYSTEM.
 max_connections = 100
 shared_buffers = 64MB
 min_wal_size = 32MB
@@ -36,19 +37,19 @@ log_checkpoints = off
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSpec:
-    """What the supervisor is told.
+    """What the supervisor runs.
 
     Args:
         state: The state folder.
-        data: The data folder, made by `initdb` when it is missing.
-        log: File that takes what the server writes.
-        initdb: The program with its arguments, but for the folder.
+        data: The data folder; `initdb` creates it when it is missing.
+        log: File for the server's output.
+        initdb: The program with its arguments, without the folder.
         postgres: The program with all its arguments.
-        configuration: Appended to postgresql.conf when the data is made.
-        env: Whole environment of both.
+        configuration: Appended to postgresql.conf when the data is created.
+        env: Complete environment of both programs.
         uid: User that runs both; 0 for the supervisor's own.
         gid: Group of that user.
-        term_grace: Seconds that the parent has after a SIGTERM to the supervisor.
+        term_grace: Seconds that the parent has to stop after a SIGTERM to the supervisor.
         stop_timeout: Seconds that a fast shutdown may take.
     """
 
@@ -72,15 +73,7 @@ def make_spec(
     parameters: Mapping[str, str],
     stop_timeout: timedelta,
 ) -> ServerSpec:
-    """Return the spec for a server over `paths`.
-
-    Args:
-        paths: Its folders.
-        account: Who runs it.
-        binaries: What is run.
-        parameters: Server settings that win over every other; `fsync=off` also makes smaller data, quicker.
-        stop_timeout: How long a clean stop may take.
-    """
+    """Return the spec of a server; `parameters` override all other settings of PostgreSQL."""
     return ServerSpec(
         state=str(paths.state),
         data=str(paths.data),
@@ -103,11 +96,11 @@ def _initdb(binaries: Binaries, *, durable: bool) -> list[str]:
         "--encoding=UTF8",
         "--data-checksums",
         "--auth-local=trust",  # the folder of the sockets is private
-        "--auth-host=scram-sha-256",  # nobody has a password: no way in, should somebody switch TCP on
+        "--auth-host=scram-sha-256",  # no role has a password, so TCP stays closed even if it is enabled
         "--no-instructions",
     ]
     if binaries.major >= _BUILTIN_LOCALE_SINCE:
-        # PostgreSQL's own, the same on every system; what the C library sorts changes with its version.
+        # PostgreSQL's own locale is the same on every system; the C library's order changes with its version.
         argv += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     else:
         argv += ["--locale=C.UTF-8"]
@@ -122,7 +115,7 @@ def _postgres(binaries: Binaries, paths: Paths, parameters: Mapping[str, str]) -
         "port": str(PORT),
         "unix_socket_directories": _quoted(str(paths.sockets)),
         "unix_socket_permissions": "0700",
-        "lc_messages": "C",  # a program reads them
+        "lc_messages": "C",  # the messages are parsed
         "log_destination": "stderr",
         "logging_collector": "off",
         **parameters,
@@ -134,5 +127,5 @@ def _postgres(binaries: Binaries, paths: Paths, parameters: Mapping[str, str]) -
 
 
 def _quoted(path: str) -> str:
-    """Quote an element of a list setting, such as a folder with a comma in its name."""
+    """Quote an element of a list setting, such as a folder whose name contains a comma."""
     return '"' + path.replace('"', '""') + '"'

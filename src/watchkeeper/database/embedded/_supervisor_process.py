@@ -1,4 +1,4 @@
-"""The parent's end of the supervisor: starts it, hears its events, ends it by letting go of a pipe."""
+"""The supervisor as its parent sees it: started with a spec, sending events, ended by closing a pipe."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 if TYPE_CHECKING:
     from watchkeeper.database.embedded._spec import ServerSpec
 
-# Loads the package under its full name, without the packages above it, which cost 100 ms and more. So its
-# modules import each other only as `from full.name import something`: any other form imports those after all.
+# Loads the package under its full name without its parent packages, which cost 100 ms and more. Its modules
+# therefore import each other only as `from full.name import something`; other forms import the parents.
 _BOOT: Final = (
     "import importlib.util, sys; name, path = sys.argv[1:3];"
     " spec = importlib.util.spec_from_file_location(name, path);"
@@ -34,11 +34,7 @@ _STRAY_LINES: Final = 20
 
 
 def try_lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock, or None when another process has it.
-
-    Raises:
-        OSError: The file cannot be made or locked.
-    """
+    """Return a descriptor that holds the lock, or None when another process has it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with contextlib.ExitStack() as unless_locked:
         unless_locked.callback(os.close, fd)
@@ -50,11 +46,10 @@ def try_lock(path: Path) -> int | None:
 
 
 class SupervisorProcess:
-    """A running supervisor.
+    """A running supervisor, which ends when this process closes its end of a pipe, or itself ends.
 
-    It lives as long as this process's end of a pipe is open, whatever becomes of this process. A child of
-    `os.fork` closes its copy, and one that execs inherits none; only a fork behind Python's back (by a C
-    library) keeps the server running until that child ends.
+    A child of `os.fork` closes its copy, and one that execs inherits none. Only a child forked by a C library
+    keeps the server running until it ends.
     """
 
     def __init__(
@@ -73,21 +68,13 @@ class SupervisorProcess:
 
     @classmethod
     async def start(cls, lock_fd: int, spec: ServerSpec) -> Self:
-        """Start a supervisor and hand it the lock.
-
-        Args:
-            lock_fd: From `try_lock`; closed here, the supervisor keeps its own.
-            spec: What it is to run.
-
-        Raises:
-            OSError: It cannot be started.
-        """
+        """Start a supervisor and pass it the lock; the descriptor is closed in this process."""
         with contextlib.ExitStack() as ours:
             ours.callback(os.close, lock_fd)
             events = asyncio.StreamReader(limit=_LONGEST_EVENT_BYTES)
             transport, event_fd = await _open_event_pipe(events)
             ours.callback(os.close, event_fd)
-            # From here on nothing waits, so nothing can be cancelled half-way.
+            # No await from here on, so this cannot be cancelled half-way.
             spec_fd, lifeline = os.pipe()
             ours.callback(os.close, spec_fd)
             try:
@@ -104,17 +91,17 @@ class SupervisorProcess:
                 os.close(lifeline)
                 transport.close()
                 raise
-            with contextlib.suppress(BrokenPipeError):  # it ended at once: the end of its events says so
+            with contextlib.suppress(BrokenPipeError):  # it has already ended, as its events will show
                 os.write(lifeline, json.dumps({**asdict(spec), "lock_fd": lock_fd}).encode() + b"\n")
             return cls(process, lifeline, events, transport)
 
     @property
     def is_over(self) -> bool:
-        """Whether the supervisor is gone."""
+        """Whether the supervisor has ended."""
         return self._process.poll() is not None
 
     async def next_event(self) -> dict[str, Any] | None:
-        """Return the next event, or None when the supervisor is gone."""
+        """Return the next event, or None when the supervisor has ended."""
         while line := await self._events.readline():
             if line.startswith(b"{"):
                 event: dict[str, Any] = json.loads(line)
@@ -123,7 +110,7 @@ class SupervisorProcess:
         return None
 
     def release(self) -> None:
-        """Have the supervisor stop the server, without waiting for it."""
+        """Make the supervisor stop the server, without waiting for it."""
         lifeline, self._lifeline = self._lifeline, -1
         if lifeline >= 0:
             os.close(lifeline)
@@ -132,12 +119,12 @@ class SupervisorProcess:
         self.release()
 
     async def close(self) -> None:
-        """Stop the server and wait until the supervisor is gone."""
+        """Stop the server and wait until the supervisor has ended."""
         self.release()
         while await self._events.read(65536):
             pass
         self._transport.close()
-        # It has closed its stdout, so it is about to end. No signal of that reaches every thread and loop.
+        # It has closed its stdout and is about to end. SIGCHLD does not reach every thread and event loop.
         while self._process.poll() is None:  # noqa: ASYNC110
             await asyncio.sleep(_REAP_POLL_S)
 
@@ -146,7 +133,7 @@ _RUNNING: Final[weakref.WeakSet[SupervisorProcess]] = weakref.WeakSet()
 
 
 async def _open_event_pipe(events: asyncio.StreamReader) -> tuple[asyncio.ReadTransport, int]:
-    """Make a pipe that ends in `events`; return its transport and the end for the supervisor."""
+    """Return the transport of a pipe that feeds `events`, and the pipe's end for the supervisor."""
     reading, writing = os.pipe()
     file = os.fdopen(reading, "rb", 0)
     with contextlib.ExitStack() as unless_connected:

@@ -1,4 +1,4 @@
-"""The supervisor's beginning and end."""
+"""The entry point of the supervisor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from watchkeeper.database.embedded._supervisor._supervisor import Supervisor
 
 
 def main() -> NoReturn:
-    """Own the server as ordered on stdin."""
+    """Run the server that the spec on stdin describes."""
     os.umask(0o077)
-    os.set_blocking(1, False)  # a pipe of our own; a parent that does not read must not stop us
+    os.set_blocking(1, False)  # our own pipe; a parent that does not read must not block us
     try:
         spec = read_spec()
         _keep_lock(spec["lock_fd"])
@@ -40,8 +40,8 @@ def main() -> NoReturn:
 
 
 def _keep_lock(fd: int) -> None:
-    """Hold the lock that came with its descriptor until this process ends, whatever PostgreSQL does."""
+    """Keep the inherited lock until this process ends; PostgreSQL does not inherit it."""
     os.set_inheritable(fd, False)
-    number = b"%d\n" % os.getpid()  # for people: who owns the server
+    number = b"%d\n" % os.getpid()  # tells people which process owns the server
     os.pwrite(fd, number, 0)
     os.ftruncate(fd, len(number))

@@ -1,4 +1,4 @@
-"""What the supervisor hears from its parent, and what it tells it."""
+"""The supervisor's communication with its parent."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ if TYPE_CHECKING:
 
 
 class StoppedError(Exception):
-    """The parent is gone, or a signal asked for the end: the server is to stop."""
+    """The parent has ended, or a signal asked to stop the server."""
 
 
 class FailedError(Exception):
-    """The server cannot be started.
-
-    Args:
-        stage: What was tried.
-        code: Exit status of the program, None when it never ran.
-        log: Its last lines.
-    """
+    """The server cannot be started; `event` says at which stage, with the program's exit status and log."""
 
     def __init__(self, stage: str, code: int | None, log: Iterable[str]) -> None:
         super().__init__(stage)
@@ -30,11 +24,7 @@ class FailedError(Exception):
 
 
 def read_spec() -> dict[str, Any]:
-    """Read the first line of stdin; nothing comes behind it.
-
-    Raises:
-        StoppedError: The parent ended before it had written it.
-    """
+    """Read the spec from stdin, or raise `StoppedError` if the parent ended before it had written it."""
     line = b""
     while not line.endswith(b"\n"):
         chunk = os.read(0, 65536)
@@ -46,6 +36,6 @@ def read_spec() -> dict[str, Any]:
 
 
 def send_event(event: dict[str, Any]) -> None:
-    """Send the parent an event; a parent that is gone or does not read misses it."""
+    """Send the parent an event; one that has ended or does not read misses it."""
     with contextlib.suppress(OSError):
         os.write(1, json.dumps(event).encode() + b"\n")

@@ -1,6 +1,6 @@
-"""What an earlier supervisor left behind: a number in postmaster.pid, a server, backends without a server.
+"""What an earlier supervisor left behind: postmaster.pid, a server, backends without a server.
 
-Whoever asks holds the lock of the state folder, so none of it has a right to go on.
+The caller holds the lock of the state folder, so all of it may be stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PROC: Final = Path("/proc")
 
 
 def read_pid_file(data: Path) -> list[str]:
-    """Return the lines of postmaster.pid, none if it is not there."""
+    """Return the lines of postmaster.pid, none if it does not exist."""
     try:
         return (data / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -26,22 +26,19 @@ def read_pid_file(data: Path) -> list[str]:
 
 
 def is_ready(data: Path, pid: int) -> bool:
-    """Say whether the server `pid` takes connections; pg_ctl looks here as well."""
+    """Return whether the server `pid` accepts connections; pg_ctl reads the same line."""
     lines = read_pid_file(data)
     return len(lines) > _STATUS_LINE and lines[0] == str(pid) and lines[_STATUS_LINE].strip() == "ready"
 
 
 def recorded_pid(data: Path) -> int | None:
-    """Return the number in postmaster.pid: of a server that runs, or of one that was killed."""
+    """Return the process id in postmaster.pid, of a server that runs or was killed."""
     lines = read_pid_file(data)
     return int(lines[0]) if lines and lines[0].isdigit() else None
 
 
 def is_server(pid: int, data: Path) -> bool:
-    """Say whether `pid` is a server over `data`, rather than another program that got its number.
-
-    A server keeps its command line, which everybody may read.
-    """
+    """Return whether `pid` is a server over `data` by its command line, not a program that got its id."""
     try:
         arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -50,7 +47,7 @@ def is_server(pid: int, data: Path) -> bool:
 
 
 def orphaned_backends(data: Path) -> list[int]:
-    """Return the backends that work in `data`, as far as this process may see that."""
+    """Return the backends that work in `data`, as far as this process can see them."""
     found = []
     for entry in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -61,6 +58,6 @@ def orphaned_backends(data: Path) -> list[int]:
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may be gone, or not be ours any more."""
+    """Send a signal to a process that may have ended, or whose id another user's process may have."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)

@@ -20,15 +20,8 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 class Program:
     """A running program.
 
-    Args:
-        argv: The program and its arguments.
-        environ: Its whole environment.
-        account: The arguments `user`, `group`, `extra_groups` of `subprocess.Popen`, or nothing.
-        death_signal: What it gets when the supervisor dies; Linux only. It is bound to the thread that starts
-            the program, so that has to be the main one.
-
-    Raises:
-        OSError: It cannot be run.
+    On Linux it gets `death_signal` when the thread that started it ends, which has to be the main one.
+    `account` holds the arguments `user`, `group` and `extra_groups` of `subprocess.Popen`, or nothing.
     """
 
     def __init__(
@@ -46,7 +39,7 @@ class Program:
                 if os.getppid() != supervisor:
                     os._exit(1)
 
-        self.is_silent = False  # nothing of it has the other end of the pipe any more
+        self.is_silent = False  # no process has the other end of the pipe any more
         self.output, writer = os.pipe()
         os.set_blocking(self.output, False)
         try:
@@ -58,7 +51,7 @@ class Program:
                 cwd="/",
                 env=dict(environ),
                 start_new_session=True,
-                # Runs after the change of user, which would clear the signal. This process has one thread.
+                # Runs after the change of user, which would reset the signal. This process has one thread.
                 preexec_fn=die_with_supervisor,  # noqa: PLW1509
                 umask=0o077,
                 **account,
@@ -71,11 +64,11 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process number."""
+        """Its process id."""
         return self._process.pid
 
     def is_over(self) -> bool:
-        """Say whether it has ended."""
+        """Return whether it has ended."""
         return self._process.poll() is not None
 
     def read(self) -> bytes:
@@ -92,9 +85,6 @@ class Program:
         self._process.send_signal(number)
 
     def close(self) -> int:
-        """Take leave of a program that has ended, or will not; return its exit status.
-
-        What it left running gets EPIPE for its lines, which PostgreSQL ignores.
-        """
+        """Close the pipe and return the exit status; children still running get EPIPE, which they ignore."""
         os.close(self.output)
         return self._process.returncode

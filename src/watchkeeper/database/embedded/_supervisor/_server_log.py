@@ -12,15 +12,11 @@ if TYPE_CHECKING:
 
 _LIMIT_BYTES: Final = 4 << 20
 _TAIL_LINES: Final = 40
-_LONGEST_LINE: Final = 2000  # in memory; a statement of a megabyte need not travel to the parent
+_LONGEST_LINE: Final = 2000  # in memory and in events, which need not carry a statement of a megabyte
 
 
 class ServerLog:
-    """Takes what the server writes.
-
-    Args:
-        path: The file; once it is over 4 MiB it becomes `path`.1, in place of the one before.
-    """
+    """Writes the server's output to `path`; at 4 MiB the file replaces `path`.1."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,16 +27,16 @@ class ServerLog:
 
     @property
     def tail(self) -> list[str]:
-        """The last lines of the program that runs."""
+        """The last lines of the current program."""
         return list(self._tail)
 
     def begin(self) -> None:
-        """Forget the lines of the program before."""
+        """Forget the lines of the previous program."""
         self._tail.clear()
         self._partial = b""
 
     def write(self, chunk: bytes) -> None:
-        """Keep `chunk`; what the disk does not take is in memory only."""
+        """Append `chunk`; where writing fails, only the lines in memory remain."""
         *lines, self._partial = (self._partial + chunk).split(b"\n")
         self._tail.extend(line.decode("utf-8", "replace")[:_LONGEST_LINE] for line in lines)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Makes the data, runs the server, and starts it again when it ends by itself."""
+"""Creates the data, runs the server, and restarts it when it ends unexpectedly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ORPHAN_TIMEOUT_S: Final = 1.0
 _KILL_TIMEOUT_S: Final = 5.0
 _FULL_AGAIN_S: Final = 60.0
 _FULL: Final = b"No space left on device"
-# What a server says whose predecessor was killed and is not quite gone yet.
+# What a server reports while its killed predecessor has not quite ended.
 _PASSING: Final = (
     'lock file "postmaster.pid" already exists',
     '.lock" already exists',
@@ -44,11 +44,7 @@ _PASSING: Final = (
 
 
 class Supervisor:
-    """Owns one server.
-
-    Args:
-        spec: What `EmbeddedServer` sent: the fields of `_spec.ServerSpec`.
-    """
+    """Runs one server; `spec` has the fields of `ServerSpec`."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
@@ -67,17 +63,12 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent's thread may have blocked some
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # it only ends the select
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # it only interrupts the select
         signal.signal(signal.SIGINT, lambda *_: self._stop_within(0))
         signal.signal(signal.SIGTERM, lambda *_: self._stop_within(spec["term_grace"]))
 
     def run(self) -> None:
-        """Own the server until the parent is gone.
-
-        Raises:
-            FailedError: It cannot be started.
-            OSError: The state folder cannot be used.
-        """
+        """Run the server until the parent ends; raise `FailedError` or `OSError` if it cannot be started."""
         try:
             self._make_data()
             self._keep_running()
@@ -92,7 +83,7 @@ class Supervisor:
         self._stop_at = min(self._stop_at, time.monotonic() + seconds)
 
     def _poll(self, seconds: float) -> None:
-        """Wait for the parent, a signal or a line of the log, at most `seconds`."""
+        """Wait at most `seconds` for the parent, a signal or output of the server."""
         sources = [self._wake]
         if self._parent_lives:
             sources.append(0)
@@ -117,11 +108,7 @@ class Supervisor:
             send_event({"event": "full", "log": self._server_log.tail})
 
     def _wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Pump until `until()` holds; return whether it did within `seconds`.
-
-        Raises:
-            StoppedError: The server is to stop.
-        """
+        """Poll until `until()` is true; return whether it was within `seconds`, or raise `StoppedError`."""
         end = time.monotonic() + seconds
         while not until():
             now = time.monotonic()
@@ -145,7 +132,7 @@ class Supervisor:
         return program.close()
 
     def _end_program(self) -> None:
-        """Stop what runs: a clean fast shutdown, then less and less kindly."""
+        """Stop the current program: by a fast shutdown, then by an immediate one, then by SIGKILL."""
         program = self._program
         if program is None:
             return
@@ -165,7 +152,7 @@ class Supervisor:
     # -- data
 
     def _make_data(self) -> None:
-        """Run initdb if there is no data: under another name, so that what has the name is complete."""
+        """Run initdb if there is no data, in a temporary folder, so that `data` is always complete."""
         leftovers = list(self._state.glob("data.new-*"))
         if not leftovers and (self._data / "PG_VERSION").exists():
             return
@@ -190,12 +177,12 @@ class Supervisor:
     def _fill(self, new: Path) -> None:
         if self._account:
             os.chown(new, self._account["user"], self._account["group"])
-        # What initdb starts ends with it: it reads what it writes.
+        # The processes that initdb starts end with it, because it reads their output.
         program = self._start([*self._spec["initdb"], "-D", str(new)], signal.SIGKILL)
         self._wait(float("inf"), program.is_over)
         if code := self._reap(program):
             raise FailedError("initdb", code, self._server_log.tail)
-        # The folder belongs to another account by now: root follows no link of its.
+        # The folder may belong to another account by now: follow none of its links as root.
         fd = os.open(new / "postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(self._spec["configuration"])
@@ -207,13 +194,13 @@ class Supervisor:
     def _keep_running(self) -> None:
         was_ready = False
         back_off = _FIRST_BACK_OFF_S
-        since = time.monotonic()  # the first start, or the last time that it ended by itself
+        since = time.monotonic()  # the first start, or the last unexpected end
         while True:
             started_at = time.monotonic()
             self._end_predecessor(orphans_too=started_at - since > _ORPHAN_TIMEOUT_S)
             code, ready = self._run_once()
             if self._stop_at < float("inf"):
-                raise StoppedError  # systemd told the server too, and it was quicker than the parent
+                raise StoppedError  # systemd signalled the server too, and it was faster than the parent
             now, log = time.monotonic(), self._server_log.tail
             passing = any(text in line for line in log for text in _PASSING)
             was_ready = was_ready or ready
@@ -228,12 +215,12 @@ class Supervisor:
             back_off = min(back_off * 2, _LONGEST_BACK_OFF_S)
 
     def _run_once(self) -> tuple[int, bool]:
-        """Run the server until it ends by itself; return its exit status and whether it was ready."""
+        """Run the server until it ends; return its exit status and whether it was ready."""
         stale = recorded_pid(self._data)
-        # That number belongs to nobody now, or to another program: in a restarted container that is the rule.
-        # PostgreSQL then refuses to start for ever, except for this number, which pg_ctl hands over for the
-        # shell that started it (CreateLockFile, src/backend/utils/init/miscinit.c). It still refuses while
-        # anybody uses the old server's shared memory.
+        # No process has that id now, or another program has: the rule in a restarted container, where
+        # PostgreSQL would refuse to start for ever. It ignores the id in this variable, which pg_ctl sets for
+        # the shell that started it (CreateLockFile, src/backend/utils/init/miscinit.c), and still refuses
+        # while the old server's shared memory is in use.
         environ = {} if stale is None else {"PG_GRANDPARENT_PID": str(stale)}
         program = self._start(self._spec["postgres"], signal.SIGINT, **environ)
         while not self._wait(_READY_POLL_S, program.is_over):
@@ -244,12 +231,12 @@ class Supervisor:
         return self._reap(program), False
 
     def _end_predecessor(self, *, orphans_too: bool) -> None:
-        """Stop a server that outlived its supervisor and, when told, backends that outlived their server."""
+        """Stop a server that outlived its supervisor and, on request, backends that outlived their server."""
         if sys.platform != "linux":
             return
         pid = recorded_pid(self._data)
         if pid is not None and is_server(pid, self._data):
-            # The parent-death signal has usually told it already.
+            # The parent-death signal has usually stopped it already.
             for number, timeout in (
                 (signal.SIGINT, self._spec["stop_timeout"]),
                 (signal.SIGQUIT, _KILL_TIMEOUT_S),
@@ -274,7 +261,7 @@ def _sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with contextlib.suppress(OSError):  # some file systems cannot
+        with contextlib.suppress(OSError):  # not supported by some file systems
             os.fsync(fd)
     finally:
         os.close(fd)

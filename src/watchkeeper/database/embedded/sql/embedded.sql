@@ -1,11 +1,11 @@
 -- The roles and the database inside the embedded server. {role}, {database}, {owner} and {service} are filled in
 -- by psycopg.sql.
 
--- name: take_turn
--- Waits until no other starter does the same; the end of the session lets the next one in.
+-- name: acquire_lock
+-- Waits until no other process does the same; the lock is held until the session ends.
 SELECT pg_advisory_lock(hashtextextended('watchkeeper_embedded', 0));
 
--- name: role_is_plain
+-- name: role_is_login_only
 -- One row for a role that exists: whether it may log in and nothing else.
 SELECT rolcanlogin AND NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls)
 FROM pg_roles
@@ -15,8 +15,8 @@ WHERE rolname = %(role)s;
 -- A role that may log in and nothing else.
 CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;
 
--- name: make_role_plain
--- Takes from a role what somebody gave it since.
+-- name: reset_role
+-- Revokes what the role was given since.
 ALTER ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;
 
 -- name: database_owner
@@ -29,22 +29,22 @@ WHERE datname = %(database)s;
 -- The service's database; its owner also owns the schema public (pg_database_owner).
 CREATE DATABASE {database} OWNER {owner};
 
--- name: give_database
--- Gives the database to another role.
+-- name: change_owner
+-- Changes the owner of the database.
 ALTER DATABASE {database} OWNER TO {owner};
 
--- name: close_database
--- Nobody connects who was not asked.
+-- name: revoke_connect
+-- No other role may connect.
 REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 
--- name: open_database
+-- name: grant_connect
 -- The service may connect.
 GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {service};
 
--- name: let_see
--- The service sees what retention waits for: lag of replicas, transactions of others.
+-- name: grant_stats
+-- The service sees what retention waits for: replication lag, other sessions' transactions.
 GRANT pg_read_all_stats TO {service};
 
--- name: close_schema
--- Only the owner makes tables; what version 15 does by itself, an older dump may undo.
+-- name: revoke_create
+-- Only the owner may create tables: the default since version 15, which a restored older dump may undo.
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
