@@ -1,4 +1,4 @@
-"""What is around the service fails, for real: database, gateway, stdout; and the service is told to stop."""
+"""Real failures around the service: database, gateway, stdout, and a stop of the service."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def on_private_server(postgres_private: PostgresServer, tmp_path: Path) -> Itera
         yield program.wait_until_ready()
 
 
-def test_a_database_that_goes_and_comes_back(
+def test_service_recovers_from_a_database_outage(
     on_private_server: Program, postgres_private: PostgresServer
 ) -> None:
-    """`/health` turns, requests get 503 and not 500, and nobody restarts anything."""
+    """`/health` turns, requests get 503 and not 500, and no restart is needed."""
     program = on_private_server
     assert program.get("/health").json() == {"status": "ok", "db": "connected"}
     postgres_private.stop(signal.SIGQUIT)
@@ -70,10 +70,10 @@ def test_a_database_that_goes_and_comes_back(
     assert program.scrape().get("db_up") == 1
 
 
-def test_a_database_that_hangs_hangs_nobody(
+def test_hanging_database_does_not_hang_requests(
     on_private_server: Program, postgres_private: PostgresServer
 ) -> None:
-    """A server that accepts and never answers makes 503s within the time-outs."""
+    """A frozen server leads to 503 within the timeouts."""
     program = on_private_server
     postgres_private.freeze()
     try:
@@ -88,13 +88,13 @@ def test_a_database_that_hangs_hangs_nobody(
 
 @contextlib.contextmanager
 def _hanging_gateway() -> Iterator[str]:
-    """Listen, accept, and never say a word."""
+    """Listen and accept, and never answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_gateway_that_hangs(postgres: PostgresServer, tmp_path: Path) -> None:
-    """The detailed health answers within its time-out, and readiness does not depend on a gateway."""
+def test_hanging_gateway_degrades_health_only(postgres: PostgresServer, tmp_path: Path) -> None:
+    """The detailed health answers within its timeout, and readiness does not depend on a gateway."""
     urls = postgres.create_database("wk_template")
     with (
         _hanging_gateway() as gateway,
@@ -109,8 +109,8 @@ def test_a_gateway_that_hangs(postgres: PostgresServer, tmp_path: Path) -> None:
         assert program.get("/readyz").status_code == 200
 
 
-def test_a_closed_stdout_is_survived_and_counted(postgres: PostgresServer, tmp_path: Path) -> None:
-    """Whoever reads the lines may die; the service goes on and says how many lines nobody got."""
+def test_closed_stdout_is_survived_and_counted(postgres: PostgresServer, tmp_path: Path) -> None:
+    """The service continues and counts the dropped lines."""
     urls = postgres.create_database("wk_template")
     with subprocess.Popen(
         [sys.executable, "-m", "realestate", "serve"],
@@ -136,8 +136,8 @@ def test_a_closed_stdout_is_survived_and_counted(postgres: PostgresServer, tmp_p
         assert process.wait(60) == 0
 
 
-def test_sigterm_finishes_what_is_in_flight(program: Program) -> None:
-    """A request whose body still arrives at SIGTERM gets its answer and its line, and the exit code is 0."""
+def test_sigterm_finishes_requests_in_flight(program: Program) -> None:
+    """A request whose body still arrives gets its answer and its line, and the exit code is 0."""
     body = json.dumps({"id": unique()}).encode()
     host, port = program.url.removeprefix("http://").split(":")
     head = [f"POST /api/webhooks/moltbot HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"]
@@ -157,7 +157,7 @@ def test_sigterm_finishes_what_is_in_flight(program: Program) -> None:
 
 
 def test_sigterm_under_load_loses_no_line(program: Program) -> None:
-    """Whatever was answered before the end has its line."""
+    """Every answered request has its line."""
     answered: list[str] = []
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""From a counter to the message somebody gets: real Prometheus, real Alertmanager, real HTTP at both ends.
+"""From a counter to the delivered message: real Prometheus, real Alertmanager, real HTTP at both ends.
 
 Changed from the shipped files: addresses, 1 s between scrapes and evaluations, `for` 0 s, no waiting in
 Alertmanager. Expressions, windows, thresholds, labels, routes and inhibitions are as shipped.
@@ -44,7 +44,7 @@ RUNBOOK_BASE = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding
 
 
 class Service:
-    """A service's metrics, declared as the backend declares them, under the test's hands."""
+    """A service's metrics, declared as the backend declares them, set by the test."""
 
     def __init__(self) -> None:
         self.registry = registry = ScrapedRegistry()
@@ -84,7 +84,7 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """Run the chain, once for the tests of this file; it takes 5 s until Prometheus has found its peers."""
+    """Run the chain once for the tests of this file; Prometheus takes 5 s to find its peers."""
     folder = tmp_path_factory.mktemp("chain")
     service = Service()
     with contextlib.ExitStack() as stack:
@@ -103,8 +103,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         yield Chain(service, exporter, prometheus, alertmanager, receiver)
 
 
-def test_the_shipped_rules_load(chain: Chain) -> None:
-    """Prometheus has every rule of the file, and each has been evaluated without an error."""
+def test_shipped_rules_load(chain: Chain) -> None:
+    """Prometheus has every rule, and has evaluated each without an error."""
     groups = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"]
     written = sum(len(group["rules"]) for group in groups)
 
@@ -117,8 +117,8 @@ def test_the_shipped_rules_load(chain: Chain) -> None:
     assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
 
 
-def test_faults_arrive_at_whom_they_concern_and_end(chain: Chain) -> None:
-    """From a healthy service over refused webhooks and a lost database to a service that is gone."""
+def test_alerts_reach_their_receivers_and_resolve(chain: Chain) -> None:
+    """From a healthy service over refused webhooks and a lost database to a service that is down."""
     service, receiver = chain.service, chain.receiver
 
     watchdog = wait_until(lambda: receiver.alerts("/dead-man-switch"), "Watchdog")
@@ -155,11 +155,11 @@ def test_faults_arrive_at_whom_they_concern_and_end(chain: Chain) -> None:
 
 
 def suppressed(alertmanager: httpx.Client) -> set[str]:
-    """The names of the alerts that Alertmanager holds back."""
+    """Return the names of the alerts that Alertmanager suppresses."""
     alerts = alertmanager.get("/api/v2/alerts").json()
     return {alert["labels"]["alertname"] for alert in alerts if alert["status"]["inhibitedBy"]}
 
 
 def names(alerts: list[dict[str, Any]]) -> set[str]:
-    """The names of these alerts."""
+    """Return the names of these alerts."""
     return {alert["labels"]["alertname"] for alert in alerts}

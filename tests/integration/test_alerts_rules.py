@@ -1,4 +1,4 @@
-"""The alert rules under promtool: they are valid, and each does what its unit tests say."""
+"""The alert rules under promtool: they are valid, and pass their unit tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORIGINAL = Path(__file__).parent / "original_rules"
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[Path, Future[tuple[int, str]]]]:
-    """Run all unit tests of the rules, as many at once as there are processors."""
+    """Run all unit tests of the rules, one per processor at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {
             path: pool.submit(run_tool, "promtool", "test", "rules", path.name, folder=path.parent)
@@ -29,29 +29,29 @@ def outcomes() -> Iterator[dict[Path, Future[tuple[int, str]]]]:
         }
 
 
-def test_the_rules_are_valid() -> None:
-    """Promtool finds nothing, neither errors nor lint."""
+def test_rules_are_valid() -> None:
+    """Promtool finds no errors and no lint."""
     code, said = run_tool("promtool", "check", "rules", "--lint-fatal", "alerts.yml", folder=MONITORING)
     assert code == 0, said
     assert re.search(r"SUCCESS: \d+ rules found", said)
 
 
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.name)
-def test_the_rules_do_what_their_tests_say(path: Path, outcomes: dict[Path, Future[tuple[int, str]]]) -> None:
+def test_rules_pass_their_unit_tests(path: Path, outcomes: dict[Path, Future[tuple[int, str]]]) -> None:
     """Each file of unit tests beside the rules passes."""
     code, said = outcomes[path].result()
     assert code == 0, said
     assert "SUCCESS" in said
 
 
-def test_the_originals_rules_fail_as_described() -> None:
-    """What is wrong with the rules that ours replace is measured, not believed."""
+def test_original_rules_fail_as_described() -> None:
+    """The faults of the rules that ours replace are measured."""
     code, said = run_tool("promtool", "test", "rules", "original_test.yml", folder=ORIGINAL)
     assert code == 0, said
 
 
-def test_a_changed_rule_does_not_pass(tmp_path: Path) -> None:
-    """A threshold raised a little is found: promtool's own exit code is what the tests above trust."""
+def test_changed_rule_fails_its_test(tmp_path: Path) -> None:
+    """A slightly raised threshold is found, so promtool's exit code can be trusted."""
     rules = (MONITORING / "alerts.yml").read_text(encoding="utf-8")
     changed = rules.replace("tool:tool_calls:increase5m > 0.05", "tool:tool_calls:increase5m > 0.06")
     assert changed != rules

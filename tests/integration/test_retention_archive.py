@@ -1,4 +1,4 @@
-"""Archive before delete: what goes is in the archive first, exactly, and comes back from there as it was."""
+"""Archive before delete: every deleted row is in the archive first, and comes back exactly as it was."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ VALUES = {
 }
 
 
-async def test_a_row_of_every_type_comes_back_as_it_was(any_db: RetentionDB) -> None:
-    """What is restored is what was deleted, to the last character, whatever is in it."""
+async def test_restore_returns_a_row_of_every_type_unchanged(any_db: RetentionDB) -> None:
+    """Restored rows equal the deleted ones to the last character."""
     db = any_db
     db.sql(EVERYTHING)
     db.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON everything TO keeper")
@@ -157,7 +157,7 @@ TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs
         max_size=8,
     ),
 )
-async def test_whatever_is_archived_comes_back(db: RetentionDB, rows: list[tuple[Any, ...]]) -> None:
+async def test_restore_returns_any_value(db: RetentionDB, rows: list[tuple[Any, ...]]) -> None:
     """Any text, bytes, numbers and arrays."""
     db.sql("DROP TABLE IF EXISTS anything, before")
     db.sql(
@@ -178,10 +178,10 @@ async def test_whatever_is_archived_comes_back(db: RetentionDB, rows: list[tuple
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_rows_go_when_they_are_in_the_archive(
+async def test_rows_are_archived_before_they_are_deleted(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """Each deleted row is in a segment of the ledger, once; young ones are in none; the audit entry tells."""
+    """Each deleted row is in one segment, kept rows are in none, and the audit entry counts them."""
     force_index_scans(monkeypatch)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 30_000)
@@ -198,10 +198,10 @@ async def test_rows_go_when_they_are_in_the_archive(
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_a_row_that_is_updated_after_it_was_archived_is_not_lost(
+async def test_row_updated_after_archiving_is_archived_again(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """It stays at first; a later pass archives what it is by then, and that is what comes back."""
+    """The first pass leaves it; a later pass archives its new values, and those are restored."""
     force_index_scans(monkeypatch)
     db.make_table(indexed=indexed)
     db.sql("ALTER TABLE inbound_events ADD note text")
@@ -222,8 +222,8 @@ async def test_a_row_that_is_updated_after_it_was_archived_is_not_lost(
     assert db.count("inbound_events WHERE (note = 'changed') IS TRUE = (id LIKE '40-1%')") == 500
 
 
-async def test_a_row_that_became_young_after_it_was_archived_stays(db: RetentionDB) -> None:
-    """What is deleted is eligible at that moment; restoring does not double it."""
+async def test_row_that_became_young_after_archiving_stays(db: RetentionDB) -> None:
+    """Eligibility is checked again when deleting, and a restore does not duplicate the row."""
     db.make_table()
     db.fill("inbound_events", 40, 50)
     touch = "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'"
@@ -236,10 +236,10 @@ async def test_a_row_that_became_young_after_it_was_archived_stays(db: Retention
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_a_hold_between_archive_and_delete_is_in_force(
+async def test_hold_added_between_archive_and_delete_applies(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """What it holds stays, and the ledger says which of the archived rows did."""
+    """Held rows stay, and the ledger lists which of the archived rows were kept."""
     force_index_scans(monkeypatch)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 100)
@@ -262,10 +262,10 @@ async def test_a_hold_between_archive_and_delete_is_in_force(
     assert segment == "(100,98,2)"
 
 
-async def test_rows_that_take_the_places_of_archived_ones_are_not_deleted_for_them(
+async def test_rows_moved_to_archived_places_are_not_deleted(
     db: RetentionDB,
 ) -> None:
-    """VACUUM FULL moves rows and leaves who made them: nothing goes by its place that was not archived."""
+    """VACUUM FULL moves rows: a row is not deleted because an archived one was at its ctid."""
     db.make_table(indexed=False)
     db.fill("inbound_events", 40, 3000)
     db.sql("DELETE FROM inbound_events WHERE right(id, 1) = '1'")
@@ -284,10 +284,10 @@ async def test_rows_that_take_the_places_of_archived_ones_are_not_deleted_for_th
     assert difference(db, "inbound_events", "before") == []
 
 
-async def test_a_row_that_takes_the_place_of_an_archived_one_is_not_deleted_for_it(
+async def test_row_inserted_at_an_archived_place_is_not_deleted(
     db: RetentionDB,
 ) -> None:
-    """Who made a row says which one it is: the new one is archived before it goes."""
+    """The xmin tells the rows apart: the new row is archived before it is deleted."""
     db.make_table(indexed=False)
     db.fill("inbound_events", 40, 50)
 
@@ -304,10 +304,10 @@ async def test_a_row_that_takes_the_place_of_an_archived_one_is_not_deleted_for_
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_locked_rows_are_come_back_for(
+async def test_locked_rows_are_archived_in_a_later_pass(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """Also where a segment holds a few rows only, and locked ones come first: others do not wait for them."""
+    """Small segments that start with locked rows do not make other rows wait."""
     force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
@@ -327,10 +327,10 @@ async def test_locked_rows_are_come_back_for(
     assert len({row["id"] for row in archived(db)}) == len(archived(db)) == 600
 
 
-async def test_a_trigger_that_keeps_rows_is_told_before_all_of_them_are_archived(
+async def test_trigger_that_keeps_rows_is_reported_before_everything_is_archived(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run fails with its sentence after three sweeps."""
+    """The run fails after three sweeps, with a sentence."""
     monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 20_000)
     db.make_table()
     db.fill("inbound_events", 40, 5000)
@@ -342,8 +342,8 @@ async def test_a_trigger_that_keeps_rows_is_told_before_all_of_them_are_archived
     assert db.count("retention_archives") == 3
 
 
-async def test_rows_of_5_mb_are_archived_a_few_at_a_time(db: RetentionDB) -> None:
-    """Segments are bounded by bytes as well, so that memory is; and all of it comes back."""
+async def test_segments_are_bounded_by_bytes(db: RetentionDB) -> None:
+    """Rows of 5 MB are archived a few at a time, which bounds the memory, and all come back."""
     db.make_table()
     db.sql("ALTER TABLE inbound_events ADD body text")
     db.fill("inbound_events", 40, 9)
@@ -359,10 +359,10 @@ async def test_rows_of_5_mb_are_archived_a_few_at_a_time(db: RetentionDB) -> Non
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_a_table_in_partitions_is_archived_like_any_other(
+async def test_partitioned_table_is_archived(
     any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """Rows of two partitions lie in the same places, and neither is taken for the other."""
+    """Rows of two partitions have the same ctids and are not confused."""
     db = any_db
     force_index_scans(monkeypatch)
     db.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
@@ -385,8 +385,8 @@ async def test_a_table_in_partitions_is_archived_like_any_other(
     assert difference(db, "inbound_events", "before") == []
 
 
-async def test_a_table_with_a_deferrable_key_is_not_archived(db: RetentionDB) -> None:
-    """No INSERT could leave out the rows that are there already: it is refused before anything goes."""
+async def test_archiving_refuses_a_deferrable_key(db: RetentionDB) -> None:
+    """ON CONFLICT could not skip existing rows on restore, so nothing is deleted."""
     db.make_table()
     db.sql("ALTER TABLE inbound_events ADD n serial, ADD CONSTRAINT once UNIQUE (n) DEFERRABLE")
     db.fill("inbound_events", 40, 5)
@@ -398,8 +398,8 @@ async def test_a_table_with_a_deferrable_key_is_not_archived(db: RetentionDB) ->
     assert (result.status, db.count("inbound_events")) == ("refused", 5)
 
 
-async def test_a_table_with_heirs_is_not_archived(db: RetentionDB) -> None:
-    """Their columns are their own, and their rows could not be put back: the plan says so as well."""
+async def test_archiving_refuses_a_table_with_children_by_inheritance(db: RetentionDB) -> None:
+    """Child rows have columns of their own and could not be restored; the plan says so too."""
     db.make_table()
     db.sql("CREATE TABLE heir (more text) INHERITS (inbound_events)")
     db.fill("inbound_events", 40, 5)
@@ -411,10 +411,10 @@ async def test_a_table_with_heirs_is_not_archived(db: RetentionDB) -> None:
         assert "those of heir, which inherits from it, could not be put back" in (told or "")
 
 
-async def test_a_file_has_a_bounded_size_and_is_a_gzip_file(
+async def test_archive_file_is_a_gzip_file_of_bounded_size(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Segments are members of files that zcat reads; a large file is followed by another one."""
+    """Segments are gzip members that zcat reads; a full file is followed by a new one."""
     monkeypatch.setattr("watchkeeper.retention.archive._archive.LARGEST_FILE", 20_000)
     monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 20_000)
     db.make_table()
@@ -433,8 +433,8 @@ async def test_a_file_has_a_bounded_size_and_is_a_gzip_file(
     assert {file_of(place) for (place,) in db.sql("SELECT place FROM retention_archives")} == set(files)
 
 
-async def test_a_policy_that_archives_needs_an_archive(db: RetentionDB) -> None:
-    """Without one it would delete what it promised to keep."""
+async def test_policy_with_archive_needs_an_archive(db: RetentionDB) -> None:
+    """Without an archive it would delete what it promised to keep."""
     with pytest.raises(ConfigurationError, match="inbound_events archives its rows: say where"):
         Retention(
             db.database,
@@ -445,7 +445,7 @@ async def test_a_policy_that_archives_needs_an_archive(db: RetentionDB) -> None:
         )
 
 
-class Hanging(FolderArchive):
+class HangingArchive(FolderArchive):
     """An archive whose disk does not answer."""
 
     async def write(self, table: str, run: int, data: bytes) -> Location:
@@ -454,13 +454,13 @@ class Hanging(FolderArchive):
         raise AssertionError(table, run, data)
 
 
-async def test_an_archive_that_hangs_keeps_the_lease_and_is_given_up_for_a_word(
+async def test_hanging_archive_keeps_the_lease_until_the_run_is_cancelled(
     db: RetentionDB, tmp_path: Path
 ) -> None:
-    """The run stays ours as long as nobody says otherwise, nothing goes, and cancel ends it."""
+    """The lease is renewed, nothing is deleted, and cancel ends the run."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
-    retention = db.retention(ARCHIVED, archive=Hanging(tmp_path / "hung"), lease=timedelta(seconds=3))
+    retention = db.retention(ARCHIVED, archive=HangingArchive(tmp_path / "hung"), lease=timedelta(seconds=3))
     running = asyncio.create_task(retention.run_now())
     await asyncio.sleep(5)
     assert db.sql("SELECT state, lease_until > clock_timestamp() FROM retention_runs") == [("running", True)]

@@ -1,4 +1,4 @@
-"""The archive's disk is full, closed or gone: nothing goes that is not archived, and it is mended by room."""
+"""The archive's disk is full, read-only or missing: nothing is deleted unarchived."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a 
 
 @pytest.fixture
 def db(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> RetentionDB:
-    """The database whose run makes many small segments."""
+    """The database, with a run that writes many small segments."""
     monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 40_000)
     db.make_table()
     db.fill("inbound_events", 40, 10_000)
@@ -36,7 +36,7 @@ def db(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> RetentionDB:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, 32 KiB small; the test may remount it."""
+    """Mount a file system of 32 KiB, which the test may remount."""
     disk = tmp_path / "disk"
     disk.mkdir()
     try:
@@ -48,13 +48,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def mount(*arguments: str) -> None:
-    """Mount something."""
+    """Mount a file system."""
     subprocess.run(["/bin/mount", *arguments], check=True)
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow over a size, as a full disk would: a write comes to a part, and then fails."""
+def limit_file_size(size: int) -> Iterator[None]:
+    """Limit the size of files: a write succeeds in part, then fails, as on a full disk."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -63,8 +63,8 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
-def check_that_nothing_is_lost(db: RetentionDB, result: RunResult) -> None:
-    """What is gone is archived; what is not is there; files are whole; the entry tells the same."""
+def check_nothing_is_lost(db: RetentionDB, result: RunResult) -> None:
+    """Check that every row is in the archive or in the table, files are whole, and the audit entry agrees."""
     gone = 10_000 - db.count("inbound_events")
     rows = archived(db)
     assert gone == result.deleted == len(rows) == len({row["id"] for row in rows}) > 0
@@ -76,8 +76,8 @@ def check_that_nothing_is_lost(db: RetentionDB, result: RunResult) -> None:
 
 
 @only_root
-async def test_a_disk_that_fills_up(db: RetentionDB, small_disk: Path) -> None:
-    """The run fails with a sentence, is tried again by the schedule, and completes when there is room."""
+async def test_full_disk_fails_the_run_until_there_is_room(db: RetentionDB, small_disk: Path) -> None:
+    """The run fails with a sentence, is retried by the schedule, and completes once there is room."""
     archive = FolderArchive(small_disk / "archive")
     retention = await db.overdue(ARCHIVED, archive=archive)
     (result,) = await retention.tick()
@@ -86,7 +86,7 @@ async def test_a_disk_that_fills_up(db: RetentionDB, small_disk: Path) -> None:
         f"The archive in {small_disk}/archive cannot be written (No space left on device), and what is not"
         " archived is not deleted: free some space there, or choose another folder (WATCHKEEPER_ARCHIVE_DIR)."
     )
-    check_that_nothing_is_lost(db, result)
+    check_nothing_is_lost(db, result)
     mount("-o", "remount,size=8m", str(small_disk))
     assert await retention.tick() == []  # it waits for its next attempt
     db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '2 minutes'")
@@ -98,21 +98,21 @@ async def test_a_disk_that_fills_up(db: RetentionDB, small_disk: Path) -> None:
     assert db.count("inbound_events") == 10_000
 
 
-async def test_a_file_that_may_not_grow(db: RetentionDB) -> None:
-    """A write that came to a part is cut off again, so that the file stays whole."""
+async def test_partial_write_is_truncated(db: RetentionDB) -> None:
+    """The file stays whole."""
     retention = db.retention(ARCHIVED, archive=FolderArchive(db.folder / "disk"))
-    with largest_file(20_000):
+    with limit_file_size(20_000):
         (result,) = await retention.run_now()
     assert "cannot be written (File too large)" in str(result.error)
-    check_that_nothing_is_lost(db, result)
+    check_nothing_is_lost(db, result)
     (file,) = (db.folder / "disk").rglob("*.gz")
     assert [(file.stat().st_size,)] == db.sql("SELECT max(start + length) FROM retention_archives")
     (result,) = await retention.run_now()
     assert (result.error, db.count("inbound_events"), len(archived(db))) == (None, 0, 10_000)
 
 
-async def test_a_folder_that_is_no_folder(db: RetentionDB) -> None:
-    """A file is in the way: nothing goes, and the sentence names the folder."""
+async def test_file_in_place_of_the_folder_is_named(db: RetentionDB) -> None:
+    """Nothing is deleted, and the error names the folder."""
     (db.folder / "taken").write_text("")
     archive = FolderArchive(db.folder / "taken/archive")
     (result,) = await db.retention(ARCHIVED, archive=archive).run_now()
@@ -123,8 +123,8 @@ async def test_a_folder_that_is_no_folder(db: RetentionDB) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-async def test_a_folder_that_is_closed(db: RetentionDB) -> None:
-    """Whoever runs the service may not write there."""
+async def test_folder_without_permission_fails_the_run(db: RetentionDB) -> None:
+    """The account of the service may not write there."""
     (db.folder / "closed").mkdir(mode=0o500)
     archive = FolderArchive(db.folder / "closed/archive")
     (result,) = await db.retention(ARCHIVED, archive=archive).run_now()
@@ -135,16 +135,16 @@ async def test_a_folder_that_is_closed(db: RetentionDB) -> None:
 
 
 @only_root
-async def test_a_disk_that_is_read_only(db: RetentionDB, small_disk: Path) -> None:
-    """As disks become that have an error: nothing goes."""
+async def test_read_only_disk_deletes_nothing(db: RetentionDB, small_disk: Path) -> None:
+    """Linux remounts a disk read-only after an error."""
     mount("-o", "remount,ro", str(small_disk))
     (result,) = await db.retention(ARCHIVED, archive=FolderArchive(small_disk / "archive")).run_now()
     assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 10_000)
     assert "(Read-only file system), and what is not archived is not deleted" in str(result.error)
 
 
-async def test_a_folder_that_goes_away_in_the_middle(db: RetentionDB) -> None:
-    """It is made anew; what was in it is missing, and restoring says so and brings the rest back."""
+async def test_folder_removed_during_a_run_is_created_again(db: RetentionDB) -> None:
+    """A restore reports the lost segments and brings back the rest."""
     folder = db.folder / "disk"
 
     def lose(segment: int) -> None:

@@ -1,4 +1,4 @@
-"""What is seen of rows that should be gone: measured on the tables, whatever the runs say of themselves."""
+"""The backlog: overdue rows measured on the tables, independent of what runs report."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ INDEXED = pytest.mark.parametrize("indexed", [True, False], ids=["by index", "by
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a scrape wait for its look, so that a test need not."""
+def wait_for_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a scrape wait for its measurement."""
     monkeypatch.setattr("watchkeeper.retention.plan._backlog._SCRAPE_WAITS_S", 30.0)
 
 
@@ -36,15 +36,17 @@ def shown(db: RetentionDB, table: str = "inbound_events") -> tuple[float | None,
 
 
 async def backlog(db: RetentionDB, policy: Policy = EVENTS) -> Backlog:
-    """Look at a table now."""
+    """Measure a table now."""
     found = (await db.retention(policy).backlog.read())[policy.name]
     assert found is not None
     return found
 
 
 @INDEXED
-async def test_rows_that_are_due_are_seen_until_they_are_gone(any_db: RetentionDB, *, indexed: bool) -> None:
-    """Held, young and ageless ones are not among them; without any there is no oldest."""
+async def test_backlog_counts_eligible_rows_until_they_are_deleted(
+    any_db: RetentionDB, *, indexed: bool
+) -> None:
+    """Held rows, young rows and rows without an age are not counted; an empty backlog has no oldest row."""
     db = any_db
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 5)
@@ -65,8 +67,8 @@ async def test_rows_that_are_due_are_seen_until_they_are_gone(any_db: RetentionD
 
 
 @INDEXED
-async def test_many_rows_are_estimated(db: RetentionDB, *, indexed: bool) -> None:
-    """From some blocks of the table; by the index the oldest is still the oldest of all."""
+async def test_large_backlog_is_estimated(db: RetentionDB, *, indexed: bool) -> None:
+    """Rows are sampled from some blocks; with an index the oldest is exact."""
     db.make_table(indexed=indexed)
     db.sql(
         "INSERT INTO inbound_events"
@@ -81,10 +83,10 @@ async def test_many_rows_are_estimated(db: RetentionDB, *, indexed: bool) -> Non
     assert found.oldest - oldest <= timedelta(0 if indexed else 1)
 
 
-async def test_the_oldest_rows_of_a_table_that_only_grows_are_seen_without_an_index(
+async def test_oldest_rows_of_an_append_only_table_are_found_without_an_index(
     db: RetentionDB,
 ) -> None:
-    """Three rows at the beginning of a table, which a sample of it would miss most of the time."""
+    """Three rows at the start of a table, which a sample would usually miss."""
     db.make_table(indexed=False)
     db.fill("inbound_events", 50, 3)
     db.fill("inbound_events", 10, 80_000)
@@ -94,8 +96,8 @@ async def test_the_oldest_rows_of_a_table_that_only_grows_are_seen_without_an_in
     assert found.rows >= 3
 
 
-async def test_a_table_is_looked_at_once_a_minute(db: RetentionDB) -> None:
-    """However often it is scraped; another process has a minute of its own."""
+async def test_table_is_measured_once_a_minute(db: RetentionDB) -> None:
+    """However often it is scraped; each process has its own minute."""
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.refresh_metrics()
@@ -107,7 +109,7 @@ async def test_a_table_is_looked_at_once_a_minute(db: RetentionDB) -> None:
 
 
 def make_slow_holds(db: RetentionDB) -> None:
-    """Make a table whose holds take a second for each row that they are asked about."""
+    """Make a table whose holds take a second per row."""
     db.sql("CREATE TYPE kind AS ENUM ('a', 'b')")
     db.sql(
         "CREATE FUNCTION slowly(kind, kind) RETURNS bool LANGUAGE plpgsql AS"
@@ -120,10 +122,10 @@ def make_slow_holds(db: RetentionDB) -> None:
     db.sql("ANALYZE inbound_events")
 
 
-async def test_a_look_that_takes_too_long_ends_and_is_not_repeated_soon(
+async def test_slow_measurement_times_out_and_is_not_repeated_soon(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each statement ends at its time-out, the planner's estimate is left, and the table has its rest."""
+    """Each statement has a timeout, the planner's estimate remains, and the table has a rest."""
     make_slow_holds(db)
     monkeypatch.setattr("watchkeeper.retention.plan._backlog._STATEMENT_TIMEOUT", timedelta(milliseconds=200))
     monkeypatch.setattr("watchkeeper.retention.plan._backlog.LOOK_EVERY", timedelta(0))
@@ -143,8 +145,10 @@ async def test_a_look_that_takes_too_long_ends_and_is_not_repeated_soon(
     assert shown(db) == (0, None)
 
 
-async def test_a_scrape_does_not_wait_for_a_look(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table that a migration has locked shows nothing; all else is there at once, and ending is quick."""
+async def test_scrape_does_not_wait_for_a_measurement(
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locked table shows no value, other metrics are served, and closing does not wait."""
     monkeypatch.setattr("watchkeeper.retention.plan._backlog._SCRAPE_WAITS_S", 0.05)
     db.make_table()
     db.fill("inbound_events", 40, 5)
@@ -159,8 +163,8 @@ async def test_a_scrape_does_not_wait_for_a_look(db: RetentionDB, monkeypatch: p
         await retention.backlog.close()
 
 
-async def test_what_is_not_known_is_not_shown(db: RetentionDB) -> None:
-    """A hold that cannot be applied takes its table's figures away, and no other's."""
+async def test_unknown_backlog_is_not_shown(db: RetentionDB) -> None:
+    """A hold that cannot be applied removes the values of its table only."""
     db.make_contract_tables()
     db.sql("ALTER TABLE inbound_events ADD source text")
     retention = db.retention()
@@ -177,10 +181,10 @@ async def test_what_is_not_known_is_not_shown(db: RetentionDB) -> None:
     assert shown(db, "chat_sessions") == (None, None)
 
 
-async def test_while_the_database_is_away_the_figures_stay(
+async def test_backlog_stays_while_the_database_is_down(
     private_db: RetentionDB, postgres_private: PostgresServer
 ) -> None:
-    """As all figures of retention do: that it is away, another one tells."""
+    """Another metric reports the outage."""
     private_db.make_table()
     private_db.fill("inbound_events", 40, 5)
     await private_db.retention(EVENTS).refresh_metrics()
@@ -195,10 +199,8 @@ async def test_while_the_database_is_away_the_figures_stay(
         await retention.backlog.read()
 
 
-async def test_an_error_that_nobody_expected_is_told_once(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It ends the refresh that waits for the look, which has a line of its own; the next one goes on."""
+async def test_unexpected_error_is_reported_once(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails the refresh that waits for it, and the next refresh starts again."""
     db.make_table()
     retention = db.retention(EVENTS)
 
@@ -211,8 +213,8 @@ async def test_an_error_that_nobody_expected_is_told_once(
     await retention.refresh_metrics()
 
 
-async def test_a_pause_is_shown(db: RetentionDB) -> None:
-    """Whoever paused it, and in whatever process."""
+async def test_pause_is_shown(db: RetentionDB) -> None:
+    """In every process, whichever one paused the policy."""
     retention = db.retention()
     await retention.register()
     db.sql(
@@ -245,8 +247,8 @@ def waits(db: RetentionDB) -> list[str]:
         ("the moon: it is new", "other"),
     ],
 )
-async def test_what_a_run_waits_for_is_shown(db: RetentionDB, waiting: str, reason: str) -> None:
-    """By a word of a small set, each at 0 from the start, and while the run is open only."""
+async def test_waiting_reason_is_shown(db: RetentionDB, waiting: str, reason: str) -> None:
+    """One series per reason, 0 from the start, and 1 only while the run is open."""
     retention = await db.overdue(EVENTS)
     assert waits(db) == []
     db.sql(
@@ -263,8 +265,8 @@ async def test_what_a_run_waits_for_is_shown(db: RetentionDB, waiting: str, reas
 
 
 @INDEXED
-async def test_bytes_are_those_of_the_table_by_the_row(db: RetentionDB, *, indexed: bool) -> None:
-    """With indexes and TOAST, by the table's size when the run begins; ledger and counter say the same."""
+async def test_deleted_bytes_are_the_average_row_size(db: RetentionDB, *, indexed: bool) -> None:
+    """With indexes and TOAST, measured when the run starts; ledger and counter agree."""
     db.make_table(indexed=indexed)
     db.sql("ALTER TABLE inbound_events ADD payload text")
     db.sql("ALTER TABLE inbound_events ALTER payload SET STORAGE EXTERNAL")
@@ -283,8 +285,8 @@ async def test_bytes_are_those_of_the_table_by_the_row(db: RetentionDB, *, index
     assert db.sample("retention_bytes_deleted_total", table="inbound_events") == noted
 
 
-async def test_the_bytes_of_a_run_that_was_interrupted_count_once(db: RetentionDB) -> None:
-    """Who closes it counts what the ledger says; rows are counted where they went."""
+async def test_bytes_of_an_interrupted_run_count_once(db: RetentionDB) -> None:
+    """The process that closes the run counts what the ledger says; rows were counted when deleted."""
     db.make_table()
     retention = await db.overdue(EVENTS)
     db.sql(

@@ -1,4 +1,4 @@
-"""An operator's word to runs: pause, resume from the cursor, cancel."""
+"""Operator commands: pause, resume from the cursor, cancel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = 40_000
 async def full_db(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> RetentionDB:
-    """The same with many old rows and one young, found by age or by place, a few at a time."""
+    """The database with many old rows and one young, found by index or block scan, a few at a time."""
     force_index_scans(monkeypatch)
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, AgeSpan, 2000)
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 16)
@@ -39,10 +39,10 @@ async def full_db(
     return db
 
 
-async def say_in_the_middle(
+async def act_during_run(
     retention: Retention, say: Callable[[], Any], *, tick: bool = True
 ) -> tuple[RunResult, Any]:
-    """Run, and say something after the first rows went; return what the run and the word came to."""
+    """Run, and act after the first rows were deleted; return the results of both."""
     tasks: list[asyncio.Task[Any]] = []
     sent = retention._metrics.count_rows
 
@@ -57,8 +57,8 @@ async def say_in_the_middle(
     return result, await tasks[0]
 
 
-async def test_nothing_goes_after_a_pause_until_it_is_resumed(full_db: RetentionDB) -> None:
-    """The open run stops and is audited, none is claimed meanwhile, and the same due goes on after."""
+async def test_paused_policy_deletes_nothing_until_resumed(full_db: RetentionDB) -> None:
+    """The open run stops and is audited, none is claimed, and the same scheduled time continues later."""
     db = full_db
     retention, operator = await db.overdue(EVENTS), db.retention(EVENTS).operator
 
@@ -66,7 +66,7 @@ async def test_nothing_goes_after_a_pause_until_it_is_resumed(full_db: Retention
         await operator.pause("inbound_events", by="ann")
         return db.count("inbound_events")
 
-    result, left = await say_in_the_middle(retention, pause)
+    result, left = await act_during_run(retention, pause)
     assert (result.status, db.count("inbound_events")) == ("stopped", left)
     assert isinstance(result.error, RunPausedError)
     assert 1 < left < ROWS + 1
@@ -94,7 +94,7 @@ async def test_nothing_goes_after_a_pause_until_it_is_resumed(full_db: Retention
 
 
 def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
-    """Have what plain sweeps begin with noted: only the first pass has those."""
+    """Record where plain sweeps begin; only the first pass has those."""
     seen: list[Span] = []
 
     async def noting(conn: Any, target: Any, horizon: Any, span: Span, size: int) -> Any:
@@ -105,25 +105,25 @@ def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
     return seen
 
 
-async def stop_in_the_middle(db: RetentionDB, retention: Retention, *, tick: bool = True) -> RunResult:
-    """Have the process stop after the first rows went."""
+async def stop_during_run(db: RetentionDB, retention: Retention, *, tick: bool = True) -> RunResult:
+    """Stop the process after the first rows were deleted."""
 
     async def stop() -> None:
         retention.interrupt()
 
-    result, _ = await say_in_the_middle(retention, stop, tick=tick)
+    result, _ = await act_during_run(retention, stop, tick=tick)
     assert result.status == "stopped"
     assert db.count("inbound_events") > 1
     return result
 
 
 @pytest.mark.parametrize("how", ["stopped", "interrupted"])
-async def test_the_next_attempt_goes_on_where_the_last_one_ended(
+async def test_next_attempt_continues_at_the_cursor(
     full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Its first pass begins where the cursor is, and what lies before is swept by the later passes only."""
+    """Its first pass begins at the cursor; earlier blocks are left to the later passes."""
     db = full_db
-    await stop_in_the_middle(db, await db.overdue(EVENTS))
+    await stop_during_run(db, await db.overdue(EVENTS))
     if how == "interrupted":
         db.sql("UPDATE retention_runs SET state = 'failed', finished_at = now() - interval '2 min'")
     ((cursor, deleted),) = db.sql("SELECT cursor, rows_deleted FROM retention_runs")
@@ -142,12 +142,12 @@ async def test_the_next_attempt_goes_on_where_the_last_one_ended(
 
 
 @pytest.mark.parametrize("how", ["stopped", "failed", "tried twice"])
-async def test_a_run_by_hand_goes_on_where_the_last_one_ended(
+async def test_manual_run_continues_at_the_cursor(
     full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Although each has a due of its own; also where one between them ended before its first row."""
+    """Although each has its own scheduled time, and even if a run in between ended before its first row."""
     db = full_db
-    result = await stop_in_the_middle(db, db.retention(EVENTS), tick=False)
+    result = await stop_during_run(db, db.retention(EVENTS), tick=False)
     assert "run it again, and it goes on where it ended" in str(result.error)
     assert db.job_statuses()[-2:] == ["started", "stopped"]
     if how == "failed":
@@ -167,12 +167,12 @@ async def test_a_run_by_hand_goes_on_where_the_last_one_ended(
 
 
 @pytest.mark.parametrize("state", ["completed", "cancelled"])
-async def test_a_run_by_hand_begins_anew_after_one_that_came_to_its_end(
+async def test_manual_run_starts_over_after_a_completed_run(
     full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    """What is old by now may lie anywhere."""
+    """Rows that have become old may be anywhere."""
     db = full_db
-    await stop_in_the_middle(db, db.retention(EVENTS), tick=False)
+    await stop_during_run(db, db.retention(EVENTS), tick=False)
     db.sql("UPDATE retention_runs SET state = %s", state)
     sweeps = record_sweeps(monkeypatch)
     await db.retention(EVENTS).run_now()
@@ -180,28 +180,28 @@ async def test_a_run_by_hand_begins_anew_after_one_that_came_to_its_end(
     assert db.count("inbound_events") == 1
 
 
-async def test_a_run_by_hand_that_was_paused_says_that_it_is_to_be_run_again(
+async def test_paused_manual_run_says_that_it_must_be_started_again(
     full_db: RetentionDB,
 ) -> None:
-    """Nobody else would."""
+    """The schedule does not retry it."""
     retention = full_db.retention(EVENTS)
 
     async def pause() -> None:
         await retention.operator.pause("inbound_events", by="ann")
 
-    result, _ = await say_in_the_middle(retention, pause, tick=False)
+    result, _ = await act_during_run(retention, pause, tick=False)
     assert "`retention resume inbound_events`, then run it again, and it begins where it" in str(result.error)
 
 
 @pytest.mark.parametrize(
     "rewrite", ["VACUUM FULL inbound_events", "CLUSTER inbound_events USING inbound_events_pkey"]
 )
-async def test_a_table_that_was_written_anew_is_swept_from_the_start(
+async def test_rewritten_table_is_swept_from_the_start(
     full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, rewrite: str
 ) -> None:
-    """Its rows lie elsewhere: the cursor counts for nothing."""
+    """Its rows are elsewhere, so the cursor no longer applies."""
     db = full_db
-    await stop_in_the_middle(db, await db.overdue(EVENTS))
+    await stop_during_run(db, await db.overdue(EVENTS))
     db.sql(rewrite)
     sweeps = record_sweeps(monkeypatch)
     (result,) = await db.retention(EVENTS).tick()
@@ -209,15 +209,15 @@ async def test_a_table_that_was_written_anew_is_swept_from_the_start(
     assert (result.status, db.count("inbound_events")) == ("completed", 1)
 
 
-async def test_another_way_through_the_table_begins_at_its_start(
+async def test_index_created_between_attempts_starts_over(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An index was made meanwhile: a place says nothing about ages."""
+    """A block number says nothing about ages."""
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 16)
     db.make_table(indexed=False)
     db.fill("inbound_events", 40, ROWS)
     db.fill("inbound_events", 1, 1)
-    await stop_in_the_middle(db, await db.overdue(EVENTS))
+    await stop_during_run(db, await db.overdue(EVENTS))
     db.sql("CREATE INDEX ON inbound_events (received_at)")
     force_index_scans(monkeypatch)
     sweeps = record_sweeps(monkeypatch)
@@ -226,12 +226,12 @@ async def test_another_way_through_the_table_begins_at_its_start(
     assert (result.status, db.count("inbound_events")) == ("completed", 1)
 
 
-async def test_the_cursor_of_a_due_does_not_count_for_the_next(
+async def test_cursor_does_not_carry_over_to_the_next_day(
     full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A day later the whole table is gone over."""
+    """The next day's run covers the whole table."""
     db = full_db
-    await stop_in_the_middle(db, await db.overdue(EVENTS))
+    await stop_during_run(db, await db.overdue(EVENTS))
     db.schedule.time += timedelta(seconds=30)
     sweeps = record_sweeps(monkeypatch)
     await db.retention(EVENTS).tick()
@@ -239,8 +239,8 @@ async def test_the_cursor_of_a_due_does_not_count_for_the_next(
     assert db.count("inbound_events") == 1
 
 
-async def test_a_cancelled_run_ends_for_good(full_db: RetentionDB) -> None:
-    """It is audited by both, and its due is over; the next one takes the rest."""
+async def test_cancelled_run_is_not_retried(full_db: RetentionDB) -> None:
+    """Run and command are audited; the next scheduled run deletes the rest."""
     db = full_db
     retention, operator = await db.overdue(EVENTS), db.retention(EVENTS).operator
 
@@ -248,7 +248,7 @@ async def test_a_cancelled_run_ends_for_good(full_db: RetentionDB) -> None:
         await operator.cancel("inbound_events", by="ann")
         return db.count("inbound_events")
 
-    result, left = await say_in_the_middle(retention, cancel)
+    result, left = await act_during_run(retention, cancel)
     assert (result.status, db.count("inbound_events")) == ("cancelled", left)
     assert isinstance(result.error, RunCancelledError)
     assert db.sample("retention_runs_total", table="inbound_events", status="cancelled") == 1
@@ -267,21 +267,21 @@ async def test_a_cancelled_run_ends_for_good(full_db: RetentionDB) -> None:
     assert (result.status, db.count("inbound_events")) == ("completed", 1)
 
 
-async def test_a_manual_run_is_cancelled_like_any_other(full_db: RetentionDB) -> None:
+async def test_manual_run_can_be_cancelled(full_db: RetentionDB) -> None:
     """Whoever started it."""
     retention = full_db.retention(EVENTS)
 
     async def cancel() -> None:
         await retention.operator.cancel("inbound_events", by="ann")
 
-    result, _ = await say_in_the_middle(retention, cancel, tick=False)
+    result, _ = await act_during_run(retention, cancel, tick=False)
     assert result.status == "cancelled"
 
 
-async def test_a_run_in_the_middle_of_a_pause_hears_the_operator(
+async def test_cancel_interrupts_a_wait_between_passes(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows are locked, and the run would wait over a minute to come back for them."""
+    """Rows are locked, and the run would wait over a minute before its next pass."""
     monkeypatch.setattr(
         "watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0), timedelta(seconds=100))
     )
@@ -301,7 +301,7 @@ async def test_a_run_in_the_middle_of_a_pause_hears_the_operator(
 
 
 async def test_a_cancelled_run_whose_process_died_is_closed_as_cancelled(db: RetentionDB) -> None:
-    """The operator did not want it to be tried again, and it is not."""
+    """It is not retried."""
     db.make_table()
     retention = await db.overdue(EVENTS)
     db.sql(
@@ -317,8 +317,8 @@ async def test_a_cancelled_run_whose_process_died_is_closed_as_cancelled(db: Ret
     assert await retention.tick() == []
 
 
-async def test_a_pause_waits_for_a_claim_that_is_going_on(db: RetentionDB) -> None:
-    """The run that is being claimed is told too."""
+async def test_pause_waits_for_a_claim_in_progress(db: RetentionDB) -> None:
+    """The run that is being claimed is stopped too."""
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
@@ -335,8 +335,8 @@ async def test_a_pause_waits_for_a_claim_that_is_going_on(db: RetentionDB) -> No
     assert db.sql("SELECT paused_by FROM retention_runs") == [("ann",)]
 
 
-async def test_a_claim_waits_for_a_pause_that_is_going_on(db: RetentionDB) -> None:
-    """It has read that nothing is paused, and still nothing is claimed."""
+async def test_claim_waits_for_a_pause_in_progress(db: RetentionDB) -> None:
+    """It has read that nothing is paused, and still claims nothing."""
     db.make_table()
     retention = await db.overdue(EVENTS)
     with psycopg.connect(db.urls.url) as conn:
@@ -350,8 +350,8 @@ async def test_a_claim_waits_for_a_pause_that_is_going_on(db: RetentionDB) -> No
     assert db.runs() == []
 
 
-async def test_who_resumes_at_once_lets_the_run_go_on(db: RetentionDB) -> None:
-    """A run that has not heard of its pause yet never does."""
+async def test_resume_before_the_run_noticed_the_pause_lets_it_continue(db: RetentionDB) -> None:
+    """A run that has not yet noticed its pause never stops for it."""
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
@@ -364,8 +364,8 @@ async def test_who_resumes_at_once_lets_the_run_go_on(db: RetentionDB) -> None:
     assert db.sql("SELECT paused_by FROM retention_runs") == [(None,)]
 
 
-async def test_words_that_make_no_sense_are_refused(db: RetentionDB) -> None:
-    """A sentence each, and nothing is audited."""
+async def test_invalid_commands_are_refused(db: RetentionDB) -> None:
+    """With a sentence each, and without an audit entry."""
     db.make_table()
     operator = db.retention(EVENTS).operator
     with pytest.raises(ConfigurationError, match=r"inbound_events is not paused"):
@@ -383,8 +383,8 @@ async def test_words_that_make_no_sense_are_refused(db: RetentionDB) -> None:
     assert db.sql("SELECT actor_id, action FROM audit_log") == [("ann", "retention.pause")]
 
 
-async def test_a_cancelled_run_cannot_be_cancelled_again(db: RetentionDB) -> None:
-    """Who was second is told that it ends already."""
+async def test_second_cancel_is_refused(db: RetentionDB) -> None:
+    """The sentence says that the run is ending."""
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
@@ -397,15 +397,15 @@ async def test_a_cancelled_run_cannot_be_cancelled_again(db: RetentionDB) -> Non
         await retention.operator.cancel("inbound_events", by="ann")
 
 
-async def test_a_run_says_how_far_it_has_come(full_db: RetentionDB) -> None:
-    """Rows so far of about so many, so many a second, and about how long it still takes."""
+async def test_run_reports_its_progress(full_db: RetentionDB) -> None:
+    """Rows so far and in total, rows per second, and the time left."""
     db = full_db
     retention, watcher = await db.overdue(EVENTS), db.retention(EVENTS)
 
     async def look() -> Any:
         return (await watcher.status())[0]
 
-    _, status = await say_in_the_middle(retention, look)
+    _, status = await act_during_run(retention, look)
     last = status.last
     assert last.state == "running"
     assert last.planned == pytest.approx(ROWS, rel=0.1)
@@ -415,8 +415,8 @@ async def test_a_run_says_how_far_it_has_come(full_db: RetentionDB) -> None:
     assert last.waiting is None
 
 
-async def test_a_cancelled_run_that_fails_before_it_hears_is_cancelled(db: RetentionDB) -> None:
-    """Whoever cancelled it was told that it ends for good: it is not tried again."""
+async def test_run_that_fails_before_it_noticed_its_cancel_is_cancelled(db: RetentionDB) -> None:
+    """The operator was promised that it is not retried."""
     db.make_table()
     db.fill("inbound_events", 40, 5)
 
@@ -433,8 +433,8 @@ async def test_a_cancelled_run_that_fails_before_it_hears_is_cancelled(db: Reten
     assert db.runs() == [(1, "cancelled", 0)]
 
 
-async def test_a_paused_run_whose_process_died_goes_on_after_the_resume(db: RetentionDB) -> None:
-    """It is closed as stopped, which is no failure: the next attempt waits for nothing."""
+async def test_paused_run_of_a_dead_process_continues_after_resume(db: RetentionDB) -> None:
+    """It is closed as stopped, not failed, so the next attempt does not wait."""
     db.make_table()
     db.fill("inbound_events", 40, 5)
     retention = await db.overdue(EVENTS)

@@ -1,4 +1,4 @@
-"""Tables of every form: what goes is what is old, whatever keys, parts, triggers and names a table has."""
+"""Tables of every form: old rows are deleted whatever keys, partitions, triggers and names a table has."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Form:
 
     @property
     def policy(self) -> Policy:
-        """A policy of a month on it."""
+        """Return a policy of a month for the table."""
         return Policy(table=self.table, age_column=self.age, keep=timedelta(days=30), schema=self.schema)
 
 
@@ -222,7 +222,7 @@ FORMS = {
 
 
 def fill(db: RetentionDB, form: Form) -> tuple[str, int]:
-    """Make and fill the table; return its name in SQL, and how many rows are to stay."""
+    """Make and fill the table; return its name in SQL, and how many rows must stay."""
     for statement in form.make:
         db.sql(statement)
     name = form.policy.identifier.as_string()
@@ -246,10 +246,10 @@ def fill(db: RetentionDB, form: Form) -> tuple[str, int]:
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 @pytest.mark.parametrize("kind", FORMS)
-async def test_what_goes_is_what_is_old(
+async def test_exactly_the_old_rows_are_deleted(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, kind: str, *, indexed: bool
 ) -> None:
-    """The plan knows how many, the run deletes and audits as many, and the others stay."""
+    """The plan counts them, the run deletes and audits as many, and the others stay."""
     monkeypatch.setattr("watchkeeper.retention.run._sweep._FEW", 1.0)
     form = FORMS[kind]
     name, staying = fill(db, form)
@@ -270,8 +270,8 @@ async def test_what_goes_is_what_is_old(
 
 
 @pytest.mark.parametrize("kind", FORMS)
-async def test_the_index_that_a_plan_proposes_can_be_made(db: RetentionDB, kind: str) -> None:
-    """The statements are said where no index leads with the age, are right as they stand, and are enough."""
+async def test_proposed_index_can_be_created(db: RetentionDB, kind: str) -> None:
+    """The statements are proposed where no index starts with the age, and suffice."""
     form = FORMS[kind]
     fill(db, form)
     retention = db.retention(form.policy)
@@ -289,8 +289,8 @@ async def test_the_index_that_a_plan_proposes_can_be_made(db: RetentionDB, kind:
     assert "no index leads with" not in again.why
 
 
-async def test_a_table_without_rows(db: RetentionDB) -> None:
-    """Nothing goes, and that is audited."""
+async def test_empty_table_is_audited(db: RetentionDB) -> None:
+    """Nothing is deleted, and the entry says so."""
     db.sql("CREATE TABLE t (at timestamptz)")
     db.sql("GRANT SELECT, UPDATE, DELETE ON t TO keeper")
     retention = db.retention(FORMS["no key"].policy)
@@ -300,8 +300,8 @@ async def test_a_table_without_rows(db: RetentionDB) -> None:
     assert (result.status, result.deleted, db.audit_payloads()[0]["deleted"]) == ("completed", 0, 0)
 
 
-async def test_row_level_security_that_does_not_apply_to_the_service(db: RetentionDB) -> None:
-    """A role that it does not hide rows from deletes all that is old."""
+async def test_row_level_security_that_does_not_apply_to_the_role_is_accepted(db: RetentionDB) -> None:
+    """All old rows are deleted."""
     form = FORMS["no key"]
     _, staying = fill(db, form)
     with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:

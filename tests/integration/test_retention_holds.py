@@ -1,4 +1,4 @@
-"""Holds: what is held stays, in plan and delete alike, at once, and whatever else happens."""
+"""Holds: held rows stay, in plan and delete alike, immediately, whatever else happens."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ WHY: dict[str, Any] = {"reason": "case 7 of 2026", "owner": "legal"}
 
 
 def where(*texts: str) -> list[Condition]:
-    """Return the conditions that an operator writes."""
+    """Parse the conditions that an operator writes."""
     return [Condition.parse(text) for text in texts]
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_what_is_held_stays_and_the_plan_knows(
+async def test_held_rows_stay_in_plan_and_delete(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """Plan and delete have one predicate; released, the rows go."""
+    """Both use one predicate; after the release the rows are deleted."""
     force_index_scans(monkeypatch)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 3000)
@@ -46,10 +46,10 @@ async def test_what_is_held_stays_and_the_plan_knows(
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_a_hold_is_in_force_in_the_middle_of_a_run(
+async def test_hold_added_during_a_run_applies_at_once(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """From the moment that its command returns nothing goes that it holds."""
+    """No held row is deleted after the command has returned."""
     force_index_scans(monkeypatch)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 50_000)
@@ -73,8 +73,8 @@ async def test_a_hold_is_in_force_in_the_middle_of_a_run(
     assert result.deleted == 50_000 - held_at[0]
 
 
-async def test_a_hold_waits_for_the_transaction_that_is_going_on(db: RetentionDB) -> None:
-    """Whoever is about to claim a run, or has its row as a sweep has, is waited for."""
+async def test_hold_waits_for_the_open_transaction(db: RetentionDB) -> None:
+    """For a claim in progress as well as for a sweep."""
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
@@ -90,8 +90,8 @@ async def test_a_hold_waits_for_the_transaction_that_is_going_on(db: RetentionDB
     assert (await adding).table_name == "inbound_events"
 
 
-async def test_a_hold_that_cannot_be_applied_lets_nothing_be_deleted(db: RetentionDB) -> None:
-    """The column that it speaks of is gone: nobody knows what it holds."""
+async def test_hold_that_cannot_be_applied_stops_deletes(db: RetentionDB) -> None:
+    """Its column was dropped, so what it holds is unknown."""
     db.make_table()
     db.sql("ALTER TABLE inbound_events ADD source text")
     db.fill("inbound_events", 40, 10)
@@ -110,8 +110,8 @@ async def test_a_hold_that_cannot_be_applied_lets_nothing_be_deleted(db: Retenti
     assert sentence in (plan.problem or "")
 
 
-async def test_the_rows_that_a_hold_keeps_are_counted(db: RetentionDB) -> None:
-    """Young ones too; where it cannot be counted, that is said, and the hold is in force all the same."""
+async def test_held_rows_are_counted(db: RetentionDB) -> None:
+    """Young ones too; a failed count is reported and leaves the hold in force."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
     db.fill("inbound_events", 1, 5)
@@ -125,8 +125,8 @@ async def test_the_rows_that_a_hold_keeps_are_counted(db: RetentionDB) -> None:
         assert await operator.count_held(every) is None
 
 
-async def test_a_hold_can_be_added_beside_one_that_cannot_be_applied(db: RetentionDB) -> None:
-    """It is no worse for that; what is wrong is said by plan and run, with the other's number."""
+async def test_hold_can_be_added_beside_a_broken_one(db: RetentionDB) -> None:
+    """Plan and run name the broken one by its number."""
     db.make_table()
     db.sql("ALTER TABLE inbound_events ADD source text")
     operator = db.retention(EVENTS).operator
@@ -135,8 +135,8 @@ async def test_a_hold_can_be_added_beside_one_that_cannot_be_applied(db: Retenti
     assert (await operator.hold("inbound_events", [], **WHY)).id == 2
 
 
-async def test_holds_that_cannot_be_read_let_nothing_be_deleted(db: RetentionDB) -> None:
-    """Whatever the reason: nothing goes of which it is not known whether it is held."""
+async def test_unreadable_holds_stop_deletes(db: RetentionDB) -> None:
+    """Whatever the reason: no row is deleted while it may be held."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
     retention = await db.overdue(EVENTS)
@@ -161,10 +161,10 @@ async def test_holds_that_cannot_be_read_let_nothing_be_deleted(db: RetentionDB)
         ("inbound_events", [], {"until": datetime(2020, 1, 1, tzinfo=UTC)}, "ends in the future"),
     ],
 )
-async def test_a_hold_that_makes_no_sense_is_refused(
+async def test_invalid_hold_is_refused(
     db: RetentionDB, table: str, conditions: list[str], more: dict[str, Any], sentence: str
 ) -> None:
-    """With a sentence, and nothing is kept of it."""
+    """With a sentence, and nothing is stored."""
     db.make_table()
     with pytest.raises(ConfigurationError, match=sentence):
         await db.retention(EVENTS).operator.hold(table, where(*conditions), **WHY | more)
@@ -173,7 +173,7 @@ async def test_a_hold_that_makes_no_sense_is_refused(
 
 
 async def test_each_change_of_a_hold_is_audited(db: RetentionDB) -> None:
-    """Who, what, why; and the service can neither change nor remove what was held."""
+    """Who, what and why; and the service can neither change nor remove past holds."""
     db.make_table()
     retention = db.retention(EVENTS)
     hold = await retention.operator.hold("inbound_events", where("id = '40-7'"), **WHY)
@@ -191,8 +191,8 @@ async def test_each_change_of_a_hold_is_audited(db: RetentionDB) -> None:
                 await conn.execute(statement.encode())
 
 
-async def test_a_hold_ends_at_its_time(db: RetentionDB) -> None:
-    """From then on the rows are like all others, and the list tells it apart."""
+async def test_hold_expires(db: RetentionDB) -> None:
+    """From then on its rows are like all others, and the list marks it."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
     retention = db.retention(EVENTS, SESSIONS)
@@ -221,7 +221,7 @@ CONDITIONS = st.builds(
 
 
 def meets(value: str | None, condition: Condition) -> bool:
-    """Say what SQL says; what is unknown is not met."""
+    """Evaluate the condition as SQL does; unknown is not met."""
     if "null" in condition.operator:
         return (value is None) == (condition.operator == "is null")
     if value is None:
@@ -238,10 +238,10 @@ def meets(value: str | None, condition: Condition) -> bool:
     rows=st.lists(st.tuples(st.none() | TEXTS, st.booleans()), max_size=12),
     holds=st.lists(st.lists(CONDITIONS, max_size=2), max_size=3),
 )
-async def test_gone_is_what_is_old_and_not_held(
+async def test_deleted_rows_are_old_and_not_held(
     db: RetentionDB, rows: list[tuple[str | None, bool]], holds: list[list[Condition]]
 ) -> None:
-    """Whatever is held by whatever holds: the plan says as many, and those go."""
+    """For any holds, the plan counts exactly the rows that are deleted."""
     db.sql("DROP TABLE IF EXISTS held_events")
     db.sql("UPDATE retention_holds SET released_at = now(), released_by = 'x' WHERE released_at IS NULL")
     db.sql('CREATE TABLE held_events (id int PRIMARY KEY, source text COLLATE "C", at timestamptz)')

@@ -1,4 +1,4 @@
-"""Where the line is between what goes and what stays, for plan, backlog and delete alike."""
+"""The horizon: the same line between deleted and kept rows for plan, backlog and delete."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ZONES = st.sampled_from(["UTC", "Asia/Kathmandu", "Europe/Kyiv", "America/New_Yo
 
 @pytest.fixture
 def db(db: RetentionDB) -> RetentionDB:
-    """The database with a table whose ages have an index, one without, and one in parts."""
+    """The database with a table with an age index, one without, and a partitioned one."""
     columns = "(id int PRIMARY KEY, at timestamptz, kind text)"
     for table in TABLES:
         parted = " PARTITION BY HASH (id)" if table == "in_parts" else ""
@@ -53,12 +53,12 @@ def db(db: RetentionDB) -> RetentionDB:
 
 
 def written(age: int | str | None) -> str | None:
-    """Return an age as PostgreSQL reads it; a number is a distance from the horizon in microseconds."""
+    """Return an age as PostgreSQL reads it; a number is the distance from the horizon in microseconds."""
     return (HORIZON + timedelta(microseconds=age)).isoformat() if isinstance(age, int) else age
 
 
 def is_old(age: int | str | None) -> bool:
-    """Say whether an age is older than the horizon; no age is not."""
+    """Return whether an age is before the horizon; a missing age is not."""
     return age == "-infinity" or (isinstance(age, int) and age < 0)
 
 
@@ -75,14 +75,14 @@ def oldest(ages: Iterable[int | str | None]) -> datetime | None:
     keep=KEEPS,
     zone=ZONES,
 )
-async def test_what_is_older_than_the_horizon_and_not_held_goes_and_nothing_else(
+async def test_rows_before_the_horizon_and_not_held_are_deleted(
     db: RetentionDB,
     rows: list[tuple[int | str | None, str]],
     held: set[str],
     keep: timedelta,
     zone: str,
 ) -> None:
-    """At the horizon a row stays, a microsecond older it goes, in any zone; plan and backlog say so."""
+    """At the horizon a row stays, a microsecond earlier it goes, in any time zone; plan and backlog agree."""
     db.sql(f"ALTER DATABASE {db.urls.name} SET timezone = '{zone}'")
     db.sql("UPDATE retention_holds SET released_at = now(), released_by = 'x' WHERE released_at IS NULL")
     old = {number for number, (age, _) in enumerate(rows) if is_old(age)}
@@ -128,8 +128,8 @@ async def test_what_is_older_than_the_horizon_and_not_held_goes_and_nothing_else
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keep=KEEPS, zone=ZONES)
-async def test_a_horizon_is_exactly_so_long_ago(db: RetentionDB, keep: timedelta, zone: str) -> None:
-    """To the microsecond, whatever clock changes lie between: for the run and for the plan."""
+async def test_horizon_is_exact_across_clock_changes(db: RetentionDB, keep: timedelta, zone: str) -> None:
+    """To the microsecond, for the run and for the plan."""
     db.sql(f"ALTER DATABASE {db.urls.name} SET timezone = '{zone}'")
     policy = Policy(table="by_age", age_column="at", keep=keep)
     async with Database(db.urls.url) as database:

@@ -1,4 +1,4 @@
-"""No row is gone without its record, whatever dies when: replicas and servers are killed in the middle.
+"""No row is deleted without its record, whatever dies when: processes and servers are killed during runs.
 
 `KILLS=100` makes it 100 random instants a test instead of fifteen.
 """
@@ -40,7 +40,7 @@ def replicas(db: RetentionDB, tmp_path: Path) -> Iterator[Replicas]:
 
 
 @pytest.fixture
-def archiving(db: RetentionDB, tmp_path: Path) -> Iterator[Replicas]:
+def archiving_replicas(db: RetentionDB, tmp_path: Path) -> Iterator[Replicas]:
     """Processes to kill that archive what they delete."""
     started = Replicas(db, tmp_path / "replicas", "--archive", str(tmp_path / "archive"))
     yield started
@@ -48,7 +48,7 @@ def archiving(db: RetentionDB, tmp_path: Path) -> Iterator[Replicas]:
 
 
 def slow_down(db: RetentionDB, seconds: float) -> None:
-    """Have each DELETE take its time."""
+    """Make each DELETE take a while."""
     db.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END$$"
@@ -64,16 +64,16 @@ async def hold_some(db: RetentionDB, retention: Retention) -> None:
 
 
 def check_kept(db: RetentionDB) -> None:
-    """See that all that is young or held is there, and nothing else."""
+    """Check that exactly the young and held rows are left."""
     young = db.count("inbound_events WHERE id LIKE '29-%'")
     held = db.count("inbound_events WHERE id LIKE '39-%'")
     assert (young, held, db.count("inbound_events")) == (200, len(HELD), 200 + len(HELD))
 
 
-async def test_rows_gone_are_rows_audited_after_kills_at_random_instants(
+async def test_audited_rows_equal_deleted_rows_after_random_kills(
     db: RetentionDB, replicas: Replicas
 ) -> None:
-    """After many kills and a restart: gone is audited is counted, nothing young or held went."""
+    """After many kills and a restart the counts agree, and no young or held row is missing."""
     db.make_table()
     db.fill("inbound_events", 29, 200)
     slow_down(db, 0.015)
@@ -98,10 +98,8 @@ async def test_rows_gone_are_rows_audited_after_kills_at_random_instants(
     assert len(db.audit_payloads()) == db.count("retention_runs")
 
 
-async def test_a_run_whose_process_was_killed_is_gone_on_with_where_it_was(
-    db: RetentionDB, replicas: Replicas
-) -> None:
-    """Attempt for attempt the first pass begins later, and in the end every row is gone and counted once."""
+async def test_run_of_a_killed_process_continues_at_its_cursor(db: RetentionDB, replicas: Replicas) -> None:
+    """Each attempt's first pass begins later, and every row is deleted and counted once."""
     db.make_table()
     db.fill("inbound_events", 40, 30_000)
     db.fill("inbound_events", 29, 200)
@@ -124,10 +122,10 @@ async def test_a_run_whose_process_was_killed_is_gone_on_with_where_it_was(
     assert sum(entry["deleted"] for entry in db.audit_payloads()) == 30_000
 
 
-async def test_rows_gone_are_rows_audited_after_kills_of_the_server(
+async def test_audited_rows_equal_deleted_rows_after_kills_of_the_server(
     private_db: RetentionDB, postgres_private: PostgresServer
 ) -> None:
-    """The database crashes in the middle of runs and recovers: they go on, and each row is counted once."""
+    """The server crashes during runs and recovers; each row is counted once."""
     db = private_db
     db.make_table()
     db.fill("inbound_events", 29, 200)
@@ -161,25 +159,25 @@ async def test_rows_gone_are_rows_audited_after_kills_of_the_server(
 
 
 @pytest.mark.parametrize("count", [2, 5, 10])
-async def test_processes_that_start_together_are_one_run(
-    db: RetentionDB, archiving: Replicas, count: int
+async def test_processes_started_together_make_one_run(
+    db: RetentionDB, archiving_replicas: Replicas, count: int
 ) -> None:
     """One of them prunes, and archives each row once."""
     db.make_table()
     db.fill("inbound_events", 40, 4000)
     await db.overdue(ARCHIVED)
     for _ in range(count):
-        archiving.start()
-    archiving.wait()
+        archiving_replicas.start()
+    archiving_replicas.wait()
     assert db.runs() == [(1, "completed", 4000)]
     assert [entry["deleted"] for entry in db.audit_payloads()] == [4000]
     assert len({row["id"] for row in archived(db)}) == len(archived(db)) == 4000
 
 
-async def test_rows_gone_are_rows_archived_after_kills_at_random_instants(
-    db: RetentionDB, archiving: Replicas
+async def test_archived_rows_equal_deleted_rows_after_random_kills(
+    db: RetentionDB, archiving_replicas: Replicas
 ) -> None:
-    """After many kills and a restart: each row that is gone is in the archive once, and comes back."""
+    """After many kills and a restart each deleted row is in the archive once, and comes back."""
     db.make_table()
     db.fill("inbound_events", 29, 200)
     db.sql("CREATE TABLE before (LIKE inbound_events INCLUDING ALL)")
@@ -191,7 +189,7 @@ async def test_rows_gone_are_rows_archived_after_kills_at_random_instants(
         db.fill("inbound_events", 40 + kill, 20_000)
         db.sql("INSERT INTO before SELECT * FROM inbound_events ON CONFLICT DO NOTHING")
         db.schedule.time += timedelta(milliseconds=1)
-        interrupted += kill_during_run(db, archiving, chance.uniform(0.0, 0.5))
+        interrupted += kill_during_run(db, archiving_replicas, chance.uniform(0.0, 0.5))
         db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s' WHERE state = 'running'")
         if kill % 3 == 1:
             await retention.tick()

@@ -1,4 +1,4 @@
-"""The ledger: one run over all replicas, leases, and no row without its audit entry."""
+"""The ledger: one run over all replicas, leases, and no deleted row without its audit entry."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def leave_a_run_open(db: RetentionDB, *, deleted: int = 7, lapsed: bool = True) -> int:
-    """Write the ledger as a process leaves it that was killed in the middle of a run."""
+    """Write the ledger as a process leaves it that was killed during a run."""
     db.sql("UPDATE retention_policies SET since = now() - interval '10 days'")
     ((run,),) = db.sql(
         "INSERT INTO retention_runs"
@@ -55,7 +55,7 @@ def leave_a_run_open(db: RetentionDB, *, deleted: int = 7, lapsed: bool = True) 
 
 
 async def test_five_replicas_run_each_policy_once(db: RetentionDB) -> None:
-    """Started together, on connections of their own, they delete each row once and audit each table once."""
+    """Started together with their own connections, they delete each row once and audit each table once."""
     db.make_contract_tables()
     db.fill("inbound_events", 45, 4000)
     await db.overdue()
@@ -73,15 +73,15 @@ async def test_five_replicas_run_each_policy_once(db: RetentionDB) -> None:
     assert db.sample("retention_rows_deleted_total", table="inbound_events") == 4003
 
 
-async def test_replicas_that_register_together_do_not_wait_in_a_circle(db: RetentionDB) -> None:
-    """However the policies are ordered, ten first starts are ten registrations and one since."""
+async def test_concurrent_registration_does_not_deadlock(db: RetentionDB) -> None:
+    """Whatever the order of the policies, ten first starts register them once."""
     orders = [db.retention(*policies) for policies in [(EVENTS, SESSIONS), (SESSIONS, EVENTS)] * 5]
     await asyncio.gather(*(retention.register() for retention in orders))
     assert db.count("retention_policies") == 2
 
 
-async def test_a_run_whose_process_went_away_is_closed_and_audited(db: RetentionDB) -> None:
-    """Who finds it closes it as failed; what it had deleted is in its entry, and the job says so."""
+async def test_run_of_a_dead_process_is_closed_and_audited(db: RetentionDB) -> None:
+    """Another process closes it as failed; the entry counts its rows, and the job's line says so."""
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
@@ -96,8 +96,8 @@ async def test_a_run_whose_process_went_away_is_closed_and_audited(db: Retention
     assert db.sample("retention_runs_total", table="inbound_events", status="failed") == 1
 
 
-async def test_who_closes_a_run_tells_how_long_it_took(db: RetentionDB) -> None:
-    """Line and histogram have the ledger's duration; the rows were counted where they went, not twice."""
+async def test_closing_process_reports_the_duration(db: RetentionDB) -> None:
+    """Line and histogram have the ledger's duration, and no row is counted twice."""
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
@@ -121,10 +121,8 @@ async def test_who_closes_a_run_tells_how_long_it_took(db: RetentionDB) -> None:
         ("manual", "run it again, or leave the rest to the next due"),
     ],
 )
-async def test_an_interrupted_run_says_what_becomes_of_the_rest(
-    db: RetentionDB, trigger: str, rest: str
-) -> None:
-    """What was scheduled is tried again; an operator's run is not, and that is what its error says."""
+async def test_interrupted_run_says_whether_it_is_retried(db: RetentionDB, trigger: str, rest: str) -> None:
+    """A scheduled run is retried, a manual one is not."""
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
@@ -134,8 +132,8 @@ async def test_an_interrupted_run_says_what_becomes_of_the_rest(
     assert db.audit_payloads()[0]["error"]["message"].endswith(f"what it deleted is counted; {rest}")
 
 
-async def test_a_run_that_was_interrupted_is_tried_again(db: RetentionDB) -> None:
-    """A minute later its due has its second attempt."""
+async def test_interrupted_run_is_retried(db: RetentionDB) -> None:
+    """A minute later."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     retention = db.retention(EVENTS)
@@ -147,8 +145,8 @@ async def test_a_run_that_was_interrupted_is_tried_again(db: RetentionDB) -> Non
     assert db.runs() == [(1, "failed", 7), (2, "completed", 3)]
 
 
-async def test_a_run_that_is_alive_is_left_alone(db: RetentionDB) -> None:
-    """Within its lease nobody closes it, and nobody else runs the policy, not even the operator."""
+async def test_live_run_is_left_alone(db: RetentionDB) -> None:
+    """Within its lease no other process closes it or runs the policy, not even manually."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     retention = db.retention(EVENTS)
@@ -171,8 +169,8 @@ async def test_a_lapsed_run_is_closed_once(db: RetentionDB) -> None:
     assert len(db.audit_payloads()) == 1
 
 
-async def test_a_run_that_shows_a_sign_of_life_in_time_is_not_closed(db: RetentionDB) -> None:
-    """The lease is looked at again behind the lock."""
+async def test_run_that_renews_its_lease_in_time_is_not_closed(db: RetentionDB) -> None:
+    """The lease is checked again under the lock."""
     db.make_table()
     await db.retention(EVENTS).register()
     run = leave_a_run_open(db)
@@ -185,10 +183,10 @@ async def test_a_run_that_shows_a_sign_of_life_in_time_is_not_closed(db: Retenti
 
 
 @pytest.mark.parametrize("rows", [5000, 10], ids=["in the middle", "at its end"])
-async def test_who_lost_a_run_deletes_nothing_more(
+async def test_process_that_lost_its_run_deletes_nothing_more(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """A process that was frozen for longer than its lease finds its run closed, and stops."""
+    """A process frozen for longer than its lease finds its run closed, and stops."""
     force_index_scans(monkeypatch)
     db.make_table()
     db.fill("inbound_events", 40, rows)
@@ -206,8 +204,8 @@ async def test_who_lost_a_run_deletes_nothing_more(
     assert [entry["deleted"] for entry in db.audit_payloads()] == [gone]
 
 
-async def test_nothing_is_deleted_that_could_not_be_audited(db: RetentionDB) -> None:
-    """Claiming tries the entry: with the audit log closed no run starts, and that is told once."""
+async def test_run_does_not_start_if_it_cannot_be_audited(db: RetentionDB) -> None:
+    """A claim tries the entry; with the audit log closed that is reported once."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     retention = await db.overdue(EVENTS)
@@ -222,8 +220,8 @@ async def test_nothing_is_deleted_that_could_not_be_audited(db: RetentionDB) -> 
     assert [result.deleted for result in await db.retention(EVENTS).tick()] == [3]
 
 
-async def test_an_audit_log_that_swallows_entries_stops_retention(db: RetentionDB) -> None:
-    """A rule that keeps nothing of what is inserted is found out before a row goes."""
+async def test_audit_log_that_discards_entries_stops_retention(db: RetentionDB) -> None:
+    """A rule that discards inserts is detected before a row is deleted."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     db.sql("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
@@ -233,8 +231,8 @@ async def test_an_audit_log_that_swallows_entries_stops_retention(db: RetentionD
     assert db.count("inbound_events") == 3
 
 
-async def test_an_error_keeps_no_secret(db: RetentionDB) -> None:
-    """What a trigger's error says is masked where it is kept for good: in the ledger and in the audit log."""
+async def test_stored_errors_are_redacted(db: RetentionDB) -> None:
+    """In the ledger and in the audit log."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     db.sql(
@@ -258,8 +256,8 @@ async def test_an_error_keeps_no_secret(db: RetentionDB) -> None:
     assert "marmot" not in kept
 
 
-async def test_a_run_that_cannot_be_closed_holds_its_policy_up(db: RetentionDB) -> None:
-    """While an ended run lacks its audit entry its policy does not run; that is told once."""
+async def test_run_that_cannot_be_closed_blocks_its_policy(db: RetentionDB) -> None:
+    """Until its audit entry is written, which is reported once."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     retention = db.retention(EVENTS)
@@ -277,8 +275,8 @@ async def test_a_run_that_cannot_be_closed_holds_its_policy_up(db: RetentionDB) 
     assert [(r.status, r.deleted) for r in await retention.tick()] == [("failed", 7), ("completed", 3)]
 
 
-async def test_a_run_whose_entry_fails_at_the_end_stays_open(db: RetentionDB) -> None:
-    """The rows are gone, the ledger says how many, and the next look writes the entry."""
+async def test_run_whose_final_entry_fails_stays_open(db: RetentionDB) -> None:
+    """The ledger has the count, and a later check writes the entry."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     retention = db.retention(EVENTS, lease=timedelta(milliseconds=1))
@@ -305,8 +303,8 @@ async def test_a_run_whose_entry_fails_at_the_end_stays_open(db: RetentionDB) ->
         "UPDATE retention_runs SET audit_id = 1",
     ],
 )
-async def test_the_database_refuses_a_closed_run_without_its_entry(db: RetentionDB, statement: str) -> None:
-    """Closing without an audit entry is not possible, whatever the code does."""
+async def test_database_refuses_a_closed_run_without_its_entry(db: RetentionDB, statement: str) -> None:
+    """Whatever the code does."""
     db.make_table()
     await db.retention(EVENTS).register()
     leave_a_run_open(db)
@@ -324,15 +322,15 @@ async def test_the_database_refuses_a_closed_run_without_its_entry(db: Retention
         "UPDATE retention_policies SET since = now()",
     ],
 )
-async def test_the_service_cannot_rewrite_the_past(db: RetentionDB, statement: str) -> None:
-    """Its role moves counts and closes runs, and that is all."""
+async def test_service_role_cannot_change_closed_runs(db: RetentionDB, statement: str) -> None:
+    """It may move counts and close runs, and nothing else."""
     async with db.database.connection() as conn:
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"):
             await conn.execute(statement.encode())
 
 
-async def test_the_service_cannot_rewrite_what_is_over(db: RetentionDB) -> None:
-    """Its role writes a run while it is open, an archive until its rows went, a hold until it is released."""
+async def test_service_role_cannot_change_finished_rows(db: RetentionDB) -> None:
+    """It may change a run while open, an archive until its rows are deleted, and a hold until released."""
     db.make_table()
     db.fill("inbound_events", 40, 5)
     retention = db.retention(ARCHIVED)
@@ -357,10 +355,10 @@ async def test_the_service_cannot_rewrite_what_is_over(db: RetentionDB) -> None:
     db.sql("UPDATE retention_runs SET error = NULL")  # the owner may
 
 
-async def test_a_policy_that_is_locked_for_long_keeps_no_other_from_its_run(
+async def test_locked_policy_does_not_block_the_others(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by a restore: its run begins at a later look, an operator is told."""
+    """Its own run starts later; a manual run reports the lock."""
     monkeypatch.setattr("watchkeeper.retention.ledger._ledger._CLAIM_WAIT_MS", "100")
     db.make_contract_tables()
     retention = await db.overdue()
@@ -373,8 +371,8 @@ async def test_a_policy_that_is_locked_for_long_keeps_no_other_from_its_run(
     assert [(result.table, result.deleted) for result in await retention.tick()] == [("inbound_events", 3)]
 
 
-async def test_an_error_that_is_no_text_is_told_all_the_same(db: RetentionDB) -> None:
-    """PostgreSQL takes no lone surrogates and no NUL, and the run is to be closed."""
+async def test_error_with_invalid_text_is_stored(db: RetentionDB) -> None:
+    """PostgreSQL takes no lone surrogates and no NUL, and the run must be closed."""
     db.make_table()
     db.fill("inbound_events", 40, 5)
     (db.folder / "file").write_text("")
@@ -384,8 +382,8 @@ async def test_an_error_that_is_no_text_is_told_all_the_same(db: RetentionDB) ->
     assert "\\udcff" in db.audit_payloads()[0]["error"]["message"]
 
 
-async def test_a_claim_needs_the_database(db: RetentionDB) -> None:
-    """Without it a look says so and nothing else, and the look after it goes on."""
+async def test_claim_without_a_database_is_reported_and_retried(db: RetentionDB) -> None:
+    """Only that is reported, and a later check continues."""
     db.make_contract_tables()
     retention = await db.overdue()
     await db.database.close()
@@ -396,10 +394,10 @@ async def test_a_claim_needs_the_database(db: RetentionDB) -> None:
     assert [result.deleted for result in await retention.tick()] == [3, 2]
 
 
-async def test_an_outage_in_the_middle_of_a_run_is_sat_out(
+async def test_run_survives_a_server_restart(
     private_db: RetentionDB, postgres_private: PostgresServer
 ) -> None:
-    """The server is stopped and started again while rows go: the run goes on, and its count is exact."""
+    """It continues, and its count is exact."""
     db = private_db
     db.make_table()
     db.fill("inbound_events", 40, 6000)
@@ -420,10 +418,10 @@ async def test_an_outage_in_the_middle_of_a_run_is_sat_out(
     assert db.count("inbound_events") == 0
 
 
-async def test_an_outage_at_the_end_of_a_run_is_sat_out(
+async def test_run_is_closed_after_an_outage_at_its_end(
     private_db: RetentionDB, postgres_private: PostgresServer
 ) -> None:
-    """The server is away when the run is to be closed: it is closed a moment later."""
+    """As soon as the server is back."""
     db = private_db
     db.make_table()
     db.fill("inbound_events", 40, 10)
@@ -440,10 +438,10 @@ async def test_an_outage_at_the_end_of_a_run_is_sat_out(
 
 
 @pytest.mark.parametrize("then", ["goes on", "stops"])
-async def test_a_commit_that_was_not_answered_is_counted(
+async def test_unacknowledged_commit_is_counted(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
-    """Its rows are in the ledger: metrics and progress follow that, also when the run ends with it."""
+    """Metrics and progress follow the ledger, even when it was the run's last commit."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
     retention = db.retention(EVENTS)

@@ -1,4 +1,4 @@
-"""Retention beside others who use the table: locks are waited for, and transactions are short."""
+"""Retention beside other users of a table: it waits for locks, and its transactions are short."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def transaction(db: RetentionDB, statement: str) -> Iterator[psycopg.Connection]:
-    """Run a statement in somebody else's transaction, which stays open."""
+    """Run a statement in another transaction, which stays open."""
     with psycopg.connect(db.urls.owner_url) as conn:
         conn.execute(statement.encode())
         yield conn
@@ -31,10 +31,10 @@ def transaction(db: RetentionDB, statement: str) -> Iterator[psycopg.Connection]
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_rows_that_are_locked_for_a_moment_are_come_back_for(
+async def test_briefly_locked_rows_are_deleted_in_a_later_pass(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """The others go first, the locked ones in a later pass of the same run."""
+    """The other rows are deleted first."""
     force_index_scans(monkeypatch)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 3000)
@@ -45,10 +45,10 @@ async def test_rows_that_are_locked_for_a_moment_are_come_back_for(
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_rows_that_stay_locked_fail_the_run_with_their_number(
+async def test_rows_that_stay_locked_fail_the_run(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """All the others are gone and counted, and the sentence says where to look."""
+    """All other rows are deleted and counted; the error has the number and says where to look."""
     force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 3)
     db.make_table(indexed=indexed)
@@ -63,8 +63,8 @@ async def test_rows_that_stay_locked_fail_the_run_with_their_number(
     assert db.count("inbound_events") == locked
 
 
-async def test_rows_that_were_locked_once_go_beside_those_that_are(db: RetentionDB) -> None:
-    """A lock leaves its note in the row when it is gone: committed, rolled back, shared, or of an update."""
+async def test_formerly_locked_rows_are_deleted_beside_locked_ones(db: RetentionDB) -> None:
+    """A past lock leaves xmax set, whether it was committed, rolled back, shared or an update."""
     db.make_table(indexed=False)
     db.sql("ALTER TABLE inbound_events ADD source text")
     db.sql("GRANT ALL ON inbound_events TO keeper")
@@ -82,10 +82,10 @@ async def test_rows_that_were_locked_once_go_beside_those_that_are(db: Retention
     assert db.count("inbound_events") == 0
 
 
-async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
+async def test_many_locked_rows_of_one_age_end_the_pass(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More locked rows of one age than a sweep ever takes on end the pass."""
+    """More of them than a sweep takes do not make it loop."""
     force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, AgeSpan, 1000)
@@ -96,8 +96,8 @@ async def test_locked_rows_of_one_age_do_not_make_a_run_go_round_for_ever(
     assert (result.status, result.deleted) == ("failed", 0)
 
 
-async def test_a_row_that_was_touched_meanwhile_is_not_old_any_more(db: RetentionDB) -> None:
-    """The update that a sweep found locked has made the row young: it stays."""
+async def test_row_updated_while_locked_stays(db: RetentionDB) -> None:
+    """The update has made the row young."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
     with transaction(db, "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'") as other:
@@ -107,8 +107,8 @@ async def test_a_row_that_was_touched_meanwhile_is_not_old_any_more(db: Retentio
     assert db.sql("SELECT id FROM inbound_events") == [("40-5",)]
 
 
-async def test_a_table_that_is_locked_as_a_whole_is_waited_for(db: RetentionDB) -> None:
-    """A migration of a moment is sat out; the run gives its place in the queue back after each second."""
+async def test_locked_table_is_waited_for(db: RetentionDB) -> None:
+    """The run leaves the lock queue after each second, so others do not wait behind it."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
     with transaction(db, "LOCK TABLE inbound_events") as other:
@@ -121,7 +121,7 @@ async def test_a_table_that_is_locked_as_a_whole_is_waited_for(db: RetentionDB) 
 async def test_a_table_that_stays_locked_fails_the_run(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a bounded number of tries the run has failed, and is closed."""
+    """After a bounded number of tries."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(0),))
     monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
     db.make_table()
@@ -133,10 +133,10 @@ async def test_a_table_that_stays_locked_fails_the_run(
     assert db.runs() == [(1, "failed", 0)]
 
 
-async def test_the_lease_is_renewed_while_the_run_waits(
+async def test_lease_is_renewed_while_the_run_waits_for_a_lock(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that waits for a lock for longer than its lease is not taken for dead."""
+    """Also for longer than the lease."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=50),) * 40)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
     db.make_table()
@@ -154,9 +154,7 @@ async def test_the_lease_is_renewed_while_the_run_waits(
     assert (result.status, result.deleted) == ("completed", 10)
 
 
-async def test_sweeps_shrink_when_they_take_too_long(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_sweeps_become_smaller(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transactions of over 100 ms halve the number of rows, down to a hundred."""
     force_index_scans(monkeypatch)
     db.make_table()
@@ -168,10 +166,8 @@ async def test_sweeps_shrink_when_they_take_too_long(
     assert batches == [1000, 500, 250, 125, 100, 25]
 
 
-async def test_a_sweep_that_times_out_is_made_smaller_and_tried_again(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A time-out costs that one transaction and not the run."""
+async def test_timed_out_sweep_is_retried_smaller(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that transaction is lost."""
     force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.STATEMENT_TIMEOUT", timedelta(milliseconds=300))
     db.make_table()
@@ -185,10 +181,10 @@ async def test_a_sweep_that_times_out_is_made_smaller_and_tried_again(
 
 
 @pytest.mark.parametrize(("budget", "times"), [(0.25, 3.0), (0.5, 1.0), (1.0, 0.0)])
-async def test_a_run_leaves_the_rest_of_the_time_to_others(
+async def test_run_pauses_according_to_its_budget(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, budget: float, times: float
 ) -> None:
-    """After each transaction it pauses for as long as its budget asks for, whatever that one took."""
+    """After each transaction, in proportion to its duration."""
     force_index_scans(monkeypatch)
     db.make_table()
     db.fill("inbound_events", 40, 3000)
@@ -206,7 +202,7 @@ async def test_a_run_leaves_the_rest_of_the_time_to_others(
 
 
 def slow_down(db: RetentionDB, action: str) -> None:
-    """Have each DELETE do something first."""
+    """Run something before each DELETE."""
     db.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
         f" $$BEGIN {action}; RETURN NULL; END$$"

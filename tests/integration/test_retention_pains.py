@@ -35,7 +35,7 @@ BY_BOTH = pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by p
 
 
 async def open_databases(stack: AsyncExitStack, url: str, number: int, **options: Any) -> list[Database]:
-    """Open a database for each of some replicas, as if each were a process."""
+    """Open a database for each replica, as separate processes would."""
     return [await stack.enter_async_context(Database(url, **options)) for _ in range(number)]
 
 
@@ -46,7 +46,7 @@ def on_delete(db: RetentionDB, when: str, action: str) -> None:
 
 
 def put_rows_back(db: RetentionDB) -> None:
-    """Have each deleted row come back, as an archiving trigger that means the wrong table does."""
+    """Insert each deleted row again, as an archiving trigger on the wrong table does."""
     on_delete(
         db,
         "AFTER DELETE ON inbound_events FOR EACH ROW",
@@ -85,10 +85,10 @@ async def test_pain_1_rows_that_come_back_are_seen(
     assert seen == pytest.approx(oldest.timestamp())
 
 
-async def test_pain_1_an_engine_that_finds_nothing_is_seen(
+async def test_pain_1_bug_that_finds_no_rows_is_seen(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """apache/airflow#65239, were the mistake ours: the figures do not come from what a run believes."""
+    """apache/airflow#65239, were the bug ours: the backlog does not come from what a run believes."""
 
     async def blind(*_: object) -> Swept:
         return Swept(seen=0, held=0, deleted=0, covered=AgeSpan(), rest=None)
@@ -104,8 +104,8 @@ async def test_pain_1_an_engine_that_finds_nothing_is_seen(
     assert db.sample("retention_backlog_rows", table="inbound_events") == 300
 
 
-def give_it_a_past(folder: Path, hours: int) -> None:
-    """Give Prometheus a past in which a row was due all the time, as the recording rule would leave it."""
+def write_history(folder: Path, hours: int) -> None:
+    """Give Prometheus a past with an overdue row, as the recording rule would leave it."""
     now = time.time()
     lines = ["# TYPE table:retention_excess_seconds:max gauge"]
     for at in range(int(now - hours * 3600), int(now), 300):
@@ -119,12 +119,14 @@ def give_it_a_past(folder: Path, hours: int) -> None:
 
 
 async def wait(true: Callable[[], object]) -> None:
-    """Wait until something is true of another process."""
+    """Wait until a condition of another process holds."""
     await asyncio.to_thread(wait_until, true, "such state")
 
 
-async def test_pain_1_is_an_alert(db: RetentionDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """apache/airflow#65239: from the table over a real Prometheus with the shipped rules to an alert.
+async def test_pain_1_raises_an_alert(
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """apache/airflow#65239: from the table through a real Prometheus with the shipped rules to an alert.
 
     It ends when the rows are really gone.
     """
@@ -138,7 +140,7 @@ async def test_pain_1_is_an_alert(db: RetentionDB, monkeypatch: pytest.MonkeyPat
     assert result.status == "completed"
     with exporting(db.registry, "the-token") as exporter:
         config = variant(tmp_path / "prometheus", target=exporter.address, token="the-token")
-        give_it_a_past(config.parent, hours=28)
+        write_history(config.parent, hours=28)
         with running_prometheus(config) as prometheus:
             excess = "table:retention_excess_seconds:max"
             await wait(
@@ -158,10 +160,10 @@ async def test_pain_1_is_an_alert(db: RetentionDB, monkeypatch: pytest.MonkeyPat
 
 
 @BY_BOTH
-async def test_pain_2_a_delete_that_can_never_pass_is_made_small_enough(
+async def test_pain_2_delete_that_would_time_out_is_split(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """apache/airflow#47600, que-rb/que#299: one giant DELETE times out, each night anew, for ever."""
+    """apache/airflow#47600, que-rb/que#299: one giant DELETE times out every night."""
     force_index_scans(monkeypatch)
     timeout = timedelta(milliseconds=700)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.STATEMENT_TIMEOUT", timeout)
@@ -186,22 +188,22 @@ async def test_pain_2_a_delete_that_can_never_pass_is_made_small_enough(
 # 3
 
 
-class OnceAt:
-    """A calendar with one due a day, at this time of day."""
+class DailyAt:
+    """A schedule of once a day, at this time of day."""
 
     def __init__(self, due: datetime) -> None:
         self.due = due
 
     def due_before(self, now: datetime) -> datetime:
-        """Return today's due if it is over, else yesterday's."""
+        """Return today's scheduled time if it has passed, else yesterday's."""
         return self.due if now >= self.due else self.due - timedelta(days=1)
 
     def due_after(self, now: datetime) -> datetime:
-        """Return today's due if it is to come, else tomorrow's."""
+        """Return today's scheduled time if it is to come, else tomorrow's."""
         return self.due if now < self.due else self.due + timedelta(days=1)
 
 
-async def test_pain_3_ten_replicas_that_wake_together_are_one_run(db: RetentionDB) -> None:
+async def test_pain_3_ten_replicas_make_one_run(db: RetentionDB) -> None:
     """node-cron#159, node-cron#423: every replica runs the job.
 
     Ten schedulers, each with its own connections, look at the same instant, which is when the run is due.
@@ -211,7 +213,7 @@ async def test_pain_3_ten_replicas_that_wake_together_are_one_run(db: RetentionD
     await db.retention().register()
     async with AsyncExitStack() as stack:
         databases = await open_databases(stack, db.urls.url, 10)
-        calendar = OnceAt(datetime.now(UTC) + timedelta(seconds=0.7))
+        calendar = DailyAt(datetime.now(UTC) + timedelta(seconds=0.7))
         loops = [
             asyncio.create_task(Scheduler(db.retention(database=database, schedule=calendar)).run())
             for database in databases
@@ -238,7 +240,7 @@ async def test_pain_3_ten_replicas_that_wake_together_are_one_run(db: RetentionD
 async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer
 ) -> None:
-    """goauthentik/authentik#23876: leaders that stand on advisory locks break behind PgBouncer.
+    """goauthentik/authentik#23876: leader election by advisory locks breaks behind PgBouncer.
 
     The owner of a run seems dead while it deletes. Of those who find that, one takes its run away and another
     goes on; the former owner finds it out at its next transaction, and deletes nothing more.
@@ -273,7 +275,7 @@ async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-async def test_pain_5_what_was_missed_during_a_restart_is_caught_up_once(db: RetentionDB, zone: str) -> None:
+async def test_pain_5_run_missed_during_a_restart_is_caught_up_once(db: RetentionDB, zone: str) -> None:
     """apscheduler#296: a run that was due while the service restarted is dropped."""
     db.make_table()
     calendar = Schedule(timezone=zone)
@@ -300,7 +302,7 @@ ROUNDS = 8
 
 
 @BY_BOTH
-async def test_pain_8_a_hold_is_in_force_at_any_instant_of_a_run(
+async def test_pain_8_hold_applies_at_any_instant_of_a_run(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """preloop#685: a purge ignores a legal hold.
@@ -331,10 +333,10 @@ async def test_pain_8_a_hold_is_in_force_at_any_instant_of_a_run(
 
 
 @BY_BOTH
-async def test_pain_8_holds_that_become_unreadable_in_a_run_end_it(
+async def test_pain_8_holds_that_become_unreadable_end_the_run(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """preloop#685: what is not known to be free stays, from the very next transaction on."""
+    """preloop#685: rows that may be held stay, from the very next transaction on."""
     force_index_scans(monkeypatch)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 5000)

@@ -1,4 +1,4 @@
-"""Old partitions are dropped as a whole: what goes is what is counted, and nobody waits for long."""
+"""Old partitions are dropped as a whole: their rows are counted first, and no one waits for long."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ IDENTITIES = [
 
 
 def make_partitioned(db: RetentionDB, *, default: bool = True) -> None:
-    """Make a table of ten-day partitions: three old ones, one that the horizon is in, two young ones."""
+    """Make a table of ten-day partitions: three old ones, one with the horizon inside, two young ones."""
     db.sql("CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)")
     for days in (65, 55, 45, 35, 25, 15):
         add_partition(db, f"p{days}", days)
@@ -50,7 +50,7 @@ def make_partitioned(db: RetentionDB, *, default: bool = True) -> None:
 
 
 def add_partition(db: RetentionDB, name: str, days: int, tail: str = "") -> None:
-    """Add the partition of ten days that begins so many days ago."""
+    """Add the partition of ten days that starts this many days ago."""
     ((start, stop),) = db.sql(
         "SELECT date_trunc('day', now() - make_interval(days => %s)),"
         " date_trunc('day', now() - make_interval(days => %s))",
@@ -63,7 +63,7 @@ def add_partition(db: RetentionDB, name: str, days: int, tail: str = "") -> None
 
 
 def fill(db: RetentionDB) -> int:
-    """Fill it, and return how many rows are old: 100 and 50 and none in the old partitions."""
+    """Fill the table and return how many rows are old: 100, 50 and none in the old partitions."""
     db.fill("inbound_events", 60, 100)
     db.fill("inbound_events", 50, 50)
     db.fill("inbound_events", 34, 20)
@@ -75,7 +75,7 @@ def fill(db: RetentionDB) -> int:
 
 
 def partitions(db: RetentionDB) -> list[str]:
-    """Return the names of the partitions that are left."""
+    """Return the names of the remaining partitions."""
     return [
         name
         for (name,) in db.sql(
@@ -86,12 +86,12 @@ def partitions(db: RetentionDB) -> list[str]:
 
 
 def dropped(db: RetentionDB) -> list[list[str]]:
-    """Return what each run dropped, as the ledger has it."""
+    """Return what each run dropped, from the ledger."""
     return [names for (names,) in db.sql("SELECT partitions FROM retention_runs ORDER BY id")]
 
 
 async def run(db: RetentionDB, **options: Any) -> tuple[Plan, RunResult]:
-    """Plan, run, and see that the rows that went are those that were old."""
+    """Plan and run, and check that exactly the old rows were deleted."""
     retention = db.retention(EVENTS, **options)
     (plan,) = await retention.plan()
     (result,) = await retention.run_now()
@@ -104,7 +104,7 @@ async def run(db: RetentionDB, **options: Any) -> tuple[Plan, RunResult]:
 
 
 async def test_old_partitions_are_dropped_and_the_rest_is_swept(any_db: RetentionDB) -> None:
-    """Beside a default partition, in ledger, audit log and metrics; the one with the horizon is swept."""
+    """With a default partition, in ledger, audit log and metrics; the one with the horizon is swept."""
     db = any_db
     make_partitioned(db)
     old = fill(db)
@@ -128,8 +128,8 @@ async def test_old_partitions_are_dropped_and_the_rest_is_swept(any_db: Retentio
     assert db.sample("retention_rows_deleted_total", table="inbound_events") == old
 
 
-async def test_a_run_that_drops_nothing_says_nothing_of_partitions(db: RetentionDB) -> None:
-    """The audit entry has no such key, and a second run finds nothing to drop."""
+async def test_run_without_drops_does_not_mention_partitions(db: RetentionDB) -> None:
+    """The audit entry has no such key, and a second run has nothing to drop."""
     make_partitioned(db)
     db.fill("inbound_events", 34, 20)
     for name in ("p65", "p55", "p45"):
@@ -138,8 +138,8 @@ async def test_a_run_that_drops_nothing_says_nothing_of_partitions(db: Retention
     assert "partitions" not in db.audit_payloads()[0]
 
 
-async def test_partitions_that_are_divided_further_and_names_of_all_kinds(any_db: RetentionDB) -> None:
-    """A partition goes with what it is divided into; no name is taken apart; a schema does not matter."""
+async def test_subpartitions_and_unusual_names_are_dropped(any_db: RetentionDB) -> None:
+    """A partition is dropped with its subpartitions, whatever its name and schema."""
     db = any_db
     db.sql("CREATE SCHEMA crm")
     db.sql("GRANT USAGE ON SCHEMA crm TO keeper")
@@ -159,8 +159,8 @@ async def test_partitions_that_are_divided_further_and_names_of_all_kinds(any_db
     ]
 
 
-async def test_bounds_are_read_whatever_the_time_zone(db: RetentionDB) -> None:
-    """A bound is text to the catalogue, and the same moment in each zone."""
+async def test_bounds_are_read_in_any_time_zone(db: RetentionDB) -> None:
+    """The catalogue has a bound as text, which means the same instant in each zone."""
     make_partitioned(db)
     fill(db)
     db.sql(f"ALTER DATABASE {db.urls.name} SET TimeZone = 'Asia/Kolkata'")
@@ -221,10 +221,10 @@ async def test_bounds_are_read_whatever_the_time_zone(db: RetentionDB) -> None:
         ),
     ],
 )
-async def test_what_is_not_the_same_as_a_delete_is_swept(
+async def test_partition_whose_drop_would_differ_from_a_delete_is_swept(
     db: RetentionDB, statements: list[str], sentence: str
 ) -> None:
-    """The rows go one by one, the partitions stay; plan, result and line say why."""
+    """Plan, result and line say why."""
     make_partitioned(db, default=False)
     db.fill("inbound_events", 60, 100)
     db.fill("inbound_events", 34, 20)
@@ -241,7 +241,7 @@ async def test_what_is_not_the_same_as_a_delete_is_swept(
     assert dropped(db) == [[]]
 
 
-async def test_triggers_and_publications_of_other_things_do_not_matter(db: RetentionDB) -> None:
+async def test_unrelated_triggers_and_publications_do_not_matter(db: RetentionDB) -> None:
     """A disabled trigger, one on INSERT, and a publication of inserts only."""
     make_partitioned(db)
     fill(db)
@@ -254,8 +254,8 @@ async def test_triggers_and_publications_of_other_things_do_not_matter(db: Reten
     assert len(plan.partitions) == 3
 
 
-async def test_a_partition_with_a_held_row_is_swept(db: RetentionDB) -> None:
-    """The held row stays, the others go, and the other partitions are dropped."""
+async def test_partition_with_a_held_row_is_swept(db: RetentionDB) -> None:
+    """The held row stays, and the other partitions are dropped."""
     make_partitioned(db)
     old = fill(db)
     retention = db.retention(EVENTS)
@@ -272,10 +272,10 @@ async def test_a_partition_with_a_held_row_is_swept(db: RetentionDB) -> None:
     assert dropped(db) == [["public.p55", "public.p45"]]
 
 
-async def test_a_partition_that_was_detached_meanwhile_is_let_be(
+async def test_partition_detached_during_the_run_is_kept(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody keeps it elsewhere: it is not the policy's any more when its turn comes."""
+    """It no longer belongs to the policy's table."""
     make_partitioned(db)
     old = fill(db)
     count = PartitionDrop._count
@@ -292,10 +292,10 @@ async def test_a_partition_that_was_detached_meanwhile_is_let_be(
     assert dropped(db) == [["public.p65", "public.p45"]]
 
 
-async def test_a_hold_that_comes_while_a_partition_is_counted_is_in_force(
+async def test_hold_added_while_a_partition_is_counted_applies(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is read again under the lock that it takes; the partition it came for is swept, but for its row."""
+    """Holds are read again under the lock; the partition is swept except for its held row."""
     make_partitioned(db)
     old = fill(db)
     retention = db.retention(EVENTS)
@@ -320,8 +320,8 @@ async def test_a_hold_that_comes_while_a_partition_is_counted_is_in_force(
     assert dropped(db) == [["public.p55", "public.p45"]]
 
 
-async def test_a_partition_of_somebody_else_is_swept(db: RetentionDB) -> None:
-    """The owner's connection may not drop what belongs to another role; the others it does."""
+async def test_partition_of_another_owner_is_swept(db: RetentionDB) -> None:
+    """The owner's connection may not drop it; it drops the others."""
     make_partitioned(db)
     fill(db)
     with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
@@ -338,8 +338,10 @@ async def test_a_partition_of_somebody_else_is_swept(db: RetentionDB) -> None:
         pytest.param("nobody", "its owner cannot look at it: The database cannot be reached", id="unknown"),
     ],
 )
-async def test_without_the_owner_all_is_swept(db: RetentionDB, owner: str | None, sentence: str) -> None:
-    """A service that was given no owner, or a wrong one, prunes all the same, and says why so slowly."""
+async def test_without_the_owner_everything_is_swept(
+    db: RetentionDB, owner: str | None, sentence: str
+) -> None:
+    """With no owner or a wrong one the rows are deleted one by one, and a note says why."""
     make_partitioned(db)
     fill(db)
     url = db.urls.owner_url.replace("keeper_owner", owner) if owner else None
@@ -351,8 +353,8 @@ async def test_without_the_owner_all_is_swept(db: RetentionDB, owner: str | None
     assert len(partitions(db)) == 7
 
 
-async def test_a_service_that_owns_its_tables_drops_them(db: RetentionDB) -> None:
-    """One role for all is not what is advised, and works."""
+async def test_service_that_owns_its_tables_drops_partitions(db: RetentionDB) -> None:
+    """A single role is not recommended, but works."""
     make_partitioned(db)
     fill(db)
     async with Database(db.urls.owner_url) as database:
@@ -360,10 +362,10 @@ async def test_a_service_that_owns_its_tables_drops_them(db: RetentionDB) -> Non
     assert len(dropped(db)[0]) == 3
 
 
-async def test_most_of_a_partitioned_table_does_not_go_without_an_operators_word(
+async def test_share_limit_counts_rows_of_dropped_partitions(
     db: RetentionDB,
 ) -> None:
-    """The share of a run counts what would be dropped like all other rows."""
+    """Deleting most of a table needs an operator override."""
     make_partitioned(db)
     db.fill("inbound_events", 60, 12_000)
     db.fill("inbound_events", 12, 3_000)
@@ -393,8 +395,8 @@ async def test_most_of_a_partitioned_table_does_not_go_without_an_operators_word
         ("PARTITION BY RANGE (received_at)", "DEFAULT"),
     ],
 )
-async def test_other_partitions_are_swept(any_db: RetentionDB, definition: str, part: str) -> None:
-    """What is not divided by the age alone, or has no end, is no old partition."""
+async def test_partitions_not_by_age_range_are_swept(any_db: RetentionDB, definition: str, part: str) -> None:
+    """A partition by more than the age, or without an end, is not dropped."""
     db = any_db
     db.sql(f"CREATE TABLE inbound_events (id text, received_at timestamptz) {definition}")
     db.sql(f"CREATE TABLE part PARTITION OF inbound_events {part}")
@@ -404,8 +406,8 @@ async def test_other_partitions_are_swept(any_db: RetentionDB, definition: str, 
     assert (plan.rows, plan.partitions, partitions(db)) == (30, (), ["part"])
 
 
-async def test_a_partition_that_somebody_began_to_detach_is_named(db: RetentionDB) -> None:
-    """Its rows are not to be seen, so none goes; the sentence says how to finish that."""
+async def test_partition_being_detached_is_named(db: RetentionDB) -> None:
+    """Its rows are invisible, so none is deleted; the note says how to finish the detach."""
     make_partitioned(db, default=False)
     db.fill("inbound_events", 60, 100)
     db.fill("inbound_events", 50, 50)
@@ -423,10 +425,10 @@ async def test_a_partition_that_somebody_began_to_detach_is_named(db: RetentionD
     assert db.count("p65") == 100
 
 
-async def test_a_part_of_a_partition_that_somebody_began_to_detach_is_not_dropped(
+async def test_subpartition_being_detached_is_not_dropped(
     any_db: RetentionDB,
 ) -> None:
-    """It is kept with its rows, which are not to be seen any more; the rest of the partition is swept."""
+    """It keeps its rows, which are invisible; the rest of the partition is swept."""
     db = any_db
     make_partitioned(db, default=False)
     add_partition(db, "deep", 75, "PARTITION BY LIST (id)")
@@ -455,10 +457,10 @@ def busy_reader(db: RetentionDB) -> Iterator[None]:
         yield
 
 
-async def test_a_long_query_makes_the_partitions_be_swept(
+async def test_partitions_are_swept_beside_a_long_query(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dropping waits for it a few times, never for long; then the rows go one by one, all the same."""
+    """After a few short waits for the lock, the rows are deleted one by one."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
     make_partitioned(db)
     old = fill(db)
@@ -472,8 +474,8 @@ async def test_a_long_query_makes_the_partitions_be_swept(
     assert (dropped(db), len(partitions(db))) == ([[]], 7)
 
 
-async def test_a_query_that_ends_in_time_is_waited_for(db: RetentionDB) -> None:
-    """The drop is tried again, with growing pauses."""
+async def test_drop_is_retried_after_a_short_query(db: RetentionDB) -> None:
+    """With growing pauses."""
     make_partitioned(db)
     old = fill(db)
 
@@ -491,15 +493,15 @@ async def test_a_query_that_ends_in_time_is_waited_for(db: RetentionDB) -> None:
 
 
 def make_slow(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have an old partition whose count takes some seconds, a block at a time."""
+    """Add an old partition whose count takes some seconds, a block at a time."""
     monkeypatch.setattr("watchkeeper.retention.run._partition_drop._FIRST_BLOCKS", 1)
     monkeypatch.setattr("watchkeeper.retention.run._partition_drop._LARGEST_BLOCKS", 1)
     make_partitioned(db)
     db.fill("inbound_events", 60, 300_000)
 
 
-def when_counted(db: RetentionDB) -> None:
-    """Return as soon as a partition is being counted."""
+def wait_until_counted(db: RetentionDB) -> None:
+    """Wait until a partition is being counted."""
     until = time.monotonic() + 60
     query = "SELECT pid FROM pg_locks WHERE relation = 'p65'::regclass AND mode = 'ShareLock' AND granted"
     with psycopg.connect(db.urls.owner_url, autocommit=True) as conn:
@@ -507,15 +509,15 @@ def when_counted(db: RetentionDB) -> None:
             time.sleep(0.01)
 
 
-async def test_who_writes_to_an_old_partition_waits_for_a_moment(
+async def test_writer_to_an_old_partition_waits_briefly(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counting gives way; what was written meanwhile is counted with the rest."""
+    """The count releases its lock, and the new row is counted with the rest."""
     make_slow(db, monkeypatch)
     waited: list[float] = []
 
     def write() -> None:
-        when_counted(db)
+        wait_until_counted(db)
         with psycopg.connect(db.urls.url, autocommit=True) as conn:
             began = time.monotonic()
             conn.execute("INSERT INTO inbound_events VALUES ('late', now() - interval '60 days')")
@@ -531,16 +533,16 @@ async def test_who_writes_to_an_old_partition_waits_for_a_moment(
     assert len(dropped(db)[0]) == 3
 
 
-async def test_a_run_that_is_asked_to_stop_drops_nothing_more(
+async def test_interrupt_during_a_count_drops_nothing(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of a count nothing is gone; the run is stopped and audited."""
+    """The run is stopped and audited."""
     make_slow(db, monkeypatch)
     retention = db.retention(EVENTS)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        when_counted(db)
+        wait_until_counted(db)
         loop.call_soon_threadsafe(retention.interrupt)
 
     stopper = threading.Thread(target=stop)
@@ -552,7 +554,7 @@ async def test_a_run_that_is_asked_to_stop_drops_nothing_more(
 
 
 def count_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Have the first partition's count take so long, as a large one's does."""
+    """Make the count of the first partition take this long."""
     count = PartitionDrop._count
     begun: list[Any] = []
 
@@ -569,25 +571,25 @@ def count_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(("word", "status"), [("cancel", "cancelled"), ("pause", "stopped")])
-async def test_an_operator_is_heard_while_a_partition_is_counted(
+async def test_operator_commands_interrupt_a_count(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, word: str, status: str
 ) -> None:
-    """The run ends long before the count does, and nothing is deleted."""
+    """The run ends long before the count would, and nothing is deleted."""
     make_partitioned(db)
     fill(db)
     count_for(monkeypatch, 100)
     retention = db.retention(EVENTS)
     task = asyncio.create_task(retention.run_now())
-    await asyncio.to_thread(when_counted, db)
+    await asyncio.to_thread(wait_until_counted, db)
     await getattr(retention.operator, word)("inbound_events", by="ann")
     (result,) = await asyncio.wait_for(task, 60)
     assert (result.status, result.deleted, dropped(db)) == (status, 0, [[]])
 
 
-async def test_the_lease_is_kept_in_the_pause_after_a_drop(
+async def test_lease_is_renewed_in_the_pause_after_a_drop(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A count of half a second is followed by a pause of two leases, and nobody takes the run for dead."""
+    """A count of half a second is followed by a pause of two leases."""
     make_partitioned(db)
     old = fill(db)
     count_for(monkeypatch, 0.5)
@@ -607,7 +609,7 @@ async def test_the_lease_is_kept_in_the_pause_after_a_drop(
     assert time.monotonic() - began > 0.5 + 1.1
 
 
-async def test_waiting_before_a_drop_is_no_work_to_pause_for(db: RetentionDB) -> None:
+async def test_waiting_before_a_drop_does_not_count_as_work(db: RetentionDB) -> None:
     """A disk that was nearly full for a second does not make the run pause for a minute."""
     make_partitioned(db)
     old = fill(db)
@@ -622,10 +624,10 @@ async def test_waiting_before_a_drop_is_no_work_to_pause_for(db: RetentionDB) ->
     assert 1 < time.monotonic() - began < 50
 
 
-async def test_a_run_does_not_look_for_held_rows_before_it_counts(
+async def test_run_does_not_search_held_rows_before_the_count(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look may read each partition to its end, in an open transaction: it is the plan's alone."""
+    """The search may read whole partitions in an open transaction; only the plan does it."""
 
     async def look(*_: object) -> None:
         raise AssertionError("only a plan looks")
@@ -646,7 +648,7 @@ async def test_a_run_does_not_look_for_held_rows_before_it_counts(
 
 
 def slow_down_drops(db: RetentionDB, seconds: float) -> None:
-    """Have each DROP take so long once it has its locks, and counted although it is taken back."""
+    """Make each DROP take this long once it has its locks, and count even those rolled back."""
     with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
         conn.execute("CREATE SEQUENCE drops")
         conn.execute("GRANT USAGE ON SEQUENCE drops TO PUBLIC")
@@ -655,8 +657,8 @@ def slow_down_drops(db: RetentionDB, seconds: float) -> None:
         conn.execute("CREATE EVENT TRIGGER slow ON sql_drop EXECUTE FUNCTION slow()")
 
 
-async def test_a_drop_may_take_longer_than_its_locks_are_waited_for(db: RetentionDB) -> None:
-    """What limits the wait of others for a lock does not limit the work, which waits for nobody."""
+async def test_drop_may_take_longer_than_the_lock_timeout(db: RetentionDB) -> None:
+    """The lock timeout bounds how long others wait, not the work itself."""
     make_partitioned(db)
     old = fill(db)
     slow_down_drops(db, 3 * LOCK_WAIT.total_seconds())
@@ -665,10 +667,10 @@ async def test_a_drop_may_take_longer_than_its_locks_are_waited_for(db: Retentio
     assert len(dropped(db)[0]) == 3
 
 
-async def test_a_drop_that_takes_too_long_is_tried_once_and_told_apart(
+async def test_slow_drop_is_tried_once_and_reported_as_slow(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of many tables has more time; another try would take as long, and nobody has it locked."""
+    """One of a partition with many tables has more time; a retry would take as long."""
     monkeypatch.setattr("watchkeeper.retention.run._partition_drop._DROP_TIMEOUT", timedelta(seconds=0.05))
     monkeypatch.setattr("watchkeeper.retention.run._partition_drop._TABLE_TIMEOUT", timedelta(seconds=0.05))
     make_partitioned(db)
@@ -686,10 +688,10 @@ async def test_a_drop_that_takes_too_long_is_tried_once_and_told_apart(
         assert conn.execute("SELECT last_value FROM drops").fetchall() == [(4,)]
 
 
-async def test_an_owner_that_cannot_come_back_is_waited_for_once(
+async def test_owner_that_cannot_reconnect_is_waited_for_once(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is cut off and may not connect again: only one partition waits for it, and all are swept."""
+    """Only one partition waits for it, and all are swept."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
     make_partitioned(db)
     old = fill(db)
@@ -720,10 +722,10 @@ async def test_an_owner_that_cannot_come_back_is_waited_for_once(
 
 
 @pytest.mark.parametrize("back", [True, False])
-async def test_a_drop_whose_commit_was_not_answered_is_counted_once(
+async def test_drop_with_an_unacknowledged_commit_is_counted_once(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, back: bool
 ) -> None:
-    """The ledger says what became of it, whether its owner comes back or not: all rows counted."""
+    """The ledger tells whether it was committed, whether or not the owner reconnects."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
     make_partitioned(db)
     old = fill(db)
@@ -753,15 +755,15 @@ async def test_a_drop_whose_commit_was_not_answered_is_counted_once(
     )
 
 
-async def test_a_connection_that_is_lost_while_counting_is_made_anew(
+async def test_connection_lost_during_a_count_is_replaced(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of the transaction is left, and the partition goes in the next one."""
+    """The transaction is rolled back, and the next one drops the partition."""
     make_slow(db, monkeypatch)
     killed: list[bool] = []
 
     def kill() -> None:
-        when_counted(db)
+        wait_until_counted(db)
         with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
             killed.extend(
                 gone
@@ -780,8 +782,8 @@ async def test_a_connection_that_is_lost_while_counting_is_made_anew(
     assert [entry["deleted"] for entry in db.audit_payloads()] == [300_000]
 
 
-async def test_behind_pgbouncer(db: RetentionDB, postgres: PostgresServer) -> None:
-    """Both roles through it in transaction mode; no limit of a transaction stays on a connection."""
+async def test_partitions_are_dropped_behind_pgbouncer(db: RetentionDB, postgres: PostgresServer) -> None:
+    """Both roles in transaction mode; no timeout setting stays on a connection."""
     make_partitioned(db)
     fill(db)
     with running_bouncer(postgres) as bouncer:
@@ -832,10 +834,10 @@ async def test_pain_9_others_go_on_while_partitions_are_dropped(db: RetentionDB)
     assert min(done.values()) > 10
 
 
-async def test_what_was_dropped_is_what_is_audited_after_kills_at_random_instants(
+async def test_audited_drops_equal_dropped_partitions_after_random_kills(
     db: RetentionDB, tmp_path: Path
 ) -> None:
-    """Killed with -9 in the middle: each partition is there with its rows, or gone with its count."""
+    """After kill -9 each partition is there with its rows, or dropped with its count."""
     make_partitioned(db)
     retention = await db.overdue(EVENTS)
     replicas = Replicas(db, tmp_path / "replicas", "--owner", db.urls.owner_url)
@@ -871,8 +873,8 @@ async def test_what_was_dropped_is_what_is_audited_after_kills_at_random_instant
     assert db.count("retention_runs WHERE state = 'running' OR audit_id IS NULL") == 0
 
 
-async def test_a_policy_that_archives_drops_no_partition(db: RetentionDB) -> None:
-    """Its rows are read and written first, one by one; the plan says so."""
+async def test_policy_with_archive_drops_no_partition(db: RetentionDB) -> None:
+    """Its rows are archived first, one by one, and the plan says so."""
     make_partitioned(db)
     rows = fill(db)
     retention = db.retention(ARCHIVED)

@@ -1,4 +1,4 @@
-"""Retention behind a real PgBouncer in transaction mode, where nobody has a session of his own."""
+"""Retention behind a real PgBouncer in transaction mode, where no client has its own session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def test_three_replicas_share_two_server_connections(db: RetentionDB, postgres: PostgresServer) -> None:
-    """One run a table, the counts are exact, and no limit of a transaction stays behind on a connection."""
+    """One run per table, exact counts, and no timeout setting stays on a connection."""
     db.make_contract_tables()
     db.fill("inbound_events", 45, 4000)
     await db.overdue()
@@ -41,8 +41,10 @@ async def test_three_replicas_share_two_server_connections(db: RetentionDB, post
     assert sum(entry["deleted"] for entry in db.audit_payloads()) == 4005
 
 
-async def test_rows_are_archived_and_restored_through_it(db: RetentionDB, postgres: PostgresServer) -> None:
-    """Reading by a cursor, deleting and putting back need no session of their own."""
+async def test_rows_are_archived_and_restored_behind_pgbouncer(
+    db: RetentionDB, postgres: PostgresServer
+) -> None:
+    """Cursor, delete and restore need no session state."""
     db.make_table()
     db.fill("inbound_events", 40, 5000)
     with running_bouncer(postgres) as bouncer:

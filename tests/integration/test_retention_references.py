@@ -1,4 +1,4 @@
-"""Foreign keys that refuse a delete: what is referred to stays, the others go, and children go first."""
+"""Foreign keys that refuse a delete: referenced rows stay, the others are deleted, and children go first."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BOTH_WAYS = pytest.mark.parametrize("by_age", [True, False], ids=["by age", "by 
 
 
 def on(table: str, schema: str | None = None, *, archive: bool = False) -> Policy:
-    """Make a policy of a month."""
+    """Return a policy of a month."""
     return Policy(table=table, age_column="at", keep=timedelta(days=30), schema=schema, archive=archive)
 
 
 def make_family(db: RetentionDB, *, key: str = "", old_kids: int = 0) -> None:
-    """Make 500 old parents and 11 young kids of some of them, and old kids of others."""
+    """Make 500 old parents, 11 young kids of some of them, and old kids of others."""
     db.sql("CREATE TABLE parents (id int PRIMARY KEY, at timestamptz)")
     db.sql("CREATE INDEX ON parents (at)")
     db.sql("CREATE TABLE kids (id int PRIMARY KEY, parent int, at timestamptz)")
@@ -45,10 +45,10 @@ def make_family(db: RetentionDB, *, key: str = "", old_kids: int = 0) -> None:
 @BOTH_WAYS
 @pytest.mark.parametrize("key", ["", "ON DELETE RESTRICT", "DEFERRABLE INITIALLY DEFERRED"])
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
-async def test_what_is_referred_to_stays_and_the_others_go(
+async def test_referenced_rows_stay_and_the_others_are_deleted(
     any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, key: str, *, by_age: bool, archive: bool
 ) -> None:
-    """Eleven of 500 are referred to: the plan says so, and the run takes 489, whatever the way."""
+    """Eleven of 500 are referenced: the plan says so, and the run deletes 489 by either scan."""
     if by_age:
         force_index_scans(monkeypatch)
     make_family(any_db, key=key)
@@ -67,10 +67,10 @@ async def test_what_is_referred_to_stays_and_the_others_go(
 
 
 @BOTH_WAYS
-async def test_children_go_first_however_they_are_declared(
+async def test_children_are_pruned_before_their_parents(
     any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
 ) -> None:
-    """Parents are declared first, and go with the kids that refer to them, in one run and in one tick."""
+    """Whatever the order of the policies, in one run and in one tick."""
     if by_age:
         force_index_scans(monkeypatch)
     make_family(any_db, old_kids=300)
@@ -89,8 +89,8 @@ async def test_children_go_first_however_they_are_declared(
     ]
 
 
-async def test_tables_in_a_circle_keep_their_order(db: RetentionDB) -> None:
-    """There is no first one: the order is as declared, and what refers to the circle comes before it."""
+async def test_tables_that_reference_each_other_keep_their_order(db: RetentionDB) -> None:
+    """What references the circle comes before it."""
     for table in ("a", "b", "c"):
         db.sql(f"CREATE TABLE {table} (id int PRIMARY KEY, other int, at timestamptz)")
         db.sql(f"CREATE INDEX ON {table} (other)")
@@ -105,8 +105,8 @@ async def test_tables_in_a_circle_keep_their_order(db: RetentionDB) -> None:
     ]
 
 
-async def test_keys_of_several_columns_in_another_schema_with_any_names(any_db: RetentionDB) -> None:
-    """The columns are compared in the order of the key, and names are only names."""
+async def test_composite_keys_with_unusual_names_are_compared_in_key_order(any_db: RetentionDB) -> None:
+    """Also in another schema."""
     db = any_db
     parents, kids = '"Pä %s\'; -- {x}"', '"K""ids %(y)s {0}"'
     db.sql("CREATE SCHEMA crm")
@@ -126,8 +126,8 @@ async def test_keys_of_several_columns_in_another_schema_with_any_names(any_db: 
     assert db.sql(f"SELECT * FROM crm.{parents}")[0][:2] == ("4", 3)  # noqa: S608 - the same
 
 
-async def test_a_key_compares_as_its_own_operators_and_collations_do(any_db: RetentionDB) -> None:
-    """Here in a collation that takes no notice of capitals, and in two that are not the same."""
+async def test_keys_compare_with_their_own_operators_and_collations(any_db: RetentionDB) -> None:
+    """Here with a case-insensitive collation, and with two different ones."""
     db = any_db
     pairs = [('"C"', '"POSIX"')]
     with suppress(psycopg.errors.FeatureNotSupported):  # by a build without ICU
@@ -148,7 +148,7 @@ async def test_a_key_compares_as_its_own_operators_and_collations_do(any_db: Ret
 
 
 def make_tree(db: RetentionDB) -> None:
-    """Make a table whose rows refer to each other."""
+    """Make a self-referencing table."""
     db.sql("CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree, at timestamptz)")
     db.sql("CREATE INDEX ON tree (parent)")
     db.sql("CREATE INDEX ON tree (at)")
@@ -157,10 +157,10 @@ def make_tree(db: RetentionDB) -> None:
 
 @BOTH_WAYS
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
-async def test_a_tree_goes_from_its_leaves(
+async def test_tree_is_deleted_from_its_leaves(
     any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool, archive: bool
 ) -> None:
-    """All of an old tree of thirty levels goes in one run; what a young row stands on stays."""
+    """All of an old tree of thirty levels in one run; ancestors of a young row stay."""
     if by_age:
         force_index_scans(monkeypatch)
     make_tree(any_db)
@@ -183,10 +183,10 @@ async def test_a_tree_goes_from_its_leaves(
 
 
 @BOTH_WAYS
-async def test_a_tree_without_an_end_does_not_keep_a_run(
+async def test_deep_tree_is_deleted_over_several_runs(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
 ) -> None:
-    """A run takes so many steps, and says so; the next one goes on. Rows in a circle stay."""
+    """A run does so many levels and says so; rows in a circle stay."""
     if by_age:
         force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning._MOST_LEVELS", 5)
@@ -206,10 +206,10 @@ async def test_a_tree_without_an_end_does_not_keep_a_run(
 
 @pytest.mark.parametrize("key", ["", "ON DELETE RESTRICT", "DEFERRABLE INITIALLY DEFERRED"])
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
-async def test_a_child_that_comes_between_the_look_and_the_delete(
+async def test_child_inserted_during_a_delete_keeps_its_parent(
     any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, key: str, *, archive: bool
 ) -> None:
-    """A row is referred to when a DELETE has chosen it already: the next try lets it stay."""
+    """The DELETE has already chosen the row; the retry lets it stay."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.ROW_WAIT", timedelta(seconds=10))
     monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(seconds=10))
     make_family(any_db, key=key)
@@ -231,8 +231,8 @@ async def test_a_child_that_comes_between_the_look_and_the_delete(
 
 
 @pytest.mark.parametrize("policy", ["parents", "p_old"])
-async def test_keys_to_partitions_and_to_the_whole(any_db: RetentionDB, policy: str) -> None:
-    """A key to the whole counts for a partition's policy too, one to a partition for its rows only."""
+async def test_keys_to_partitions_and_to_the_whole_table_count(any_db: RetentionDB, policy: str) -> None:
+    """One to the whole counts for a partition's policy too, one to a partition for its rows only."""
     db = any_db
     db.sql("CREATE TABLE parents (id int, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)")
     db.sql("CREATE TABLE p_old (at timestamptz NOT NULL, id int NOT NULL)")
@@ -255,8 +255,8 @@ async def test_keys_to_partitions_and_to_the_whole(any_db: RetentionDB, policy: 
     assert db.count("p_rest") == (1 if policy == "parents" else 10)
 
 
-async def test_a_table_that_inherits_is_kept_for_by_its_own_keys(db: RetentionDB) -> None:
-    """Keys to a table do not concern those that inherit from it, and the other way round."""
+async def test_inherited_tables_are_checked_by_their_own_keys(db: RetentionDB) -> None:
+    """Keys to a table do not concern its children, nor the other way round."""
     db.sql("CREATE TABLE base (id int PRIMARY KEY, at timestamptz)")
     db.sql("CREATE TABLE heir (PRIMARY KEY (id)) INHERITS (base)")
     db.sql("CREATE TABLE kids (base int REFERENCES base, heir int REFERENCES heir)")
@@ -273,8 +273,8 @@ async def test_a_table_that_inherits_is_kept_for_by_its_own_keys(db: RetentionDB
     assert db.sql("SELECT tableoid::regclass::text, id FROM base ORDER BY 1") == [("base", 1), ("heir", 2)]
 
 
-async def test_a_key_that_is_not_enforced_keeps_nothing(db: RetentionDB) -> None:
-    """PostgreSQL 18 has such keys; a delete does not mind them."""
+async def test_unenforced_key_keeps_nothing(db: RetentionDB) -> None:
+    """PostgreSQL 18 has such keys, and a delete ignores them."""
     make_family(db, key="NOT ENFORCED")
     db.sql("DROP INDEX kids_parent_idx")
     db.sql("REVOKE SELECT ON kids FROM keeper")
@@ -282,10 +282,8 @@ async def test_a_key_that_is_not_enforced_keeps_nothing(db: RetentionDB) -> None
     assert (result.status, result.deleted) == ("completed", 500)
 
 
-async def test_a_delete_that_a_key_refuses_all_the_same_fails_the_run(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A key that comes in the middle of a run is not known to it: it tries, fails, and the next one knows."""
+async def test_key_created_during_a_run_fails_it(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run does not know the key; the next one does."""
     force_index_scans(monkeypatch)
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(0),) * 2)
     monkeypatch.setattr("watchkeeper.retention.run._batch_size._FIRST_SIZE", dict.fromkeys(SPANS, 100))
@@ -306,8 +304,8 @@ async def test_a_delete_that_a_key_refuses_all_the_same_fails_the_run(
     assert (result.status, db.count("parents")) == ("completed", 1)
 
 
-async def test_a_delete_by_age_reads_no_further_than_its_stretch(db: RetentionDB) -> None:
-    """Also by a plan for any parameters, as PostgreSQL takes it after some sweeps."""
+async def test_index_scan_reads_only_its_range(db: RetentionDB) -> None:
+    """Also with the generic plan that PostgreSQL takes after some sweeps."""
     make_family(db)
     async with db.database.transaction() as conn:
         target = await find_target(conn, on("parents"))

@@ -13,12 +13,12 @@ from watchkeeper.retention import Limits, Policy
 
 
 def on(table: str, age: str = "created_at", schema: str | None = None) -> Policy:
-    """Make a policy of a month."""
+    """Return a policy of a month."""
     return Policy(table=table, age_column=age, keep=timedelta(days=30), schema=schema)
 
 
 async def assert_refused(db: RetentionDB, policy: Policy, sentence: str) -> None:
-    """Run a policy and see it refused in every place where that is told."""
+    """Run a policy and check that the refusal is reported everywhere."""
     (result,) = await db.retention(policy).run_now()
     assert (result.status, result.deleted) == ("refused", 0)
     assert isinstance(result.error, PolicyRefusedError)
@@ -70,32 +70,32 @@ async def assert_refused(db: RetentionDB, policy: Policy, sentence: str) -> None
         ),
     ],
 )
-async def test_nothing_that_is_part_of_the_audit_log_is_pruned(
+async def test_parts_of_the_audit_log_are_never_pruned(
     db: RetentionDB, statements: list[str], policy: Policy
 ) -> None:
-    """What the declaration cannot know is found in the catalogue, before anything is deleted."""
+    """What the declaration cannot show is found in the catalogue, before anything is deleted."""
     for statement in statements:
         db.sql(statement)
     await assert_refused(db, policy, "which is never pruned (compliance)")
 
 
-async def test_a_view_of_the_audit_log_is_refused(db: RetentionDB) -> None:
-    """A policy takes a table; a view could be of anything."""
+async def test_view_is_refused(db: RetentionDB) -> None:
+    """A view could show any table, here the audit log."""
     db.sql("CREATE VIEW entries AS SELECT * FROM audit_log")
     await assert_refused(db, on("entries"), "entries is a view: a policy takes a table")
 
 
-async def test_a_declaration_that_got_around_the_check_is_refused_when_it_is_carried_out(
+async def test_policy_that_bypassed_its_validation_is_refused_by_the_run(
     db: RetentionDB,
 ) -> None:
-    """The audit log is protected a second time, and by the database a third time."""
+    """The database would refuse it a third time."""
     policy = on("harmless")
     object.__setattr__(policy, "table", "audit_log")
     await assert_refused(db, policy, "audit_log belongs to audit_log, which is never pruned")
 
 
-async def test_the_audit_log_under_another_name_is_kept_by_the_database(db: RetentionDB) -> None:
-    """Renamed, it still has its triggers: the run fails and no entry is gone."""
+async def test_renamed_audit_log_is_protected_by_its_triggers(db: RetentionDB) -> None:
+    """The run fails, and no entry is deleted."""
     db.make_table()
     await db.retention(EVENTS).run_now()
     db.sql("ALTER TABLE audit_log RENAME TO journal")
@@ -199,10 +199,10 @@ async def test_the_audit_log_under_another_name_is_kept_by_the_database(db: Rete
         ),
     ],
 )
-async def test_a_delete_that_is_not_what_it_seems_is_refused(
+async def test_tables_whose_delete_would_mislead_are_refused(
     db: RetentionDB, statements: list[str], sentence: str
 ) -> None:
-    """Rows that would go uncounted, be hidden, or take for ever: each has its sentence with what mends it."""
+    """Rows that would be uncounted, hidden or very slow to delete; each sentence says how to fix it."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     for statement in statements:
@@ -211,10 +211,10 @@ async def test_a_delete_that_is_not_what_it_seems_is_refused(
     assert db.count("inbound_events") == 3
 
 
-async def test_rows_that_are_hidden_in_the_middle_of_a_run_fail_it(
+async def test_row_level_security_enabled_during_a_run_fails_it(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Row-level security that comes later does not make the rest of the run silently partial."""
+    """The rest is not silently partial."""
     force_index_scans(monkeypatch)
     db.make_table()
     db.fill("inbound_events", 40, 5000)
@@ -227,15 +227,15 @@ async def test_rows_that_are_hidden_in_the_middle_of_a_run_fail_it(
     assert "row-level security policy" in str(result.error)
 
 
-async def test_a_schema_that_is_closed_to_the_service_is_refused(db: RetentionDB) -> None:
+async def test_schema_without_usage_is_refused(db: RetentionDB) -> None:
     """The sentence says what to grant."""
     db.sql("CREATE SCHEMA crm")
     db.make_table("crm.visits", "created_at")
     await assert_refused(db, on("visits", schema="crm"), "GRANT USAGE ON SCHEMA crm TO keeper;")
 
 
-async def test_a_policy_that_is_refused_is_not_tried_again_for_its_due(db: RetentionDB) -> None:
-    """Nothing mends it but a human; the next day asks again."""
+async def test_refused_policy_is_not_retried_the_same_day(db: RetentionDB) -> None:
+    """Only a person can fix it; the next day tries again."""
     db.make_table()
     db.sql("REVOKE DELETE ON inbound_events FROM keeper")
     retention = await db.overdue(EVENTS)
@@ -244,8 +244,8 @@ async def test_a_policy_that_is_refused_is_not_tried_again_for_its_due(db: Reten
     assert await retention.tick() == []
 
 
-async def test_children_that_restrict_and_are_indexed_let_the_others_go(db: RetentionDB) -> None:
-    """A row that is still referred to stays, and the others go; once its child is pruned, it goes too."""
+async def test_rows_without_children_are_deleted_beside_referenced_ones(db: RetentionDB) -> None:
+    """A referenced row is deleted once its child is pruned."""
     db.make_table()
     db.fill("inbound_events", 40, 3)
     db.make_table("notes", "created_at")
@@ -263,10 +263,10 @@ async def test_children_that_restrict_and_are_indexed_let_the_others_go(db: Rete
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 @pytest.mark.parametrize("passes", [2, 4])
 @pytest.mark.parametrize("kept", ["true", "id < '40-2'"], ids=["all rows", "some rows"])
-async def test_a_trigger_that_keeps_rows_fails_the_run(
+async def test_trigger_that_keeps_rows_fails_the_run(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, kept: str, passes: int, *, indexed: bool
 ) -> None:
-    """The run ends, says why, and has counted what did go."""
+    """The run says why, and has counted what was deleted."""
     monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * passes)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 3000)
@@ -287,8 +287,8 @@ async def test_a_trigger_that_keeps_rows_fails_the_run(
     assert [entry["deleted"] for entry in db.audit_payloads()] == [3000 - left]
 
 
-async def test_a_refused_table_does_not_stop_the_others(db: RetentionDB) -> None:
-    """Each policy is on its own."""
+async def test_refused_table_does_not_stop_the_others(db: RetentionDB) -> None:
+    """Policies are independent."""
     db.make_contract_tables()
     db.sql("REVOKE DELETE ON inbound_events FROM keeper")
     results = await db.retention(EVENTS, SESSIONS).run_now()
@@ -296,10 +296,8 @@ async def test_a_refused_table_does_not_stop_the_others(db: RetentionDB) -> None
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_most_of_a_table_does_not_go_without_an_operators_word(
-    db: RetentionDB, *, indexed: bool
-) -> None:
-    """The run is refused, audited and counted, the plan says so before; a share that is enough will do."""
+async def test_deleting_most_of_a_table_needs_an_override(db: RetentionDB, *, indexed: bool) -> None:
+    """The run is refused, audited and counted, and the plan says so before; a larger share is enough."""
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 12_000)
     db.fill("inbound_events", 3, 8_000)
@@ -318,18 +316,18 @@ async def test_most_of_a_table_does_not_go_without_an_operators_word(
     assert (result.status, result.deleted) == ("completed", 12_000)
 
 
-async def test_a_small_table_may_go_as_a_whole(db: RetentionDB) -> None:
-    """Ten thousand rows are no mistake that cannot be mended from a backup in a minute."""
+async def test_small_table_may_be_deleted_entirely(db: RetentionDB) -> None:
+    """Ten thousand rows are restored from a backup in a minute."""
     db.make_table()
     db.fill("inbound_events", 40, 10_000)
     (result,) = await db.retention(EVENTS, limits=Limits(share=0.1)).run_now()
     assert (result.status, result.deleted) == ("completed", 10_000)
 
 
-async def test_a_share_that_cannot_be_counted_in_time_is_estimated(
+async def test_share_that_takes_too_long_to_count_is_estimated(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sample of the blocks says about how many rows are old."""
+    """From a sample of the blocks."""
     monkeypatch.setattr("watchkeeper.retention.table._share.COUNT_TIMEOUT_MS", 1)
     db.make_table(indexed=False)
     db.fill("inbound_events", 40, 90_000)

@@ -1,4 +1,4 @@
-"""What a run deleted comes back from the archive: all of it, once, and what cannot is told."""
+"""Restore: a run's rows come back from the archive completely and once; the rest is reported."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ async def pruned(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> Retention:
     return retention
 
 
-async def test_a_run_comes_back_and_is_audited(db: RetentionDB, pruned: Retention) -> None:
-    """The table is what it was; its begin and what it came to are audited, in the name of who wanted it."""
+async def test_restore_brings_a_run_back_and_is_audited(db: RetentionDB, pruned: Retention) -> None:
+    """The table is as before; start and result are audited in the operator's name."""
     restored = await pruned.operator.restore(1, restored_by="ann")
     assert (restored.problems, restored.rows, restored.present, restored.earlier) == ((), 100, 0, 0)
     assert difference(db, "inbound_events", "before") == []
     segments = db.count("retention_archives WHERE restored_at IS NOT NULL")
     assert db.count("retention_archives") == segments
-    (who, begun), (who_again, ended) = restoring_of(db)
+    (who, begun), (who_again, ended) = restore_entries(db)
     assert who == who_again == ("user", "ann", "inbound_events", "1")
     assert begun == {"status": "begun", "rows": 100, "segments": segments}
     assert ended.pop("begun") < db.sql("SELECT max(id) FROM audit_log")[0][0]
@@ -67,8 +67,8 @@ async def test_a_run_comes_back_and_is_audited(db: RetentionDB, pruned: Retentio
     }
 
 
-def restoring_of(db: RetentionDB) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return who restored and what the entries say, the first first."""
+def restore_entries(db: RetentionDB) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return who restored and what the audit entries say, oldest first."""
     entries = db.sql(
         "SELECT actor_type, actor_id, entity, entity_id, payload FROM audit_log"
         " WHERE action = 'retention.restore' ORDER BY id"
@@ -76,8 +76,8 @@ def restoring_of(db: RetentionDB) -> list[tuple[tuple[Any, ...], dict[str, Any]]
     return [(tuple(who), payload) for *who, payload in entries]
 
 
-async def test_what_came_back_before_the_process_died_is_audited(db: RetentionDB, pruned: Retention) -> None:
-    """With the first rows comes the entry that says so; the ledger has how far it came."""
+async def test_partial_restore_of_a_dead_process_is_audited(db: RetentionDB, pruned: Retention) -> None:
+    """The entry is written with the first rows, and the ledger has the progress."""
 
     def die(_rows: int) -> None:
         raise KeyboardInterrupt
@@ -85,18 +85,18 @@ async def test_what_came_back_before_the_process_died_is_audited(db: RetentionDB
     with pytest.raises(KeyboardInterrupt):
         await pruned.operator.restore(1, restored_by="ann", on_rows=die)
     assert db.count("retention_archives WHERE restored_at IS NOT NULL") == 1
-    assert [payload["status"] for _, payload in restoring_of(db)] == ["begun"]
+    assert [payload["status"] for _, payload in restore_entries(db)] == ["begun"]
     restored = await pruned.operator.restore(1, restored_by="bob")
     assert restored.rows + restored.earlier == 100
-    assert [(who[1], payload["status"]) for who, payload in restoring_of(db)] == [
+    assert [(who[1], payload["status"]) for who, payload in restore_entries(db)] == [
         ("ann", "begun"),
         ("bob", "begun"),
         ("bob", "completed"),
     ]
 
 
-async def test_nothing_comes_back_that_cannot_be_audited(db: RetentionDB, pruned: Retention) -> None:
-    """No entry, no rows; a sum that cannot be written is told, and the rows are back."""
+async def test_restore_that_cannot_be_audited_restores_nothing(db: RetentionDB, pruned: Retention) -> None:
+    """If only the final entry fails, that is reported and the rows are back."""
     db.sql("REVOKE INSERT ON audit_log FROM keeper")
     restored = await pruned.operator.restore(1, restored_by="ann")
     assert (restored.rows, len(restored.problems), db.count("inbound_events")) == (0, 1, 3)
@@ -111,7 +111,7 @@ async def test_nothing_comes_back_that_cannot_be_audited(db: RetentionDB, pruned
     assert "What came back is not summed up in the audit log, where entry" in problem
 
 
-async def test_the_history_says_what_was_archived_and_restored(db: RetentionDB, pruned: Retention) -> None:
+async def test_history_shows_what_was_archived_and_restored(db: RetentionDB, pruned: Retention) -> None:
     """In a sentence, and as JSON."""
     (run,) = await pruned.history()
     assert (run.archived, run.restored, run.attempt) == (100, 0, 1)
@@ -123,8 +123,8 @@ async def test_the_history_says_what_was_archived_and_restored(db: RetentionDB, 
     assert (document["archived"], document["restored"], document["partitions"]) == (100, 100, [])
 
 
-async def test_restoring_twice_is_restoring_once(db: RetentionDB, pruned: Retention) -> None:
-    """Also where the rows were deleted again meanwhile: that is another run, with an archive of its own."""
+async def test_restoring_twice_restores_once(db: RetentionDB, pruned: Retention) -> None:
+    """Rows deleted again since belong to another run with its own archive."""
     await pruned.operator.restore(1, restored_by="ann")
     again = await pruned.operator.restore(1, restored_by="ann")
     assert (again.rows, again.present, again.earlier, again.problems) == (0, 0, 100, ())
@@ -135,23 +135,23 @@ async def test_restoring_twice_is_restoring_once(db: RetentionDB, pruned: Retent
     assert (await pruned.operator.restore(2, restored_by="ann")).rows == 100
 
 
-async def test_two_who_restore_at_once_restore_once(db: RetentionDB, pruned: Retention) -> None:
-    """Each segment comes back by one of them, also into a table that has no key to tell."""
+async def test_concurrent_restores_restore_once(db: RetentionDB, pruned: Retention) -> None:
+    """Each segment is restored by one of them, even into a table without a key."""
     db.sql("ALTER TABLE inbound_events DROP CONSTRAINT inbound_events_pkey")
     both = await asyncio.gather(*(pruned.operator.restore(1, restored_by=who) for who in ("ann", "bob")))
     assert sum(restored.rows for restored in both) == 100
     assert difference(db, "inbound_events", "before") == []
 
 
-async def test_a_file_of_no_named_machine_is_told_in_words(db: RetentionDB, pruned: Retention) -> None:
-    """Whatever archive wrote the place."""
+async def test_location_without_a_host_is_described(db: RetentionDB, pruned: Retention) -> None:
+    """Whichever archive wrote it."""
     db.sql("UPDATE retention_archives SET place = 'file:///var/shop/inbound_events/9-0001.jsonl.gz'")
     (problem,) = (await pruned.operator.restore(1, restored_by="ann")).problems
     assert problem.startswith("The file /var/shop/inbound_events/9-0001.jsonl.gz of this machine is missing")
 
 
-async def test_rows_that_are_there_already_stay_as_they_are(db: RetentionDB, pruned: Retention) -> None:
-    """Their number is told."""
+async def test_existing_rows_are_left_as_they_are(db: RetentionDB, pruned: Retention) -> None:
+    """Their number is reported."""
     db.sql("INSERT INTO inbound_events VALUES ('40-7', now(), 'new'), ('40-8', now(), 'new')")
     restored = await pruned.operator.restore(1, restored_by="ann")
     assert (restored.rows, restored.present) == (98, 2)
@@ -166,10 +166,10 @@ async def test_rows_that_are_there_already_stay_as_they_are(db: RetentionDB, pru
         ("remove", r"^The file .*1-0001.jsonl.gz of .* is missing: run this there, or bring the file here"),
     ],
 )
-async def test_what_is_damaged_or_missing_is_told_and_the_others_come_back(
+async def test_damaged_segments_are_reported_and_the_others_restored(
     db: RetentionDB, pruned: Retention, damage: str, sentence: str
 ) -> None:
-    """No row of a segment comes back whose bytes are not the ledger's; with the whole file, they all do."""
+    """A segment whose checksum differs restores no row; with the whole file all do."""
     *_, (place, start, length, deleted) = db.sql(
         "SELECT place, start, length, deleted FROM retention_archives ORDER BY id"
     )
@@ -194,8 +194,10 @@ async def test_what_is_damaged_or_missing_is_told_and_the_others_come_back(
     assert difference(db, "inbound_events", "before") == []
 
 
-async def test_a_file_of_another_machine_is_found_in_the_folder(db: RetentionDB, pruned: Retention) -> None:
-    """It was written elsewhere, and brought to where this one has its own."""
+async def test_file_moved_from_another_machine_is_found_in_the_folder(
+    db: RetentionDB, pruned: Retention
+) -> None:
+    """It was brought to where this machine has its archive."""
     ((place,),) = db.sql("SELECT DISTINCT place FROM retention_archives")
     assert file_of(place).exists()
     db.sql("UPDATE retention_archives SET place = 'file://other/var/shop/inbound_events/1-0001.jsonl.gz'")
@@ -222,10 +224,10 @@ async def test_a_file_of_another_machine_is_found_in_the_folder(db: RetentionDB,
         ),
     ],
 )
-async def test_a_table_that_takes_the_rows_no_more_is_told(
+async def test_table_that_no_longer_fits_is_reported(
     db: RetentionDB, pruned: Retention, change: str, sentence: str
 ) -> None:
-    """Nothing of the segment comes back, and nothing says that it did."""
+    """Nothing of the segment is restored or recorded as restored."""
     db.sql(change)
     restored = await pruned.operator.restore(1, restored_by="ann")
     assert restored.rows == 0
@@ -235,8 +237,8 @@ async def test_a_table_that_takes_the_rows_no_more_is_told(
     assert db.count("audit_log WHERE action = 'retention.restore'") == 0
 
 
-async def test_columns_that_were_added_get_their_defaults(db: RetentionDB, pruned: Retention) -> None:
-    """And those that are generated by now follow from the others."""
+async def test_added_columns_get_their_defaults(db: RetentionDB, pruned: Retention) -> None:
+    """Generated columns are computed."""
     db.sql(
         "ALTER TABLE inbound_events ADD added int DEFAULT 7, DROP source,"
         " ADD source text GENERATED ALWAYS AS (upper(id)) STORED"
@@ -246,8 +248,8 @@ async def test_columns_that_were_added_get_their_defaults(db: RetentionDB, prune
     assert db.count("inbound_events WHERE added = 7 AND source = upper(id)") == 103
 
 
-async def test_nothing_is_restored_into_a_run(db: RetentionDB, pruned: Retention) -> None:
-    """A run that is going on would delete what comes back."""
+async def test_restore_is_refused_during_a_run(db: RetentionDB, pruned: Retention) -> None:
+    """The run would delete the rows again."""
     db.sql(
         "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
         " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
@@ -261,8 +263,8 @@ async def test_nothing_is_restored_into_a_run(db: RetentionDB, pruned: Retention
         await pruned.operator.restore(2, restored_by="ann")
 
 
-async def test_what_was_not_deleted_is_not_restored(db: RetentionDB) -> None:
-    """A segment whose delete did not commit is in the archive, and its rows are in the table."""
+async def test_segment_whose_delete_was_rolled_back_is_not_restored(db: RetentionDB) -> None:
+    """Its rows are still in the table."""
     db.sql("ALTER TABLE inbound_events DROP CONSTRAINT inbound_events_pkey")
     db.sql("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$")
     db.sql("CREATE TRIGGER fail BEFORE DELETE ON inbound_events EXECUTE FUNCTION fail()")
@@ -275,8 +277,8 @@ async def test_what_was_not_deleted_is_not_restored(db: RetentionDB) -> None:
     assert "archived" not in db.audit_payloads()[0]
 
 
-async def test_a_run_that_is_not_there_is_told(db: RetentionDB) -> None:
-    """Or one that archived nothing, or nobody who wants it."""
+async def test_restore_of_an_unknown_run_is_refused(db: RetentionDB) -> None:
+    """As is one that archived nothing, and one without an operator's name."""
     retention = db.retention(EVENTS)
     await retention.run_now()
     with pytest.raises(ConfigurationError, match="There is no run 7: see `retention history`"):
@@ -287,8 +289,8 @@ async def test_a_run_that_is_not_there_is_told(db: RetentionDB) -> None:
         await retention.operator.restore(1, restored_by=" ")
 
 
-async def test_a_table_of_another_schema_comes_back_without_its_policy(db: RetentionDB) -> None:
-    """The ledger knows the table, also when its policy was removed after a mishap."""
+async def test_restore_works_without_a_policy(db: RetentionDB) -> None:
+    """The ledger knows the table, here of another schema."""
     db.sql('CREATE SCHEMA "sales %"')
     db.sql('CREATE TABLE "sales %"."Old Carts" (id int PRIMARY KEY, "made at" timestamptz)')
     db.sql('GRANT USAGE ON SCHEMA "sales %" TO keeper')
@@ -305,8 +307,8 @@ async def test_a_table_of_another_schema_comes_back_without_its_policy(db: Reten
     assert (restored.rows, db.count('"sales %"."Old Carts"')) == (5, 5)
 
 
-async def test_the_command(db: RetentionDB, pruned: Retention) -> None:
-    """It tells what came back, what did not, and how to keep it; twice is once."""
+async def test_restore_command(db: RetentionDB, pruned: Retention) -> None:
+    """It reports what was restored, what was not, and how to keep it; twice restores once."""
     db.sql("INSERT INTO inbound_events VALUES ('40-7', now(), 'new')")
     commands = (
         "retention restore 1",
@@ -327,8 +329,8 @@ async def test_the_command(db: RetentionDB, pruned: Retention) -> None:
 
 @pytest.mark.usefixtures("pruned")
 @pytest.mark.parametrize("answer", ["y", "n"])
-async def test_the_command_asks_on_a_terminal(db: RetentionDB, answer: str) -> None:
-    """With the number of rows, and shows a bar while they come back."""
+async def test_restore_command_asks_on_a_terminal(db: RetentionDB, answer: str) -> None:
+    """With the number of rows, and shows a progress bar."""
     terminal = Terminal(db, "retention", "restore", "1")
     terminal.wait_for("Put 100 rows of run 1 back into inbound_events? [y/N]")
     assert db.count("inbound_events") == 3
@@ -340,10 +342,10 @@ async def test_the_command_asks_on_a_terminal(db: RetentionDB, answer: str) -> N
     assert db.count("inbound_events") == (103 if answer == "y" else 3)
 
 
-async def test_a_database_that_goes_away_leaves_what_is_back(
+async def test_restore_interrupted_by_an_outage_continues_later(
     private_db: RetentionDB, postgres_private: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What came back before is told, and the same command goes on when there is a database again."""
+    """What was restored is reported, and the same command continues."""
     monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
     private_db.make_table()
     private_db.fill("inbound_events", 40, 300)
@@ -369,14 +371,14 @@ async def test_a_database_that_goes_away_leaves_what_is_back(
     assert private_db.count("inbound_events") == 300
 
 
-class Shelf:
-    """An archive that is no folder."""
+class MemoryArchive:
+    """An archive in memory."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
 
     async def write(self, table: str, run: int, data: bytes) -> Location:
-        """Keep a segment."""
+        """Store a segment."""
         self.parts.append(data)
         return Location(place=f"shelf://{table}/{run}/{len(self.parts)}", start=0, length=len(data))
 
@@ -385,13 +387,13 @@ class Shelf:
         return self.parts[int(location.place.rpartition("/")[2]) - 1]
 
     def __len__(self) -> int:
-        """Say how many there are: none at first, and still it is the archive."""
+        """Return how many segments there are; an empty archive is falsy, and must still be used."""
         return len(self.parts)
 
 
-async def test_a_service_may_bring_an_archive_of_its_own(db: RetentionDB, tmp_path: Path) -> None:
-    """What the keeper is given takes the rows, and gives them back; no folder is made."""
-    shelf = Shelf()
+async def test_custom_archive_is_used(db: RetentionDB, tmp_path: Path) -> None:
+    """It takes and returns the rows, and no folder is created."""
+    shelf = MemoryArchive()
     settings = Settings(
         service="test",
         state_dir=tmp_path / "state",

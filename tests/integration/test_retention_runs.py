@@ -1,4 +1,4 @@
-"""Runs of retention on a real server: what goes, what stays, and what is written about it."""
+"""Runs on a real server: what is deleted, what stays, and what is recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from watchkeeper.retention import Limits, Policy, Schedule
 
 
 async def test_pruning_removes_old_inbound_events_and_old_chat_sessions(any_db: RetentionDB) -> None:
-    """Rows older than 30 and 90 days go, younger ones stay."""
+    """Rows older than 30 and 90 days are deleted, younger ones stay."""
     any_db.make_contract_tables()
     retention = await any_db.overdue()
     results = await retention.tick()
@@ -27,7 +27,7 @@ async def test_pruning_removes_old_inbound_events_and_old_chat_sessions(any_db: 
 
 
 async def test_each_pruned_table_writes_one_audit_entry(db: RetentionDB) -> None:
-    """The entry names the job and the table, and says how many rows went, by which run and up to when."""
+    """The entry names job, table and run, and has the number of rows and the horizon."""
     db.make_contract_tables()
     await (await db.overdue()).tick()
     entries = db.sql("SELECT actor_type, actor_id, action, entity FROM audit_log ORDER BY id")
@@ -55,14 +55,14 @@ async def test_each_pruned_table_writes_one_audit_entry(db: RetentionDB) -> None
     assert db.sql("SELECT entity FROM audit_log WHERE id = %s", audit_id) == [("inbound_events",)]
 
 
-async def test_a_run_that_deletes_nothing_is_audited_too(db: RetentionDB) -> None:
-    """An entry with 0 says that somebody looked."""
+async def test_run_that_deletes_nothing_is_audited(db: RetentionDB) -> None:
+    """An entry with 0 shows that the table was checked."""
     db.make_table()
     await (await db.overdue(EVENTS)).tick()
     assert [entry["deleted"] for entry in db.audit_payloads()] == [0]
 
 
-async def test_lines_of_a_run(db: RetentionDB) -> None:
+async def test_run_writes_its_log_lines(db: RetentionDB) -> None:
     """The job is scheduled, started and completed, and each table has its line."""
     db.make_contract_tables()
     await (await db.overdue()).tick()
@@ -76,15 +76,15 @@ async def test_lines_of_a_run(db: RetentionDB) -> None:
     assert list(first)[:7] == ["level", "time", "service", "env", "type", "table", "deleted"]
 
 
-async def test_the_scheduled_line_says_when_the_job_is_due(db: RetentionDB) -> None:
-    """An operator sees the next 3 AM in UTC, whatever the zone it is meant in."""
+async def test_scheduled_line_has_the_next_time_in_utc(db: RetentionDB) -> None:
+    """Whatever the zone of the schedule."""
     retention = db.retention(EVENTS, schedule=Schedule(timezone="Africa/Kigali"))
     await retention.register()
     (line,) = db.lines("job")
     assert line["due"].endswith("T01:00:00Z")
 
 
-async def test_metrics_of_a_run(db: RetentionDB) -> None:
+async def test_run_sets_its_metrics(db: RetentionDB) -> None:
     """Runs by status are at 0 from the start; rows, success and since follow what happened."""
     db.make_contract_tables()
     retention = await db.overdue()
@@ -106,8 +106,8 @@ async def test_metrics_of_a_run(db: RetentionDB) -> None:
     assert shown_since == pytest.approx(since.timestamp())
 
 
-async def test_success_is_read_back_by_a_process_that_never_ran_anything(db: RetentionDB) -> None:
-    """A restarted service knows when retention last completed, from the ledger."""
+async def test_last_success_is_read_from_the_ledger(db: RetentionDB) -> None:
+    """A restarted service knows when retention last completed."""
     db.make_table()
     await (await db.overdue(EVENTS)).tick()
     db.reset_metrics()
@@ -116,8 +116,8 @@ async def test_success_is_read_back_by_a_process_that_never_ran_anything(db: Ret
     assert db.sample("retention_rows_deleted_total", table="inbound_events") == 0
 
 
-async def test_a_first_start_is_no_missed_run(db: RetentionDB) -> None:
-    """What was due before the policy was first declared is not run."""
+async def test_first_start_does_not_catch_up(db: RetentionDB) -> None:
+    """A time before the policy was first registered is not run."""
     db.make_contract_tables()
     retention = db.retention()
     assert await retention.tick() == []
@@ -125,8 +125,8 @@ async def test_a_first_start_is_no_missed_run(db: RetentionDB) -> None:
     assert db.job_statuses() == ["scheduled"]
 
 
-async def test_a_due_is_run_once(db: RetentionDB) -> None:
-    """Looking again finds nothing to do, also from another replica."""
+async def test_scheduled_time_is_run_once(db: RetentionDB) -> None:
+    """Checking again finds nothing, from another replica too."""
     db.make_contract_tables()
     retention = await db.overdue()
     await retention.tick()
@@ -136,7 +136,7 @@ async def test_a_due_is_run_once(db: RetentionDB) -> None:
 
 
 async def test_missed_runs_are_caught_up_once(db: RetentionDB) -> None:
-    """Ten days off are one run, not ten."""
+    """Ten missed days are one run, not ten."""
     db.make_table()
     retention = await db.overdue(EVENTS, schedule=Schedule())
     assert [result.status for result in await retention.tick()] == ["completed"]
@@ -145,8 +145,8 @@ async def test_missed_runs_are_caught_up_once(db: RetentionDB) -> None:
     assert due == Schedule().due_before(datetime.now(UTC))
 
 
-async def test_the_next_due_is_run_again(db: RetentionDB) -> None:
-    """A day later the policy has its turn again, and an old due does not come back."""
+async def test_next_scheduled_time_is_run(db: RetentionDB) -> None:
+    """And the earlier one is not run again."""
     db.make_table()
     retention = await db.overdue(EVENTS)
     before = db.schedule.time
@@ -158,8 +158,8 @@ async def test_the_next_due_is_run_again(db: RetentionDB) -> None:
     assert len(db.audit_payloads()) == 2
 
 
-async def test_one_failing_table_does_not_stop_the_others(db: RetentionDB) -> None:
-    """A missing table and a missing column fail on their own, with a sentence each."""
+async def test_failing_table_does_not_stop_the_others(db: RetentionDB) -> None:
+    """A missing table and a missing column fail with a sentence each."""
     db.make_table("chat_sessions", "updated_at")
     db.make_table("other", "at")
     db.fill("chat_sessions", 91, 2, "updated_at")
@@ -172,8 +172,8 @@ async def test_one_failing_table_does_not_stop_the_others(db: RetentionDB) -> No
     assert [entry["deleted"] for entry in db.audit_payloads()] == [0, 0, 2]
 
 
-async def test_a_failed_job_says_type_message_and_stack(db: RetentionDB) -> None:
-    """The line is level error as soon as one policy failed, and its error can be read."""
+async def test_failed_job_logs_type_message_and_stack(db: RetentionDB) -> None:
+    """The line has level error as soon as one policy failed."""
     db.make_table("chat_sessions", "updated_at")
     await (await db.overdue()).tick()
     assert db.job_statuses() == ["scheduled", "started", "failed"]
@@ -186,8 +186,8 @@ async def test_a_failed_job_says_type_message_and_stack(db: RetentionDB) -> None
     assert [run["level"] for run in db.lines("retention")] == ["error", "info"]
 
 
-async def test_a_failed_run_is_tried_again_after_growing_waits(db: RetentionDB) -> None:
-    """Attempts come after 1, 5 and 25 minutes; the fourth is the last one of its due."""
+async def test_failed_run_is_retried_with_growing_waits(db: RetentionDB) -> None:
+    """After 1, 5 and 25 minutes; the fourth attempt is the last."""
     retention = await db.overdue(EVENTS)
     for attempt, minutes in enumerate((1, 5, 25), start=1):
         assert [result.status for result in await retention.tick()] == ["failed"]
@@ -201,8 +201,8 @@ async def test_a_failed_run_is_tried_again_after_growing_waits(db: RetentionDB) 
     assert db.runs() == [(n, "failed", 0) for n in (1, 2, 3, 4)]
 
 
-async def test_a_retry_that_completes_ends_the_due(db: RetentionDB) -> None:
-    """What was missing is mended, the second attempt completes, and there is no third."""
+async def test_successful_retry_is_the_last_attempt(db: RetentionDB) -> None:
+    """The missing table is created, the second attempt completes, and there is no third."""
     retention = await db.overdue(EVENTS)
     await retention.tick()
     db.make_table()
@@ -214,8 +214,8 @@ async def test_a_retry_that_completes_ends_the_due(db: RetentionDB) -> None:
     assert db.runs() == [(1, "failed", 0), (2, "completed", 3)]
 
 
-async def test_the_operator_runs_what_is_not_due(db: RetentionDB) -> None:
-    """A manual run is a run like any other: ledger, audit entry, line; its progress adds up."""
+async def test_manual_run_runs_what_is_not_due(db: RetentionDB) -> None:
+    """With ledger row, audit entry, line and progress like any other run."""
     db.make_contract_tables()
     seen: list[tuple[str, int]] = []
     results = await db.retention().run_now(["chat_sessions"], lambda table, rows: seen.append((table, rows)))
@@ -227,8 +227,8 @@ async def test_the_operator_runs_what_is_not_due(db: RetentionDB) -> None:
     assert [entry["trigger"] for entry in db.audit_payloads()] == ["manual"]
 
 
-async def test_a_manual_run_does_not_take_the_place_of_the_due_one(db: RetentionDB) -> None:
-    """The day's run and its audit entry still come."""
+async def test_manual_run_does_not_replace_the_scheduled_one(db: RetentionDB) -> None:
+    """The day's run and its audit entry still follow."""
     db.make_table()
     retention = await db.overdue(EVENTS)
     await retention.run_now()
@@ -236,8 +236,8 @@ async def test_a_manual_run_does_not_take_the_place_of_the_due_one(db: Retention
     assert [entry["trigger"] for entry in db.audit_payloads()] == ["manual", "schedule"]
 
 
-async def test_a_table_without_a_policy_is_named_with_the_near_miss(db: RetentionDB) -> None:
-    """A slip of the pen prunes nothing."""
+async def test_table_without_a_policy_is_refused_with_a_suggestion(db: RetentionDB) -> None:
+    """A typo prunes nothing."""
     with pytest.raises(
         ConfigurationError, match=r"no policy on inbound_event\. Did you mean inbound_events\?"
     ):
@@ -246,8 +246,8 @@ async def test_a_table_without_a_policy_is_named_with_the_near_miss(db: Retentio
         await db.retention().plan(["xyz"])
 
 
-async def test_a_policy_that_changes_keeps_its_since(db: RetentionDB) -> None:
-    """A new duration takes effect with the next run, and is no first start."""
+async def test_changed_policy_keeps_its_registration_time(db: RetentionDB) -> None:
+    """A new duration takes effect with the next run, and is not a first start."""
     db.make_table()
     db.fill("inbound_events", 20, 5)
     await db.overdue(EVENTS)
@@ -258,10 +258,10 @@ async def test_a_policy_that_changes_keeps_its_since(db: RetentionDB) -> None:
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_many_rows_go_in_many_transactions(
+async def test_many_rows_are_deleted_in_many_transactions(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """With and without an index of the ages, no transaction is large and all of them add up."""
+    """With and without an age index no transaction is large, and they add up."""
     force_index_scans(monkeypatch)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 12_000)
@@ -277,8 +277,8 @@ async def test_many_rows_go_in_many_transactions(
     assert db.sql("SELECT count(*) FROM inbound_events WHERE received_at IS NULL") == [(1,)]
 
 
-async def test_rows_of_one_age_all_go(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An import that gave all its rows one age is no trap for a cursor on the age."""
+async def test_many_rows_of_one_age_are_deleted(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bulk import with one age does not stop a cursor on the age."""
     force_index_scans(monkeypatch)
     db.make_table()
     db.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 5000) g")
@@ -286,10 +286,10 @@ async def test_rows_of_one_age_all_go(db: RetentionDB, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("by_age", [True, False])
-async def test_ages_at_the_ends_of_time(
+async def test_extreme_ages_are_compared(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
 ) -> None:
-    """Minus infinity and a year before Christ are old, infinity is not."""
+    """Minus infinity and a year BC are old, infinity is not."""
     if by_age:
         force_index_scans(monkeypatch)
     db.make_table()
@@ -320,8 +320,8 @@ async def test_ages_at_the_ends_of_time(
         ),
     ],
 )
-async def test_tables_of_all_kinds(db: RetentionDB, definition: str, policy: Policy) -> None:
-    """Names, keys and columns of any kind do not matter."""
+async def test_unusual_tables_are_pruned(db: RetentionDB, definition: str, policy: Policy) -> None:
+    """Whatever their names, keys and columns."""
     db.sql("CREATE SCHEMA crm")
     db.sql("GRANT USAGE ON SCHEMA crm TO keeper")
     db.sql(definition)
@@ -342,10 +342,10 @@ async def test_tables_of_all_kinds(db: RetentionDB, definition: str, policy: Pol
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_a_partitioned_table_is_pruned_in_all_its_parts(
+async def test_partitioned_table_is_pruned_in_all_partitions(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """Rows of two partitions at the same place are two rows, and each is counted."""
+    """Rows of two partitions with the same ctid are each counted."""
     force_index_scans(monkeypatch)
     db.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
     for part in range(3):
@@ -362,8 +362,8 @@ async def test_a_partitioned_table_is_pruned_in_all_its_parts(
     assert db.sql("SELECT count(*), min(mod(id, 2)), max(mod(id, 2)) FROM inbound_events") == [(1500, 0, 0)]
 
 
-async def test_a_table_that_is_inherited_from_is_pruned_with_its_heirs(db: RetentionDB) -> None:
-    """DELETE reaches the inheriting tables, and so does the count."""
+async def test_inheriting_tables_are_pruned_with_their_parent(db: RetentionDB) -> None:
+    """DELETE reaches them, and so does the count."""
     db.make_table()
     db.sql("CREATE TABLE heir () INHERITS (inbound_events)")
     db.fill("inbound_events", 40, 50)
@@ -373,8 +373,8 @@ async def test_a_table_that_is_inherited_from_is_pruned_with_its_heirs(db: Reten
     assert db.count("inbound_events") == 1
 
 
-async def test_rows_that_move_while_a_pass_goes_by_are_found(db: RetentionDB) -> None:
-    """By place, an old row that is updated goes to the end of the table; a further pass finds it."""
+async def test_rows_that_move_during_a_block_scan_are_found(db: RetentionDB) -> None:
+    """An updated row moves to the end of the table; a further pass finds it."""
     db.make_table(indexed=False)
     db.fill("inbound_events", 40, 8000)
     moved = 0
@@ -392,7 +392,7 @@ async def test_rows_that_move_while_a_pass_goes_by_are_found(db: RetentionDB) ->
     assert db.count("inbound_events") == 0
 
 
-async def test_status_tells_how_each_policy_stands(db: RetentionDB) -> None:
+async def test_status_shows_each_policy(db: RetentionDB) -> None:
     """Before the first start, after a success and after a failure."""
     db.make_table()
     retention = db.retention()
@@ -407,8 +407,8 @@ async def test_status_tells_how_each_policy_stands(db: RetentionDB) -> None:
     assert "There is no table chat_sessions" in (sessions.last.error or "")
 
 
-async def test_plan_tells_what_would_go_and_changes_nothing(db: RetentionDB) -> None:
-    """Rows, the oldest, the share of the table, and what stands in a policy's way."""
+async def test_plan_shows_what_would_be_deleted_and_changes_nothing(db: RetentionDB) -> None:
+    """Rows, the oldest, the share of the table, and what would refuse the run."""
     db.make_table()
     db.fill("inbound_events", 31, 3)
     db.fill("inbound_events", 29, 1)
@@ -421,10 +421,8 @@ async def test_plan_tells_what_would_go_and_changes_nothing(db: RetentionDB) -> 
     assert db.runs() == []
 
 
-async def test_plan_estimates_what_takes_too_long_to_count(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A table that cannot be counted in time is estimated by the planner, and the plan says so."""
+async def test_plan_estimates_a_slow_count(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the planner's estimate, and says so."""
     db.make_table()
     db.fill("inbound_events", 40, 5000)
     db.sql("ANALYZE inbound_events")
@@ -437,14 +435,14 @@ async def test_plan_estimates_what_takes_too_long_to_count(
     assert plan.rows == pytest.approx(105_000, rel=0.2)
 
 
-async def test_a_calendar_may_be_any_object_with_dues(db: RetentionDB) -> None:
-    """The next due is the calendar's."""
+async def test_schedule_may_be_any_object_with_the_protocol(db: RetentionDB) -> None:
+    """The next time is the schedule's."""
     now = datetime.now(UTC)
     assert db.retention(schedule=FixedSchedule(now)).next_due(now) == now + timedelta(days=1)
 
 
-async def test_a_job_that_is_asked_to_stop_starts_nothing_more(db: RetentionDB) -> None:
-    """What has its turn ends with its transaction; the rest is left to another replica or the next start."""
+async def test_interrupted_job_starts_no_further_run(db: RetentionDB) -> None:
+    """The current run ends with its transaction; the rest is left to another replica or the next start."""
     db.make_contract_tables()
     retention = await db.overdue()
     db.sql(
@@ -464,16 +462,16 @@ async def test_a_job_that_is_asked_to_stop_starts_nothing_more(db: RetentionDB) 
     ]
 
 
-async def test_metrics_before_the_first_start(db: RetentionDB) -> None:
-    """A policy that was never registered has neither since nor success."""
+async def test_unregistered_policy_has_no_since_and_no_success(db: RetentionDB) -> None:
+    """Its metrics are absent."""
     retention = db.retention(EVENTS)
     await retention.refresh_metrics()
     assert db.sample("retention_policy_since_timestamp_seconds", table="inbound_events") is None
     assert db.sample("retention_last_success_timestamp_seconds", table="inbound_events") is None
 
 
-async def test_plan_tells_how_large_the_rows_are_and_how_long_they_take(any_db: RetentionDB) -> None:
-    """Bytes are the rows' part of table and indexes; the time is the default, then that of the last runs."""
+async def test_plan_shows_bytes_and_duration(any_db: RetentionDB) -> None:
+    """The rows' part of table and indexes; the default rate, then that of the last runs."""
     db = any_db
     db.make_table()
     db.fill("inbound_events", 40, 40_000)
@@ -508,10 +506,10 @@ async def test_plan_tells_how_large_the_rows_are_and_how_long_they_take(any_db: 
         (9000, True, "place", r"47\.4% of a sample is old"),
     ],
 )
-async def test_plan_tells_how_rows_are_found_and_why(
+async def test_plan_shows_the_scan_and_its_reason(
     db: RetentionDB, rows: int, strategy: str, why: str, *, indexed: bool
 ) -> None:
-    """By the index where few are old and there is one, else by their place."""
+    """By index if few rows are old and there is one, else by block."""
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, rows)
     db.fill("inbound_events", 3, 10_000)

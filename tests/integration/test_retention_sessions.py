@@ -1,4 +1,4 @@
-"""Retention in sessions that somebody has set up otherwise: levels of isolation, time zones, date styles."""
+"""Retention in sessions with other settings: isolation levels, time zones, date styles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def db(any_db: RetentionDB) -> RetentionDB:
 
 
 async def set_for(db: RetentionDB, server: PostgresServer, role: str, **settings: str) -> None:
-    """Let a role's sessions in this database begin in another way."""
+    """Change the settings of a role's sessions in this database."""
     for name, value in settings.items():
         server.execute(
             sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} TO {}").format(
@@ -44,7 +44,7 @@ async def set_for(db: RetentionDB, server: PostgresServer, role: str, **settings
     db.reconnect()
 
 
-async def test_a_hold_that_is_waited_for_is_seen_at_any_level_of_isolation(
+async def test_hold_is_seen_at_any_isolation_level(
     db: RetentionDB, any_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A snapshot from before the wait for the run's lock would not have it."""
@@ -77,10 +77,10 @@ async def test_a_hold_that_is_waited_for_is_seen_at_any_level_of_isolation(
     assert db.count("inbound_events") == 5
 
 
-async def test_a_hold_means_the_same_instant_to_every_role(
+async def test_hold_means_the_same_instant_to_every_role(
     db: RetentionDB, any_postgres: PostgresServer
 ) -> None:
-    """Times without a zone are UTC, for who adds it, who sweeps and who drops partitions."""
+    """Times without a zone are UTC when adding, sweeping and dropping partitions."""
     await set_for(db, any_postgres, "keeper", timezone="America/New_York", datestyle="ISO, DMY")
     db.sql("CREATE TABLE inbound_events (id text, received_at timestamptz) PARTITION BY RANGE (received_at)")
     db.sql(
@@ -101,10 +101,10 @@ async def test_a_hold_means_the_same_instant_to_every_role(
     assert db.sql("SELECT id FROM inbound_events") == [("evidence",)]
 
 
-async def test_the_bound_of_a_partition_means_the_same_to_every_role(
+async def test_partition_bound_means_the_same_to_every_role(
     db: RetentionDB, any_postgres: PostgresServer
 ) -> None:
-    """Dublin's "IST" of summer is read back as another zone's: a partition would seem to end too early."""
+    """Dublin's "IST" is read back as another zone's: a partition would seem to end too early."""
     await set_for(db, any_postgres, "keeper_owner", timezone="Europe/Dublin", datestyle="SQL, DMY")
     await set_for(db, any_postgres, "keeper", timezone="Europe/Dublin")
     ((age,),) = db.sql("SELECT extract(epoch FROM now() - '2026-06-30 22:30+00'::timestamptz)::float8")

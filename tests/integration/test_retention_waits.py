@@ -1,4 +1,4 @@
-"""What a run waits for: the real thing happens to the server, the run stands still, and goes on after it."""
+"""What a run waits for: the server really is under pressure, the run waits, and continues afterwards."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def replica(server: PostgresServer) -> Iterator[PostgresServer]:
-    """A replica of it."""
+    """A replica of the server."""
     made = PostgresServer(settings=REPLICATED, standby_of=server)
     try:
         made.start()
@@ -67,7 +67,7 @@ def replica(server: PostgresServer) -> Iterator[PostgresServer]:
 
 @pytest.fixture
 async def db(server: PostgresServer, tmp_path: Path) -> AsyncIterator[RetentionDB]:
-    """A database to keep, with 3000 old rows."""
+    """The database on that server, with 3000 old rows."""
     urls = server.create_database("wk_template")
     async with open_db(urls, tmp_path) as opened:
         opened.make_table()
@@ -84,7 +84,7 @@ def superuser(server: PostgresServer) -> Iterator[psycopg.Connection]:
 
 
 def write_wal(server: PostgresServer, mib: int) -> None:
-    """Write so much WAL."""
+    """Write this much WAL."""
     with superuser(server) as conn:
         conn.execute(
             "SELECT count(pg_logical_emit_message(false, 'test', repeat('x', 1048576)))"
@@ -99,13 +99,13 @@ def limits(*, budget: float = 0.9, timeout: timedelta = timedelta(hours=1), **th
 
 
 def waiting(db: RetentionDB) -> str | None:
-    """Return what the ledger says that the open run waits for, without the details."""
+    """Return the reason that the ledger shows for the open run, without details."""
     rows = db.sql("SELECT waiting FROM retention_runs WHERE state = 'running'")
     return rows[0][0].partition(":")[0] if rows and rows[0][0] else None
 
 
 async def wait_until(db: RetentionDB, reason: str) -> None:
-    """Wait until the ledger says that the run waits for this."""
+    """Wait until the ledger shows that the run waits for this reason."""
     until = time.monotonic() + 60
     while waiting(db) != reason:
         assert time.monotonic() < until, db.lines("retention")
@@ -113,8 +113,8 @@ async def wait_until(db: RetentionDB, reason: str) -> None:
 
 
 @asynccontextmanager
-async def held_up(db: RetentionDB, retention: Retention, reason: str) -> AsyncIterator[asyncio.Task[Any]]:
-    """Have a run wait for something; nothing of it may go meanwhile, and all of it after."""
+async def waiting_run(db: RetentionDB, retention: Retention, reason: str) -> AsyncIterator[asyncio.Task[Any]]:
+    """Run until it waits for the reason; check that nothing is deleted meanwhile, and everything after."""
     run = asyncio.create_task(retention.run_now())
     await wait_until(db, reason)
     before = db.count("inbound_events")
@@ -139,23 +139,23 @@ async def held_up(db: RetentionDB, retention: Retention, reason: str) -> AsyncIt
     assert ran["status"] == "completed"
 
 
-async def test_a_replica_that_lags_is_waited_for(
+async def test_run_waits_for_a_lagging_replica(
     db: RetentionDB, server: PostgresServer, replica: PostgresServer
 ) -> None:
-    """Its replay is paused, WAL goes by, and the run stands still until it has caught up."""
+    """Its replay is paused, and the run waits until it has caught up."""
     with superuser(replica) as conn:
         conn.execute("SELECT pg_wal_replay_pause()")
         write_wal(server, 3)
         retention = db.retention(EVENTS, limits=limits(lag_bytes=2 * MIB))
-        async with held_up(db, retention, "replication lag"):
+        async with waiting_run(db, retention, "replication lag"):
             assert "the replica walreceiver is 3 MiB behind" in db.lines("retention")[0]["msg"]
             conn.execute("SELECT pg_wal_replay_resume()")
 
 
-async def test_a_replica_that_lags_by_time_is_waited_for(
+async def test_run_waits_for_a_replica_that_lags_by_time(
     db: RetentionDB, server: PostgresServer, replica: PostgresServer
 ) -> None:
-    """It replays two seconds late, which is few bytes."""
+    """Two seconds, which is few bytes."""
     with superuser(replica) as standby, superuser(server) as conn:
         standby.execute("ALTER SYSTEM SET recovery_min_apply_delay = '2s'")
         standby.execute("SELECT pg_reload_conf()")
@@ -167,39 +167,37 @@ async def test_a_replica_that_lags_by_time_is_waited_for(
             await asyncio.sleep(0.1)
             ((lag,),) = conn.execute("SELECT max(replay_lag) FROM pg_stat_replication").fetchall()
         retention = db.retention(EVENTS, limits=limits(lag=timedelta(seconds=1)))
-        async with held_up(db, retention, "replication lag"):
+        async with waiting_run(db, retention, "replication lag"):
             assert "the replica walreceiver is 2 s behind" in db.lines("retention")[0]["msg"]
             standby.execute("ALTER SYSTEM RESET recovery_min_apply_delay")
             standby.execute("SELECT pg_reload_conf()")
 
 
-async def test_a_replica_whose_lag_is_small_is_not_waited_for(
-    db: RetentionDB, replica: PostgresServer
-) -> None:
-    """A replica that follows is no reason to stand still."""
+async def test_run_does_not_wait_for_a_small_lag(db: RetentionDB, replica: PostgresServer) -> None:
+    """The replica follows."""
     assert replica.pid
     (result,) = await db.retention(EVENTS, limits=limits()).run_now()
     assert [line["status"] for line in db.lines("retention")] == [result.status] == ["completed"]
 
 
-async def test_a_slot_that_nobody_reads_is_waited_for(db: RetentionDB, server: PostgresServer) -> None:
-    """It keeps WAL on the disk; flat out too, until somebody drops it."""
+async def test_run_waits_for_an_unread_slot(db: RetentionDB, server: PostgresServer) -> None:
+    """It keeps WAL on the disk, so an unthrottled run waits too, until it is dropped."""
     with superuser(server) as conn:
         conn.execute("SELECT pg_create_physical_replication_slot('nobody', true)")
         write_wal(server, 3)
         retention = db.retention(EVENTS, limits=limits(budget=1.0, lag_bytes=MIB // 8))
-        async with held_up(db, retention, "replication lag"):
+        async with waiting_run(db, retention, "replication lag"):
             assert "the replication slot nobody keeps " in db.lines("retention")[0]["msg"]
             conn.execute("SELECT pg_drop_replication_slot('nobody')")
 
 
-async def test_an_archiver_that_fails_is_waited_for(db: RetentionDB, server: PostgresServer) -> None:
-    """WAL piles up on the disk until its command works again."""
+async def test_run_waits_for_a_failing_archiver(db: RetentionDB, server: PostgresServer) -> None:
+    """WAL piles up until its command works again."""
     with superuser(server) as conn:
         conn.execute("ALTER SYSTEM SET archive_command = '/bin/false'")
         conn.execute("SELECT pg_reload_conf(), pg_switch_wal()")
         try:
-            async with held_up(db, db.retention(EVENTS, limits=limits()), "wal"):
+            async with waiting_run(db, db.retention(EVENTS, limits=limits()), "wal"):
                 assert "the archiving of WAL fails (archive_command, 0" in db.lines("retention")[0]["msg"]
                 conn.execute("ALTER SYSTEM SET archive_command = '/bin/true'")
                 conn.execute("SELECT pg_reload_conf()")
@@ -208,8 +206,8 @@ async def test_an_archiver_that_fails_is_waited_for(db: RetentionDB, server: Pos
             conn.execute("SELECT pg_reload_conf()")
 
 
-async def test_a_checkpoint_that_does_not_end_is_waited_for(db: RetentionDB, server: PostgresServer) -> None:
-    """The checkpointer is held up, and more WAL than max_wal_size is written since its last one."""
+async def test_run_waits_for_a_late_checkpoint(db: RetentionDB, server: PostgresServer) -> None:
+    """More WAL than max_wal_size was written since the last one."""
     with superuser(server) as conn:
         ((pid,),) = conn.execute(
             "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
@@ -217,41 +215,39 @@ async def test_a_checkpoint_that_does_not_end_is_waited_for(db: RetentionDB, ser
         os.kill(pid, signal.SIGSTOP)
         try:
             write_wal(server, 66)
-            async with held_up(db, db.retention(EVENTS, limits=limits()), "wal"):
+            async with waiting_run(db, db.retention(EVENTS, limits=limits()), "wal"):
                 assert " of WAL were written since the last checkpoint" in db.lines("retention")[0]["msg"]
                 os.kill(pid, signal.SIGCONT)
         finally:
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_long_transaction_is_waited_for(db: RetentionDB) -> None:
-    """What is deleted could not be vacuumed while it is open."""
+async def test_run_waits_for_a_long_transaction(db: RetentionDB) -> None:
+    """Deleted rows could not be vacuumed while it is open."""
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT pg_current_xact_id()")
         await asyncio.sleep(0.3)
         retention = db.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
-        async with held_up(db, retention, "long transaction"):
+        async with waiting_run(db, retention, "long transaction"):
             assert "a transaction of keeper_owner (pid" in db.lines("retention")[0]["msg"]
             other.rollback()
 
 
-async def test_a_prepared_transaction_that_nobody_ends_is_waited_for(db: RetentionDB) -> None:
-    """It keeps vacuum from its work like any other, and no connection shows it."""
+async def test_run_waits_for_a_prepared_transaction(db: RetentionDB) -> None:
+    """It blocks vacuum like any other, although no connection shows it."""
     with psycopg.connect(db.urls.owner_url, autocommit=True) as other:
         other.execute("BEGIN")
         other.execute("SELECT pg_current_xact_id()")
         other.execute("PREPARE TRANSACTION 'forgotten'")
         await asyncio.sleep(0.3)
         retention = db.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
-        async with held_up(db, retention, "long transaction"):
+        async with waiting_run(db, retention, "long transaction"):
             assert "keeper_owner (prepared: forgotten)" in db.lines("retention")[0]["msg"]
             other.execute("ROLLBACK PREPARED 'forgotten'")
 
 
-async def test_transactions_in_nobodys_way_are_not_waited_for(
-    db: RetentionDB, server: PostgresServer
-) -> None:
-    """One that has seen nothing yet, and one in another database."""
+async def test_run_does_not_wait_for_harmless_transactions(db: RetentionDB, server: PostgresServer) -> None:
+    """One without a snapshot, and one in another database."""
     with (
         psycopg.connect(db.urls.owner_url) as idle,
         psycopg.connect(server.url()) as elsewhere,
@@ -264,23 +260,23 @@ async def test_transactions_in_nobodys_way_are_not_waited_for(
     assert [line["status"] for line in db.lines("retention")] == [result.status] == ["completed"]
 
 
-async def test_each_supported_server_is_understood(any_db: RetentionDB) -> None:
-    """The same questions are answered by the oldest one too."""
+async def test_pressure_is_measured_on_each_supported_server(any_db: RetentionDB) -> None:
+    """The queries work on the oldest one too."""
     any_db.make_table()
     any_db.fill("inbound_events", 40, 3000)
     with psycopg.connect(any_db.urls.owner_url) as other:
         other.execute("SELECT pg_current_xact_id()")
         await asyncio.sleep(0.3)
         retention = any_db.retention(EVENTS, limits=limits(transaction=timedelta(seconds=0.2)))
-        async with held_up(any_db, retention, "long transaction"):
+        async with waiting_run(any_db, retention, "long transaction"):
             (status,) = await retention.status()
             assert status.vacuum is not None
             assert not status.vacuum.automatic
             other.rollback()
 
 
-async def test_flat_out_does_not_wait_for_long_transactions(db: RetentionDB) -> None:
-    """`--budget 1` is an operator's word that time matters more."""
+async def test_unthrottled_run_does_not_wait_for_long_transactions(db: RetentionDB) -> None:
+    """`--budget 1` says that time matters more."""
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT pg_current_xact_id()")
         await asyncio.sleep(0.3)
@@ -290,7 +286,7 @@ async def test_flat_out_does_not_wait_for_long_transactions(db: RetentionDB) -> 
 
 
 def leave_dead_rows(db: RetentionDB) -> None:
-    """Delete rows as anybody may, and have the statistics know of it."""
+    """Delete rows as another user would, and update the statistics."""
     db.fill("inbound_events", 39, 3000)
     db.sql("DELETE FROM inbound_events WHERE id LIKE '39-%%'")
     db.sql("SELECT pg_stat_force_next_flush()")
@@ -298,11 +294,11 @@ def leave_dead_rows(db: RetentionDB) -> None:
     db.sql("SELECT pg_stat_clear_snapshot()")
 
 
-async def test_vacuum_that_is_behind_is_waited_for(db: RetentionDB) -> None:
-    """3000 dead rows are more than three times 50 and a fifth of 3000: once vacuumed, the run goes on."""
+async def test_run_waits_for_a_late_vacuum(db: RetentionDB) -> None:
+    """3000 dead rows exceed three times 50 plus a fifth of 3000; the run continues after a vacuum."""
     db.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.1)")
     leave_dead_rows(db)
-    async with held_up(db, db.retention(EVENTS, limits=limits()), "vacuum"):
+    async with waiting_run(db, db.retention(EVENTS, limits=limits()), "vacuum"):
         assert (
             "3,000 dead rows of inbound_events wait for vacuum, which starts at 350"
             in (db.lines("retention")[0]["msg"])
@@ -313,10 +309,10 @@ async def test_vacuum_that_is_behind_is_waited_for(db: RetentionDB) -> None:
 
 
 @pytest.mark.parametrize(("grace_s", "waits"), [(120.0, False), (0.0, True)])
-async def test_dead_rows_of_its_own_are_not_waited_for_at_once(
+async def test_run_does_not_wait_for_its_own_dead_rows_at_once(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, grace_s: float, *, waits: bool
 ) -> None:
-    """Autovacuum comes once a minute: a run of seconds would take that long instead."""
+    """Autovacuum comes once a minute, longer than a short run takes."""
     monkeypatch.setattr("watchkeeper.retention.run._throttle._LOOK_S", 0.05)
     monkeypatch.setattr("watchkeeper.retention.run._throttle._VACUUM_GRACE", timedelta(seconds=grace_s))
     for sizes in (_batch_size._SMALLEST_SIZE, _batch_size._LARGEST_SIZE):
@@ -335,8 +331,8 @@ async def test_dead_rows_of_its_own_are_not_waited_for_at_once(
     assert any(line["status"] == "waiting" for line in db.lines("retention")) is waits
 
 
-async def test_vacuum_is_waited_for_a_bounded_time(db: RetentionDB) -> None:
-    """A run that deletes most of a table makes dead rows itself: it goes on, vacuumed or not."""
+async def test_wait_for_vacuum_is_bounded(db: RetentionDB) -> None:
+    """A run that deletes most of a table makes the dead rows itself."""
     db.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.1)")
     leave_dead_rows(db)
     bounded = limits(vacuum_wait=timedelta(seconds=1.5))
@@ -347,25 +343,25 @@ async def test_vacuum_is_waited_for_a_bounded_time(db: RetentionDB) -> None:
 
 
 @pytest.mark.parametrize("off", ["autovacuum_enabled = false", "autovacuum_vacuum_scale_factor = 0.5"])
-async def test_vacuum_that_is_not_behind_is_not_waited_for(db: RetentionDB, off: str) -> None:
-    """Dead rows that autovacuum does not look after, or not yet, keep nobody waiting."""
+async def test_run_does_not_wait_for_a_vacuum_that_is_not_late(db: RetentionDB, off: str) -> None:
+    """Autovacuum is off for the table, or its threshold is not reached."""
     db.sql(f"ALTER TABLE inbound_events SET ({off})")
     leave_dead_rows(db)
     (result,) = await db.retention(EVENTS, limits=limits()).run_now()
     assert [line["status"] for line in db.lines("retention")] == [result.status] == ["completed"]
 
 
-async def test_a_disk_that_is_nearly_full_is_waited_for(db: RetentionDB) -> None:
-    """Deleting writes WAL before it frees anything; flat out too."""
+async def test_run_waits_for_a_nearly_full_disk(db: RetentionDB) -> None:
+    """A delete writes WAL before it frees anything, so an unthrottled run waits too."""
     free = [MIB]
     retention = db.retention(EVENTS, limits=limits(budget=1.0), free_space=lambda: (free[0], 100 * MIB))
-    async with held_up(db, retention, "disk"):
+    async with waiting_run(db, retention, "disk"):
         assert "1 MiB are free where the database is" in db.lines("retention")[0]["msg"]
         free[0] = 6 * MIB
 
 
-async def test_what_the_role_may_not_see_is_told_once(db: RetentionDB, server: PostgresServer) -> None:
-    """The sentence has the GRANT that mends it, and runs go on; what everybody sees still counts."""
+async def test_missing_privilege_is_reported_once(db: RetentionDB, server: PostgresServer) -> None:
+    """The sentence has the GRANT that fixes it; runs continue, and the other checks still work."""
     role = sql.Identifier(SERVICE)
     server.execute(sql.SQL("REVOKE pg_read_all_stats FROM {}").format(role))
     try:
@@ -383,8 +379,8 @@ async def test_what_the_role_may_not_see_is_told_once(db: RetentionDB, server: P
     assert [line["status"] for line in rest] == ["completed", "completed"]
 
 
-async def test_what_the_server_refuses_to_say_is_no_error(db: RetentionDB, server: PostgresServer) -> None:
-    """A hoster has taken a function away: told once, and the run goes on."""
+async def test_revoked_function_is_reported_once(db: RetentionDB, server: PostgresServer) -> None:
+    """A hosted server may lack it, and the run continues."""
     function = sql.SQL("FUNCTION pg_control_checkpoint()")
     server.execute(sql.SQL("REVOKE EXECUTE ON {} FROM PUBLIC").format(function), db.urls.name)
     (result,) = await db.retention(EVENTS, limits=limits()).run_now()
@@ -392,15 +388,15 @@ async def test_what_the_server_refuses_to_say_is_no_error(db: RetentionDB, serve
     assert "permission denied for function pg_control_checkpoint" in db.lines("retention")[0]["msg"]
 
 
-async def run_held_up(db: RetentionDB, retention: Retention) -> asyncio.Task[list[RunResult]]:
+async def start_waiting_run(db: RetentionDB, retention: Retention) -> asyncio.Task[list[RunResult]]:
     """Start a scheduled run that waits for a disk which stays full."""
     run = asyncio.create_task(retention.tick())
     await wait_until(db, "disk")
     return run
 
 
-async def test_a_run_that_waits_for_too_long_has_failed(db: RetentionDB) -> None:
-    """Its error says what it waited for; the next attempt comes after its wait."""
+async def test_run_that_waits_too_long_fails(db: RetentionDB) -> None:
+    """Its error says what it waited for, and the next attempt comes after its wait."""
     short = limits(timeout=timedelta(seconds=1.5))
     retention = await db.overdue(EVENTS, limits=short, free_space=lambda: (0, MIB))
     (result,) = await retention.tick()
@@ -412,11 +408,11 @@ async def test_a_run_that_waits_for_too_long_has_failed(db: RetentionDB) -> None
     assert await retention.tick() == []
 
 
-async def test_a_run_that_waits_keeps_its_lease(db: RetentionDB) -> None:
-    """Nobody takes it for dead, however long it waits."""
+async def test_waiting_run_renews_its_lease(db: RetentionDB) -> None:
+    """No other process closes it, however long it waits."""
     lease = timedelta(seconds=2)
     waits = await db.overdue(EVENTS, limits=limits(), lease=lease, free_space=lambda: (0, MIB))
-    run = await run_held_up(db, waits)
+    run = await start_waiting_run(db, waits)
     await asyncio.sleep(2.5)
     assert await db.retention(EVENTS, lease=lease).tick() == []
     waits.interrupt()
@@ -424,8 +420,8 @@ async def test_a_run_that_waits_keeps_its_lease(db: RetentionDB) -> None:
     assert (result.status, db.runs()) == ("stopped", [(1, "stopped", 0)])
 
 
-async def test_a_long_pause_keeps_the_lease_and_ends_with_the_time(db: RetentionDB) -> None:
-    """A run that may take a thousandth of the time pauses for many leases after each transaction."""
+async def test_long_pause_renews_the_lease_and_ends_at_the_timeout(db: RetentionDB) -> None:
+    """With a tiny budget the run pauses for many leases after each transaction."""
     lease = timedelta(seconds=0.6)
     slow = limits(budget=0.0001, timeout=timedelta(seconds=1.5))
     retention = await db.overdue(EVENTS, limits=slow, lease=lease)
@@ -446,12 +442,10 @@ async def test_a_long_pause_keeps_the_lease_and_ends_with_the_time(db: Retention
 
 
 @pytest.mark.parametrize("word", ["cancel", "pause", "interrupt"])
-async def test_whoever_wants_a_waiting_run_to_end_is_heard_within_two_seconds(
-    db: RetentionDB, word: str
-) -> None:
-    """Operators and the process that stops do not wait with it."""
+async def test_waiting_run_can_be_ended(db: RetentionDB, word: str) -> None:
+    """By an operator command or by stopping the process."""
     retention = await db.overdue(EVENTS, limits=limits(), free_space=lambda: (0, MIB))
-    run = await run_held_up(db, retention)
+    run = await start_waiting_run(db, retention)
     if word == "interrupt":
         retention.interrupt()
     else:

@@ -1,4 +1,4 @@
-"""What the runbook tells an operator to type into a database and a terminal, typed."""
+"""The runbook's queries and commands, run against a database and a terminal."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ROLES = ("realestate_backend", "realestate_backend_owner")
 
 
 @pytest.mark.parametrize("statement", [block for block in SQL_BLOCKS if block.startswith("SELECT")])
-def test_a_query_of_the_runbook_runs(statement: str, database_urls: DatabaseUrls) -> None:
-    """Columns and tables are there, and the service's own role may read them."""
+def test_runbook_query_runs(statement: str, database_urls: DatabaseUrls) -> None:
+    """Its columns and tables exist, and the service's role may read them."""
     with psycopg.connect(database_urls.url, autocommit=True) as conn:
         described = conn.execute(statement.encode()).description
     assert described is not None
@@ -31,7 +31,7 @@ def test_a_query_of_the_runbook_runs(statement: str, database_urls: DatabaseUrls
 
 
 def keep(url: str, owner_url: str, folder: Path, server: PostgresServer, *arguments: str) -> str:
-    """Run a command of the keeper on a real server; what it answered."""
+    """Run a keeper command on a real server and return its output."""
     environ = {
         **os.environ,
         "DATABASE_URL": url,
@@ -51,10 +51,10 @@ def keep(url: str, owner_url: str, folder: Path, server: PostgresServer, *argume
     return done.stdout
 
 
-def test_the_data_moves_to_a_real_server(
+def test_data_moves_to_a_real_server(
     postgres: PostgresServer, database_urls: DatabaseUrls, tmp_path: Path
 ) -> None:
-    """The runbook's roles and database take a backup in, and the protection is as strong as before."""
+    """The runbook's roles and database take a backup in, with the same protection."""
     [roles] = [block for block in SQL_BLOCKS if block.startswith("CREATE ROLE")]
     with psycopg.connect(database_urls.owner_url) as conn:
         conn.execute(

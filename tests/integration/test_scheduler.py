@@ -1,4 +1,4 @@
-"""The loop that looks after retention: through outages, and to an orderly end."""
+"""The scheduler: it survives outages and ends in order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL = timedelta(milliseconds=30)
 
 @asynccontextmanager
 async def scheduled(retention: Retention, grace: timedelta = timedelta(seconds=5)) -> AsyncIterator[None]:
-    """Have a loop look after retention, and end it as the keeper does."""
+    """Run the scheduler for retention, and end it as the keeper does."""
     loop = asyncio.create_task(Scheduler(retention, poll=POLL, grace=grace).run())
     try:
         yield
@@ -32,14 +32,14 @@ async def scheduled(retention: Retention, grace: timedelta = timedelta(seconds=5
 
 
 async def until(happened: Callable[[], object]) -> None:
-    """Wait until something has happened."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(60):
         while not happened():  # noqa: ASYNC110 - it is in another process, or in the database
             await asyncio.sleep(0.01)
 
 
-async def test_the_loop_registers_the_policies_and_runs_what_is_due(db: RetentionDB) -> None:
-    """The first look registers, and the first due after that is run, without anybody asking."""
+async def test_scheduler_registers_the_policies_and_runs_what_is_due(db: RetentionDB) -> None:
+    """The first check registers, and the first scheduled time after that is run."""
     db.make_table()
     db.fill("inbound_events", 31, 3)
     async with scheduled(db.retention(EVENTS)):
@@ -50,8 +50,8 @@ async def test_the_loop_registers_the_policies_and_runs_what_is_due(db: Retentio
     assert db.runs() == [(1, "completed", 3)]
 
 
-async def test_a_run_that_is_going_on_is_handed_over_when_the_loop_ends(db: RetentionDB) -> None:
-    """It ends its transaction, is closed and audited, and the next start goes on at once where it ended."""
+async def test_open_run_is_handed_over_when_the_scheduler_ends(db: RetentionDB) -> None:
+    """It ends its transaction, is closed and audited, and the next start continues it at once."""
     db.make_table()
     db.fill("inbound_events", 40, 4000)
     slow_down(db)
@@ -70,8 +70,8 @@ async def test_a_run_that_is_going_on_is_handed_over_when_the_loop_ends(db: Rete
     assert db.runs()[1:] == [(2, "completed", left)]
 
 
-async def test_stops_do_not_use_up_the_attempts_of_a_due(db: RetentionDB) -> None:
-    """Five restarts in the middle of a run, and it still goes on."""
+async def test_stops_do_not_use_up_attempts(db: RetentionDB) -> None:
+    """Five restarts during a run, and it still continues."""
     db.make_table()
     db.fill("inbound_events", 40, 12_000)
     slow_down(db)
@@ -87,8 +87,8 @@ async def test_stops_do_not_use_up_the_attempts_of_a_due(db: RetentionDB) -> Non
     assert sum(entry["deleted"] for entry in db.audit_payloads()) == 12_000
 
 
-async def test_a_run_that_does_not_stop_in_time_is_left_to_its_lease(db: RetentionDB) -> None:
-    """The loop ends within its grace; the ledger still has the run, and who finds it closes it."""
+async def test_run_that_does_not_stop_in_time_is_left_to_its_lease(db: RetentionDB) -> None:
+    """The scheduler ends within its grace period; another process closes the run later."""
     db.make_table()
     db.fill("inbound_events", 40, 10)
     slow_down(db, 100)
@@ -104,10 +104,10 @@ async def test_a_run_that_does_not_stop_in_time_is_left_to_its_lease(db: Retenti
     assert db.count("inbound_events") == 10
 
 
-async def test_the_loop_survives_an_outage_and_tells_it_once(
+async def test_scheduler_survives_an_outage_and_reports_it_once(
     private_db: RetentionDB, postgres_private: PostgresServer
 ) -> None:
-    """Down at 3 AM: one line says so, one that it is over, and then the run that was missed is done."""
+    """One line for its start, one for its end, and then the missed run is done."""
     private_db.make_table()
     private_db.fill("inbound_events", 31, 3)
     retention = await private_db.overdue(EVENTS)
@@ -127,8 +127,8 @@ async def test_the_loop_survives_an_outage_and_tells_it_once(
     assert private_db.runs() == [(1, "completed", 3)]
 
 
-async def test_the_loop_survives_an_error_that_nobody_expected(db: RetentionDB) -> None:
-    """A broken calendar is told once, as a failed job, and the loop goes on when it is mended."""
+async def test_scheduler_survives_an_unexpected_error(db: RetentionDB) -> None:
+    """A broken schedule is reported once as a failed job, and the scheduler continues once it works."""
     db.make_table()
     retention = await db.overdue(EVENTS)
     due = db.schedule.time
@@ -143,7 +143,7 @@ async def test_the_loop_survives_an_error_that_nobody_expected(db: RetentionDB) 
 
 
 def slow_down(db: RetentionDB, seconds: float = 0.2) -> None:
-    """Have each DELETE take its time."""
+    """Make each DELETE take a while."""
     db.sql(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END$$"

@@ -16,19 +16,19 @@ MONTH = timedelta(days=30)
 
 
 def policy(table: str = "inbound_events", **changes: object) -> Policy:
-    """Make a policy that is fine but for `changes`."""
+    """Return a valid policy with `changes`."""
     arguments: dict[str, object] = {"table": table, "age_column": "received_at", "keep": MONTH, **changes}
     return Policy(**arguments)  # type: ignore[arg-type]
 
 
 def test_policy_names_its_table_with_its_schema() -> None:
-    """The ledger knows a table by the name that was declared, with the schema when one was given."""
+    """The ledger has the declared name, with the schema if one was given."""
     assert policy().name == "inbound_events"
     assert policy(schema="crm").name == "crm.inbound_events"
 
 
 def test_policy_quotes_its_table() -> None:
-    """A statement never takes a table's name as text."""
+    """Statements never take a table's name as text."""
     assert policy("Inbound Events; DROP").identifier.as_string() == '"Inbound Events; DROP"'
     assert policy("Events", schema="Crm").identifier.as_string() == '"Crm"."Events"'
 
@@ -60,10 +60,10 @@ def test_policy_on_the_audit_log_is_refused_in_any_spelling(spelling: str) -> No
     quote=st.sampled_from(["", '"']),
     blank=st.sampled_from(["", " ", "\t", "\n"]),
 )
-def test_no_spelling_of_the_audit_log_gets_through(
+def test_no_spelling_of_the_audit_log_is_accepted(
     capitals: list[bool], schema: str, quote: str, blank: str
 ) -> None:
-    """Capitals, quotes, schemas and blanks in any mixture do not hide the audit log."""
+    """Capitals, quotes, schemas and blanks in any mixture do not hide it."""
     name = "".join(c.upper() if up else c for c, up in zip("audit_log", capitals, strict=True))
     with pytest.raises(PolicyRefusedError, match="never pruned"):
         policy(f"{blank}{schema}{quote}{name}{quote}{blank}")
@@ -71,7 +71,7 @@ def test_no_spelling_of_the_audit_log_gets_through(
 
 @pytest.mark.parametrize("schema", [None, "public", "archive"])
 def test_policy_on_the_audit_log_is_refused_in_any_schema(schema: str | None) -> None:
-    """Naming the schema apart does not help either."""
+    """A separate schema argument does not help either."""
     with pytest.raises(PolicyRefusedError, match="never pruned"):
         policy("audit_log", schema=schema)
 
@@ -106,16 +106,14 @@ def test_policy_on_the_ledger_is_refused(table: str) -> None:
         ({"keep": timedelta.max}, "at most 100 years"),
     ],
 )
-def test_policy_that_is_not_usable_is_refused_with_a_sentence(
-    changes: dict[str, object], sentence: str
-) -> None:
-    """Each argument is checked when the policy is declared, and the message names it."""
+def test_invalid_policy_is_refused(changes: dict[str, object], sentence: str) -> None:
+    """Each argument is validated at once, and the message names it."""
     with pytest.raises(ConfigurationError, match=sentence):
         policy(**changes)  # type: ignore[arg-type]
 
 
-def test_policy_cannot_be_changed_after_it_was_checked() -> None:
-    """What was validated stays as it was."""
+def test_policy_is_immutable() -> None:
+    """A validated policy stays valid."""
     with pytest.raises(AttributeError, match="table"):
         policy().table = "audit_log"  # type: ignore[misc]
 
@@ -124,12 +122,12 @@ def test_policy_cannot_be_changed_after_it_was_checked() -> None:
     "schemas", [(None, None), ("crm", "crm"), (None, "public"), ("public", None)], ids=str
 )
 def test_two_policies_on_one_table_are_refused(schemas: tuple[str | None, str | None]) -> None:
-    """Which of two durations is meant is not for the library to guess."""
+    """The library does not guess which duration is meant."""
     with pytest.raises(PolicyRefusedError, match="two policies on inbound_events"):
         check_policies([policy(schema=schemas[0]), policy("other"), policy(schema=schemas[1])])
 
 
-def test_policies_on_different_tables_are_fine() -> None:
-    """One policy a table, and tables of two schemas may share a name."""
+def test_policies_on_different_tables_are_accepted() -> None:
+    """Tables of two schemas may share a name."""
     declared = [policy(), policy("chat_sessions"), policy("same", schema="a"), policy("same", schema="b")]
     assert check_policies(declared) == tuple(declared)

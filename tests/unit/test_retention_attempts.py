@@ -1,4 +1,4 @@
-"""When a due is tried, and tried again."""
+"""When a scheduled time is tried and retried."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST_END = DUE + timedelta(minutes=1)
 def history(
     states: str, minutes_later: float, *, since: datetime = DUE - timedelta(days=1)
 ) -> list[dict[str, Any]]:
-    """Return what the ledger says: a letter for the state of each attempt."""
+    """Return ledger rows, from a letter for the state of each attempt."""
     names = {
         "r": "running",
         "c": "completed",
@@ -67,25 +67,25 @@ def history(
         ("fsk", 10_000, None),
     ],
 )
-def test_failures_wait_longer_each_time_and_stops_do_not_count(
+def test_waits_grow_with_failures_and_stops_do_not_count(
     states: str, minutes_later: float, attempt: int | None
 ) -> None:
-    """Four failures are the end of a due, as is a cancelled run; one that was stopped goes on at once."""
+    """Four failures or a cancel end the attempts; a stopped run continues at once."""
     assert next_attempt(history(states, minutes_later), DUE) == attempt
 
 
 @pytest.mark.parametrize("since", [DUE, DUE + timedelta(seconds=1)])
-def test_nothing_is_due_before_the_policy_was_declared(since: datetime) -> None:
-    """A first start is no missed run."""
+def test_nothing_is_due_before_the_policy_was_registered(since: datetime) -> None:
+    """A first start does not catch up."""
     assert next_attempt(history("", 0, since=since), DUE) is None
 
 
-def test_a_due_whose_successor_had_its_turn_is_over() -> None:
-    """A replica whose clock, or whose process, stood still does not run yesterday again."""
+def test_earlier_time_is_not_run_after_a_later_one() -> None:
+    """A replica with a slow clock does not run yesterday again."""
     assert next_attempt(history("f", 60), DUE - timedelta(days=1)) is None
 
 
-def test_a_policy_that_nobody_registered_is_not_run() -> None:
+def test_unregistered_policy_is_not_run() -> None:
     """After a backup was restored, for example, until the next start."""
     assert next_attempt([], DUE) is None
 
@@ -96,8 +96,8 @@ PAUSES = st.lists(st.one_of(st.integers(1, 90), st.integers(600, 30_000)), min_s
 
 
 @given(zone=ZONES, pauses=PAUSES)
-def test_what_was_missed_is_caught_up_once(zone: str, pauses: list[int]) -> None:
-    """However long nobody looks, and whatever the clocks do: at the next look there is one run."""
+def test_missed_times_are_caught_up_once(zone: str, pauses: list[int]) -> None:
+    """However long no process ran, and across clock changes."""
     schedule = Schedule(timezone=zone)
     since = now = datetime(2026, 3, 1, tzinfo=UTC)
     done: list[dict[str, Any]] = []

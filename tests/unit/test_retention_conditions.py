@@ -26,10 +26,8 @@ from watchkeeper.retention import Condition
         ("indigo = 1", "indigo", "=", ("1",)),
     ],
 )
-def test_conditions_are_read_as_they_are_written(
-    text: str, column: str, operator: str, values: tuple[str, ...]
-) -> None:
-    """A column, an operator, a value; quotes as in SQL where they are needed."""
+def test_conditions_are_parsed(text: str, column: str, operator: str, values: tuple[str, ...]) -> None:
+    """A column, an operator, a value; quotes as in SQL where needed."""
     assert Condition.parse(text) == Condition(column=column, operator=operator, values=values)
 
 
@@ -44,8 +42,8 @@ def test_conditions_are_read_as_they_are_written(
         ("id in (a, NULL)", "write `is null`"),
     ],
 )
-def test_what_sql_would_read_otherwise_is_refused(text: str, sentence: str) -> None:
-    """As one value it would hold nothing, and nobody would see it; in quotes it is a text."""
+def test_value_that_sql_would_read_differently_is_refused(text: str, sentence: str) -> None:
+    """Unquoted it would hold nothing, unnoticed; in quotes it is a text."""
     with pytest.raises(ConfigurationError, match=re.escape(sentence)):
         Condition.parse(text)
     assert Condition.parse("a = 'x or null'").values == ("x or null",)
@@ -56,14 +54,14 @@ def test_what_sql_would_read_otherwise_is_refused(text: str, sentence: str) -> N
 @pytest.mark.parametrize(
     "text", ["", "customer_id", "= 42", "a like b", "a = ", "a in ()", "a is null 3", "a; drop = 1", "a == b"]
 )
-def test_what_is_no_condition_says_how_to_write_one(text: str) -> None:
-    """Nothing is guessed: a hold that means something else holds the wrong rows."""
+def test_invalid_condition_shows_the_syntax(text: str) -> None:
+    """Nothing is guessed, because a wrong hold holds the wrong rows."""
     with pytest.raises(ConfigurationError, match=r"condition|takes"):
         Condition.parse(text)
 
 
 def test_only_known_operators_reach_a_statement() -> None:
-    """Whoever makes one by hand is checked too, and so is what the database has."""
+    """Conditions built directly or read from the database are checked too."""
     with pytest.raises(ConfigurationError, match="compares by one of"):
         Condition(column="a", operator="= 1 or true --", values=("1",))
 
@@ -72,8 +70,8 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 
 
 @pytest.mark.parametrize("odd", ["\0", "\ud800"])
-def test_what_no_text_can_hold_is_refused(odd: str) -> None:
-    """With a sentence, and not with what the database makes of it."""
+def test_text_that_postgresql_cannot_store_is_refused(odd: str) -> None:
+    """With a sentence of our own."""
     for column, value in ((f"a{odd}", "1"), ("a", f"1{odd}")):
         with pytest.raises(ConfigurationError, match="no text in PostgreSQL"):
             Condition(column=column, operator="=", values=(value,))
@@ -81,6 +79,6 @@ def test_what_no_text_can_hold_is_refused(odd: str) -> None:
 
 @given(TEXT.filter(bool), st.lists(TEXT, min_size=1, max_size=3))
 def test_names_and_values_are_quoted(column: str, values: list[str]) -> None:
-    """Whatever they hold, a statement has one identifier and as many literals."""
+    """A statement has one identifier and as many literals as values."""
     text = Condition(column=column, operator="in", values=tuple(values)).predicate.as_string()
     assert text.startswith('t."' + column.replace('"', '""').replace("%", "%%") + '" IN (')

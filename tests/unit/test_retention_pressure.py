@@ -1,4 +1,4 @@
-"""From where on a run waits, and when it goes on."""
+"""The thresholds at which a run waits, and at which it continues."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ QUIET: dict[str, Any] = {
         (1024 * MIB, 10_000_000 * MIB, False),
     ],
 )
-def test_a_small_disk_keeps_a_share_free_and_a_large_one_a_gigabyte(
+def test_disk_threshold_is_a_share_of_small_disks_and_a_gigabyte_of_large_ones(
     free: int, size: int, *, waits: bool
 ) -> None:
-    """5 % of ten terabytes is nothing to stop for."""
+    """5 % of ten terabytes is no reason to wait."""
     assert (_of_disk((free, size), Thresholds()) is not None) == waits
 
 
-def test_a_disk_that_nobody_knows_is_no_reason() -> None:
-    """The server is elsewhere."""
+def test_unknown_disk_is_no_reason_to_wait() -> None:
+    """The server is on another machine."""
     assert _of_disk(None, Thresholds()) is None
 
 
@@ -61,23 +61,21 @@ def test_a_disk_that_nobody_knows_is_no_reason() -> None:
         ({"lag_seconds": 16}, 0.5, "the replica r is 16 s behind"),
     ],
 )
-def test_a_run_that_waits_goes_on_at_half_of_the_lag(
-    seen: dict[str, Any], part: float, detail: str | None
-) -> None:
-    """Otherwise it would stop and go around the threshold."""
+def test_waiting_ends_at_half_of_the_lag(seen: dict[str, Any], part: float, detail: str | None) -> None:
+    """Otherwise a run would flap around the threshold."""
     found = _of_replicas({**QUIET, "replica": "r", "slot": "s", **seen}, Thresholds(), part)
     assert (found and found.detail) == detail
 
 
-def test_a_quiet_server_is_no_reason() -> None:
-    """No replica, no slot, no archive, nobody else: what is not there is not known."""
+def test_idle_server_is_no_reason_to_wait() -> None:
+    """No replica, slot, archive or other session."""
     assert _of_wal(QUIET) is None
     assert _of_replicas(QUIET, Thresholds(), 1.0) is None
     assert _of_transactions(QUIET, Thresholds()) is None
 
 
-def test_what_is_waited_for_begins_with_its_reason() -> None:
-    """Whoever reads the ledger takes the word before the colon."""
+def test_description_starts_with_the_reason() -> None:
+    """Readers of the ledger take the word before the colon."""
     found = _of_wal({**QUIET, "unchecked": 1025 * MIB})
     assert str(found) == "wal: 1,025 MiB of WAL were written since the last checkpoint, over max_wal_size"
     assert str(found).partition(":")[0] in REASONS
@@ -86,16 +84,14 @@ def test_what_is_waited_for_begins_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("due", "automatic", "behind"), [(301, True, True), (300, True, False), (301, False, False)]
 )
-def test_vacuum_is_behind_at_three_times_what_it_starts_at(
-    due: int, *, automatic: bool, behind: bool
-) -> None:
-    """Where autovacuum is off, nobody is late."""
+def test_vacuum_is_late_at_three_times_its_threshold(due: int, *, automatic: bool, behind: bool) -> None:
+    """Where autovacuum is off, nothing is late."""
     table = Vacuum(table="t", dead=due, due=due, starts_at=100.0, automatic=automatic, vacuumed_at=None)
     assert table.is_behind() == behind
 
 
 @pytest.mark.parametrize("wrong", [{"lag": timedelta(0)}, {"transaction": timedelta(0)}, {"lag_bytes": 0}])
-def test_a_threshold_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
-    """Every run would wait for ever."""
+def test_threshold_of_zero_is_refused(wrong: dict[str, Any]) -> None:
+    """Every run would wait forever."""
     with pytest.raises(ConfigurationError, match=r"takes a .* over 0"):
         Thresholds(**wrong)

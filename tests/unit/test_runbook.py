@@ -1,4 +1,4 @@
-"""The runbook says what is true: names, anchors, paths, settings, and the line that it shows."""
+"""The runbook is true: names, anchors, paths, settings, and the line that it shows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_SETTINGS = {"RUNBOOK_BASE", "DATADOG_API_KEY", "ELASTIC_PASSWORD", "XDG_STATE
 
 
 def section(heading: str) -> str:
-    """The text below a heading, up to the next one that is not deeper."""
+    """Return the text below a heading, up to the next one of its level."""
     found = re.search(rf"^(#+) {re.escape(heading)}$", RUNBOOK, re.MULTILINE)
     assert found, f"no heading {heading}"
     following = re.compile(rf"^#{{1,{len(found[1])}}} ", re.MULTILINE).search(RUNBOOK, found.end())
@@ -38,32 +38,32 @@ def section(heading: str) -> str:
 
 
 def table(text: str) -> list[list[str]]:
-    """The cells of the first table, without its head."""
+    """Return the cells of the first table, without its head."""
     found = re.search(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE)
     assert found
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines()[2:]]
 
 
 def anchor(heading: str) -> str:
-    """The anchor that GitHub, GitLab and Forgejo give a heading."""
+    """Return the anchor that GitHub, GitLab and Forgejo give a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def names(cell: str) -> list[str]:
-    """What stands in code in a cell."""
+    """Return the code spans of a cell."""
     return re.findall(r"`([^`]+)`", cell)
 
 
 @pytest.mark.parametrize("name", ALERT_NAMES)
 def test_each_alert_has_its_section(name: str) -> None:
-    """Meaning, Impact, Diagnosis and Mitigation, in that order, under the anchor of its runbook_url."""
+    """Meaning, Impact, Diagnosis and Mitigation, under the anchor of its runbook_url."""
     text = section(name)
     assert tuple(re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE)) == PARTS
     [url] = {rule["annotations"]["runbook_url"] for rule in ALERTS if rule["alert"] == name}
     assert url.endswith(f"#{anchor(name)}")
 
 
-def test_the_table_of_alerts_is_that_of_the_rules() -> None:
+def test_table_of_alerts_matches_the_rules() -> None:
     """Names, severities and order are those of alerts.yml."""
     told = {}
     for row in table(section("Alerts")):
@@ -77,22 +77,22 @@ def test_the_table_of_alerts_is_that_of_the_rules() -> None:
     assert told == written
 
 
-def test_links_within_the_page_lead_somewhere() -> None:
+def test_links_within_the_page_exist() -> None:
     """Every anchor is a heading's, and no two headings share one."""
     anchors = [anchor(heading) for heading in re.findall(r"^#+ (.+)$", RUNBOOK, re.MULTILINE)]
     assert sorted(anchors) == sorted(set(anchors))
     assert set(re.findall(r"\]\(#([^)]+)\)", RUNBOOK)) <= set(anchors)
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    """Every linked file is there."""
+def test_linked_files_exist() -> None:
+    """In the repository."""
     linked = re.findall(r"\]\(([^)#:]+)\)", RUNBOOK)
     assert "alerts.yml" in linked
     assert [link for link in linked if not (MONITORING / link).exists()] == []
 
 
-def test_the_sections_of_the_original_are_there() -> None:
-    """Nobody who knows the original's page misses a section."""
+def test_sections_of_the_original_exist() -> None:
+    """Readers of the original page find every section."""
     for heading in ("Metrics Endpoint", "Scrape Config", "Key Metrics", "Alerts", "Logs", "Retention"):
         assert section(heading)
     for place in ("CloudWatch Logs", "Datadog", "Loki", "ELK Stack"):
@@ -100,14 +100,14 @@ def test_the_sections_of_the_original_are_there() -> None:
 
 
 def test_paths_of_the_rollback_exist() -> None:
-    """`git checkout HEAD~1 -- PATH` names what is really there."""
+    """`git checkout HEAD~1 -- PATH` names existing files."""
     paths = re.findall(r"^git checkout HEAD~1 -- (.+?)(?:\s+#.*)?$", section("Rollback"), re.MULTILINE)
     assert len(paths) == 5
     assert [path for line in paths for path in line.split() if not (ROOT / path).exists()] == []
 
 
-def test_the_scrape_config_is_that_of_the_file() -> None:
-    """The page shows what prometheus.yml holds, with the job and the target of the original."""
+def test_scrape_config_matches_the_file() -> None:
+    """The page shows prometheus.yml, with the job and target of the original."""
     [block] = re.findall(r"```yaml\n(scrape_configs:.*?)```", RUNBOOK, re.DOTALL)
     shown = yaml.safe_load(block)["scrape_configs"]
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
@@ -117,13 +117,13 @@ def test_the_scrape_config_is_that_of_the_file() -> None:
 
 
 def backend_variables() -> set[str]:
-    """The variables that the backend's own settings name."""
+    """Return the variables of the backend's settings."""
     assert BackendSettings.__doc__
     return set(re.findall(r"`([A-Z][A-Z_]+)`", BackendSettings.__doc__))
 
 
 def library_settings() -> list[Field[Any]]:
-    """The library's settings that have a variable."""
+    """Return the library's settings that have a variable."""
     return [
         field
         for cls in (Settings, Limits, Thresholds)
@@ -132,15 +132,15 @@ def library_settings() -> list[Field[Any]]:
     ]
 
 
-def test_every_setting_is_in_the_table_and_nothing_else() -> None:
-    """The table of settings is complete, for the library and for the backend."""
+def test_table_has_exactly_the_settings() -> None:
+    """Those of the library and of the backend."""
     told = [names(row[0])[0] for row in table(section("Settings"))]
     library = {field.metadata["variable"] for field in library_settings()}
     assert sorted(told) == sorted(library | backend_variables())
 
 
-def test_the_defaults_of_the_table_are_those_of_the_code() -> None:
-    """What the page calls the default is what the service takes."""
+def test_defaults_match_the_code() -> None:
+    """As the service uses them."""
     told = {names(row[0])[0]: names(row[1]) for row in table(section("Settings"))}
     for field in library_settings():
         variable = field.metadata["variable"]
@@ -152,7 +152,7 @@ def test_the_defaults_of_the_table_are_those_of_the_code() -> None:
 
 
 def shown(default: object) -> list[str]:
-    """A default as an operator would write it."""
+    """Return a default as an operator would write it."""
     if default is None:
         return []
     if isinstance(default, bool):
@@ -163,7 +163,7 @@ def shown(default: object) -> list[str]:
 
 
 def test_every_variable_on_the_page_is_a_setting() -> None:
-    """No command and no sentence names a variable that nobody reads."""
+    """No command or sentence names an unknown variable."""
     known = {names(row[0])[0] for row in table(section("Settings"))} | {"NODE_ENV"} | NO_SETTINGS
     used = set(re.findall(r"`\$?\{?([A-Z]+(?:_[A-Z]+)+)\}?(?:=[^`]*)?`", RUNBOOK))
     used |= set(re.findall(r"\b([A-Z]+(?:_[A-Z]+)+)=", RUNBOOK))
@@ -171,8 +171,8 @@ def test_every_variable_on_the_page_is_a_setting() -> None:
     assert used - known == set()
 
 
-def test_the_retention_table_is_that_of_the_policies() -> None:
-    """The page, the declared policies and the rule for what is not reported name the same tables."""
+def test_retention_table_matches_the_policies() -> None:
+    """Page, declared policies and the missing-run rule name the same tables."""
     told = [(names(row[0])[0], names(row[1])[0], row[2]) for row in table(section("Retention"))]
     declared = [(one.table, one.age_column, f"{one.keep.days} days") for one in POLICIES]
     assert told == declared
@@ -180,8 +180,8 @@ def test_the_retention_table_is_that_of_the_policies() -> None:
     assert re.findall(r'table="(\w+)"', rule["expr"]) == [one.table for one in POLICIES]
 
 
-def test_the_example_log_entry_is_true(tmp_path: Path) -> None:
-    """The line on the page is, but for its time, byte by byte what the service writes for such a request."""
+def test_example_log_entry_is_what_the_service_writes(tmp_path: Path) -> None:
+    """Byte by byte, except for its time."""
     [line] = re.findall(r"```json\n(\{.*?\})\n```", section("Example log entry"), re.DOTALL)
     told = json.loads(line)
     with (tmp_path / "lines").open("wb") as file:
@@ -203,7 +203,7 @@ def test_the_example_log_entry_is_true(tmp_path: Path) -> None:
     assert re.sub(r'"time":"[^"]+"', f'"time":"{told["time"]}"', written) == line
 
 
-def test_the_shipping_configurations_are_whole() -> None:
+def test_shipping_configurations_are_complete() -> None:
     """Each output is YAML that fits below the pipeline, and takes what the input tags."""
     blocks = re.findall(r"```yaml\n(.*?)```", section("Shipping logs"), re.DOTALL)
     common, *outputs = blocks
@@ -219,8 +219,8 @@ def test_the_shipping_configurations_are_whole() -> None:
     assert stores == ["cloudwatch_logs", "datadog", "loki", "es"]
 
 
-def test_commands_of_the_keeper_are_known() -> None:
-    """Every `keep` command on the page is one of the program's, by its own help."""
+def test_keeper_commands_exist() -> None:
+    """Every `keep` command on the page is in the program's help."""
     known = {
         f"{group} {module.__name__.rpartition('_')[2]}"
         for group, (_, modules) in _GROUPS.items()

@@ -1,4 +1,4 @@
-"""The dashboard and what provisions it, as Grafana reads them."""
+"""The dashboard and its provisioning, as Grafana reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 
 
 def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
-    """The cells of the grid that a panel covers."""
+    """Return the grid cells that a panel covers."""
     place = panel["gridPos"]
     return {
         (x, y)
@@ -24,8 +24,8 @@ def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
     }
 
 
-def test_panels_have_their_own_id_and_place() -> None:
-    """Grafana's grid is 24 wide; nothing overlaps."""
+def test_panels_do_not_overlap() -> None:
+    """Ids are unique too; Grafana's grid is 24 wide."""
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     assert max(x for panel in PANELS for x, _ in cells(panel)) < 24
     overlaps = [
@@ -36,8 +36,8 @@ def test_panels_have_their_own_id_and_place() -> None:
     assert overlaps == []
 
 
-def test_every_panel_asks_the_chosen_data_source() -> None:
-    """A panel of a fixed data source would stay empty on everybody else's Grafana."""
+def test_panels_use_the_chosen_data_source() -> None:
+    """A panel with a fixed data source would stay empty on another Grafana."""
     assert "datasource" in {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     asked = {
         target["datasource"]["uid"]
@@ -48,8 +48,8 @@ def test_every_panel_asks_the_chosen_data_source() -> None:
     assert asked == {"${datasource}"}
 
 
-def test_every_panel_has_a_title_a_unit_and_a_query() -> None:
-    """What a panel shows can be read off it."""
+def test_panels_have_a_title_a_unit_and_a_query() -> None:
+    """A panel explains itself."""
     for panel in PANELS:
         assert panel["title"]
         if panel["type"] != "row":
@@ -60,14 +60,14 @@ def test_every_panel_has_a_title_a_unit_and_a_query() -> None:
             assert all(target["expr"] for target in panel["targets"])
 
 
-def test_the_titles_are_unique_within_the_dashboard() -> None:
-    """A title names one panel, so that people can talk about it."""
+def test_titles_are_unique() -> None:
+    """A title names one panel."""
     titles = [panel["title"] for panel in PANELS]
     assert sorted(titles) == sorted(set(titles))
 
 
-def test_the_provisioning_points_at_the_dashboard() -> None:
-    """Grafana is told one data source and one folder of dashboards."""
+def test_provisioning_points_at_the_dashboard() -> None:
+    """One data source and one folder of dashboards."""
     [source] = _provisioned("datasources/prometheus.yml")["datasources"]
     assert (source["type"], source["url"]) == ("prometheus", "http://prometheus:9090")
     config = yaml.safe_load((GRAFANA.parent / "prometheus.yml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What holds for the alert rules as they are written; what they do is tested with promtool."""
+"""The alert rules as they are written; promtool tests what they do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTRACT = {
 
 
 def title(rule: dict[str, Any]) -> str:
-    """The name of a rule, with what tells it from others of that name."""
+    """Return the name of a rule, with what tells it from others of that name."""
     labels = rule.get("labels", {})
     return " ".join(filter(None, (rule["alert"], labels.get("scope"), labels.get("window"))))
 
@@ -48,13 +48,13 @@ def title(rule: dict[str, Any]) -> str:
         ("sum_over_time(a:b[1h:5m]) or vector(1)", {"a:b"}),
     ],
 )
-def test_the_metrics_of_an_expression_are_found(expression: str, names: set[str]) -> None:
-    """Neither labels nor functions, keywords or durations count as metrics."""
+def test_metrics_of_an_expression_are_found(expression: str, names: set[str]) -> None:
+    """Without labels, functions, keywords and durations."""
     assert metric_names(expression) == names
 
 
 @pytest.mark.parametrize("name", CONTRACT)
-def test_the_contracts_alerts_are_there(name: str) -> None:
+def test_contract_alerts_exist(name: str) -> None:
     """The four names keep their severity and their `for`."""
     severity, durations = CONTRACT[name]
     rules = [rule for rule in ALERTS if rule["alert"] == name]
@@ -63,24 +63,24 @@ def test_the_contracts_alerts_are_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=title)
-def test_an_alert_says_what_somebody_needs(rule: dict[str, Any]) -> None:
-    """Severity, summary, description, and the runbook's section; the base of its address is set elsewhere."""
+def test_alerts_have_severity_texts_and_runbook(rule: dict[str, Any]) -> None:
+    """The base of the runbook's address is set elsewhere."""
     assert rule["labels"]["severity"] in {"critical", "warning", "none"}
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     anchor = rule["alert"].lower()
     assert rule["annotations"]["runbook_url"] == "{{ $externalLabels.runbook_base }}#" + anchor
 
 
-def test_the_runbooks_address_is_one_setting() -> None:
-    """It is an external label, which is taken off the alerts again."""
+def test_runbook_address_is_one_setting() -> None:
+    """An external label, which is removed from the alerts again."""
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))
     assert config["global"]["external_labels"]["runbook_base"].startswith("https://")
     assert {"action": "labeldrop", "regex": "runbook_base"} in config["alerting"]["alert_relabel_configs"]
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=title)
-def test_an_alert_is_seen_firing_and_seen_silent(rule: dict[str, Any]) -> None:
-    """The unit tests hold, for each rule of a name, a case with it and a case of that name without it."""
+def test_each_alert_is_tested_firing_and_silent(rule: dict[str, Any]) -> None:
+    """The unit tests have, for each rule of a name, a case with it and one without it."""
     told_apart = {"severity", "scope", "window"}
     firing, silent = 0, 0
     for case in CASES:
@@ -94,13 +94,13 @@ def test_an_alert_is_seen_firing_and_seen_silent(rule: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", UNIT_TESTS)
-def test_groups_are_evaluated_in_the_files_order(name: str) -> None:
-    """Without the order promtool takes a random one, and alerts see what was recorded a step before."""
+def test_groups_are_evaluated_in_file_order(name: str) -> None:
+    """Otherwise promtool takes a random order, and alerts see the recorded value of the step before."""
     assert UNIT_TESTS[name]["group_eval_order"] == [group["name"] for group in GROUPS]
 
 
-def test_each_recorded_series_is_read() -> None:
-    """Nothing is recorded that no rule reads."""
+def test_each_recorded_series_is_used() -> None:
+    """By some rule."""
     recorded = {rule["record"] for rule in RULES if "record" in rule}
     used = set().union(*(metric_names(rule["expr"]) for rule in RULES))
     assert recorded - used == set()

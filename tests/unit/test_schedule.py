@@ -1,4 +1,4 @@
-"""What is due when, above all on the days when clocks change."""
+"""Scheduled times, above all on the days when clocks change."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ZONES = sorted(available_timezones() - {"localtime", "Factory"})
 INSTANTS = st.datetimes(datetime(2012, 1, 1), datetime(2036, 12, 1), timezones=st.just(UTC))  # noqa: DTZ001
 
 
-def dues(schedule: Schedule, first: str, last: str) -> list[str]:
-    """List the local dues from midnight of one local day to the end of another."""
+def scheduled_times(schedule: Schedule, first: str, last: str) -> list[str]:
+    """List the local scheduled times from midnight of one day to the end of another."""
     zone = ZoneInfo(schedule.timezone)
     now = datetime.fromisoformat(first).replace(tzinfo=zone) - timedelta(seconds=1)
     found: list[str] = []
@@ -114,18 +114,16 @@ def dues(schedule: Schedule, first: str, last: str) -> list[str]:
         ),
     ],
 )
-def test_each_day_is_due_once_whatever_the_clock_does(
+def test_each_day_has_one_time_across_clock_changes(
     timezone: str, cron: str, first: str, last: str, expected: list[str]
 ) -> None:
-    """A time that a clock change skips is due after the gap, one that comes twice is due once."""
-    assert dues(Schedule(cron=cron, timezone=timezone), first, last) == expected
+    """A skipped time is run after the gap, a repeated one once."""
+    assert scheduled_times(Schedule(cron=cron, timezone=timezone), first, last) == expected
 
 
 @given(zone=st.sampled_from(ZONES), now=INSTANTS, hour=st.integers(0, 23), minute=st.integers(0, 59))
-def test_a_daily_schedule_is_due_exactly_once_for_each_local_day(
-    zone: str, now: datetime, hour: int, minute: int
-) -> None:
-    """From one local noon to the next there is one due in every zone of the world, on every day.
+def test_daily_schedule_has_one_time_per_local_day(zone: str, now: datetime, hour: int, minute: int) -> None:
+    """From one local noon to the next, in every zone of the world, on every day.
 
     (Not before 2012: Samoa had no 30 December 2011.)
     """
@@ -144,10 +142,8 @@ def test_a_daily_schedule_is_due_exactly_once_for_each_local_day(
     now=INSTANTS,
     cron=st.sampled_from(["0 3 * * *", "*/20 * * * *", "5 1 * * 0"]),
 )
-def test_what_was_due_before_and_what_is_due_after_are_neighbours(
-    zone: str, now: datetime, cron: str
-) -> None:
-    """No instant has a due that is neither behind it nor ahead of it."""
+def test_previous_and_next_time_are_neighbours(zone: str, now: datetime, cron: str) -> None:
+    """No scheduled time lies between them."""
     schedule = Schedule(cron=cron, timezone=zone)
     before, after = schedule.due_before(now), schedule.due_after(now)
     assert before <= now < after
@@ -155,15 +151,15 @@ def test_what_was_due_before_and_what_is_due_after_are_neighbours(
     assert schedule.due_before(after) == after
 
 
-def test_the_default_is_daily_at_three_in_utc() -> None:
-    """Without a word of the operator it is 3 AM, UTC."""
+def test_default_is_daily_at_three_in_utc() -> None:
+    """Without a setting."""
     now = datetime(2026, 7, 1, 12, tzinfo=UTC)
     assert Schedule().due_before(now) == datetime(2026, 7, 1, 3, tzinfo=UTC)
     assert Schedule().due_after(now) == datetime(2026, 7, 2, 3, tzinfo=UTC)
 
 
-def test_rare_schedules_are_found_however_long_ago() -> None:
-    """The fifth Monday of a February comes every 28 years."""
+def test_rare_times_are_found() -> None:
+    """The fifth Monday of February comes every 28 years."""
     schedule = Schedule(cron="0 0 * 2 MON#5")
     now = datetime(2026, 7, 1, tzinfo=UTC)
     assert schedule.due_before(now) == datetime(2016, 2, 29, tzinfo=UTC)
@@ -180,8 +176,8 @@ def test_rare_schedules_are_found_however_long_ago() -> None:
         ("", "such as Africa/Kigali"),
     ],
 )
-def test_an_unknown_time_zone_is_refused_with_the_near_miss(zone: str, hint: str) -> None:
-    """A slip of the pen is answered with the name that was meant."""
+def test_unknown_time_zone_is_refused_with_a_suggestion(zone: str, hint: str) -> None:
+    """A typo is answered with the name that was meant."""
     with pytest.raises(ConfigurationError, match=f"does not exist.*{hint.replace('?', '.')}"):
         Schedule(timezone=zone)
 
@@ -202,7 +198,7 @@ def test_an_unknown_time_zone_is_refused_with_the_near_miss(zone: str, hint: str
         ("@Weekly", r"Did you mean '0 0 \* \* 0'"),
     ],
 )
-def test_a_cron_expression_that_is_not_usable_is_refused(cron: str, sentence: str) -> None:
-    """The message names the field, and what is near where something is."""
+def test_invalid_cron_expression_is_refused(cron: str, sentence: str) -> None:
+    """The message names the field, and suggests the near miss."""
     with pytest.raises(ConfigurationError, match=sentence):
         Schedule(cron=cron)

@@ -1,4 +1,4 @@
-"""How much a transaction takes on: it follows the time that the last ones took; latency does not count."""
+"""The size of batches follows the duration of the last ones; latency does not count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLAT_OUT = Limits(budget=1.0)
 
 
 def sizes(pace: Pace, span: Span, *, each_us: float, trip_ms: float = 0.2, deleted: int = 1) -> list[int]:
-    """Return what thirty transactions take on, of rows or blocks that take so long each."""
+    """Return the sizes of thirty batches whose rows or blocks take this long each."""
     found = []
     for _ in range(30):
         found.append(pace.size(span))
@@ -29,29 +29,29 @@ def sizes(pace: Pace, span: Span, *, each_us: float, trip_ms: float = 0.2, delet
 
 @pytest.mark.parametrize("trip_ms", [0.1, 1.0, 20.0])
 @pytest.mark.parametrize("span", [BLOCKS, AgeSpan()], ids=["by place", "by age"])
-def test_a_far_database_does_not_make_transactions_small(span: Span, trip_ms: float) -> None:
-    """Within a budget the work counts, not the way there: 1 ms of it, however long a round trip takes."""
+def test_latency_does_not_make_batches_small(span: Span, trip_ms: float) -> None:
+    """Within a budget only the work counts: 1 ms, however long a round trip takes."""
     each_us = 40.0 if isinstance(span, BlockSpan) else 10.0
     *_, last = sizes(Pace(KIND), span, each_us=each_us, trip_ms=trip_ms)
     assert 0.8 <= last * each_us / 1000 <= 1.2
 
 
-def test_flat_out_the_whole_transaction_counts() -> None:
+def test_unthrottled_the_whole_transaction_counts() -> None:
     """With 8 statements of 1 ms, 42 of 50 ms are left for the delete."""
     *_, last = sizes(Pace(FLAT_OUT), BLOCKS, each_us=40.0, trip_ms=1.0)
     assert 40 <= last * 40.0 / 1000 <= 44
 
 
-def test_one_block_grows_again() -> None:
-    """A stretch that was slow does not leave the rest with the smallest size."""
+def test_smallest_batch_grows_again() -> None:
+    """A slow range does not leave the rest with the smallest size."""
     pace = Pace(KIND)
     assert sizes(pace, BLOCKS, each_us=50_000.0)[-1] == 1
     assert sizes(pace, BLOCKS, each_us=700.0)[-1] in (1, 2)
     assert sizes(pace, BLOCKS, each_us=20.0)[-1] >= 40
 
 
-def test_an_empty_stretch_does_not_make_the_next_one_large() -> None:
-    """What is after it may be full, and is one transaction."""
+def test_empty_range_does_not_make_the_next_batch_large() -> None:
+    """The next one may be full, and is one transaction."""
     pace = Pace(KIND)
     assert max(sizes(pace, BLOCKS, each_us=0.1, deleted=0)) <= 512
     for _ in range(30):

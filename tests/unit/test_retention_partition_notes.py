@@ -1,12 +1,12 @@
-"""What is said of partitions that are not dropped as a whole."""
+"""Notes about partitions that are not dropped as a whole."""
 
 from __future__ import annotations
 
 from watchkeeper.retention.table._partitions import explain, shortened
 
 
-def test_partitions_are_told_by_their_reason() -> None:
-    """One sentence a reason, and of many names the first three."""
+def test_notes_group_partitions_by_reason() -> None:
+    """One sentence per reason, with the first three names."""
     kept = {f"p{number}": "others keep it locked" for number in range(5)} | {"q": "it was changed meanwhile"}
     assert explain(kept) == [
         "Not dropped as a whole: p0, p1, p2 and 2 more, because others keep it locked.",
@@ -15,6 +15,6 @@ def test_partitions_are_told_by_their_reason() -> None:
     assert explain({}) == []
 
 
-def test_few_names_are_all_told() -> None:
+def test_notes_list_up_to_three_names() -> None:
     """Up to three."""
     assert [shortened(names) for names in (["a"], ["a", "b", "c"])] == ["a", "a, b, c"]

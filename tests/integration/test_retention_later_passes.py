@@ -1,4 +1,4 @@
-"""Later passes that find nothing and only look: no lock, nothing written, and part of a run all the same."""
+"""Later passes that find nothing only read: no lock, nothing written, and still part of the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = 10_000
 
 @pytest.fixture
 def db(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> RetentionDB:
-    """A table of old rows whose later pass looks many times, and listens after each look."""
+    """Old rows whose later pass reads many times, and checks for interrupts after each read."""
     monkeypatch.setattr(_throttle, "_LOOK_S", 0.0)
     monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 8)
     db.make_table(indexed=False)
@@ -36,15 +36,15 @@ def db(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> RetentionDB:
 
 @pytest.fixture
 async def writer(db: RetentionDB) -> AsyncIterator[None]:
-    """Somebody who has something of their own to write all the while, so that rows may move."""
+    """Another session with an open write transaction, so that rows may move."""
     db.sql("CREATE TABLE notes (note text)")
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("INSERT INTO notes VALUES ('a thing that takes time')")
         yield
 
 
-def before_each_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Awaitable[None]]) -> list[bool]:
-    """Have something done before each look, which is told its number; return whether each found nothing."""
+def before_each_read(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Awaitable[None]]) -> list[bool]:
+    """Do something before each read, given its number; return whether each found nothing."""
     found: list[bool] = []
 
     async def acting(*args: Any) -> Any:
@@ -57,23 +57,21 @@ def before_each_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Await
     return found
 
 
-async def test_nothing_is_looked_at_again_where_nobody_else_wrote(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No row can have moved past the first pass."""
+async def test_no_second_pass_without_other_writers(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row can have moved behind the first pass."""
 
     async def pass_by(_number: int) -> None:
         return
 
-    looks = before_each_look(monkeypatch, pass_by)
+    looks = before_each_read(monkeypatch, pass_by)
     (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted, looks) == ("completed", ROWS, [])
 
 
-async def test_a_row_that_moves_past_the_first_pass_goes(
+async def test_row_that_moves_behind_the_first_pass_is_deleted(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An update whose transaction has ended, in another place than the pass is at, is enough for a look."""
+    """A committed update elsewhere in the table is enough for a second pass."""
     db.sql("VACUUM inbound_events")
     retention = db.retention(EVENTS)
     moved: list[object] = []
@@ -91,14 +89,14 @@ async def test_a_row_that_moves_past_the_first_pass_goes(
     async def pass_by(_number: int) -> None:
         return
 
-    looks = before_each_look(monkeypatch, pass_by)
+    looks = before_each_read(monkeypatch, pass_by)
     (result,) = await retention.run_now(None, move)
     assert looks.count(False) == 1
     assert (result.status, result.deleted, db.count("inbound_events")) == ("completed", ROWS, 1)
 
 
-async def test_a_row_that_a_foreign_key_moves_goes(db: RetentionDB) -> None:
-    """With nobody else there, the run's own delete of a parent updates its child, which is behind it then."""
+async def test_row_moved_by_a_foreign_key_is_deleted(db: RetentionDB) -> None:
+    """Without other writers, the run's own delete of a parent updates a child behind it."""
     db.sql("ALTER TABLE inbound_events ADD parent text REFERENCES inbound_events ON DELETE SET NULL")
     db.sql("CREATE INDEX ON inbound_events (parent)")
     db.sql("UPDATE inbound_events SET parent = '40-1' WHERE id = %s", f"40-{ROWS - 100}")
@@ -116,8 +114,8 @@ async def test_a_row_that_a_foreign_key_moves_goes(db: RetentionDB) -> None:
     assert db.count("inbound_events") == 1 + full - begun
 
 
-async def test_whoever_writes_is_seen(db: RetentionDB) -> None:
-    """Who is not done at the beginning or at the end, who gave up, who made a savepoint; in doubt always."""
+async def test_other_writers_are_detected(db: RetentionDB) -> None:
+    """Open at the start or at the end, rolled back, in a savepoint; in doubt always."""
     others = OtherWriters()
     connect = partial(psycopg.connect, db.urls.owner_url)
     takes_id = "SELECT pg_current_xact_id()"
@@ -164,17 +162,17 @@ async def test_whoever_writes_is_seen(db: RetentionDB) -> None:
     ("word", "status", "error"),
     [("cancel", "cancelled", RunCancelledError), ("pause", "stopped", RunPausedError)],
 )
-async def test_a_pass_that_only_looks_hears_the_operator(
+async def test_read_only_pass_checks_for_interrupts(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, word: str, status: str, error: type[Exception]
 ) -> None:
-    """After the look during which the word was said no other begins."""
+    """No further read follows the command."""
     retention = await db.overdue(EVENTS)
 
     async def say(number: int) -> None:
         if number == 1:
             await getattr(retention.operator, word)("inbound_events", by="ann")
 
-    looks = before_each_look(monkeypatch, say)
+    looks = before_each_read(monkeypatch, say)
     (result,) = await retention.tick()
     assert looks == [True, True]
     assert (result.status, result.deleted) == (status, ROWS)
@@ -184,10 +182,8 @@ async def test_a_pass_that_only_looks_hears_the_operator(
 
 
 @pytest.mark.usefixtures("writer")
-async def test_a_pass_that_only_looks_keeps_the_lease(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes several leases' time, and no other replica takes its run for dead."""
+async def test_read_only_pass_renews_the_lease(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes several leases, and no other replica takes over its run."""
     lease = timedelta(seconds=0.6)
     retention = await db.overdue(EVENTS, lease=lease)
     other = db.retention(EVENTS, lease=lease)
@@ -196,7 +192,7 @@ async def test_a_pass_that_only_looks_keeps_the_lease(
         await asyncio.sleep(lease.total_seconds() / 3)
         assert await other.tick() == []
 
-    looks = before_each_look(monkeypatch, dawdle)
+    looks = before_each_read(monkeypatch, dawdle)
     (result,) = await retention.tick()
     assert all(looks)
     assert len(looks) > 6
@@ -205,17 +201,17 @@ async def test_a_pass_that_only_looks_keeps_the_lease(
 
 
 @pytest.mark.usefixtures("writer")
-async def test_a_pass_that_only_looks_ends_when_its_run_was_closed(
+async def test_read_only_pass_ends_when_its_run_was_closed(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever closed it has audited it; who looked on says that it is lost, and nothing more."""
+    """The closing process audited it; this one reports the lost run and nothing else."""
     retention = db.retention(EVENTS)
 
     async def lose(number: int) -> None:
         if number == 1:
             close_run_as_peer(db)
 
-    looks = before_each_look(monkeypatch, lose)
+    looks = before_each_read(monkeypatch, lose)
     (result,) = await retention.run_now()
     assert looks == [True, True]
     assert (result.status, result.left_open) == ("failed", True)
@@ -224,16 +220,16 @@ async def test_a_pass_that_only_looks_ends_when_its_run_was_closed(
 
 
 @pytest.mark.usefixtures("writer")
-async def test_rows_that_come_to_be_old_where_a_pass_looks_go(
+async def test_rows_found_by_a_read_only_pass_are_deleted(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look that finds one makes the sweep of those blocks, and the pass goes on looking after it."""
+    """It sweeps those blocks, then continues reading."""
 
     async def add(number: int) -> None:
         if number == 1:  # to the end of the table, where the looks have not come to
             db.sql("INSERT INTO inbound_events VALUES ('late', now() - interval '40 days')")
 
-    looks = before_each_look(monkeypatch, add)
+    looks = before_each_read(monkeypatch, add)
     (result,) = await db.retention(EVENTS).run_now()
     assert looks.count(False) == 1
     assert (result.status, result.deleted) == ("completed", ROWS + 1)
