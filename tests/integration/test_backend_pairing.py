@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from realestate.monitoring import CHANNELS
-from realestate.pairing_codes import ALPHABET, name_peer
+from realestate.pairing_codes import ALPHABET, pseudonym
 from support.backend import AUTHORIZED, TOKEN, environment, in_process
 from watchkeeper.settings import Secret
 
@@ -67,7 +67,7 @@ async def test_audit_log_names_no_peer(backend: InProcess) -> None:
         await confirm(backend, other_than(code), peer)
     assert (await backend.pair("telegram", "request", peer_id=peer)).status_code == 429
     entries = await backend.rows("SELECT * FROM audit_log WHERE entity = 'pairing' ORDER BY id")
-    name, other = (name_peer(Secret(TOKEN), "telegram", one) for one in (peer, stranger))
+    name, other = (pseudonym(Secret(TOKEN), "telegram", one) for one in (peer, stranger))
     assert [entry["entity_id"] for entry in entries] == [name] * 3 + [other] + [name] * 6
     assert peer not in str(entries)
     assert stranger not in str(entries)

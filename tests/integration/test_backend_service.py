@@ -38,7 +38,7 @@ def test_first_start_makes_secrets_that_work(database_urls: DatabaseUrls, tmp_pa
         program.wait_until_ready()
         made = read_secrets(path)
         token, secret = made["SERVICE_TOKEN"], made["WEBHOOK_SECRETS"].removeprefix("moltbot=")
-        assert f"realestate: made SERVICE_TOKEN and WEBHOOK_SECRETS in {path}" in program.errors
+        assert f"realestate: generated SERVICE_TOKEN and WEBHOOK_SECRETS in {path}" in program.errors
         assert program.deliver({"id": "1"}, secret=secret).status_code == 200
         called = program.post(
             "/api/tools/listing.search", content=b"{}", headers={"Authorization": f"Bearer {token}"}

@@ -11,13 +11,13 @@ from realestate.pairing_codes import (
     ALPHABET,
     CODE_LENGTH,
     LOCKED_FOR,
-    MOST_ATTEMPTS,
+    MAX_ATTEMPTS,
     Outcome,
     Pair,
+    decide,
     hash_code,
-    judge,
     make_code,
-    name_peer,
+    pseudonym,
 )
 from watchkeeper.settings import Secret
 
@@ -70,7 +70,7 @@ def test_code_is_good_for_its_peer_only(token: str, channel: str, peer: str, cod
 def test_name_of_a_peer_is_what_a_shell_makes_of_it() -> None:
     """The README's command finds a peer's entries: it is one HMAC under the token, cut to 16 digits."""
     told = hmac.new(b"token", b"realestate pairing peer\0telegram\x0042", hashlib.sha256).hexdigest()
-    assert name_peer(TOKEN, "telegram", "42") == f"telegram:{told[:16]}"
+    assert pseudonym(TOKEN, "telegram", "42") == f"telegram:{told[:16]}"
 
 
 @pytest.mark.parametrize(
@@ -79,34 +79,34 @@ def test_name_of_a_peer_is_what_a_shell_makes_of_it() -> None:
 )
 def test_name_is_one_peers_under_one_token(token: str, channel: str, peer: str) -> None:
     """Another token, channel or peer has another hash, not only another channel before it."""
-    ours, theirs = name_peer(TOKEN, "telegram", "42"), name_peer(Secret(token), channel, peer)
+    ours, theirs = pseudonym(TOKEN, "telegram", "42"), pseudonym(Secret(token), channel, peer)
     assert theirs.startswith(f"{channel}:")
     assert theirs.partition(":")[2] != ours.partition(":")[2]
 
 
 def test_right_code_approves() -> None:
     """The right code in time is an approval, which forgets the wrong attempts."""
-    verdict = judge(replace(FRESH, attempts=4, last_attempt_at=NOW), RIGHT)
+    verdict = decide(replace(FRESH, attempts=4, last_attempt_at=NOW), RIGHT)
     assert (verdict.outcome, verdict.attempts, verdict.locked_until) == (Outcome.APPROVED, 0, None)
 
 
 def test_peer_without_a_code_is_told_the_same_as_one_with_another() -> None:
     """Who guesses does not learn whether the peer asked for a code."""
-    assert judge(None, RIGHT).outcome is Outcome.WRONG
-    assert judge(FRESH, WRONG).outcome is Outcome.WRONG
+    assert decide(None, RIGHT).outcome is Outcome.WRONG
+    assert decide(FRESH, WRONG).outcome is Outcome.WRONG
 
 
 def test_fifth_wrong_code_locks_out() -> None:
     """Each wrong code counts; the last one allowed starts the lock-out."""
     pair = FRESH
-    for attempt in range(1, MOST_ATTEMPTS + 1):
-        verdict = judge(pair, WRONG)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        verdict = decide(pair, WRONG)
         assert (verdict.outcome, verdict.attempts) == (Outcome.WRONG, attempt)
-        assert (verdict.locked_until is not None) == (attempt == MOST_ATTEMPTS)
+        assert (verdict.locked_until is not None) == (attempt == MAX_ATTEMPTS)
         pair = replace(
             pair, attempts=verdict.attempts, last_attempt_at=NOW, locked_until=verdict.locked_until
         )
-    assert judge(pair, RIGHT).outcome is Outcome.LOCKED
+    assert decide(pair, RIGHT).outcome is Outcome.LOCKED
     assert pair.locked_for == LOCKED_FOR
 
 
@@ -114,14 +114,14 @@ def test_lock_out_ends_by_itself() -> None:
     """A lock-out is over at its end, and the count starts anew."""
     later = replace(
         FRESH,
-        attempts=MOST_ATTEMPTS,
+        attempts=MAX_ATTEMPTS,
         last_attempt_at=NOW - LOCKED_FOR,
         locked_until=NOW,
         expires_at=NOW + timedelta(minutes=1),
     )
     assert later.locked_for == timedelta(0)
-    assert judge(later, RIGHT).outcome is Outcome.APPROVED
-    assert judge(later, WRONG).attempts == 1
+    assert decide(later, RIGHT).outcome is Outcome.APPROVED
+    assert decide(later, WRONG).attempts == 1
 
 
 def test_quiet_time_wipes_wrong_attempts_out() -> None:
@@ -133,5 +133,5 @@ def test_quiet_time_wipes_wrong_attempts_out() -> None:
 @pytest.mark.parametrize("given", [RIGHT, WRONG])
 def test_expired_code_is_expired_whatever_is_typed(given: bytes) -> None:
     """At its end a code is no longer good, and attempts at it do not lock anybody out."""
-    verdict = judge(replace(FRESH, expires_at=NOW, attempts=3), given)
+    verdict = decide(replace(FRESH, expires_at=NOW, attempts=3), given)
     assert (verdict.outcome, verdict.attempts, verdict.locked_until) == (Outcome.EXPIRED, 3, None)

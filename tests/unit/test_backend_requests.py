@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realestate.errors import ApiError
-from realestate.requests import DEEPEST, check_storable, convert, decode
+from realestate.requests import MAX_DEPTH, check_storable, convert, decode
 from realestate.webhooks import read_event
 
 JSON = st.recursive(
@@ -90,7 +90,7 @@ def test_nul_is_refused_wherever_it_is(value: object) -> None:
 def test_nesting_is_bounded() -> None:
     """Up to the limit nesting is fine, beyond it is refused."""
     deepest: Any = 1
-    for _ in range(DEEPEST - 1):
+    for _ in range(MAX_DEPTH - 1):
         deepest = [deepest]
     check_storable(deepest)
     with pytest.raises(ApiError, match="deeper than 64 levels"):

@@ -72,8 +72,8 @@ def test_half_a_place_is_refused() -> None:
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ({"south": 1.0}, "all four"),
-        ({"south": 1.0, "north": 2.0, "west": 3.0}, "all four"),
+        ({"south": 1.0}, "Give all of"),
+        ({"south": 1.0, "north": 2.0, "west": 3.0}, "Give all of"),
         ({"south": 2.0, "north": 1.0, "west": 3.0, "east": 4.0}, "south is above north"),
         ({"south": 1.0, "north": 2.0, "west": 4.0, "east": 3.0}, "west is above east"),
         ({"price_min": 5, "price_max": 4}, "price_min is above price_max"),

@@ -21,7 +21,7 @@ def test_first_start_makes_the_missing_secrets(tmp_path: Path) -> None:
     environ, told = complete_secrets({"PATH": "x"}, folder)
     path = folder / FILE_NAME
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert told == f"made SERVICE_TOKEN and WEBHOOK_SECRETS in {path}"
+    assert told == f"generated SERVICE_TOKEN and WEBHOOK_SECRETS in {path}"
     assert environ["PATH"] == "x"
     settings = BackendSettings.from_env(environ)
     assert settings.service_token is not None
@@ -44,7 +44,7 @@ def test_environment_wins_over_the_file(tmp_path: Path) -> None:
     environ, told = complete_secrets({"SERVICE_TOKEN": "mine", "WEBHOOK_SECRETS": ""}, tmp_path)
     assert environ["SERVICE_TOKEN"] == "mine"
     assert environ["WEBHOOK_SECRETS"] == read_secrets(tmp_path / FILE_NAME)["WEBHOOK_SECRETS"]
-    assert told == f"made WEBHOOK_SECRETS in {tmp_path / FILE_NAME}"
+    assert told == f"generated WEBHOOK_SECRETS in {tmp_path / FILE_NAME}"
 
 
 def test_complete_environment_needs_no_file(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_starts_at_the_same_time_agree(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len({environ["SERVICE_TOKEN"] for environ, _ in seen}) == 1
-    assert [told.split()[0] for _, told in seen if told].count("made") == 1
+    assert [told.split()[0] for _, told in seen if told].count("generated") == 1
     assert [entry.name for entry in (tmp_path / "deep" / "er").iterdir()] == [FILE_NAME]
 
 
@@ -85,7 +85,7 @@ def test_file_that_lost_a_secret_is_refused(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / FILE_NAME, os.O_CREAT | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write("# mine\n\nSERVICE_TOKEN=x\n")
-    with pytest.raises(ConfigurationError, match="lacks WEBHOOK_SECRETS: put it back, or remove the file"):
+    with pytest.raises(ConfigurationError, match="lacks WEBHOOK_SECRETS: restore it, or remove the file"):
         complete_secrets({}, tmp_path)
 
 

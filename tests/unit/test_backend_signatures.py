@@ -46,14 +46,14 @@ def test_both_secrets_are_good_while_rotating(signer: str) -> None:
 )
 def test_forged_signature_is_refused(signature: str) -> None:
     """A signature of another body, timestamp, secret or form is 401, also when it is not even ASCII."""
-    with pytest.raises(ApiError, match="does not fit") as caught:
+    with pytest.raises(ApiError, match="does not match") as caught:
         check_signature([Secret("key")], "5", b"{}", signature)
     assert (caught.value.status, caught.value.code) == (401, "bad_signature")
 
 
 def test_upper_case_signature_is_refused() -> None:
     """There is one way to write a signature: lower-case hex."""
-    with pytest.raises(ApiError, match="does not fit"):
+    with pytest.raises(ApiError, match="does not match"):
         check_signature([Secret("key")], "5", b"{}", sign("key", "5", b"{}").upper())
 
 

@@ -22,11 +22,7 @@ _HELP: Final = frozenset({"-h", "--help", "help"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 2 for a usage error, 1 for a failure.
-
-    Args:
-        argv: The arguments; default the process's.
-    """
+    """Run one command; return the exit code: 2 for a usage error, 1 for a failure."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else ""
     if command in _HELP or (command == "serve" and _HELP & set(arguments[1:])):
@@ -38,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command == "keep":
             return _keep(arguments[1:])
     except ConfigurationError as error:
-        _say(str(error))
+        _print_error(str(error))
         return 1
     sys.stderr.write(USAGE)
     return 2
@@ -46,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve() -> int:
     from realestate.app import create_app  # noqa: PLC0415 - `--help` needs no web framework
-    from realestate.made_secrets import complete_secrets  # noqa: PLC0415 - the same
-    from realestate.monitoring import build  # noqa: PLC0415 - the same
-    from watchkeeper.server import serve  # noqa: PLC0415 - the same
+    from realestate.made_secrets import complete_secrets  # noqa: PLC0415 - as above
+    from realestate.monitoring import build  # noqa: PLC0415 - as above
+    from watchkeeper.server import serve  # noqa: PLC0415 - as above
 
-    environ, told = complete_secrets(os.environ, service_settings(os.environ).service_dir)
-    if told:
-        _say(told)
+    environ, notice = complete_secrets(os.environ, service_settings(os.environ).service_dir)
+    if notice:
+        _print_error(notice)
     backend = build(environ)
     return serve(backend.keeper, create_app(backend), websockets=False)
 
@@ -64,7 +60,7 @@ def _keep(arguments: list[str]) -> int:
     return keep(arguments, keeper=build(os.environ).keeper)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"realestate: {text}\n")
 
 

@@ -1,7 +1,7 @@
-"""The service as an ASGI app: routes, limits and error answers, with the keeper around them.
+"""The service as an ASGI app: routes, limits and error responses, with the keeper around them.
 
-`create_app` takes everything it needs; `create` is the factory for other servers
-(`uvicorn --factory realestate.app:create`), which reads the environment and makes no secrets.
+`create` is the factory for other servers (`uvicorn --factory realestate.app:create`). It reads the
+environment and generates no secrets.
 """
 
 from __future__ import annotations
@@ -50,11 +50,7 @@ def create() -> ASGIApp:
 
 
 def create_app(backend: Backend) -> ASGIApp:
-    """Return the watched ASGI app of `backend`.
-
-    Args:
-        backend: What `build` returned.
-    """
+    """Return the ASGI app of `backend`, wrapped by its keeper."""
     settings = backend.settings
     inner: Any = _create_litestar(backend)
     inner = BodyLimits(inner, limit=settings.body_limit, timeout=settings.body_timeout)
@@ -63,7 +59,7 @@ def create_app(backend: Backend) -> ASGIApp:
 
 
 def _create_litestar(backend: Backend) -> Litestar:
-    async def log_fault(error: Exception, scope: HTTPScope | WebSocketScope) -> None:
+    async def log_failure(error: Exception, scope: HTTPScope | WebSocketScope) -> None:
         if not is_expected(error):
             await note_exception(error, scope)
 
@@ -71,53 +67,49 @@ def _create_litestar(backend: Backend) -> Litestar:
         ROUTES,
         request_class=StrictRequest,
         state=State({"backend": backend}),
-        # The keeper writes the lines, BodyLimits bounds the bodies: one owner each.
+        # The keeper logs, and BodyLimits limits the bodies.
         logging_config=None,
         request_max_body_size=None,
-        after_exception=[log_fault],
+        after_exception=[log_failure],
         exception_handlers={Exception: answer_error},
         openapi_config=OpenAPIConfig(
             title="Real Estate backend",
             version=realestate.__version__,
-            # Files only: the pages that Litestar offers load their scripts from elsewhere.
+            # Files only: Litestar's pages load scripts from other sites.
             render_plugins=[JsonRenderPlugin(), YamlRenderPlugin()],
             openapi_router=Router(
-                "/schema", route_handlers=[], include_in_schema=False, after_request=_refuse_unknown
+                "/schema", route_handlers=[], include_in_schema=False, after_request=_raise_not_found
             ),
         ),
     )
 
 
-async def _refuse_unknown(response: Response[Any]) -> Response[Any]:
-    # Litestar answers an unknown path below /schema with a page of its own.
+async def _raise_not_found(response: Response[Any]) -> Response[Any]:
+    # Litestar answers an unknown path below /schema with a page; answer with our error body instead.
     if response.status_code == NotFoundException.status_code:
         raise NotFoundException
     return response
 
 
 class HeadAsGet:
-    """Answers HEAD like GET without the body (RFC 9110, 9.3.2), which Litestar alone answers with 405.
-
-    Args:
-        app: The app.
-    """
+    """Answers HEAD like GET without the body (RFC 9110, 9.3.2); Litestar alone answers 405."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, as GET when it is HEAD."""
+        """Pass the request on, a HEAD as GET."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
 
         async def send_head(message: Message) -> None:
-            # Back before the answer starts: servers look at it to know what length to expect.
+            # Restore it before the response starts: servers read it to know which length to expect.
             scope["method"] = "HEAD"
             if message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
 
-        # In place: a copy would keep the route that is found from the keeper's eyes.
+        # In place: with a copy of the scope the keeper would not see the route.
         scope["method"] = "GET"
         await self._app(scope, receive, send_head)

@@ -1,4 +1,4 @@
-"""The shapes of ASGI (https://asgi.readthedocs.io/en/latest/specs/www.html), for those who read the types."""
+"""Type aliases of ASGI: https://asgi.readthedocs.io/en/latest/specs/www.html."""
 
 from __future__ import annotations
 

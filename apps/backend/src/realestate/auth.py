@@ -1,4 +1,4 @@
-"""Who may act: the bearer `SERVICE_TOKEN`."""
+"""Authorization by the bearer `SERVICE_TOKEN`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="realestate-backend"'}
 async def require_service_token(
     connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
 ) -> None:
-    """Let only bearers of `SERVICE_TOKEN` in: a Litestar guard, which runs before the body is read.
+    """Refuse requests without `SERVICE_TOKEN`: a Litestar guard, which runs before the body is read.
 
-    It awaits nothing, but Litestar would send a plain function through a thread, for half a millisecond.
+    It awaits nothing, but Litestar would run a plain function in a thread, which takes half a millisecond.
 
     Raises:
-        ApiError: 401 without the right token; 503 when the service has none to compare with.
+        ApiError: 401 without the right token; 503 if the service has no token.
     """
     request = cast("StrictRequest", connection)
     _expected(request)
@@ -35,11 +35,10 @@ async def require_service_token(
 
 
 def has_service_token(request: StrictRequest) -> bool:
-    """Say whether the request carries the token; a wrong one is refused, not taken for none.
+    """Return whether the request has the token; a wrong one is refused rather than ignored.
 
     Raises:
-        ApiError: 401: a credential is there and is wrong, or there are two; 503: the service has no token to
-            compare with.
+        ApiError: 401: the credential is wrong or sent twice; 503: the service has no token.
     """
     given = request.headers.getall("Authorization", [])
     if not given:
@@ -48,7 +47,7 @@ def has_service_token(request: StrictRequest) -> bool:
         raise ApiError(
             401,
             "unauthorized",
-            "Authorization is there more than once: send it once.",
+            "Authorization is sent more than once: send it once.",
             headers=_CHALLENGE,
         )
     scheme, _, token = given[0].partition(" ")
@@ -60,5 +59,5 @@ def has_service_token(request: StrictRequest) -> bool:
 def _expected(request: StrictRequest) -> Secret:
     token: Secret | None = request.app.state.backend.settings.service_token
     if token is None:
-        raise ApiError(503, "not_configured", "SERVICE_TOKEN is not set: the operator has to set it.")
+        raise ApiError(503, "not_configured", "SERVICE_TOKEN is not set: ask the operator to set it.")
     return token

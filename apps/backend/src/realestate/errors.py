@@ -1,6 +1,6 @@
-"""What a refused or failed request gets: one error body, whatever went wrong, and nothing of the inside.
+"""The error response of every request that is refused or fails; it reveals no internals.
 
-`{"error": {"code", "message", "requestId", "details"?}}`; the request id names the line in the log.
+`{"error": {"code", "message", "requestId", "details"?}}`; the request id finds the line in the log.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
     from litestar import Request
 
-CLIENT_LEFT: Final = 499  # nginx's number for it; there is no official one
-_RETRY_AFTER_S: Final = 2  # the pool finds a database that is back within this time
+CLIENT_LEFT: Final = 499  # nginx's status; there is no official one
+_RETRY_AFTER_S: Final = 2  # the pool reconnects within this time
 
 
 class Problem(msgspec.Struct):
-    """What is wrong with one field of a request; an empty field stands for the whole."""
+    """What is wrong with one field of a request; an empty field means the whole request."""
 
     field: str
     message: str
 
 
 class ErrorDetail(msgspec.Struct, rename="camel", omit_defaults=True):
-    """What went wrong: a stable code for programs, a message for people, the id of the log line."""
+    """A stable code for programs, a message for people, and the id of the log line."""
 
     code: str
     message: str
@@ -43,20 +43,20 @@ class ErrorDetail(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class ErrorBody(msgspec.Struct):
-    """The body of every answer that is not a success."""
+    """The body of every response that is not a success."""
 
     error: ErrorDetail
 
 
 class ApiError(Exception):
-    """A request that is refused or cannot be carried out, with the answer it gets.
+    """A request that is refused or cannot be carried out, and its response.
 
     Args:
         status: HTTP status.
-        code: Stable name of the reason, for programs.
-        message: The reason and what to do, for people; shown to the caller.
-        problems: What is wrong with which field; shown to the caller as `details`.
-        headers: Further headers of the answer.
+        code: Stable reason for programs.
+        message: Reason and fix for people; sent to the caller.
+        problems: Problems of single fields; sent to the caller as `details`.
+        headers: Additional headers of the response.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ApiError(Exception):
 
 
 class ClientLeftError(ApiError):
-    """The client went away before its request had arrived; nobody reads the answer."""
+    """The client disconnected before its request had arrived; no one reads the response."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -86,7 +86,7 @@ class ClientLeftError(ApiError):
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """Say what the caller is told about `error`; anything that is not expected becomes a bare 500."""
+    """Return what the caller is told about `error`; an unexpected error becomes a bare 500."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, DatabaseUnavailableError):
@@ -107,7 +107,7 @@ def to_api_error(error: Exception) -> ApiError:
 
 
 def to_problem(error: msgspec.MsgspecError) -> Problem:
-    """Return what msgspec says of a value, with the field apart: its text ends in "- at `$.field`"."""
+    """Return msgspec's message with the field separated; its text ends in "- at `$.field`"."""
     message, _, place = str(error).partition(" - at `")
     return Problem(place.rstrip("`").removeprefix("$").removeprefix("."), message)
 
@@ -118,22 +118,22 @@ def _problems(error: ValidationException) -> list[Problem]:
 
 
 def is_expected(error: Exception) -> bool:
-    """Say whether `error` is an answer rather than a fault of this service."""
+    """Return whether `error` is a refusal rather than a failure of this service."""
     return to_api_error(error).status != HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def answer_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Turn an exception of a handler into the one error body."""
-    told = to_api_error(error)
+    """Turn a handler's exception into the error response."""
+    answer = to_api_error(error)
     context = current_request()
-    details = [msgspec.structs.asdict(problem) for problem in told.problems] or None
+    details = [msgspec.structs.asdict(problem) for problem in answer.problems] or None
     request_id = context.request_id if context else ""
-    body = error_body(told.status, told.code, told.message, request_id, details)
-    return Response(body, status_code=told.status, media_type="application/json", headers=told.headers)
+    body = error_body(answer.status, answer.code, answer.message, request_id, details)
+    return Response(body, status_code=answer.status, media_type="application/json", headers=answer.headers)
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
-    """Name the error answers of an endpoint for its OpenAPI description."""
+    """Return the OpenAPI descriptions of an endpoint's error responses."""
     return {
         status: ResponseSpec(ErrorBody, generate_examples=False, description=HTTPStatus(status).phrase)
         for status in statuses

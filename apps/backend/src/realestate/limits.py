@@ -1,10 +1,9 @@
-"""How large a request body may be and how long it may take to arrive, for every route.
+"""Limits the size and the duration of request bodies, for all routes.
 
-Pure ASGI around the app: a body above the limit is refused, a slow one at the deadline. The refusal is raised
-where the app reads, so that it becomes the app's own error answer, with its route in the metrics. What is a
-little too large is read to its end first and thrown away, because a server that closes on a sender in the
-middle of its body resets the connection, and the sender never sees why; what is far too large is not. A body
-that no handler reads is not read here either: the server closes the connection.
+The middleware raises where the app reads, so that the refusal becomes the app's error response, with its
+route in the metrics. A body that is a little too large is read to its end first and discarded: a server that
+closes in the middle of a body resets the connection, and the client never sees the response. A body that is
+far too large, or that no handler reads, is not read; the server closes the connection.
 """
 
 from __future__ import annotations
@@ -18,20 +17,19 @@ from realestate.errors import ApiError, ClientLeftError
 if TYPE_CHECKING:
     from datetime import timedelta
 
-
-# Up to so many times the limit a refused body is read to its end.
-_DRAINED: Final = 4
-# What is left of the body must not be taken for the next request of the connection.
+# A refused body is read to its end if it is at most so many times the limit.
+_DRAIN_FACTOR: Final = 4
+# The rest of the body must not be read as the connection's next request.
 _CLOSE: Final = {"Connection": "close"}
 
 
 class BodyLimits:
-    """Bounds the request bodies of an ASGI app in size and time.
+    """Limits the request bodies of an ASGI app in size and time.
 
     Args:
         app: The app.
         limit: Largest body in bytes.
-        timeout: How long a whole body may take, from the first time the app asks for it.
+        timeout: Longest time for the body to arrive, from the app's first read.
     """
 
     def __init__(self, app: ASGIApp, *, limit: int, timeout: timedelta) -> None:
@@ -40,16 +38,16 @@ class BodyLimits:
         self._timeout = timeout.total_seconds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with a `receive` that counts; other scopes pass as they are."""
+        """Pass the request on with a `receive` that enforces the limits."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _BoundedBody(receive, _announced_length(scope), self._limit, self._timeout)
+        body = _LimitedBody(receive, _announced_length(scope), self._limit, self._timeout)
         await self._app(scope, body.receive, send)
 
 
-class _BoundedBody:
-    """One request's body on its way in."""
+class _LimitedBody:
+    """Receives the body of one request."""
 
     __slots__ = ("_announced", "_arrived", "_complete", "_deadline", "_limit", "_receive", "_timeout")
 
@@ -67,7 +65,7 @@ class _BoundedBody:
 
         Raises:
             ApiError: The body is too large (413) or took too long (408).
-            ClientLeftError: The client went away in the middle of it.
+            ClientLeftError: The client disconnected before its end.
         """
         if self._complete:
             return await self._receive()
@@ -79,7 +77,7 @@ class _BoundedBody:
         return message
 
     async def _refuse(self) -> NoReturn:
-        drained = self._limit * _DRAINED
+        drained = self._limit * _DRAIN_FACTOR
         while not self._complete and max(self._announced, self._arrived) <= drained:
             await self._next()
         raise _too_large(self._limit)

@@ -1,7 +1,8 @@
-"""Secrets for a first start: made once, kept in the state folder, readable by their owner only.
+"""Generates secrets at the first start, in a file that only its owner can read.
 
-`SERVICE_TOKEN` and `WEBHOOK_SECRETS` are made together, in a file that a shell can source; what the
-environment holds wins over it. `METRICS_TOKEN` is never made: without it `/metrics` answers to loopback only.
+`SERVICE_TOKEN` and `WEBHOOK_SECRETS` are generated together, in a file in the state folder that a shell can
+source; the environment overrides it. `METRICS_TOKEN` is never generated: without it `/metrics` answers to
+loopback only.
 """
 
 from __future__ import annotations
@@ -22,25 +23,21 @@ if TYPE_CHECKING:
 FILE_NAME: Final = "secrets.env"
 NAMES: Final = ("SERVICE_TOKEN", "WEBHOOK_SECRETS")
 
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_MODE_OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def complete_secrets(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, str], str | None]:
-    """Return the environment with the secrets that it lacks, and what to tell the operator about it.
-
-    Args:
-        environ: The environment.
-        folder: The service's state folder; made when it is missing.
+    """Return the environment with the missing secrets, and a notice for the operator.
 
     Raises:
-        ConfigurationError: The file cannot be made or read, is readable by others, or lacks a secret.
+        ConfigurationError: The file cannot be written or read, is readable by others, or lacks a secret.
     """
     missing = [name for name in NAMES if not environ.get(name)]
     if not missing:
         return dict(environ), None
     path = folder / FILE_NAME
     try:
-        made = _make(path)
+        new = _generate(path)
         found = read_secrets(path)
     except OSError as error:
         raise ConfigurationError(
@@ -49,39 +46,36 @@ def complete_secrets(environ: Mapping[str, str], folder: Path) -> tuple[dict[str
         ) from error
     lacking = [name for name in missing if not found.get(name)]
     if lacking:
-        raise ConfigurationError(f"{path} lacks {' and '.join(lacking)}: put it back, or remove the file.")
-    told = f"{'made' if made else 'using'} {' and '.join(missing)} {'in' if made else 'of'} {path}"
-    return {**environ, **{name: found[name] for name in missing}}, told
+        raise ConfigurationError(f"{path} lacks {' and '.join(lacking)}: restore it, or remove the file.")
+    notice = f"{'generated' if new else 'using'} {' and '.join(missing)} {'in' if new else 'of'} {path}"
+    return {**environ, **{name: found[name] for name in missing}}, notice
 
 
 def read_secrets(path: Path) -> dict[str, str]:
-    """Return the names and values of the file.
-
-    Args:
-        path: The file.
+    """Return the names and values in the file.
 
     Raises:
         ConfigurationError: Others than its owner may read it.
         OSError: It cannot be read.
     """
     with path.open(encoding="utf-8") as file:
-        if os.fstat(file.fileno()).st_mode & _OTHERS:
-            raise ConfigurationError(f"{path} may be read by others: chmod 600 it, and change what it holds.")
+        if os.fstat(file.fileno()).st_mode & _MODE_OF_OTHERS:
+            raise ConfigurationError(f"{path} may be read by others: chmod 600 it, and replace its secrets.")
         lines = [line.strip().partition("=") for line in file if not line.lstrip().startswith("#")]
     return {name: value for name, _, value in lines if name}
 
 
-def _make(path: Path) -> bool:
-    """Make the file unless it is there; of two that start at once, one makes it and both use it."""
+def _generate(path: Path) -> bool:
+    """Write the file unless it exists; of two processes that start at once, one writes it and both use it."""
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    # mkstemp gives mode 0600, and a link appears whole or not at all: nobody reads half a file.
+    # mkstemp sets mode 0600, and link is atomic: no one reads half a file.
     descriptor, draft = tempfile.mkstemp(prefix=f".{FILE_NAME}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(
-                "# Made at the first start. The environment wins over it; remove it to have new ones made.\n"
+                "# Generated at the first start; remove it to get new ones. The environment overrides it.\n"
                 f"SERVICE_TOKEN={secrets.token_urlsafe(32)}\n"
                 f"WEBHOOK_SECRETS={DEFAULT_AGENT}={secrets.token_urlsafe(32)}\n"
             )

@@ -1,7 +1,7 @@
-"""The one page that says what is watched of this service, and how long it keeps what.
+"""Declares what of this service is monitored, and how long its data is kept.
 
-Endpoints, request lines, HTTP metrics, retention lines and metrics come from Watchkeeper; the names are the
-contract with the dashboards and alert rules in infra/monitoring.
+Watchkeeper adds the endpoints, request lines, HTTP metrics, and retention lines and metrics. The dashboards
+and alert rules in infra/monitoring depend on these names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOOLS: Final = (
 )
 TOOL_STATUSES: Final = ("ok", "rejected", "error")
 
-# What is deleted by age, daily at 3 AM in RETENTION_TIMEZONE. The audit log is never pruned (compliance).
+# Deleted by age, daily at 3 AM in RETENTION_TIMEZONE. The audit log is never pruned (compliance).
 POLICIES: Final = (
     Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=30)),
     Policy(table="chat_sessions", age_column="updated_at", keep=timedelta(days=90)),
@@ -64,7 +64,7 @@ _SESSIONS: Final = load_queries("sessions")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
-    """The service's own instruments; each known label set is there, at 0, from the start."""
+    """The service's own instruments; every known label set is exposed at 0 from the start."""
 
     webhook_failures: Counter
     tool_calls: Counter
@@ -75,13 +75,7 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backend:
-    """The service: its settings, its keeper and its instruments.
-
-    Args:
-        settings: The backend's own settings.
-        keeper: Monitors it and runs its retention.
-        metrics: What the handlers count.
-    """
+    """The service: its settings, its keeper and its instruments."""
 
     settings: BackendSettings
     keeper: Watchkeeper
@@ -98,10 +92,7 @@ class Backend:
 
 
 def build(environ: Mapping[str, str]) -> Backend:
-    """Return the service that the environment describes, under watch and not yet running.
-
-    Args:
-        environ: Environment variables.
+    """Return the service that the environment describes, not yet running.
 
     Raises:
         ConfigurationError: A setting is not usable.
@@ -162,13 +153,13 @@ def _declare(keeper: Watchkeeper, sources: Iterable[str]) -> Metrics:
 
 
 class _ActiveSessions:
-    """Reads the gauge from the database, so that it is right whatever the number of workers."""
+    """Sets the gauge from the database, so that it is right with any number of workers."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
     async def refresh(self) -> None:
-        """Set the gauge; without a database there is none rather than an old one."""
+        """Set the gauge; without a database, remove it rather than show an old value."""
         gauge = self._backend.metrics.active_sessions
         gauge.clear()
         with contextlib.suppress(DatabaseUnavailableError):

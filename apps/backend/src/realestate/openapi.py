@@ -1,4 +1,4 @@
-"""What Litestar cannot see of an endpoint that reads its body itself."""
+"""Adds to the OpenAPI description what Litestar cannot see of an endpoint that reads its own body."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Requ
 
 
 def takes_json(description: str) -> type[Operation]:
-    """Return the description of an operation whose body is a JSON object.
-
-    Args:
-        description: What the object holds.
-    """
+    """Return the description of an operation whose body is a JSON object."""
 
     @dataclass
     class TakesJson(Operation):

@@ -1,9 +1,8 @@
-"""Pairing of chat peers: the gateway asks for a code, shows it to the peer, and the operator confirms it.
+"""Pairing of chat peers: the gateway requests a code, shows it to the peer, and the operator confirms it.
 
-`request` returns the code once. `confirm` counts wrong attempts under the row's lock; the fifth within a
-quarter of an hour locks the peer out for another one, which a new code does not end. Wrong, expired and
-locked attempts count in `pairing_failures_total{channel}` and are audited like the approvals, under a name
-that does not tell who the peer is.
+`request` returns the code once. `confirm` counts wrong attempts under a row lock; the fifth within 15 minutes
+locks the peer out for 15 minutes, which a new code does not end. Wrong, expired and locked attempts count in
+`pairing_failures_total{channel}` and are audited like the approvals, under a pseudonym of the peer.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from realestate.errors import ApiError, documented
 from realestate.monitoring import CHANNELS, load_queries
 from realestate.pairing_codes import (
     VALID_FOR,
-    Judgement,
+    Decision,
     Outcome,
     Pair,
+    decide,
     hash_code,
-    judge,
     make_code,
-    name_peer,
+    pseudonym,
 )
 from realestate.requests import Line, StrictRequest
 from watchkeeper import audit
@@ -42,13 +41,13 @@ _QUERIES: Final = load_queries("pairing")
 
 
 class PairingRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Ask for a code for a peer."""
+    """Requests a code for a peer."""
 
     peer_id: Line
 
 
 class PairingCode(msgspec.Struct):
-    """A code, shown this once."""
+    """A code; it is shown only this once."""
 
     channel: str
     peer_id: str
@@ -81,19 +80,19 @@ class Approval(msgspec.Struct):
 async def request_pairing(
     request: StrictRequest, channel: FromPath[str], data: JSONBody[PairingRequest]
 ) -> PairingCode:
-    """Return a new code for the peer; it voids the one before it."""
+    """Return a new code for the peer; it replaces the one before."""
     _check_channel(channel)
     peer = _Peer(channel, data.peer_id)
-    code, agent, name = make_code(), request.agent, peer.name(_token(request))
+    code, agent, alias = make_code(), request.agent, peer.pseudonym(_token(request))
     async with request.backend.database.transaction() as conn:
         pair = await _lock(conn, peer)
         locked_for = pair.locked_for if pair else timedelta(0)
         if locked_for:
-            await _note(conn, agent, "pairing.refused", name, Outcome.LOCKED.value)
+            await _audit(conn, agent, "pairing.refused", alias, Outcome.LOCKED.value)
         else:
             attempts = pair.counting_attempts if pair else 0
             expires_at = await _issue(conn, peer, peer.hash(_token(request), code), attempts)
-            await _note(conn, agent, "pairing.requested", name)
+            await _audit(conn, agent, "pairing.requested", alias)
     if locked_for:
         request.backend.metrics.pairing_failures.labels(channel=channel).inc()
         raise _refusal(Outcome.LOCKED, locked_for)
@@ -109,23 +108,23 @@ async def request_pairing(
 async def confirm_pairing(
     request: StrictRequest, channel: FromPath[str], data: JSONBody[PairingConfirmation]
 ) -> Approval:
-    """Approve the peer if the code is right; the same code may be confirmed again until it expires."""
+    """Approve the peer if the code is right; a code can be confirmed again until it expires."""
     _check_channel(channel)
     peer = _Peer(channel, data.peer_id)
-    given, name = peer.hash(_token(request), data.code), peer.name(_token(request))
+    given, alias = peer.hash(_token(request), data.code), peer.pseudonym(_token(request))
     agent = request.agent
     async with request.backend.database.transaction() as conn:
         pair = await _lock(conn, peer)
-        verdict = judge(pair, given)
-        if verdict.outcome is Outcome.APPROVED:
+        decision = decide(pair, given)
+        if decision.outcome is Outcome.APPROVED:
             approved_at = await _approve(conn, peer)
-            await _note(conn, agent, "pairing.approved", name)
+            await _audit(conn, agent, "pairing.approved", alias)
         else:
-            await _count_wrong(conn, peer, verdict)
-            await _note(conn, agent, "pairing.refused", name, verdict.outcome.value)
-    if verdict.outcome is not Outcome.APPROVED:
+            await _count_wrong(conn, peer, decision)
+            await _audit(conn, agent, "pairing.refused", alias, decision.outcome.value)
+    if decision.outcome is not Outcome.APPROVED:
         request.backend.metrics.pairing_failures.labels(channel=channel).inc()
-        raise _refusal(verdict.outcome, pair.locked_for if pair else timedelta(0))
+        raise _refusal(decision.outcome, pair.locked_for if pair else timedelta(0))
     return Approval(channel=channel, peer_id=data.peer_id, approved_at=approved_at)
 
 
@@ -136,18 +135,20 @@ class _Peer(NamedTuple):
     def hash(self, token: Secret, code: str) -> bytes:
         return hash_code(token, self.channel, self.peer_id, code)
 
-    def name(self, token: Secret) -> str:
-        return name_peer(token, self.channel, self.peer_id)
+    def pseudonym(self, token: Secret) -> str:
+        return pseudonym(token, self.channel, self.peer_id)
 
 
 def _check_channel(channel: str) -> None:
     if channel not in CHANNELS:
-        raise ApiError(404, "unknown_channel", f"There is no such channel; there are {', '.join(CHANNELS)}.")
+        raise ApiError(
+            404, "unknown_channel", f"This channel does not exist; there are {', '.join(CHANNELS)}."
+        )
 
 
 def _token(request: StrictRequest) -> Secret:
     token = request.backend.settings.service_token
-    assert token is not None  # noqa: S101 - the guard let nobody in without one
+    assert token is not None  # noqa: S101 - the guard refuses requests without one
     return token
 
 
@@ -172,16 +173,16 @@ async def _approve(conn: AsyncConnection[Any], peer: _Peer) -> datetime:
         return _utc(await cursor.fetchone())
 
 
-async def _count_wrong(conn: AsyncConnection[Any], peer: _Peer, verdict: Judgement) -> None:
-    if verdict.outcome is Outcome.WRONG:
+async def _count_wrong(conn: AsyncConnection[Any], peer: _Peer, decision: Decision) -> None:
+    if decision.outcome is Outcome.WRONG:
         await conn.execute(
             _QUERIES["count_wrong"],
-            {**peer._asdict(), "attempts": verdict.attempts, "locked_until": verdict.locked_until},
+            {**peer._asdict(), "attempts": decision.attempts, "locked_until": decision.locked_until},
         )
 
 
-async def _note(
-    conn: AsyncConnection[Any], agent: str, action: str, name: str, reason: str | None = None
+async def _audit(
+    conn: AsyncConnection[Any], agent: str, action: str, alias: str, reason: str | None = None
 ) -> None:
     await audit.append(
         conn,
@@ -189,8 +190,8 @@ async def _note(
         actor_id=agent,
         action=action,
         entity="pairing",
-        # The peer is personal data and the audit log is kept for ever: a keyed hash stands for it.
-        entity_id=name,
+        # The peer is personal data, and the audit log is kept for ever: it has a keyed hash instead.
+        entity_id=alias,
         payload={"reason": reason} if reason else None,
     )
 
@@ -206,7 +207,7 @@ def _refusal(outcome: Outcome, locked_for: timedelta) -> ApiError:
         return ApiError(
             429,
             "pairing_locked",
-            f"There were too many wrong codes: this peer is locked out for {seconds} seconds.",
+            f"Too many wrong codes: this peer is locked out for {seconds} seconds.",
             headers={"Retry-After": str(seconds)},
         )
     if outcome is Outcome.EXPIRED:

@@ -1,8 +1,8 @@
-"""Pairing codes, and the judgement of an attempt: pure functions of what the database holds.
+"""Pairing codes, and the decision on an attempt: pure functions of what the database holds.
 
-A code has 40 bits, lives 10 minutes and allows 5 wrong attempts, so guessing over the wire is hopeless.
-What is stored is its HMAC under a key that the database does not hold (derived from `SERVICE_TOKEN`): who
-reads the table cannot try all codes against it, which is what a slow hash would be for.
+A code has 40 bits, is valid for 10 minutes and allows 5 wrong attempts, which rules out guessing over the
+network. The table stores its HMAC under a key derived from `SERVICE_TOKEN`: a reader of the table cannot try
+all codes, so no slow hash is needed.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
     from watchkeeper.settings import Secret
 
-# 32 characters that nobody mistakes for another when they are read out: without 0, O, 1 and I.
+# 32 characters that are easy to tell apart when read out: without 0, O, 1 and I.
 ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 CODE_LENGTH: Final = 8
 VALID_FOR: Final = timedelta(minutes=10)
-MOST_ATTEMPTS: Final = 5
+MAX_ATTEMPTS: Final = 5
 LOCKED_FOR: Final = timedelta(minutes=15)
 
 _KEY_PURPOSE: Final = b"realestate pairing code"
 _PEER_PURPOSE: Final = "realestate pairing peer"
-_PEER_DIGITS: Final = 16  # 64 bits: two peers share a name only among billions
+_PEER_DIGITS: Final = 16  # 64 bits: a collision needs billions of peers
 
 
 class Outcome(enum.Enum):
-    """How an attempt to confirm ended."""
+    """The result of an attempt to confirm."""
 
     APPROVED = "approved"
     WRONG = "wrong"
@@ -43,17 +43,17 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A peer's pairing as it stands behind the row's lock, with the database's clock.
+    """A peer's pairing, read under the row lock, with the database's clock.
 
     Args:
-        code_hash: Of the last code issued.
-        requested_at: When that was.
-        expires_at: When it stops being good.
-        attempts: Wrong attempts that still count.
-        last_attempt_at: The latest of them.
+        code_hash: Hash of the last code.
+        requested_at: When that code was issued.
+        expires_at: When it expires.
+        attempts: Wrong attempts.
+        last_attempt_at: Time of the last one.
         locked_until: End of the last lock-out.
         approved_at: When the peer was last approved.
-        now: The present.
+        now: The database's clock.
     """
 
     code_hash: bytes
@@ -67,26 +67,26 @@ class Pair:
 
     @property
     def locked_for(self) -> timedelta:
-        """How long the peer is still locked out; 0 when it is not."""
+        """How long the peer is still locked out; 0 if it is not."""
         left = timedelta(0) if self.locked_until is None else self.locked_until - self.now
         return max(left, timedelta(0))
 
     @property
     def counting_attempts(self) -> int:
-        """Wrong attempts that still count: a quiet quarter of an hour wipes them out, a new code does not."""
+        """Wrong attempts that still count: 15 minutes without one reset the count, a new code does not."""
         if self.last_attempt_at is None or self.now - self.last_attempt_at >= LOCKED_FOR:
             return 0
         return self.attempts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
-    """What an attempt comes to.
+class Decision:
+    """The decision on an attempt.
 
     Args:
-        outcome: How it ended.
-        attempts: Wrong attempts from now on.
-        locked_until: End of the lock-out that this attempt caused, if it did.
+        outcome: The result.
+        attempts: New number of wrong attempts.
+        locked_until: End of the lock-out that the attempt caused, if any.
     """
 
     outcome: Outcome
@@ -95,59 +95,54 @@ class Judgement:
 
 
 def make_code() -> str:
-    """Return a new code from the system's randomness."""
+    """Return a new random code."""
     return "".join(secrets.choice(ALPHABET) for _ in range(CODE_LENGTH))
 
 
 def hash_code(token: Secret, channel: str, peer_id: str, code: str) -> bytes:
-    """Return what is stored of a code; it is good for this peer only.
+    """Return the hash of a code, which is valid for this peer only.
 
     Args:
-        token: The service's token, which the key is derived from: a new token voids pending codes.
+        token: The service's token, from which the key is derived: a new token voids pending codes.
         channel: The peer's channel.
         peer_id: The peer.
-        code: As it was shown, or as somebody typed it: case, blanks and hyphens do not matter.
+        code: As shown or typed: case, blanks and hyphens do not matter.
     """
     key = hmac.new(token.reveal().encode("utf-8", "surrogateescape"), _KEY_PURPOSE, hashlib.sha256).digest()
     plain = code.upper().replace(" ", "").replace("-", "")
-    # Neither of the first two can hold a NUL, so the three cannot be shifted against each other.
+    # Channel and peer hold no NUL, so the concatenation is unambiguous.
     return hmac.new(key, f"{channel}\0{peer_id}\0{plain}".encode(), hashlib.sha256).digest()
 
 
-def name_peer(token: Secret, channel: str, peer_id: str) -> str:
-    """Return a name that stays the same for a peer and says nothing of it to who lacks the token.
+def pseudonym(token: Secret, channel: str, peer_id: str) -> str:
+    """Return a stable pseudonym of a peer for the audit log; only the token's holder can resolve it.
 
-    It is for what is kept for ever. One HMAC under the token itself, so that a shell can repeat it.
-
-    Args:
-        token: The service's token: under a new one the peer has another name.
-        channel: The peer's channel; it is told.
-        peer_id: The peer; it is not.
+    It is one HMAC under the token itself, so that a shell can compute it. Under a new token it changes.
     """
     key = token.reveal().encode("utf-8", "surrogateescape")
     digest = hmac.new(key, f"{_PEER_PURPOSE}\0{channel}\0{peer_id}".encode(), hashlib.sha256).hexdigest()
     return f"{channel}:{digest[:_PEER_DIGITS]}"
 
 
-def judge(pair: Pair | None, given: bytes) -> Judgement:
+def decide(pair: Pair | None, given: bytes) -> Decision:
     """Decide on an attempt.
 
-    The comparison is made in every case, in constant time: neither the answer's time nor its text tells a
-    peer without a code from one with another code.
+    The hashes are always compared, in constant time: neither the time nor the text of the response tells a
+    peer without a code from a wrong code.
 
     Args:
-        pair: The peer's pairing; None when it never asked for one.
-        given: Hash of the code that was typed.
+        pair: The peer's pairing; None if it never requested a code.
+        given: Hash of the typed code.
     """
     matches = hmac.compare_digest(pair.code_hash if pair else bytes(len(given)), given)
     if pair is None:
-        return Judgement(outcome=Outcome.WRONG)
+        return Decision(outcome=Outcome.WRONG)
     if pair.locked_for:
-        return Judgement(outcome=Outcome.LOCKED, attempts=pair.attempts, locked_until=pair.locked_until)
+        return Decision(outcome=Outcome.LOCKED, attempts=pair.attempts, locked_until=pair.locked_until)
     if pair.now >= pair.expires_at:
-        return Judgement(outcome=Outcome.EXPIRED, attempts=pair.attempts)
+        return Decision(outcome=Outcome.EXPIRED, attempts=pair.attempts)
     if matches:
-        return Judgement(outcome=Outcome.APPROVED)
+        return Decision(outcome=Outcome.APPROVED)
     attempts = pair.counting_attempts + 1
-    locked_until = pair.now + LOCKED_FOR if attempts >= MOST_ATTEMPTS else None
-    return Judgement(outcome=Outcome.WRONG, attempts=attempts, locked_until=locked_until)
+    locked_until = pair.now + LOCKED_FOR if attempts >= MAX_ATTEMPTS else None
+    return Decision(outcome=Outcome.WRONG, attempts=attempts, locked_until=locked_until)

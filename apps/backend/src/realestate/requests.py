@@ -1,4 +1,4 @@
-"""What comes in: strict JSON, text that stays on its line, and the headers that name the caller."""
+"""Reading requests: strict JSON, text without control characters, and the headers that name the caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# `$` would let a final newline through and JavaScript knows no `\Z`: OpenAPI clients read these patterns too.
+# `$` allows a final newline, and JavaScript, which OpenAPI clients use, has no `\Z`.
 _END: Final = r"(?![\s\S])"
 Line = Annotated[str, Meta(min_length=1, max_length=200, pattern=rf"^[^\x00-\x1f\x7f]*{_END}")]
 OptionalLine = Annotated[str, Meta(max_length=500, pattern=rf"^[^\x00-\x1f\x7f]*{_END}")]
@@ -27,26 +27,24 @@ Identifier = Annotated[
     str, Meta(min_length=1, max_length=128, pattern=rf"^[A-Za-z0-9][A-Za-z0-9._:-]*{_END}")
 ]
 
-DEEPEST: Final = 64  # levels of nesting in JSON that is kept
+MAX_DEPTH: Final = 64  # levels of nesting in stored JSON
 
 _ACTOR: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class StrictRequest(Request[Any, Any, State]):
-    """A request whose JSON is taken as it stands.
+    """A request whose JSON is decoded strictly.
 
-    Litestar reads a body loosely ("12" passes for 12, "nan" for a number) and then converts it; here msgspec
-    decodes straight into the handler's type.
+    Litestar decodes a body first and then converts it loosely ("12" passes for 12, "nan" for a number). Here
+    msgspec decodes it directly into the handler's type.
     """
 
     async def body(self) -> bytes:
         """Return the raw body.
 
-        Litestar asks for no JSON when there is no body, and complains in words of its own.
-
         Raises:
-            ApiError: 400: it is empty, and the handler has to have data.
+            ApiError: 400: the body is empty and the handler needs data; Litestar would not call `json`.
         """
         body = await super().body()
         if not body and self.route_handler.parsed_data_field is not None:
@@ -57,7 +55,7 @@ class StrictRequest(Request[Any, Any, State]):
         """Return the body as the type of the handler's `data`.
 
         Raises:
-            ApiError: 400: it is not JSON, or not of that type.
+            ApiError: 400: the body is not JSON, or not of that type.
         """
         field = self.route_handler.parsed_data_field
         return decode(await self.body(), field.annotation if field else Any)
@@ -69,26 +67,26 @@ class StrictRequest(Request[Any, Any, State]):
         return backend
 
     def header(self, name: str, *, refusal: int = 400) -> str | None:
-        """Return a header's value, None without it.
+        """Return the value of a header, or None.
 
         Args:
-            name: Of the header.
-            refusal: Status of the answer when it is there twice: 401 for what proves who the sender is.
+            name: Name of the header.
+            refusal: Status of the response if it is sent twice; 401 for headers that authenticate the sender.
 
         Raises:
-            ApiError: It is there more than once: a proxy and this service could each take another one.
+            ApiError: The header is sent twice: a proxy and this service could each read another value.
         """
         values = self.headers.getall(name, [])
         if len(values) > 1:
-            raise ApiError(refusal, "duplicate_header", f"{name} is there more than once: send it once.")
+            raise ApiError(refusal, "duplicate_header", f"{name} is sent more than once: send it once.")
         return values[0] if values else None
 
     @property
     def agent(self) -> str:
-        """Who acts, by `X-Agent-Id`; default the gateway's own agent.
+        """The acting agent, from `X-Agent-Id`; default the gateway's own agent.
 
         Raises:
-            ApiError: 400: the header is not usable as a name in the audit log, or is there twice.
+            ApiError: 400: the header is not usable as a name in the audit log, or is sent twice.
         """
         given = self.header("X-Agent-Id")
         if given is None:
@@ -103,10 +101,10 @@ class StrictRequest(Request[Any, Any, State]):
 
     @property
     def idempotency_key(self) -> str | None:
-        """What `Idempotency-Key` says, None without it.
+        """The value of `Idempotency-Key`, or None.
 
         Raises:
-            ApiError: 400: it is empty, too long, not visible ASCII, or there twice.
+            ApiError: 400: it is empty, too long, not visible ASCII, or sent twice.
         """
         given = self.header("Idempotency-Key")
         if given is not None and not _KEY.fullmatch(given):
@@ -117,14 +115,10 @@ class StrictRequest(Request[Any, Any, State]):
 
 
 def decode(body: bytes, wanted: type[T] | Any) -> T:
-    """Read JSON strictly: no coercion, no NaN, nothing after the end, and no nesting without end.
-
-    Args:
-        body: The raw body.
-        wanted: The type it must have.
+    """Decode JSON strictly: no coercion, no NaN, no trailing data, and limited nesting.
 
     Raises:
-        ApiError: 400: it is empty, not JSON, or not of that type.
+        ApiError: 400: the body is empty, not JSON, or not of the type `wanted`.
     """
     if not body:
         raise _no_body()
@@ -147,7 +141,7 @@ def convert(value: object, wanted: type[T]) -> T:
     """Convert what `decode` returned, or query parameters, into a struct, as strictly.
 
     Raises:
-        ApiError: 400: it does not have that type.
+        ApiError: 400: the value does not have that type.
     """
     try:
         return msgspec.convert(value, wanted)
@@ -158,13 +152,13 @@ def convert(value: object, wanted: type[T]) -> T:
 
 
 def check_storable(value: object) -> None:
-    """Accept JSON that PostgreSQL's jsonb takes: no NUL in any string or key, and not too deep.
+    """Check that PostgreSQL's jsonb can store the JSON: no NUL in strings or keys, and limited nesting.
 
     Raises:
-        ApiError: 400: it does not.
+        ApiError: 400: it cannot.
     """
     level: list[Any] = [value]
-    for _depth in range(DEEPEST):
+    for _depth in range(MAX_DEPTH):
         below: list[Any] = []
         for one in level:
             if isinstance(one, str):
@@ -178,7 +172,7 @@ def check_storable(value: object) -> None:
         if not below:
             return
         level = below
-    raise ApiError(400, "invalid_request", f"The body is nested deeper than {DEEPEST} levels.")
+    raise ApiError(400, "invalid_request", f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
 def _no_body() -> ApiError:

@@ -1,4 +1,4 @@
-"""Chat sessions: one per peer of a channel, touched by whatever the peer does."""
+"""Chat sessions: one per peer and channel, updated by every event of the peer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,7 @@ _QUERIES: Final = load_queries("sessions")
 async def touch(
     conn: AsyncConnection[Any], *, channel: str, peer_id: str, agent_id: str | None = None
 ) -> UUID:
-    """Note that a peer is active, in the caller's transaction, and return its session's id.
-
-    Args:
-        conn: A connection in a transaction.
-        channel: One of the known channels.
-        peer_id: The peer, as the channel names it.
-        agent_id: Who talks to the peer; None keeps what is known.
-    """
+    """Mark a peer as active in the caller's transaction; return its session's id. None keeps the agent."""
     cursor = await conn.execute(
         _QUERIES["touch"], {"channel": channel, "peer_id": peer_id, "agent_id": agent_id}
     )

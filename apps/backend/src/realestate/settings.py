@@ -1,4 +1,4 @@
-"""What an operator can set for this backend, besides what every watched service has."""
+"""The backend's settings, in addition to Watchkeeper's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_AGENT: Final = "moltbot"
 DEFAULT_GATEWAY_URL: Final = "http://127.0.0.1:18789"
 
 _SOURCE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_SECRETS_A_SOURCE: Final = 2  # the new one and the old one, while rotating
+_MAX_SECRETS: Final = 2  # the new and the old one during a rotation
 _BODY_LIMIT: Final = 1024 * 1024
 _BODY_TIMEOUT: Final = timedelta(seconds=10)
 
@@ -32,12 +32,12 @@ class BackendSettings:
     """The backend's own settings, with their environment variables.
 
     Args:
-        service_token: `SERVICE_TOKEN`, the bearer token of tools, pairing and writes, which answer 503
-            without it.
-        webhook_secrets: `WEBHOOK_SECRETS`, the secrets by source; a source that is not here is unknown (404).
-        gateway_url: `MOLTBOT_GATEWAY_URL`, whose `/health` the check `moltbot` asks.
+        service_token: `SERVICE_TOKEN`, the bearer token for tools, pairing and writes; without it they answer
+            503.
+        webhook_secrets: `WEBHOOK_SECRETS`, the secrets by source; other sources are unknown (404).
+        gateway_url: `MOLTBOT_GATEWAY_URL`, whose `/health` the check `moltbot` requests.
         body_limit: `REALESTATE_BODY_LIMIT`, the largest request body in bytes; default 1 MiB.
-        body_timeout: `REALESTATE_BODY_TIMEOUT`, how long a whole body may take to arrive; default 10 s.
+        body_timeout: `REALESTATE_BODY_TIMEOUT`, the longest time for a body to arrive; default 10 s.
 
     Raises:
         ConfigurationError: A value is not usable; the message names the variable and the fix.
@@ -50,7 +50,7 @@ class BackendSettings:
     body_timeout: timedelta = _BODY_TIMEOUT
 
     def __post_init__(self) -> None:
-        if not _is_address(self.gateway_url):
+        if not _is_http_url(self.gateway_url):
             raise ConfigurationError("MOLTBOT_GATEWAY_URL takes an address such as http://127.0.0.1:18789.")
         if self.body_limit < 1:
             raise ConfigurationError("REALESTATE_BODY_LIMIT takes a number of bytes, at least 1.")
@@ -61,11 +61,8 @@ class BackendSettings:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the settings; an empty variable counts as not set.
 
-        Args:
-            environ: Where to read from; default the process's environment.
-
         Raises:
-            ConfigurationError: A variable holds something that is not usable.
+            ConfigurationError: A variable holds a value that is not usable.
         """
         env = os.environ if environ is None else environ
         token = env.get("SERVICE_TOKEN")
@@ -80,7 +77,7 @@ class BackendSettings:
         )
 
     def secrets(self) -> Iterator[Secret]:
-        """Yield every secret in here, for those who have to keep them out of sight."""
+        """Yield every secret, for redaction."""
         if self.service_token is not None:
             yield self.service_token
         for of_source in self.webhook_secrets.values():
@@ -90,11 +87,8 @@ class BackendSettings:
 def service_settings(environ: Mapping[str, str]) -> Settings:
     """Read Watchkeeper's settings with this service's defaults.
 
-    The default port is 3001. Where `APP_ENV` is not set, `NODE_ENV` names the deployment: its Node services
-    set that one.
-
-    Args:
-        environ: Environment variables.
+    The default port is 3001. `NODE_ENV`, which the deployment's Node services set, is used if `APP_ENV` is
+    not set.
 
     Raises:
         ConfigurationError: A variable holds a value that is not usable.
@@ -104,13 +98,10 @@ def service_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def parse_webhook_secrets(value: str) -> dict[str, tuple[Secret, ...]]:
-    """Read `source=secret,…`; a source may stand twice while its secret is being rotated.
-
-    Args:
-        value: What `WEBHOOK_SECRETS` holds; empty means that there are none.
+    """Parse `source=secret,…`; a source has two entries while its secret is rotated.
 
     Raises:
-        ConfigurationError: It is not of that form; the message never shows a secret.
+        ConfigurationError: The value has another form; the message never shows a secret.
     """
     found: dict[str, tuple[Secret, ...]] = {}
     for number, entry in enumerate((part.strip() for part in value.split(",")), start=1):
@@ -123,7 +114,7 @@ def parse_webhook_secrets(value: str) -> dict[str, tuple[Secret, ...]]:
                 " digits, - and _, starting with a letter."
             )
         found[source] = (*found.get(source, ()), Secret(secret))
-        if len(found[source]) > _SECRETS_A_SOURCE:
+        if len(found[source]) > _MAX_SECRETS:
             raise ConfigurationError(
                 f"WEBHOOK_SECRETS holds more than two secrets of {source}: keep the new one and the one"
                 " before it."
@@ -131,7 +122,7 @@ def parse_webhook_secrets(value: str) -> dict[str, tuple[Secret, ...]]:
     return found
 
 
-def _is_address(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0

@@ -1,7 +1,7 @@
-"""The signature of a webhook: HMAC-SHA256 over the timestamp's bytes followed by the raw body.
+"""Webhook signatures: HMAC-SHA256 over the bytes of the timestamp followed by the raw body.
 
-The two are joined without a separator, as the contract has it. That is unambiguous: a timestamp is digits
-only, and a body that is accepted is a JSON object, which no digit can begin.
+The contract joins the two without a separator. That is unambiguous: a timestamp is digits only, and an
+accepted body is a JSON object, which does not begin with a digit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIGNATURE_HEADER: Final = "X-Webhook-Signature"
 REPLAY_WINDOW_S: Final = 300
 
 _SCHEME: Final = "sha256="
-_LONGEST_TIMESTAMP: Final = 12  # digits; int() must not be asked for more
+_LONGEST_TIMESTAMP: Final = 12  # digits; int() is slow with more
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
@@ -40,11 +40,11 @@ def check_timestamp(timestamp: str | None, *, now: float | None = None) -> str:
     """Return the timestamp if it is within the replay window, before or after now.
 
     Args:
-        timestamp: What the header says: seconds since 1970, digits only.
-        now: The present; default the clock.
+        timestamp: Value of the header: seconds since 1970, digits only.
+        now: Default: the clock.
 
     Raises:
-        ApiError: 401: it is missing, unreadable or too far away.
+        ApiError: 401: it is missing, malformed or outside the window.
     """
     if timestamp is None:
         raise _refused("missing_timestamp", f"{TIMESTAMP_HEADER} is missing: send seconds since 1970.")
@@ -59,19 +59,13 @@ def check_timestamp(timestamp: str | None, *, now: float | None = None) -> str:
 
 
 def check_signature(secrets: Iterable[Secret], timestamp: str, body: bytes, signature: str | None) -> None:
-    """Accept a signature that one of the source's secrets made.
+    """Check that one of the source's secrets made the signature of this timestamp and raw body.
 
-    All secrets are tried, each compared in constant time, so that the time tells neither how much of a
-    forgery is right nor which secret is in use.
-
-    Args:
-        secrets: The source's secrets: one, or two while it rotates them.
-        timestamp: The timestamp as it was sent.
-        body: The raw body as it arrived.
-        signature: What the header says.
+    All secrets are tried, in constant time: the time reveals neither how much of a forgery is right nor which
+    secret is in use.
 
     Raises:
-        ApiError: 401: it is missing or wrong.
+        ApiError: 401: the signature is missing or wrong.
     """
     if signature is None:
         raise _refused("missing_signature", f"{SIGNATURE_HEADER} is missing: send {_SCHEME}<hex>.")
@@ -79,7 +73,7 @@ def check_signature(secrets: Iterable[Secret], timestamp: str, body: bytes, sign
     given = signature.encode("utf-8", "surrogateescape")
     matches = [hmac.compare_digest(sign(one.reveal(), timestamp, body).encode(), given) for one in secrets]
     if not any(matches):
-        raise _refused("bad_signature", f"{SIGNATURE_HEADER} does not fit this body, timestamp and source.")
+        raise _refused("bad_signature", f"{SIGNATURE_HEADER} does not match this body, timestamp and source.")
 
 
 def _refused(code: str, message: str) -> ApiError:

@@ -1,8 +1,8 @@
-"""Signed events from outside: checked, stored once, and passed on to the chat session they belong to.
+"""Signed events from outside: checked, stored once, and linked to their chat session.
 
-An event is `{"id", "type"?, "channel"?, "peer_id"?, "agent_id"?, ...}`; it is stored whole, as it was sent.
-Each delivery of a configured source that is not accepted counts once in `webhook_failures_total{source}`,
-whatever refused it: that is counted around the app, by the answer's status.
+An event is `{"id", "type"?, "channel"?, "peer_id"?, "agent_id"?, ...}`; it is stored as it was sent. Each
+delivery of a configured source that is refused counts once in `webhook_failures_total{source}`. A middleware
+counts it by the status of the response, whatever refused it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from watchkeeper.metrics import Counter
 
 _QUERIES: Final = load_queries("webhooks")
-_ROUTE: Final = "/api/webhooks/{source}"  # as Litestar gives it in scope["path_template"]
+_ROUTE: Final = "/api/webhooks/{source}"  # as in Litestar's scope["path_template"]
 
 
 class Event(msgspec.Struct, kw_only=True):
-    """What this service needs to know of an event; the sender may add what it likes."""
+    """The fields of an event that this service reads; senders may add others."""
 
     id: Line
     type: Line | None = None
@@ -46,7 +46,7 @@ class Event(msgspec.Struct, kw_only=True):
 
 
 class Receipt(msgspec.Struct):
-    """The answer to an event: stored now, or known already."""
+    """The response to an event: whether it was already stored."""
 
     duplicate: bool
 
@@ -60,10 +60,10 @@ class Receipt(msgspec.Struct):
     responses=documented(400, 401, 404, 408, 409, 413, 503),
 )
 async def receive_webhook(request: StrictRequest, source: FromPath[str]) -> Receipt:
-    """Accept a signed event; a repeat of its id is answered `{"duplicate": true}` and stored once."""
+    """Accept a signed event; an event whose id is known is answered `{"duplicate": true}`."""
     secrets = request.backend.settings.webhook_secrets.get(source)
     if secrets is None:
-        raise ApiError(404, "unknown_source", "There is no such source of webhooks.")
+        raise ApiError(404, "unknown_source", "This webhook source does not exist.")
     timestamp = check_timestamp(request.header(TIMESTAMP_HEADER, refusal=401))
     signature = request.header(SIGNATURE_HEADER, refusal=401)
     body = await request.body()
@@ -74,10 +74,10 @@ async def receive_webhook(request: StrictRequest, source: FromPath[str]) -> Rece
 
 
 def read_event(body: bytes) -> Event:
-    """Read an event out of a signed body.
+    """Decode an event from a signed body.
 
     Raises:
-        ApiError: 400: it is not a JSON object with an id, or not one that can be stored.
+        ApiError: 400: it is not a JSON object with an id, or cannot be stored.
     """
     content: dict[str, Any] = decode(body, dict[str, Any])
     check_storable(content)
@@ -90,21 +90,15 @@ def read_event(body: bytes) -> Event:
 
 
 async def store(conn: AsyncConnection[Any], source: str, event: Event, payload: str) -> bool:
-    """Store an event with its session and audit entry, and say whether it was new.
-
-    Args:
-        conn: A connection in a transaction.
-        source: Who sent it.
-        event: What was read out of it.
-        payload: The body as it was sent.
+    """Store an event with its session and audit entry; return whether it was new.
 
     Raises:
-        ApiError: 409 when another source used the id before; 400 when the database cannot hold the payload.
+        ApiError: 409: another source used the id before; 400: the database cannot store the payload.
     """
     values = {"id": event.id, "source": source, "payload": payload}
     try:
         cursor = await conn.execute(_QUERIES["store"], values)
-    except psycopg.DataError:  # jsonb is the last judge of what it holds
+    except psycopg.DataError:  # only jsonb knows what it can store
         raise ApiError(400, "invalid_request", "The body cannot be stored as JSON.") from None
     if await cursor.fetchone() is None:
         await _check_same_source(conn, source, event.id)
@@ -121,36 +115,34 @@ async def store(conn: AsyncConnection[Any], source: str, event: Event, payload: 
         action="webhook.received",
         entity="inbound_events",
         entity_id=event.id,
-        # The peer is personal data and the audit log is kept for ever: the session's id has to do.
+        # The peer is personal data, and the audit log is kept for ever: it has the session's id instead.
         payload={"source": source, "type": event.type, "session": None if session is None else str(session)},
     )
     return True
 
 
 async def _check_same_source(conn: AsyncConnection[Any], source: str, event_id: str) -> None:
-    # Calling a stranger's id a duplicate would drop an event that was never stored, and say all is well.
+    # As a duplicate, an event with another source's id would be dropped and reported as stored.
     cursor = await conn.execute(_QUERIES["source_of"], {"id": event_id})
     row = await cursor.fetchone()
     if row is not None and row[0] != source:
-        raise ApiError(409, "event_id_taken", "Another source has sent an event of this id: ids are shared.")
+        raise ApiError(
+            409,
+            "event_id_taken",
+            "Another source has sent an event with this id: ids are shared by all sources.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class FailureCounting:
-    """Counts the deliveries that were not accepted, around an ASGI app.
-
-    Args:
-        app: The app with the webhook route.
-        sources: The configured ones; others make no series.
-        failures: Counter with the label `source`.
-    """
+    """Counts the refused deliveries of configured sources, around an ASGI app."""
 
     app: ASGIApp
     sources: Container[str]
     failures: Counter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and look at the status of the answer to a delivery."""
+        """Pass the request on, and check the status of the response to a delivery."""
 
         async def count(message: Message) -> None:
             if message["type"] == "http.response.start" and _is_refusal(message["status"]):
@@ -163,7 +155,7 @@ class FailureCounting:
 
 
 def _is_refusal(status: int) -> bool:
-    # Nobody was refused who left before the end: the sender will come again.
+    # A sender that disconnected was not refused: it will send again.
     return status >= 400 and status != CLIENT_LEFT
 
 

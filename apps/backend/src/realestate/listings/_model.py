@@ -1,4 +1,4 @@
-"""What a listing is, as it comes in and as it goes out."""
+"""A listing in requests and responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PUBLIC_STATUSES: Final[tuple[Status, ...]] = ("published",)
 
 
 class Draft(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A listing as it is handed in."""
+    """A listing as it is submitted."""
 
     title: Line
     type: ListingType
@@ -58,7 +58,7 @@ class Listing(msgspec.Struct, kw_only=True):
 
 
 class Search(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Filters of a search; what is left out does not filter."""
+    """Filters of a search; None does not filter."""
 
     type: ListingType | None = None
     text: Line | None = None
@@ -76,7 +76,7 @@ class Search(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Page(msgspec.Struct):
-    """Some listings, newest first, and where the next page begins."""
+    """A page of listings, newest first, and the cursor of the next page."""
 
     listings: list[Listing]
     next_cursor: str | None = None

@@ -1,4 +1,4 @@
-"""The endpoints of listings: writing needs the service's token, reading shows strangers what is published."""
+"""The endpoints of listings: writing needs the token; without it only published ones are shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     responses=documented(400, 401, 408, 413, 422, 503),
 )
 async def create_listing(request: StrictRequest, data: JSONBody[Draft]) -> Response[Listing]:
-    """Store a listing; with an `Idempotency-Key`, a repeat returns the listing of the first time."""
+    """Store a listing; with an `Idempotency-Key`, a repeat returns the first listing."""
     check_draft(data)
     key, agent = request.idempotency_key, request.agent
     async with request.backend.database.transaction() as conn:
@@ -58,20 +58,20 @@ async def create_listing(request: StrictRequest, data: JSONBody[Draft]) -> Respo
 
 @get("/api/listings/{listing_id:uuid}", responses=documented(400, 401, 404, 503))
 async def get_listing(request: StrictRequest, listing_id: FromPath[UUID]) -> Listing:
-    """Return a listing; one that is not published exists for bearers of the service's token only."""
+    """Return a listing; without the token only a published one."""
     visible = _visible(request)
     async with request.backend.database.connection() as conn:
         listing = await _store.find(conn, listing_id)
     if listing is None or listing.status not in visible:
-        raise ApiError(404, "not_found", "There is no such listing.")
+        raise ApiError(404, "not_found", "This listing does not exist.")
     return listing
 
 
 @get("/api/listings/search", responses=documented(400, 401, 503))
-async def search_listings(  # noqa: PLR0913 - one for each filter: this is how OpenAPI learns them
+async def search_listings(  # noqa: PLR0913 - one per filter, for OpenAPI
     *,
     request: StrictRequest,
-    type: FromQuery[ListingType | None] = None,  # noqa: A002 - the name in the address
+    type: FromQuery[ListingType | None] = None,  # noqa: A002 - the name in the URL
     text: FromQuery[str | None] = None,
     price_min: FromQuery[int | None] = None,
     price_max: FromQuery[int | None] = None,
@@ -85,7 +85,7 @@ async def search_listings(  # noqa: PLR0913 - one for each filter: this is how O
     limit: FromQuery[int] = 20,
     cursor: FromQuery[str | None] = None,
 ) -> Page:
-    """Return the listings that pass all filters, newest first."""
+    """Return the listings that match all filters, newest first."""
     given: dict[str, Any] = {name: value for name, value in locals().items() if name != "request"}
     wanted = convert(given, Search)
     visible: Sequence[Status] = _visible(request)

@@ -1,4 +1,4 @@
-"""What must hold of a listing beyond the type of each field, and every finding at once."""
+"""Rules of listings and searches beyond the types of single fields."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ if TYPE_CHECKING:
 
 
 def find_problems(given: Mapping[str, object]) -> list[Problem]:
-    """Return everything that is wrong with a listing, not only the first thing.
-
-    Args:
-        given: The listing as JSON gave it.
-    """
+    """Return everything that is wrong with a listing, not only the first problem."""
     fields = {field.name: field for field in msgspec.structs.fields(Draft)}
     problems = [
-        Problem("" if name is None else name, "There is no such field.")
+        Problem("" if name is None else name, "This field does not exist.")
         for name in given
         if name not in fields
     ]
@@ -40,10 +36,10 @@ def find_problems(given: Mapping[str, object]) -> list[Problem]:
 
 
 def check_draft(draft: Draft) -> None:
-    """Accept a listing that keeps the rules between its fields.
+    """Check the rules between the fields of a listing.
 
     Raises:
-        ApiError: 400: it does not; `details` has each problem.
+        ApiError: 400: `details` has each violation.
     """
     problems = list(_rules(msgspec.structs.asdict(draft)))
     if problems:
@@ -52,27 +48,27 @@ def check_draft(draft: Draft) -> None:
 
 def _rules(fields: Mapping[str, object]) -> Iterator[Problem]:
     if (fields.get("lat") is None) != (fields.get("lng") is None):
-        yield Problem("lat", "lat and lng are a place together: give both, or neither.")
+        yield Problem("lat", "Give both lat and lng, or neither.")
     if fields.get("type") == "land":
         for name in ("bedrooms", "bathrooms"):
             if fields.get(name):
-                yield Problem(name, "Land has no rooms: leave it out.")
+                yield Problem(name, "Land has no rooms: leave this field out.")
 
 
 def check_search(search: Search) -> None:
-    """Accept filters that can find something.
+    """Check that the filters can match something.
 
     Raises:
-        ApiError: 400: half a box, or a range that is upside down.
+        ApiError: 400: an incomplete box, or a range whose bounds are reversed.
     """
     box = (search.south, search.north, search.west, search.east)
     if any(side is None for side in box) and any(side is not None for side in box):
-        raise _unusable("south, north, west and east are a box together: give all four, or none.")
+        raise _invalid("Give all of south, north, west and east, or none.")
     for low, high in (("price_min", "price_max"), ("south", "north"), ("west", "east")):
         lower, upper = getattr(search, low), getattr(search, high)
         if lower is not None and upper is not None and lower > upper:
-            raise _unusable(f"{low} is above {high}.")
+            raise _invalid(f"{low} is above {high}.")
 
 
-def _unusable(message: str) -> ApiError:
+def _invalid(message: str) -> ApiError:
     return ApiError(400, "invalid_request", message)

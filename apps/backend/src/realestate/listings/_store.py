@@ -23,19 +23,14 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 _QUERIES: Final = load_queries("listings")
-_MOST_LOOK_ALIKES: Final = 50
+_MAX_CANDIDATES: Final = 50
 
 
 async def create(conn: AsyncConnection[Any], draft: Draft, key: str | None) -> tuple[Listing, bool]:
-    """Store a listing, and say whether it is new: the same key and draft give the listing of the first time.
-
-    Args:
-        conn: A connection in a transaction.
-        draft: The listing.
-        key: Its `Idempotency-Key`; without one each call makes a listing.
+    """Store a listing; return it and whether it is new. A repeated key and draft return the first listing.
 
     Raises:
-        ApiError: 422: the key was used for something else.
+        ApiError: 422: the `Idempotency-Key` was used with another draft.
     """
     values = msgspec.structs.asdict(draft)
     fingerprint = hashlib.sha256(msgspec.json.encode(draft, order="sorted")).digest() if key else None
@@ -46,27 +41,27 @@ async def create(conn: AsyncConnection[Any], draft: Draft, key: str | None) -> t
     assert first is not None  # noqa: S101 - listings are never deleted, and the key was taken
     if first.pop("request_hash") != fingerprint:
         raise ApiError(
-            422, "idempotency_key_reused", "This Idempotency-Key belongs to another request: take a new one."
+            422, "idempotency_key_reused", "This Idempotency-Key belongs to another request: use a new one."
         )
     return _listing(first), False
 
 
 async def find(conn: AsyncConnection[Any], listing_id: UUID) -> Listing | None:
-    """Return a listing, None when there is none of this id."""
+    """Return a listing, or None."""
     row = await _one(conn, "by_id", {"id": listing_id})
     return _listing(row) if row else None
 
 
 async def search(conn: AsyncConnection[Any], wanted: Search, statuses: Sequence[Status]) -> Page:
-    """Return a page of the listings that pass all filters, newest first.
+    """Return a page of the listings that match all filters, newest first.
 
     Args:
-        conn: Any connection.
-        wanted: The filters; `status` is applied by the caller.
+        conn: A connection.
+        wanted: The filters, without `status`.
         statuses: Statuses that the caller may see and wants.
 
     Raises:
-        ApiError: 400: the filters contradict each other, or the cursor is none of ours.
+        ApiError: 400: the filters contradict each other, or the cursor is invalid.
     """
     check_search(wanted)
     after_time, after_id = _read_cursor(wanted.cursor) if wanted.cursor else (None, None)
@@ -75,7 +70,7 @@ async def search(conn: AsyncConnection[Any], wanted: Search, statuses: Sequence[
         "statuses": list(statuses),
         "after_time": after_time,
         "after_id": after_id,
-        "limit": wanted.limit + 1,  # one more than asked for says whether there is a next page
+        "limit": wanted.limit + 1,  # one more, to know whether there is a next page
     }
     found = [_listing(row) for row in await _all(conn, "search", values)]
     page, more = found[: wanted.limit], len(found) > wanted.limit
@@ -83,33 +78,27 @@ async def search(conn: AsyncConnection[Any], wanted: Search, statuses: Sequence[
 
 
 async def review_queue(conn: AsyncConnection[Any], limit: int) -> list[Listing]:
-    """Return what waits for a decision, the oldest first."""
+    """Return the listings that wait for a decision, the oldest first."""
     return [_listing(row) for row in await _all(conn, "review_queue", {"limit": limit})]
 
 
-async def look_alikes(
+async def find_candidates(
     conn: AsyncConnection[Any], draft: Draft, box: Mapping[str, float | None]
 ) -> list[DictRow]:
-    """Return listings that could be the same thing as `draft`, for the caller to score.
-
-    Args:
-        conn: Any connection.
-        draft: The listing to compare with.
-        box: `south`, `north`, `west` and `east` around its place; None each without one.
-    """
-    values = {**msgspec.structs.asdict(draft), **box, "limit": _MOST_LOOK_ALIKES}
-    return await _all(conn, "look_alikes", values)
+    """Return candidates for duplicates of `draft` in a box around it, for the caller to score."""
+    values = {**msgspec.structs.asdict(draft), **box, "limit": _MAX_CANDIDATES}
+    return await _all(conn, "find_candidates", values)
 
 
 async def lock_status(conn: AsyncConnection[Any], listing_id: UUID) -> Status | None:
-    """Return a listing's status and keep others from changing it until the transaction ends."""
+    """Return a listing's status, locked until the transaction ends."""
     row = await _one(conn, "lock_status", {"id": listing_id})
     return row["status"] if row else None
 
 
-async def move(conn: AsyncConnection[Any], listing_id: UUID, status: Status) -> None:
-    """Give a listing, locked by `lock_status`, its new status."""
-    await conn.execute(_QUERIES["move"], {"id": listing_id, "status": status})
+async def set_status(conn: AsyncConnection[Any], listing_id: UUID, status: Status) -> None:
+    """Set the status of a listing locked by `lock_status`."""
+    await conn.execute(_QUERIES["set_status"], {"id": listing_id, "status": status})
 
 
 async def _one(conn: AsyncConnection[Any], query: str, values: Mapping[str, Any]) -> DictRow | None:
@@ -138,4 +127,4 @@ def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
         moment, _, listing_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition("|")
         return datetime.fromisoformat(moment).astimezone(UTC), UUID(listing_id)
     except (ValueError, OverflowError, binascii.Error):
-        raise ApiError(400, "invalid_request", "cursor takes the next_cursor of a page before.") from None
+        raise ApiError(400, "invalid_request", "cursor takes the next_cursor of an earlier page.") from None

@@ -1,5 +1,5 @@
 -- name: create
--- Store a listing unless its Idempotency-Key is known; returns it only when it was stored.
+-- Store a listing unless its Idempotency-Key is known; returns it only if it was stored.
 INSERT INTO listings (title, description, type, price_amount, price_currency, bedrooms, bathrooms, address_text,
                       lat, lng, status, idempotency_key, request_hash)
 VALUES (%(title)s, %(description)s, %(type)s, %(price_amount)s, %(price_currency)s, %(bedrooms)s, %(bathrooms)s,
@@ -9,7 +9,7 @@ RETURNING id, title, description, type, price_amount, price_currency, bedrooms, 
           status, created_at;
 
 -- name: by_key
--- The listing that an Idempotency-Key made, and the hash of the request that did.
+-- The listing created with an Idempotency-Key, and the hash of that request.
 SELECT id, title, description, type, price_amount, price_currency, bedrooms, bathrooms, address_text, lat, lng,
        status, created_at, request_hash
 FROM listings
@@ -23,7 +23,7 @@ FROM listings
 WHERE id = %(id)s;
 
 -- name: search
--- A page of listings, newest first; a filter that is NULL does not filter. `text` must occur, in any case.
+-- A page of listings, newest first; NULL does not filter. `text` is a substring, in any case.
 SELECT id, title, description, type, price_amount, price_currency, bedrooms, bathrooms, address_text, lat, lng,
        status, created_at
 FROM listings
@@ -41,9 +41,9 @@ WHERE status = ANY (%(statuses)s::text[])
 ORDER BY created_at DESC, id DESC
 LIMIT %(limit)s;
 
--- name: look_alikes
--- Listings that could be the same thing: the same type and currency, and the same title or a place within the
--- box around it. The caller scores them.
+-- name: find_candidates
+-- Candidates for duplicates: the same type and currency, and the same title or a place within the box. The
+-- caller scores them.
 SELECT id, title, price_amount, bedrooms, lat, lng, status
 FROM listings
 WHERE type = %(type)s
@@ -55,7 +55,7 @@ ORDER BY created_at DESC, id DESC
 LIMIT %(limit)s;
 
 -- name: review_queue
--- What waits for a decision, the oldest first.
+-- Listings that wait for a decision, the oldest first.
 SELECT id, title, description, type, price_amount, price_currency, bedrooms, bathrooms, address_text, lat, lng,
        status, created_at
 FROM listings
@@ -64,9 +64,9 @@ ORDER BY created_at, id
 LIMIT %(limit)s;
 
 -- name: lock_status
--- The status of a listing, locked so that of two decisions the second sees the first.
+-- The status of a listing, locked so that concurrent decisions see each other.
 SELECT status FROM listings WHERE id = %(id)s FOR UPDATE;
 
--- name: move
--- Give a listing its new status.
+-- name: set_status
+-- Set the status of a listing.
 UPDATE listings SET status = %(status)s, updated_at = now() WHERE id = %(id)s;

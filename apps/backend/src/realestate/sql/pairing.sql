@@ -1,6 +1,6 @@
 -- name: lock
--- The pairing of a peer, locked so that attempts in parallel are counted one after the other; `now` is read
--- behind the lock.
+-- The pairing of a peer, locked so that concurrent attempts are counted one by one; `now` is read under the
+-- lock.
 WITH pair AS MATERIALIZED (
     SELECT * FROM pairing WHERE channel = %(channel)s AND peer_id = %(peer_id)s FOR UPDATE
 )
@@ -9,7 +9,7 @@ SELECT code_hash, requested_at, expires_at, attempts, last_attempt_at, locked_un
 FROM pair;
 
 -- name: issue
--- Set a new code. An approval stands until the new code is confirmed; attempts are what the caller decided.
+-- Set a new code. An approval stays valid until the new code is confirmed.
 INSERT INTO pairing (channel, peer_id, code_hash, requested_at, expires_at, attempts)
 VALUES (%(channel)s, %(peer_id)s, %(code_hash)s, clock_timestamp(),
         clock_timestamp() + %(valid_for)s::interval, %(attempts)s)
@@ -22,13 +22,13 @@ SET code_hash = excluded.code_hash,
 RETURNING expires_at;
 
 -- name: count_wrong
--- Note a wrong code; the caller, who holds the row's lock, counted it.
+-- Record a wrong code, which the caller counted under the lock.
 UPDATE pairing
 SET attempts = %(attempts)s, last_attempt_at = clock_timestamp(), locked_until = %(locked_until)s
 WHERE channel = %(channel)s AND peer_id = %(peer_id)s;
 
 -- name: approve
--- The code was right: approve once, however often it is confirmed, and forget the wrong attempts.
+-- Approve the peer and reset its attempts; a repeated confirmation keeps the first time.
 UPDATE pairing
 SET approved_at = CASE WHEN approved_at >= requested_at THEN approved_at ELSE clock_timestamp() END,
     attempts = 0,

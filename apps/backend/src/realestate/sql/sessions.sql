@@ -1,5 +1,5 @@
 -- name: touch
--- Note that the peer is talking to us now, and return the session's id; the clock never goes back.
+-- Mark the peer as active now, and return the session's id; updated_at never goes back.
 INSERT INTO chat_sessions (channel, peer_id, agent_id)
 VALUES (%(channel)s, %(peer_id)s, %(agent_id)s)
 ON CONFLICT (channel, peer_id) DO UPDATE

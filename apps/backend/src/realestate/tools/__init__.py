@@ -1,4 +1,4 @@
-"""The tools that chat agents act through: one endpoint, one clock, one audit entry a call."""
+"""Tools for chat agents: one endpoint, with a metric and an audit entry per call."""
 
 from realestate.tools._routes import call_tool
 

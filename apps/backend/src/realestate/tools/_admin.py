@@ -1,4 +1,4 @@
-"""admin.review-queue and admin.decision: how a listing gets from submitted to published, or does not."""
+"""admin.review-queue and admin.decision: review and publish listings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Decision = Literal["submit", "review", "approve", "reject", "publish", "archive"]
 
-# Of each decision: the status it leads to, and those it may be taken in.
+# By decision: the new status, and the statuses in which it is allowed.
 _MOVES: Final[Mapping[Decision, tuple[Status, frozenset[Status]]]] = {
     "submit": ("submitted", frozenset({"draft"})),
     "review": ("under_review", frozenset({"submitted"})),
@@ -33,13 +33,13 @@ _MOVES: Final[Mapping[Decision, tuple[Status, frozenset[Status]]]] = {
 
 
 class QueueArguments(msgspec.Struct, forbid_unknown_fields=True):
-    """How much of the queue to show."""
+    """Page size of the queue."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
 
 
 class DecisionArguments(msgspec.Struct, forbid_unknown_fields=True):
-    """What is to become of a listing; a rejection needs its reason."""
+    """A decision on a listing; a rejection needs a reason."""
 
     listing_id: UUID
     decision: Decision
@@ -47,7 +47,7 @@ class DecisionArguments(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Decided(msgspec.Struct):
-    """Where the listing stands now; `changed` is false when it stood there before."""
+    """The status of the listing; `changed` is false if it had that status before."""
 
     listing_id: UUID
     status: str
@@ -55,34 +55,34 @@ class Decided(msgspec.Struct):
 
 
 async def review_queue(conn: AsyncConnection[Any], arguments: QueueArguments) -> Result:
-    """Show what waits for a decision, the oldest first."""
+    """Return the listings that wait for a decision, the oldest first."""
     waiting = await listings.review_queue(conn, arguments.limit)
     return Result(value={"listings": waiting}, audit={"waiting": len(waiting)})
 
 
 async def decide(conn: AsyncConnection[Any], arguments: DecisionArguments) -> Result:
-    """Move a listing on; taking the same decision again is allowed and changes nothing.
+    """Change the status of a listing; a repeated decision changes nothing.
 
     Raises:
-        ApiError: 404: no such listing; 409: not from where it stands; 400: a rejection without a reason.
+        ApiError: 404: no such listing; 409: not allowed in its status; 400: a rejection without a reason.
     """
     target, allowed = _MOVES[arguments.decision]
     if arguments.decision == "reject" and arguments.reason is None:
         raise ApiError(
-            400, "reason_required", "A rejection needs a reason, for whoever handed the listing in."
+            400, "reason_required", "A rejection needs a reason for the person who submitted the listing."
         )
     status = await listings.lock_status(conn, arguments.listing_id)
     if status is None:
-        raise ApiError(404, "unknown_listing", "There is no such listing.")
+        raise ApiError(404, "unknown_listing", "This listing does not exist.")
     if status != target:
         if status not in allowed:
             raise ApiError(
                 409,
                 "decision_not_allowed",
-                f"A listing that is {status} cannot be decided on like this: {arguments.decision} needs"
+                f"{arguments.decision} is not allowed while a listing is {status}; it must be"
                 f" {' or '.join(sorted(allowed))}.",
             )
-        await listings.move(conn, arguments.listing_id, target)
+        await listings.set_status(conn, arguments.listing_id, target)
     return Result(
         value=Decided(arguments.listing_id, target, changed=status != target),
         audit={

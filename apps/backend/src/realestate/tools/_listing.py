@@ -1,4 +1,4 @@
-"""listing.validate, listing.dedupe, listing.search: what an agent asks before it hands a listing in."""
+"""listing.validate, listing.dedupe and listing.search: for agents, before they submit a listing."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from realestate.tools._tool import Result, Tool
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-# About 200 m; two entrances of one building are closer, two buildings of one street are often not.
+# About 200 m: entrances of one building are closer, other buildings of a street often are not.
 _NEAR_DEGREES: Final = 0.002
-_SMALLEST_COSINE: Final = 0.01  # beside a pole a degree of longitude is next to nothing
+_SMALLEST_COSINE: Final = 0.01  # near the poles a degree of longitude is very short
 _SIMILAR_PRICE: Final = 0.05
 _DUPLICATE_SCORE: Final = 0.5
 
 
 class ValidateArguments(msgspec.Struct, forbid_unknown_fields=True):
-    """A listing as the agent has it so far, whatever state it is in."""
+    """A listing in any state."""
 
     listing: dict[str, Any]
 
 
 class Verdict(msgspec.Struct):
-    """Whether a listing could be handed in, and everything that is wrong with it."""
+    """Whether a listing could be submitted, and everything that is wrong with it."""
 
     valid: bool
     problems: list[Problem]
 
 
 class DedupeArguments(msgspec.Struct, forbid_unknown_fields=True):
-    """A listing that would be accepted."""
+    """A valid listing."""
 
     listing: Draft
 
 
 class Duplicate(msgspec.Struct):
-    """A listing that is probably the same thing: what speaks for it, and how strongly (0 to 1)."""
+    """A listing that is probably the same property, with the reasons and their weight (0 to 1)."""
 
     id: UUID
     title: str
@@ -53,15 +53,15 @@ class Duplicate(msgspec.Struct):
 
 
 async def validate(_conn: AsyncConnection[Any], arguments: ValidateArguments) -> Result:
-    """Say everything that is wrong with a listing; an invalid one is a good answer, not a rejected call."""
+    """Return everything that is wrong with a listing; the call itself is ok."""
     problems = find_problems(arguments.listing)
     return Result(value=Verdict(valid=not problems, problems=problems), audit={"problems": len(problems)})
 
 
 async def dedupe(conn: AsyncConnection[Any], arguments: DedupeArguments) -> Result:
-    """Find listings that are probably the same thing, the most similar first."""
+    """Return listings that are probably the same property, the most similar first."""
     check_draft(arguments.listing)
-    candidates = await listings.look_alikes(conn, arguments.listing, _box_around(arguments.listing))
+    candidates = await listings.find_candidates(conn, arguments.listing, _box_around(arguments.listing))
     scored = [_score(arguments.listing, candidate) for candidate in candidates]
     duplicates = sorted(
         (one for one in scored if one.score >= _DUPLICATE_SCORE), key=lambda one: one.score, reverse=True

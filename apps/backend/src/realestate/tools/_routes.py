@@ -1,8 +1,8 @@
 """The endpoint of the tools.
 
-A call of a known tool by a bearer of the token ends as `ok`, `rejected` (the caller's doing: 4xx) or `error`
-(ours: 5xx); it is counted, measured and audited as such. Without the token there is no call: 401 shows in the
-HTTP metrics only. An unknown tool is 404 and makes no series.
+A call of a known tool with the token ends as `ok`, `rejected` (4xx) or `error` (5xx), which is counted,
+measured and audited. Without the token there is no call: the 401 is in the HTTP metrics only. An unknown tool
+is a 404 and makes no series.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TOOLS: Final[Mapping[str, Tool]] = {tool.name: tool for tool in (*_listing.TOOLS
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """What a tool answered."""
+    """The response of a tool."""
 
     tool: str
     status: str = "ok"
@@ -44,14 +44,14 @@ class Answer(msgspec.Struct, kw_only=True):
     "/api/tools/{tool:str}",
     status_code=200,
     guards=[require_service_token],
-    operation_class=takes_json("The tool's arguments; an empty body stands for none."),
+    operation_class=takes_json("The tool's arguments; an empty body means none."),
     responses=documented(400, 401, 404, 408, 409, 413, 503),
 )
 async def call_tool(request: StrictRequest, tool: FromPath[str]) -> Answer:
-    """Call one of the tools."""
+    """Call a tool."""
     known = TOOLS.get(tool)
     if known is None:
-        raise ApiError(404, "unknown_tool", f"There is no such tool; there are {', '.join(TOOLS)}.")
+        raise ApiError(404, "unknown_tool", f"This tool does not exist; there are {', '.join(TOOLS)}.")
     metrics = request.backend.metrics
     started = perf_counter()
     status = "error"
@@ -68,43 +68,43 @@ async def call_tool(request: StrictRequest, tool: FromPath[str]) -> Answer:
 
 
 class _Call:
-    """One call, and what the audit log says about it."""
+    """One call and its audit entry."""
 
     def __init__(self, request: StrictRequest, tool: Tool) -> None:
         self._request = request
         self._tool = tool
-        self._agent = "unknown"  # until the header says who it is
+        self._agent = "unknown"  # until the header is read
         self._entity_id: str | None = None
 
     async def run(self) -> Result:
-        """Carry the call out: what it writes and its entry are one transaction."""
+        """Run the tool; its writes and its audit entry are one transaction."""
         database = self._request.backend.database
         try:
             arguments = await self._read()
             async with database.transaction() as conn:
                 result = await self._tool.run(conn, arguments)
-                await self._note(conn, {"status": "ok", **result.audit})
+                await self._audit(conn, {"status": "ok", **result.audit})
         except Exception as error:
-            await self._note_failure(error)
+            await self._audit_failure(error)
             raise
         return result
 
     async def _read(self) -> Any:
         self._agent = self._request.agent
         arguments: Any = decode(await self._request.body() or b"{}", self._tool.arguments)
-        subject = getattr(arguments, "listing_id", None)
-        self._entity_id = None if subject is None else str(subject)
+        listing_id = getattr(arguments, "listing_id", None)
+        self._entity_id = None if listing_id is None else str(listing_id)
         return arguments
 
-    async def _note_failure(self, error: Exception) -> None:
+    async def _audit_failure(self, error: Exception) -> None:
         if isinstance(error, DatabaseUnavailableError):
-            return  # there can be no entry now; nothing was written either
-        told = to_api_error(error)
-        status = "rejected" if told.status < 500 else "error"
+            return  # no entry can be written, and nothing else was
+        answer = to_api_error(error)
+        status = "rejected" if answer.status < 500 else "error"
         async with self._request.backend.database.transaction() as conn:
-            await self._note(conn, {"status": status, "code": told.code})
+            await self._audit(conn, {"status": status, "code": answer.code})
 
-    async def _note(self, conn: AsyncConnection[Any], payload: Mapping[str, object]) -> None:
+    async def _audit(self, conn: AsyncConnection[Any], payload: Mapping[str, object]) -> None:
         await audit.append(
             conn,
             actor_type="agent",

@@ -1,4 +1,4 @@
-"""What a tool is: a name, the arguments that it takes, and what it does in a transaction."""
+"""The definition of a tool: its name, its arguments, and what it runs in a transaction."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What a call gave.
-
-    Args:
-        value: The answer, as JSON.
-        audit: What the audit entry says about it.
-    """
+    """The result of a call: its value as JSON, and the payload of its audit entry."""
 
     value: object
     audit: Mapping[str, object] = field(default_factory=dict)
@@ -30,9 +25,9 @@ class Tool:
     """One tool.
 
     Args:
-        name: Its name in the address, the metrics and the audit log.
-        arguments: The struct that its arguments are read into, strictly.
-        run: What it does, in the transaction of its audit entry; an ApiError of it rejects the call.
+        name: Its name in the URL, the metrics and the audit log.
+        arguments: The struct that its arguments are decoded into, strictly.
+        run: Runs it in the transaction of its audit entry; an ApiError rejects the call.
     """
 
     name: str
