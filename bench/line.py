@@ -12,7 +12,9 @@ from bench._figure import OURS, Figure, at_most, share_of
 from bench._pairs import Effort, interleave
 from bench._tools import MissingError, node_worker
 from bench._workers import Worker, workers
-from watchkeeper.logs import Logging, Sink
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs._request_line import RequestLine
+from watchkeeper.logs.output._sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,21 +95,23 @@ def _fields(number: int) -> dict[str, Any]:
 
 
 def _ours() -> Callable[[int], None]:
-    request = Logging(service="bench", env="development", sink=Sink(1)).request
+    log_request = Logging(service="bench", env="development", sink=Sink(1)).log_request
 
     def write(number: int) -> None:
         url, duration = _SIXTEEN[number % 16]
-        request(
-            method="GET",
-            url=url,
-            status=200,
-            duration_ms=duration,
-            request_id=_ID,
-            route=_ROUTE,
-            outcome="completed",
-            trace_id=_ID,
-            span_id=_SPAN,
-            bytes_sent=34,
+        log_request(
+            RequestLine(
+                method="GET",
+                url=url,
+                status=200,
+                duration=duration,
+                request_id=_ID,
+                route=_ROUTE,
+                outcome="completed",
+                trace_id=_ID,
+                span_id=_SPAN,
+                bytes_sent=34,
+            )
         )
 
     return write

@@ -8,6 +8,7 @@ from typing import Any
 
 from support.lines import LineList, parse_line
 from watchkeeper.logs import DEFAULT_KEYS, DROP_REASONS, LEVELS, MAX_LINE, Logging
+from watchkeeper.logs._request_line import RequestLine
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/logs.md").read_text()
@@ -47,17 +48,19 @@ def test_the_example_is_a_line_as_it_is_written() -> None:
     """Its keys and their order are those of a real request line."""
     example: dict[str, Any] = parse_line(EXAMPLE)
     sink = LineList()
-    Logging(service=example["service"], env=example["env"], sink=sink).request(
-        method=example["method"],
-        url=example["url"],
-        status=example["statusCode"],
-        duration_ms=example["duration"],
-        request_id=example["requestId"],
-        route=example["route"],
-        outcome=example["outcome"],
-        trace_id=example["trace_id"],
-        span_id=example["span_id"],
-        bytes_sent=example["bytes"],
+    Logging(service=example["service"], env=example["env"], sink=sink).log_request(
+        RequestLine(
+            method=example["method"],
+            url=example["url"],
+            status=example["statusCode"],
+            duration=example["duration"],
+            request_id=example["requestId"],
+            route=example["route"],
+            outcome=example["outcome"],
+            trace_id=example["trace_id"],
+            span_id=example["span_id"],
+            bytes_sent=example["bytes"],
+        )
     )
     written = parse_line(sink.lines[0])
     assert list(written) == list(example)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from support.lines import LineList, parse_line, raised
 from watchkeeper.logs import MAX_LINE, Logging, Redactor
+from watchkeeper.logs._request_line import RequestLine
 
 LOGS = Logging(service="shop", env="test")
 TEXT = st.text(st.characters(categories=("L", "N", "P", "S", "Z", "Cc", "Cf", "Cs", "Co")), max_size=40)
@@ -77,17 +78,19 @@ def test_anything_is_one_line_of_strict_json(fields: dict[str, Any]) -> None:
 def test_any_request_is_one_line_of_strict_json(url: str, method: str, request_id: str) -> None:
     """What a client can influence in a request line cannot break it, and comes out readable."""
     sink = LineList()
-    Logging(service="shop", env="test", sink=sink).request(
-        method=method,
-        url=url,
-        status=200,
-        duration_ms=1.0,
-        request_id=request_id,
-        route="unmatched",
-        outcome="completed",
-        trace_id="0" * 32,
-        span_id="0" * 16,
-        bytes_sent=0,
+    Logging(service="shop", env="test", sink=sink).log_request(
+        RequestLine(
+            method=method,
+            url=url,
+            status=200,
+            duration=1.0,
+            request_id=request_id,
+            route="unmatched",
+            outcome="completed",
+            trace_id="0" * 32,
+            span_id="0" * 16,
+            bytes_sent=0,
+        )
     )
     (line,) = sink.lines
     assert line.count(b"\n") == 1

@@ -16,6 +16,7 @@ import structlog
 
 from support.lines import LineFile, raised
 from watchkeeper.logs import Logging, Redactor, RequestContext, bind_request, unbind_request
+from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def request(owner: Logging, **changes: Any) -> None:
         "method": "GET",
         "url": "/",
         "status": 200,
-        "duration_ms": 1.0,
+        "duration": 1.0,
         "request_id": "r",
         "route": "/",
         "outcome": "completed",
@@ -77,7 +78,7 @@ def request(owner: Logging, **changes: Any) -> None:
         "span_id": "0" * 16,
         "bytes_sent": 0,
     }
-    owner.request(**{**fields, **changes})
+    owner.log_request(RequestLine(**{**fields, **changes}))
 
 
 def in_request_context(owner: Logging) -> None:

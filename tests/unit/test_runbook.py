@@ -16,6 +16,7 @@ from realestate.monitoring import POLICIES
 from realestate.settings import DEFAULT_PORT, BackendSettings
 from watchkeeper.cli._main import _GROUPS
 from watchkeeper.logs import Logging, Sink
+from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.settings import Limits, Settings, Thresholds
 
 ROOT = Path(__file__).parents[2]
@@ -186,17 +187,19 @@ def test_example_log_entry_is_what_the_service_writes(tmp_path: Path) -> None:
     told = json.loads(line)
     with (tmp_path / "lines").open("wb") as file:
         logging = Logging(service=told["service"], env=told["env"], sink=Sink(file.fileno()))
-        logging.request(
-            method=told["method"],
-            url=told["url"],
-            status=told["statusCode"],
-            duration_ms=told["duration"],
-            request_id=told["requestId"],
-            route=told["route"],
-            outcome=told["outcome"],
-            trace_id=told["trace_id"],
-            span_id=told["span_id"],
-            bytes_sent=told["bytes"],
+        logging.log_request(
+            RequestLine(
+                method=told["method"],
+                url=told["url"],
+                status=told["statusCode"],
+                duration=told["duration"],
+                request_id=told["requestId"],
+                route=told["route"],
+                outcome=told["outcome"],
+                trace_id=told["trace_id"],
+                span_id=told["span_id"],
+                bytes_sent=told["bytes"],
+            )
         )
         logging.flush()
     written = (tmp_path / "lines").read_text(encoding="utf-8").rstrip("\n")

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Final
 from watchkeeper.http._ids import read_ids
 from watchkeeper.http._sampling import sample_floor
 from watchkeeper.http.routes._labels import UNMATCHED
-from watchkeeper.logs import UNSAMPLED
+from watchkeeper.logs._request_line import UNSAMPLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
 
     from watchkeeper.http._asgi import Receive, Scope, Send
-    from watchkeeper.logs import Logging, SampleRate
-    from watchkeeper.logs._request_line import EndedRequest
+    from watchkeeper.logs._logging import Logging
+    from watchkeeper.logs._request_line import RequestLine, SampleRate
     from watchkeeper.metrics._http import HttpMetrics, RequestSeries
     from watchkeeper.metrics._websockets import WebsocketMetrics
     from watchkeeper.settings import Settings
@@ -34,7 +34,7 @@ class RecorderConfig:
     """What all recorders of one app use. Every request reads it, so lookups are done once, here."""
 
     logs: Logging
-    log_request: Callable[[EndedRequest], None]
+    log_request: Callable[[RequestLine], None]
     find_series: Callable[[str, str, int], RequestSeries] | None
     duration_scale: float
     websocket_metrics: WebsocketMetrics | None
@@ -58,7 +58,7 @@ class RecorderConfig:
         sample = settings.request_sample
         return cls(
             logs=logs,
-            log_request=logs.say_request,
+            log_request=logs.log_request,
             find_series=metrics.series if settings.metrics else None,
             duration_scale=metrics.scale,
             websocket_metrics=websocket_metrics if settings.metrics else None,

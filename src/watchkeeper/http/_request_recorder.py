@@ -13,12 +13,12 @@ from watchkeeper.http._errors import error_body
 from watchkeeper.http._recorder import Recorder
 from watchkeeper.http._sampling import RANDOM_FROM
 from watchkeeper.http.routes._labels import MATCHED_NOTHING, route_label
-from watchkeeper.logs import UNSAMPLED
+from watchkeeper.logs._request_line import UNSAMPLED, RequestLine
 
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import Message, Receive, Scope, Send
     from watchkeeper.http._recorder import RecorderConfig
-    from watchkeeper.logs import SampleRate
+    from watchkeeper.logs._request_line import SampleRate
     from watchkeeper.metrics._http import RequestSeries
 
 SEND_BUFFER: Final = 64 * 1024
@@ -258,17 +258,17 @@ class RequestRecorder(Recorder):
                 return
         method = self._method
         config.log_request(
-            (
-                method,
-                self._url.decode("utf-8", "backslashreplace"),
-                self.status,
-                int(self._duration * 1_000_000) / 1000,
-                context.request_id,
-                self.route,
-                outcome,
-                context.trace_id,
-                context.span_id,
-                0 if method == "HEAD" else self._bytes,
-                rate,
+            RequestLine(
+                method=method,
+                url=self._url.decode("utf-8", "backslashreplace"),
+                status=self.status,
+                duration=int(self._duration * 1_000_000) / 1000,
+                request_id=context.request_id,
+                route=self.route,
+                outcome=outcome,
+                trace_id=context.trace_id,
+                span_id=context.span_id,
+                bytes_sent=0 if method == "HEAD" else self._bytes,
+                sample_rate=rate,
             )
         )

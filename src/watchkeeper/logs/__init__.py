@@ -11,7 +11,7 @@ from watchkeeper.logs._errors import claim_exception, describe_exception
 from watchkeeper.logs._levels import LEVELS, parse_level
 from watchkeeper.logs._logging import Logging, line_handler
 from watchkeeper.logs._render import MAX_LINE
-from watchkeeper.logs._request_line import UNSAMPLED, SampleRate
+from watchkeeper.logs._request_line import UNSAMPLED, RequestLine, SampleRate
 from watchkeeper.logs._threads import carry_context_into_threads, stop_carrying_context_into_threads
 from watchkeeper.logs.output._sink import DROP_REASONS, Sink
 from watchkeeper.logs.redaction._redactor import DEFAULT_KEYS, Redactor
@@ -25,6 +25,7 @@ __all__ = [
     "Logging",
     "Redactor",
     "RequestContext",
+    "RequestLine",
     "SampleRate",
     "Sink",
     "bind_request",

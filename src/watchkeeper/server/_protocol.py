@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from watchkeeper.http import error_body
 from watchkeeper.http._ids import read_ids
+from watchkeeper.logs._request_line import RequestLine
 
 if TYPE_CHECKING:
     import asyncio
@@ -176,15 +177,17 @@ class Protocol(HttpToolsProtocol):
         if keeper.settings.metrics:
             keeper.http_metrics.record("_OTHER", "unmatched", status, 0.0)
         if keeper.settings.request_lines:
-            keeper.logging.request(
-                method="_OTHER",
-                url="",
-                status=status,
-                duration_ms=0.0,
-                request_id=request_id,
-                route="unmatched",
-                outcome="unreadable",
-                trace_id=trace_id,
-                span_id=span_id,
-                bytes_sent=size,
+            keeper.logging.log_request(
+                RequestLine(
+                    method="_OTHER",
+                    url="",
+                    status=status,
+                    duration=0.0,
+                    request_id=request_id,
+                    route="unmatched",
+                    outcome="unreadable",
+                    trace_id=trace_id,
+                    span_id=span_id,
+                    bytes_sent=size,
+                )
             )
