@@ -1,11 +1,11 @@
-"""The fixtures that every test may ask for live in `support`; what the developer exported stays outside."""
+"""Loads the fixtures of `support`, and removes the variables of a service that the developer runs."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-# The service's own variables would reach the programs that tests start, and tests that read the environment.
+# The service's variables would reach tests that read the environment, and the programs that tests start.
 _OURS = (
     *(
         "APP_ENV",
@@ -32,10 +32,10 @@ pytest_plugins = [
 
 
 def pytest_configure() -> None:
-    """Forget the variables of a service that the developer runs."""
+    """Remove the service's variables, and restore the handling of Ctrl-C."""
     for name in list(os.environ):
         if name.startswith(_OURS) and name != "HOSTNAME":
             del os.environ[name]
-    # A shell that runs this in the background has it ignore Ctrl-C, and so would every program below it.
+    # In the background a shell sets SIGINT to ignore, which every child process would inherit.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

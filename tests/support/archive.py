@@ -1,4 +1,4 @@
-"""What is in the archive, and what happens between archiving and deleting."""
+"""The contents of the archive, and actions between archive and delete."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ ARCHIVED: Final = dataclasses.replace(EVENTS, archive=True)
 
 
 class HookedArchive(FolderArchive):
-    """An archive that has something done after each segment, before its rows are deleted.
-
-    Args:
-        folder: Where it lies.
-        action: Called with the number of segments so far.
-    """
+    """An archive that calls `action` with the number of segments so far, before their rows are deleted."""
 
     def __init__(self, folder: Path, action: Callable[[int], object]) -> None:
         super().__init__(folder)
@@ -33,7 +28,7 @@ class HookedArchive(FolderArchive):
         self.segments = 0
 
     async def write(self, table: str, run: int, data: bytes) -> Location:
-        """Store a segment, then do it."""
+        """Store a segment, then call the action."""
         location = await super().write(table, run, data)
         self.segments += 1
         self._action(self.segments)
@@ -41,12 +36,12 @@ class HookedArchive(FolderArchive):
 
 
 def file_of(place: str) -> Path:
-    """Return the file that the ledger speaks of."""
+    """Return the file of a location in the ledger."""
     return Path(unquote(urlsplit(place).path))
 
 
 def archived(db: RetentionDB) -> list[dict[str, Any]]:
-    """Return the rows that the ledger says are in the archive and gone, their checksums compared."""
+    """Return the rows that are archived and deleted according to the ledger, with checksums compared."""
     rows: list[dict[str, Any]] = []
     for place, start, length, sha256, count, deleted, kept in db.sql(
         "SELECT place, start, length, sha256, rows, deleted, kept FROM retention_archives ORDER BY id"
@@ -63,6 +58,6 @@ def archived(db: RetentionDB) -> list[dict[str, Any]]:
 
 
 def difference(db: RetentionDB, table: str, copy: str) -> list[tuple[Any, ...]]:
-    """Return the rows of one table that the other has not, as text, to the last character."""
+    """Return the rows that only one of two tables has, as text."""
     rows = "(SELECT t::text FROM {} t EXCEPT ALL SELECT t::text FROM {} t)"
     return db.sql(f"{rows.format(table, copy)} UNION ALL {rows.format(copy, table)}")

@@ -1,7 +1,7 @@
 """Small checkouts around the real dev.py, which set themselves up in seconds and without a network.
 
-Everything in them is real but small: our two packages are a few lines, and the lock pins flit_core alone,
-whose wheel is put together from the one that the tests run with.
+Everything in them is real but small: our packages are a few lines, and the lock pins only flit_core, whose
+wheel is rebuilt from the installed one.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ scripts = {{ {name}-program = "{module}.__main__:main" }}
 name = "{module}"
 """
 _PROGRAM: Final = '''\
-"""Says how it was started."""
+"""Prints how it was started."""
 
 import json
 import sys
 
 
 def main() -> None:
-    """Print the arguments and the environment; with --stay, go on until stdin ends."""
+    """Print the arguments and the environment; with --stay, wait until stdin ends."""
     print(json.dumps({"arguments": sys.argv[1:], "prefix": sys.prefix}), flush=True)
     if "--stay" in sys.argv:
         sys.stdin.read()
@@ -59,18 +59,13 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkout:
-    """A folder with dev.py and what it sets up.
-
-    Args:
-        root: The folder.
-        wheels: The folder where pip finds the wheels that the locks name.
-    """
+    """A folder with dev.py, and the folder where pip finds the locked wheels."""
 
     root: Path
     wheels: Path
 
     def environ(self, **changes: str | None) -> dict[str, str]:
-        """The environment of a person who has configured pip; None removes a variable."""
+        """Return an environment with pip configured; None removes a variable."""
         home = self.wheels.parent
         settings: dict[str, str | None] = {
             "HOME": str(home),
@@ -86,7 +81,7 @@ class Checkout:
     def start(
         self, *arguments: str, python: str = BASE_PYTHON, user: int | None = None, **changes: str | None
     ) -> subprocess.Popen[str]:
-        """Start dev.py and do not wait for it."""
+        """Start dev.py without waiting for it."""
         return subprocess.Popen(
             [python, str(self.root / "dev.py"), *arguments],
             cwd=self.root,
@@ -103,18 +98,14 @@ class Checkout:
     def run(
         self, *arguments: str, python: str = BASE_PYTHON, user: int | None = None, **changes: str | None
     ) -> subprocess.CompletedProcess[str]:
-        """Run dev.py to its end."""
+        """Run dev.py and wait for it."""
         with self.start(*arguments, python=python, user=user, **changes) as process:
             stdout, stderr = process.communicate(timeout=_TIMEOUT)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def make_checkout(folder: Path) -> Checkout:
-    """Make a checkout that is not set up yet.
-
-    Args:
-        folder: An empty folder; the checkout becomes its `checkout`, the wheels its `wheels`.
-    """
+    """Make a checkout that is not set up yet, and a folder of wheels beside it."""
     wheels, root = folder / "wheels", folder / "checkout"
     wheels.mkdir()
     wheel = repack("flit_core", wheels)
@@ -138,7 +129,7 @@ def make_checkout(folder: Path) -> Checkout:
 
 
 def repack(name: str, folder: Path) -> Path:
-    """Put an installed pure Python distribution back into a wheel."""
+    """Build a wheel from an installed pure Python distribution."""
     installed = distribution(name)
     path = folder / f"{name}-{installed.version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -149,7 +140,7 @@ def repack(name: str, folder: Path) -> Path:
 
 
 def python_for_others() -> str:
-    """Find a Python that a user other than root may run too, or end the test as a missing tool does."""
+    """Find a Python that users other than root may run, or end the test like a missing tool."""
     for python in (BASE_PYTHON, "/usr/bin/python3"):
         probe = [python, "-c", "import sys, pip; sys.exit(sys.version_info < (3, 11))"]
         try:
@@ -162,6 +153,6 @@ def python_for_others() -> str:
             continue
     if os.environ.get("CI"):
         pytest.fail(
-            "no Python with pip that others than root may run: apt install python3-pip", pytrace=False
+            "no Python with pip that users other than root may run: apt install python3-pip", pytrace=False
         )
-    pytest.skip("no Python with pip that others than root may run: apt install python3-pip")
+    pytest.skip("no Python with pip that users other than root may run: apt install python3-pip")

@@ -36,14 +36,7 @@ def server_over(state: Path, **options: Any) -> EmbeddedServer:
 
 
 class Starter:
-    """Another process that starts a server; its lines are read with `wait_for`.
-
-    Args:
-        state: The state folder.
-        argv: Interpreter and, before it, whatever runs it.
-        environ: Variables besides this process's own.
-        options: Arguments of `EmbeddedServer`, as JSON knows them.
-    """
+    """Another process that starts a server with JSON options; `wait_for` reads its lines."""
 
     def __init__(
         self,
@@ -53,12 +46,12 @@ class Starter:
         environ: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
-        order = json.dumps({**NAMES, "parameters": QUICK, "state": str(state), **options})
+        spec = json.dumps({**NAMES, "parameters": QUICK, "state": str(state), **options})
         self.lines: list[dict[str, Any]] = []
         self._unread: deque[dict[str, Any]] = deque()
         self._partial = b""
         self.process = subprocess.Popen(
-            [*argv, str(PROGRAM), order],
+            [*argv, str(PROGRAM), spec],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **(environ or {})},
@@ -88,18 +81,18 @@ class Starter:
             time.sleep(0.01)
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """Have it stop its server and end."""
+        """Let the process stop its server and exit."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"stop\n")
         self.process.wait(_TIMEOUT_S)
 
     def close(self) -> None:
-        """End it, however far it is."""
+        """End the process in any state."""
         if self.process.poll() is None:
             self.kill()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -126,7 +119,7 @@ def postmaster_of(state: Path) -> int:
 
 
 def processes_over(state: Path) -> list[str]:
-    """Return the command lines of all programs that were started for this state folder."""
+    """Return the command lines of all processes for this state folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -139,7 +132,7 @@ def processes_over(state: Path) -> list[str]:
 
 
 def wait_until(holds: Callable[[], object], within: float = _TIMEOUT_S, what: str = "") -> float:
-    """Wait until something holds; return how long that took, in seconds."""
+    """Wait until a condition holds; return how many seconds that took."""
     start = time.monotonic()
     while not holds():
         if time.monotonic() - start > within:
@@ -149,7 +142,7 @@ def wait_until(holds: Callable[[], object], within: float = _TIMEOUT_S, what: st
 
 
 async def ask(url: str, question: str, *values: object, within: float = _TIMEOUT_S) -> Any:
-    """Return the first value of the first row, trying again while the server is away."""
+    """Return the first value of the first row, retrying while the server is down."""
     end = time.monotonic() + within
     while True:
         try:
@@ -170,7 +163,7 @@ def copy_of(state: Path, target: Path) -> Path:
 
 
 def _quick_place() -> str | None:
-    """Return a folder in memory: what these tests ask does not depend on the disk, their time does."""
+    """Return a folder in memory: these tests do not depend on the disk, but their duration does."""
     with contextlib.suppress(OSError):
         status = os.statvfs(_MEMORY)
         roomy = status.f_bavail * status.f_frsize > 1 << 30
@@ -181,7 +174,7 @@ def _quick_place() -> str | None:
 
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
-    """Make a folder with a path short enough for sockets, which every account may pass through."""
+    """Make a folder with a path short enough for sockets, which every account may enter."""
     folder = Path(tempfile.mkdtemp(prefix="wk-em-", dir=_quick_place()))
     folder.chmod(0o755)
     try:
@@ -193,14 +186,14 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder for state folders, closed when nothing runs over it any more."""
+    """A folder for state folders, removed once no process uses it."""
     with short_folder() as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def made_state() -> Iterator[Path]:
-    """A state folder whose data is made, with the table `kept`; not to be started, but copied."""
+    """An initialised state folder with the table `kept`; tests copy it."""
     with short_folder() as made:
         asyncio.run(_make(made / "state"))
         yield made / "state"
@@ -214,7 +207,7 @@ async def _make(state: Path) -> None:
 
 @pytest.fixture
 def state(folder: Path, made_state: Path) -> Path:
-    """A state folder of the test's own, with data."""
+    """A private state folder with data."""
     return copy_of(made_state, folder / "state")
 
 

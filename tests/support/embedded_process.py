@@ -1,7 +1,7 @@
-"""A process that starts an embedded server, for tests that kill it; its argument is the options, as JSON.
+"""A process that starts an embedded server with JSON options, for tests that kill it.
 
-It prints a JSON line for each thing that happens, and stops on SIGTERM, SIGINT or the word `stop` on stdin.
-Besides the server's options it takes `fork`: a child that outlives it then holds what a fork inherits.
+It prints a JSON line per event, and stops on SIGTERM, SIGINT or the line `stop` on stdin.
+With the option `fork` a child outlives it, holding what a fork inherits.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from watchkeeper.database.embedded import EmbeddedServer
 from watchkeeper.exceptions import EmbeddedServerError
 
 
-def say(**fields: Any) -> None:
+def report(**fields: Any) -> None:
     """Print one line."""
-    print(json.dumps(fields), flush=True)  # noqa: T201 - that is how the test hears of it
+    print(json.dumps(fields), flush=True)  # noqa: T201 - the test reads it
 
 
 def outlive() -> NoReturn:
-    """Do nothing for longer than the test takes."""
+    """Sleep for longer than the test takes."""
     time.sleep(60)
     os._exit(0)
 
@@ -37,7 +37,7 @@ async def run(options: dict[str, Any]) -> None:
     server = EmbeddedServer(
         Path(options.pop("state")),
         bin_dir=Path(bin_dir) if bin_dir else None,
-        report=lambda level, sentence: say(event="report", level=level, sentence=sentence),
+        report=lambda level, sentence: report(event="report", level=level, sentence=sentence),
         **options,
     )
     loop = asyncio.get_running_loop()
@@ -49,15 +49,15 @@ async def run(options: dict[str, Any]) -> None:
     try:
         await server.start()
     except EmbeddedServerError as error:
-        say(event="refused", sentence=str(error))
+        report(event="refused", sentence=str(error))
         return
     seconds = time.perf_counter() - started_at
     if fork and os.fork() == 0:
         outlive()
-    say(event="started", owner=server.owner, url=server.url, seconds=seconds)
+    report(event="started", owner=server.owner, url=server.url, seconds=seconds)
     await stop.wait()
     await server.stop()
-    say(event="stopped", owner=server.owner)
+    report(event="stopped", owner=server.owner)
 
 
 asyncio.run(run(json.loads(sys.argv[1])))

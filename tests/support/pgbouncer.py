@@ -1,4 +1,4 @@
-"""A real PgBouncer in transaction mode before a test's server."""
+"""A real PgBouncer in transaction mode in front of a server."""
 
 from __future__ import annotations
 
@@ -52,11 +52,7 @@ def _start(folder: Path, server: PostgresServer) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def running_bouncer(server: PostgresServer) -> Iterator[Path]:
-    """Run a PgBouncer with two server connections for each role and database; gives its socket folder.
-
-    Args:
-        server: What it connects to.
-    """
+    """Run a PgBouncer with two server connections per role and database; yields its socket folder."""
     folder = Path(tempfile.mkdtemp(prefix="wk-pb-"))
     process = _start(folder, server)
     try:
@@ -72,12 +68,7 @@ def running_bouncer(server: PostgresServer) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def through(bouncer: Path, there: DatabaseUrls) -> DatabaseUrls:
-    """Return how a database is reached through a PgBouncer.
-
-    Args:
-        bouncer: Its socket folder.
-        there: The database.
-    """
-    tail = f"{there.name}?host={bouncer}&port=6432"
-    return replace(there, url=f"postgresql://{SERVICE}@/{tail}", owner_url=f"postgresql://{OWNER}@/{tail}")
+def through(bouncer: Path, urls: DatabaseUrls) -> DatabaseUrls:
+    """Return the URLs of a database through the PgBouncer with this socket folder."""
+    tail = f"{urls.name}?host={bouncer}&port=6432"
+    return replace(urls, url=f"postgresql://{SERVICE}@/{tail}", owner_url=f"postgresql://{OWNER}@/{tail}")

@@ -1,7 +1,7 @@
-"""A real PostgreSQL for the tests: one server a session, one fresh database a test.
+"""A real PostgreSQL for the tests: one server per session, one fresh database per test.
 
 The session's server holds a template database with all migrations applied; `database_urls` clones it, which
-takes some 30 ms. `postgres_private` is a server of the test's own, to stop, kill and freeze.
+takes about 30 ms. `postgres_private` is a separate server, to stop, kill and freeze.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OWNER: Final = "keeper_owner"
 SERVICE: Final = "keeper"
 
 _PR_SET_PDEATHSIG: Final = 1
-_MEMORY: Final = "/dev/shm"  # noqa: S108  # mkdtemp makes a folder of its own in it
+_MEMORY: Final = "/dev/shm"  # noqa: S108  # mkdtemp makes a private folder in it
 _SETTINGS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0777",
@@ -58,14 +58,7 @@ _SETTINGS: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatabaseUrls:
-    """One database, as its three roles see it.
-
-    Args:
-        name: The database's name.
-        url: As the service's role.
-        owner_url: As the role that owns the tables.
-        superuser_url: As the server's superuser.
-    """
+    """One database, with the connection strings of the service's role, the owner and the superuser."""
 
     name: str
     url: str
@@ -74,13 +67,7 @@ class DatabaseUrls:
 
 
 class PostgresServer:
-    """A throw-away PostgreSQL on a unix socket in a temporary folder.
-
-    Args:
-        bin_dir: Where its programs lie; default those of the wheel.
-        settings: Settings that win over the usual ones.
-        standby_of: A server that it follows as a replica, instead of being empty.
-    """
+    """A temporary PostgreSQL on a unix socket, from the wheel unless `bin_dir` is given."""
 
     def __init__(
         self,
@@ -124,10 +111,7 @@ class PostgresServer:
         return f"postgresql://{role}@/{database}?host={self.folder}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers.
-
-        Call it from the main thread: the server ends with the thread that started it.
-        """
+        """Start the server from the main thread, with which it ends, and wait until it answers."""
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -136,7 +120,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, no lock to be caught in
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  # one system call, and no lock
                 cwd="/",
                 **self._identity,
             )
@@ -152,30 +136,30 @@ class PostgresServer:
                 return
 
     def stop(self, sign: signal.Signals = signal.SIGINT) -> None:
-        """Stop it: SIGINT ends it in order, SIGQUIT at once, SIGKILL as a crash would."""
+        """Stop the server: SIGINT in order, SIGQUIT at once, SIGKILL as in a crash."""
         if self._process is not None:
             self._process.send_signal(sign)
             self._process.wait(30)
             self._process = None
 
     def freeze(self) -> None:
-        """Stop every process of the server where it stands; nothing is closed, nothing answers."""
+        """Suspend every process of the server: connections stay open, and nothing answers."""
         self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let the frozen processes go on."""
+        """Resume the frozen processes."""
         self._signal_all(signal.SIGCONT)
 
     def terminate_clients(self, role: str = SERVICE) -> None:
-        """End every connection of a role, and wait until they are gone."""
+        """End every connection of a role, and wait until they are closed."""
         with psycopg.connect(self.url(), autocommit=True) as conn:
-            # With a time-out it returns when the process has ended, not when it was told to.
+            # With a timeout it returns when the process has ended, not when it was signalled.
             conn.execute(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", [role]
             )
 
     def repair(self) -> None:
-        """Thaw it, start it, and take back what a test did to the roles; a test's databases go."""
+        """Resume or start the server, reset the roles, and drop the test's databases."""
         if self._process is not None and self._process.poll() is None:
             self.thaw()
         else:
@@ -188,10 +172,10 @@ class PostgresServer:
             self.drop_database(self._databases.pop())
 
     def create_database(self, template: str | None = None) -> DatabaseUrls:
-        """Make a database of the owner's, empty or as a copy of another."""
+        """Create a database for the owner, empty or as a copy of another."""
         name = f"wk_{next(self._numbers)}"
         self.execute(
-            # Copying files is three times as quick as writing them through the log, without fsync.
+            # Without fsync, copying files is three times as fast as WAL.
             sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY file_copy").format(
                 sql.Identifier(name), sql.Identifier(OWNER), sql.Identifier(template or "template0")
             )
@@ -200,7 +184,7 @@ class PostgresServer:
         return self.urls(name)
 
     def drop_database(self, name: str) -> None:
-        """Remove a database, whoever is still connected."""
+        """Drop a database, even with open connections."""
         self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def urls(self, name: str) -> DatabaseUrls:
@@ -218,10 +202,10 @@ class PostgresServer:
             conn.execute(statement)
 
     def prepare(self, *, migrated: bool = True) -> None:
-        """Make the roles, and the template database with every migration that there is."""
+        """Create the roles, and the template database with every migration."""
         for role in (OWNER, SERVICE):
             self.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
-        # As the embedded server has it: what retention waits for is seen.
+        # As on the embedded server, so that retention sees what it waits for.
         self.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(SERVICE)))
         if migrated:
             self.execute(
@@ -232,14 +216,14 @@ class PostgresServer:
             asyncio.run(_migrate(self.urls("wk_template")))
 
     def remove(self) -> None:
-        """Stop it and delete its folder."""
+        """Stop the server and delete its folder."""
         if self._process is not None and self._process.poll() is None:
             self.thaw()
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _signal_all(self, sign: signal.Signals) -> None:
-        # The postmaster first, so that no child is born meanwhile; one may end at any time.
+        # The postmaster first, so that no child starts meanwhile; one may end at any time.
         os.kill(self.pid, sign)
         for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
             with contextlib.suppress(ProcessLookupError):
@@ -270,7 +254,7 @@ async def _migrate(urls: DatabaseUrls) -> None:
 
 
 def quick_place() -> str | None:
-    """Return a folder in memory if there is one with room, for what a disk would only slow down."""
+    """Return a folder in memory, if there is one with enough space."""
     with contextlib.suppress(OSError):
         status = os.statvfs(_MEMORY)
         if status.f_bavail * status.f_frsize > 2 << 30 and os.access(_MEMORY, os.W_OK):
@@ -299,20 +283,20 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def postgres_15() -> Iterator[PostgresServer]:
-    """The same on PostgreSQL 15, the oldest that is supported."""
+    """The same on PostgreSQL 15, the oldest supported version."""
     yield from _running(PostgresServer(require_postgres(15)))
 
 
 @pytest.fixture(scope="session")
-def _whipping_server() -> Iterator[PostgresServer]:
+def _disposable_server() -> Iterator[PostgresServer]:
     yield from _running(PostgresServer())
 
 
 @pytest.fixture
-def postgres_private(_whipping_server: PostgresServer) -> Iterator[PostgresServer]:
-    """A server that a test has to itself, to stop, kill and freeze; it is repaired after the test."""
-    yield _whipping_server
-    _whipping_server.repair()
+def postgres_private(_disposable_server: PostgresServer) -> Iterator[PostgresServer]:
+    """A separate server to stop, kill and freeze; it is repaired after the test."""
+    yield _disposable_server
+    _disposable_server.repair()
 
 
 @pytest.fixture(params=["postgres", "postgres_15"])

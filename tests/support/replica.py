@@ -1,9 +1,8 @@
-"""Replicas as processes of their own, to be killed: `python -m support.replica URL [--owner] [--archive]`.
+"""Replicas as separate processes, to be killed: `python -m support.replica URL [--owner] [--archive]`.
 
-A line on stdin that names a due forks a process that prunes what is due; `kill` kills the last one with -9,
-`wait` waits for all of them. Each line is answered. Forking spares each replica the start of an interpreter,
-and only a parent can kill a child without ever hitting another process. With a folder, rows are archived
-there first.
+A scheduled time on stdin forks a process that runs what is due; `kill` kills the last one with SIGKILL,
+`wait` waits for all. Each line is answered. A fork saves starting an interpreter, and only the parent can
+kill a child without the risk of a reused pid. With `--archive FOLDER` rows are archived first.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from watchkeeper.retention import FolderArchive, Retention, RetentionMetrics
 
 
 async def prune(url: str, due: str, owner: str | None, archive: str | None) -> None:
-    """Run what is due, once."""
+    """Run what is due once."""
     policy = dataclasses.replace(EVENTS, archive=archive is not None)
     database = Database(url, owner_url=owner)
     await database.open()
@@ -44,7 +43,7 @@ async def prune(url: str, due: str, owner: str | None, archive: str | None) -> N
 
 
 def main() -> None:
-    """Do what the lines say."""
+    """Execute the lines of stdin."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--owner")
@@ -52,17 +51,17 @@ def main() -> None:
     given = parser.parse_args()
     children: list[int] = []
     for line in sys.stdin:
-        order = line.strip()
-        if order == "kill":
-            os.kill(children[-1], signal.SIGKILL)  # it is ours until it is waited for, running or not
+        command = line.strip()
+        if command == "kill":
+            os.kill(children[-1], signal.SIGKILL)  # the pid is not reused before waitpid
             os.waitpid(children.pop(), 0)
-        elif order == "wait":
+        elif command == "wait":
             while children:
                 os.waitpid(children.pop(), 0)
         else:
             child = os.fork()
             if not child:
-                asyncio.run(prune(given.url, order, given.owner, given.archive))
+                asyncio.run(prune(given.url, command, given.owner, given.archive))
                 os._exit(0)
             children.append(child)
         sys.stdout.write("done\n")

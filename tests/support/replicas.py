@@ -1,4 +1,4 @@
-"""Processes that prune, to be killed with -9 in the middle of it."""
+"""Processes that prune, to be killed during their runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 class Replicas:
-    """Starts processes that prune what is due.
-
-    Args:
-        db: The database.
-        log: Where their lines go.
-        *arguments: `--owner URL` to connect as the owner, `--archive FOLDER` to archive.
-    """
+    """Starts processes that run what is due; `arguments` are those of `support.replica`."""
 
     def __init__(self, db: RetentionDB, log: Path, *arguments: str) -> None:
         self._db = db
@@ -41,38 +35,38 @@ class Replicas:
 
     def start(self) -> None:
         """Start one."""
-        self._order(self._db.schedule.time.isoformat())
+        self._send(self._db.schedule.time.isoformat())
 
     def kill(self) -> None:
-        """Kill the one that was started last, with -9."""
-        self._order("kill")
+        """Kill the last one with SIGKILL."""
+        self._send("kill")
 
     def wait(self) -> None:
-        """Wait until all of them have ended."""
-        self._order("wait")
+        """Wait for all of them."""
+        self._send("wait")
 
     def close(self) -> None:
-        """End them all."""
+        """End all of them."""
         self._parent.kill()
         self._parent.communicate()
 
-    def _order(self, order: str) -> None:
+    def _send(self, command: str) -> None:
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
-        self._parent.stdin.write(f"{order}\n")
+        self._parent.stdin.write(f"{command}\n")
         self._parent.stdin.flush()
         assert self._parent.stdout.readline() == "done\n"
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
-    """Wait until something has happened, for ten seconds at most."""
+    """Wait until a condition holds, for a minute at most."""
     until = time.monotonic() + 60
     while not happened() and time.monotonic() < until:
         time.sleep(0.002)
 
 
 def kill_during_run(db: RetentionDB, replicas: Replicas, pause: float) -> int:
-    """Start a replica, kill it a moment after it has claimed its run; return how many runs that left open."""
+    """Kill a replica shortly after it has claimed its run; return how many runs that left open."""
     before = db.count("retention_runs")
     replicas.start()
     wait_for(lambda: db.count("retention_runs") > before)

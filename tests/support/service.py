@@ -1,4 +1,4 @@
-"""A service's keeper for the tests of the commands: `--app support.service:keeper`."""
+"""A keeper for the tests of the commands: `--app support.service:keeper`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_A_KEEPER = "a text"
 
 
 def keeper() -> Watchkeeper:
-    """Return the keeper of the database that the environment names, else of an embedded one."""
+    """Return a keeper for the database of the environment, else for an embedded one."""
     url = os.environ["TEST_URL"]
     return Watchkeeper(
         "test",
@@ -34,5 +34,5 @@ def _thresholds() -> Thresholds:
 
 
 def without_database() -> Watchkeeper:
-    """Return the keeper of a service that has no data."""
+    """Return the keeper of a service without a database."""
     return Watchkeeper("bare", settings=Settings(service="bare"))

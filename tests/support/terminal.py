@@ -1,4 +1,4 @@
-"""A command as an operator runs it: in a pipe, or on a terminal, where it may be answered."""
+"""Commands as an operator runs them: in a pipe, or on a terminal with input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHANGING: Final = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d UTC)?"), "<time>"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)"), "<time>"),
     (re.compile(r"in \d+\.\d (s|min)"), "in <duration>"),
-    (re.compile(r"\b\d\.\d s\b"), "0.0 s"),  # of one width, so that its column stays as it is
+    (re.compile(r"\b\d\.\d s\b"), "0.0 s"),  # of constant width, so that columns do not move
     (re.compile(r'("duration_ms"|"duration_seconds"): [\d.]+'), r"\1: <duration>"),
     (re.compile(r"wk_\d+"), "<database>"),
     (re.compile(r'"version": "[^"]+"'), '"version": "<version>"'),
@@ -47,7 +47,7 @@ _CHANGING: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What a command came to."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -57,14 +57,7 @@ class Answer:
 def run_command(
     db: RetentionDB, *arguments: str, environ: Mapping[str, str] | None = None, read: bool = True
 ) -> Answer:
-    """Run a command in a pipe.
-
-    Args:
-        db: The database that its service has.
-        arguments: After `watchkeeper`.
-        environ: Variables to change.
-        read: Whether anybody reads its stdout.
-    """
+    """Run `watchkeeper` with these arguments in a pipe; with `read=False` its stdout is closed."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
         stdin=subprocess.DEVNULL,
@@ -102,13 +95,13 @@ class Terminal:
             env={**environment(db), "TERM": "xterm-256color", **(environ or {})},
             cwd=ROOT / "tests",
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - so that Ctrl-C is a signal
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - so that Ctrl-C sends a signal
         )
         os.close(slave)
         self._seen = ""
 
     def wait_for(self, text: str) -> None:
-        """Read until something is on the screen."""
+        """Read until the text is on the screen."""
         until = time.monotonic() + 30
         while text not in self._seen:
             assert time.monotonic() < until, self._seen
@@ -119,7 +112,7 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def end(self) -> Answer:
-        """Wait for the command's end, and return everything that was on the screen."""
+        """Wait for the end of the command, and return the whole screen."""
         while self._read():
             pass
         code = self._process.wait(30)
@@ -151,12 +144,7 @@ def environment(db: RetentionDB) -> dict[str, str]:
 
 
 def check_golden(name: str, *transcript: tuple[str, Answer]) -> None:
-    """Compare commands and their answers with the golden file, which `GOLDEN=write` writes anew.
-
-    Args:
-        name: The file's name.
-        transcript: Each command line with its answer; what changes from run to run is replaced.
-    """
+    """Compare commands and their answers with a golden file; `GOLDEN=write` rewrites it."""
     parts = [
         f"$ watchkeeper {command}\n{_steady(answer.out)}[{answer.code}]\n" for command, answer in transcript
     ]

@@ -1,7 +1,7 @@
-"""External programs that some tests run: found, or the test says what to install.
+"""External programs for some tests: found, or the test says what to install.
 
 On a developer's machine a missing program skips the test, with the reason listed at the end of the run. With
-`CI` set it fails: there `.ci/run` has installed all of them, and a skipped test would be a hole nobody sees.
+`CI` set it fails: there `.ci/run` has installed all of them, and a skipped test would go unnoticed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-# Debian's package for each program; below, the names it goes by that are not the project's own.
+# Debian's package for each program; below, names other than the project's.
 _PACKAGES: Final = {
     "alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
@@ -25,37 +25,23 @@ _OTHER_NAMES: Final = {
     "alertmanager": ("prometheus-alertmanager",),
     "chromium": ("chromium-browser", "google-chrome"),
 }
-# Daemons live there, and an ordinary user's PATH leaves it out.
+# Daemons are there, which an ordinary user's PATH does not include.
 _SYSTEM_FOLDERS: Final = (Path("/usr/sbin"), Path("/usr/local/sbin"))
 
 
 def require_tool(name: str, *more_paths: str | Path) -> Path:
-    """Find a program, or end the test that asks for it.
+    """Find a program by its project's name, or end the test that asks for it.
 
     Args:
-        name: The program, by its project's name: `promtool`, `alertmanager`, `pgbouncer`.
-        more_paths: Folders to look into after PATH, or the program's own file.
-
-    Returns:
-        The program's path.
-
-    Raises:
-        pytest.skip.Exception: It is missing, and `CI` is not set.
-        pytest.fail.Exception: It is missing, and `CI` is set.
+        name: `promtool`, `alertmanager`, `pgbouncer`, ...
+        more_paths: Folders to search after PATH, or the program's own file.
     """
     found = _find(name, more_paths)
     return found if found is not None else _give_up(name, _PACKAGES.get(name, name))
 
 
 def require_postgres(major: int) -> Path:
-    """Find the `bin` folder of a system PostgreSQL, or end the test as `require_tool` does.
-
-    Args:
-        major: The major version: 15 for Debian 12's.
-
-    Returns:
-        The folder that holds `initdb`, `postgres` and `pg_ctl`.
-    """
+    """Find the `bin` folder of a system PostgreSQL, or end the test as `require_tool` does."""
     places = (
         f"/usr/lib/postgresql/{major}/bin",
         f"/usr/pgsql-{major}/bin",
