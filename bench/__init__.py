@@ -1,1 +1,1 @@
-"""Measures the library beside its peers, in one run: `python3 dev.py bench`. See docs/performance.md."""
+"""Compares the library with its peers, in one run: `python3 dev.py bench`. See docs/performance.md."""

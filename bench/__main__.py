@@ -1,4 +1,4 @@
-"""`python3 dev.py bench`: measures all figures, one after the other, and says which promises were kept."""
+"""`python3 dev.py bench`: measures all figures one after the other and says which goals were reached."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from bench import (
     scrape,
     throughput,
 )
-from bench._pairs import Effort
-from bench._picture import draw
 from bench._report import MarksError, as_text, describe_run, write_json, write_markdown
+from bench._rounds import Effort
+from bench._svg import draw
 from bench._workers import WorkerError
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from bench._figure import Figure
 
 FIGURES: Final[dict[str, tuple[Callable[[Effort], Figure], str]]] = {
-    "request": (request.measure, "what watching adds to a request, in process"),
+    "request": (request.measure, "what monitoring adds to a request, in process"),
     "fastify": (fastify.measure, "the same as processes, beside the original's stack under Node"),
-    "throughput": (throughput.measure, "the whole backend with its database, bare and watched"),
+    "throughput": (throughput.measure, "the whole backend with its database, bare and monitored"),
     "inc": (instruments.measure_inc, "a counter's inc, several workers"),
     "observe": (instruments.measure_observe, "a histogram's observe, several workers"),
     "scrape": (scrape.measure, "a scrape over all workers"),
@@ -46,9 +46,9 @@ FIGURES: Final[dict[str, tuple[Callable[[Effort], Figure], str]]] = {
     "prune-random": (retention.measure_random, "pruning most of a table, in random order"),
     "prune-ordered": (retention.measure_ordered, "the same in time order"),
     "prune-locked": (retention.measure_locked, "the same while others have rows locked"),
-    "prune-few": (retention.measure_few, "pruning hardly anything"),
+    "prune-few": (retention.measure_few, "pruning 0.1 % of a table"),
     "prune-partition": (partitions.measure, "pruning by dropping partitions, while others insert"),
-    "prune-others": (retention.measure_others, "what pruning costs who inserts meanwhile"),
+    "prune-others": (retention.measure_others, "what pruning costs concurrent inserts"),
     "prune-random-15": (retention.on_15(retention.measure_random), "prune-random on Debian's PostgreSQL 15"),
     "prune-ordered-15": (retention.on_15(retention.measure_ordered), "prune-ordered on the same"),
     "prune-locked-15": (retention.on_15(retention.measure_locked), "prune-locked on the same"),
@@ -66,14 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench and return the exit code: 1 where something could not be measured or written.
 
     Args:
-        argv: The arguments; default the process's.
+        argv: The arguments; default: those of the process.
     """
     options = _parser().parse_args(argv)
     if options.list:
         for name, (_, about) in FIGURES.items():
             print(f"{name:<20}{about}")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends too
+    # Exit normally, so that child processes are ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run = describe_run()
     print(f"{run}\n", flush=True)
     figures, complete = _measure(options.only or list(FIGURES), Effort(quick=options.quick))
@@ -87,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MarksError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
-    promised = [goal for figure in figures for goal in figure.goals if not goal.stretch]
-    kept = sum(goal.reached for goal in promised)
-    print(f"{kept} of {len(promised)} promises reached.")
+    goals = [goal for figure in figures for goal in figure.goals if not goal.stretch]
+    reached = sum(goal.reached for goal in goals)
+    print(f"{reached} of {len(goals)} goals reached.")
     return 0 if complete else 1
 
 
@@ -110,16 +111,16 @@ def _measure(names: Sequence[str], effort: Effort) -> tuple[list[Figure], bool]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python3 dev.py bench", description="Measures ours beside its peers."
+        prog="python3 dev.py bench", description="Compares Watchkeeper with its peers."
     )
     parser.add_argument(
         "--only", action="append", choices=tuple(FIGURES), metavar="NAME", help="one figure; may be repeated"
     )
     parser.add_argument("--quick", action="store_true", help="a short run with coarse figures")
     parser.add_argument("--list", action="store_true", help="name the figures and measure nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write one object a figure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one object for each figure")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the tables between a page's marks")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables into a page")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The same small service in four forms, bare; whoever watches it is put around it elsewhere."""
+"""The same small service in four frameworks, without monitoring, which is added elsewhere."""
 
 from __future__ import annotations
 
@@ -61,19 +61,15 @@ def bare_asgi() -> ASGIApp:
 
 
 def keeper(**settings: Any) -> Watchkeeper:
-    """Return a keeper as a service has it, without a database; its lines go to standard output.
-
-    Args:
-        settings: What an operator has set.
-    """
+    """Return a keeper without a database, which logs to standard output."""
     return Watchkeeper("bench", settings=Settings(service="bench", **settings), database=False)
 
 
 def watched_fastapi() -> ASGIApp:
-    """Return the service in FastAPI, watched by us."""
+    """Return the service in FastAPI, monitored by Watchkeeper."""
     return keeper().wrap(bare_fastapi())
 
 
 def watched_litestar() -> ASGIApp:
-    """Return the service in Litestar, watched by us."""
+    """Return the service in Litestar, monitored by Watchkeeper."""
     return keeper().wrap(bare_litestar())

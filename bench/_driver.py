@@ -1,4 +1,4 @@
-"""Calls an ASGI app directly, as a server would: no sockets, no client, the app's own CPU time alone."""
+"""Calls an ASGI app directly, without sockets or a client, so that only the app's CPU time is measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
 BUSY_TURN: Final = 8
-"""Requests in one turn of the event loop: a server with more clients than this has as many at hand."""
+"""Requests in one iteration of the event loop: a server with more clients has at least as many ready."""
 
 HEADERS: Final = (
     (b"host", b"api.example.com"),
@@ -28,12 +28,7 @@ HEADERS: Final = (
 
 
 def make_scope(path: str = "/items/7", **changes: Any) -> dict[str, Any]:
-    """Return the scope of one GET request, as uvicorn makes it.
-
-    Args:
-        path: Of the request.
-        changes: Other keys of the scope.
-    """
+    """Return the scope of a GET request as uvicorn creates it, with `changes` to its keys."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -53,27 +48,23 @@ def make_scope(path: str = "/items/7", **changes: Any) -> dict[str, Any]:
 
 
 async def receive() -> dict[str, Any]:
-    """Give the app a request without a body."""
+    """Send the app a request without a body."""
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def send(_message: Any) -> None:
-    """Take what the app sends."""
+    """Ignore what the app sends."""
 
 
 async def check(app: Callable[..., Awaitable[None]]) -> None:
-    """See that the app answers: what fails may be quick.
-
-    Raises:
-        RuntimeError: It does not.
-    """
+    """Raise RuntimeError if the app does not answer 200: an error may be fast."""
     seen: list[int] = []
 
-    async def note(message: MutableMapping[str, Any]) -> None:
+    async def record(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             seen.append(message["status"])
 
-    await app(make_scope(), receive, note)
+    await app(make_scope(), receive, record)
     if seen != [HTTPStatus.OK]:
         raise RuntimeError(f"an app of the bench answers {seen}")
 
@@ -81,15 +72,12 @@ async def check(app: Callable[..., Awaitable[None]]) -> None:
 async def serve(
     app: Callable[..., Awaitable[None]], scopes: Iterable[MutableMapping[str, Any]], *, turn: int = BUSY_TURN
 ) -> float:
-    """Serve these requests one after the other.
+    """Send these requests to `app` one after the other, and return the CPU seconds that they took.
 
     Args:
-        app: What serves them.
-        scopes: Of the requests; each is used up.
-        turn: How many of them are served in one turn of the event loop.
-
-    Returns:
-        The CPU seconds that it took.
+        app: The ASGI app.
+        scopes: Of the requests; each is used once.
+        turn: How many requests are served in one iteration of the event loop.
     """
     start = process_time()
     for number, scope in enumerate(scopes, start=1):

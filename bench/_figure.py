@@ -1,4 +1,4 @@
-"""What a bench finds out: a figure of ours beside the same of each peer, and what was promised of it."""
+"""A figure: our value beside each peer's, and the goals for it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ OURS: Final = "watchkeeper"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What several rounds of one measurement gave.
-
-    Args:
-        median: Of all rounds.
-        lowest: Of all rounds.
-        highest: Of all rounds.
-    """
+    """Median and extremes of the rounds of one measurement."""
 
     median: float
     lowest: float
@@ -28,27 +22,27 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Sum up the values of all rounds."""
+        """Return the spread of these values."""
         return cls(statistics.median(values), min(values), max(values))
 
     @classmethod
     def of_ratios(cls, values: Sequence[float], others: Sequence[float]) -> Spread:
-        """Sum up what each round's value is of the other's in the same round.
+        """Return the spread of each round's value divided by the other's in the same round.
 
-        A neighbour on the machine slows both of a pair: the ratio of a pair holds where a time does not.
+        Other load on the machine slows both of a pair, so their ratio varies less than their times.
         """
         return cls.of([value / other for value, other in zip(values, others, strict=True) if other > 0.0])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
-    """One promise, and how it was kept in this run.
+    """A goal, and what this run measured.
 
     Args:
-        text: The promise in words.
+        text: The goal in words.
         value: What was measured.
-        at_most: What `value` may be.
-        stretch: It is hoped for, not promised.
+        at_most: The largest `value` that reaches the goal.
+        stretch: Whether it is a stretch goal, which does not count.
     """
 
     text: str
@@ -58,7 +52,7 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """Say whether the promise was kept."""
+        """Whether the goal was reached."""
         return self.value <= self.at_most
 
 
@@ -69,7 +63,7 @@ class Curve:
     Args:
         label: What grows along the x axis.
         x: Its values, rising.
-        lines: The figure's values by name, None where none was taken.
+        lines: The values by name; None where there is none.
     """
 
     label: str
@@ -79,18 +73,18 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """One line of the table.
+    """One figure of the report.
 
     Args:
-        name: Stable, for `--only` and for machines.
+        name: Stable, for `--only` and the JSON.
         title: What it is, in a few words.
         unit: Of every value.
-        rounds: The values by name, one each round; `OURS` is ours, and those in `also` are no peers.
-        also: Names in `rounds` that stand beside the comparison: bare apps, variants of ours.
-        goals: What is promised of it.
-        curve: How it grows; then the values are those at the far end.
+        rounds: The values by name, one for each round; `OURS` is ours, those in `also` are not peers.
+        also: Names in `rounds` that are shown but not compared: bare apps, variants of ours.
+        goals: The goals for it.
+        curve: How it grows; the values are then those at the right end.
         missing: Peers that could not be measured, with what to install.
-        more_is_better: It is a rate and not a cost.
+        more_is_better: Whether it is a rate, not a cost.
     """
 
     name: str
@@ -105,7 +99,7 @@ class Figure:
 
     @property
     def ours(self) -> Spread | None:
-        """Our value; None where it could not be measured."""
+        """Our value; None if it could not be measured."""
         return Spread.of(self.rounds[OURS]) if OURS in self.rounds else None
 
     @property
@@ -115,24 +109,24 @@ class Figure:
 
     @property
     def beside(self) -> dict[str, Spread]:
-        """The values that stand beside the comparison."""
+        """The values that are shown but not compared."""
         return {name: Spread.of(self.rounds[name]) for name in self.also if name in self.rounds}
 
     @property
     def ratios(self) -> dict[str, Spread]:
-        """What ours is of each peer's: the median of the pairs, and their extremes."""
+        """Our value divided by each peer's: median and extremes of the pairs."""
         return {name: Spread.of_ratios(self.rounds[OURS], self.rounds[name]) for name in self.peers}
 
     @property
     def ratio(self) -> float | None:
-        """What ours is of the best peer's: the one that is hardest to beat."""
+        """Our value divided by that of the best peer."""
         medians = [ratio.median for ratio in self.ratios.values()]
         if not medians:
             return None
         return min(medians) if self.more_is_better else max(medians)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figure as a machine reads it."""
+        """Return the figure for the JSON report."""
         return {
             "name": self.name,
             "title": self.title,
@@ -152,15 +146,10 @@ class Figure:
         return name != OURS and name not in self.also
 
 
-def grown(
+def growth_of(
     label: str, found: Mapping[tuple[int, str], Sequence[float]]
 ) -> tuple[Curve, dict[str, Sequence[float]]]:
-    """Return the curve of what was found, and the rounds at its far end.
-
-    Args:
-        label: What grows.
-        found: The rounds by what has grown so far and by name.
-    """
+    """Return the curve of these rounds, given by size and name, and the rounds at the largest size."""
     x = tuple(sorted({step for step, _ in found}))
     names = list(dict.fromkeys(name for _, name in found))
     lines = {name: tuple(Spread.of(found[step, name]).median for step in x) for name in names}
@@ -168,7 +157,7 @@ def grown(
 
 
 def at_most(text: str, rounds: Mapping[str, Sequence[float]], limit: float) -> list[Goal]:
-    """Return the promise that our value is at most `limit`; nothing where it was not measured."""
+    """Return the goal that our value is at most `limit`; nothing if it was not measured."""
     if OURS not in rounds:
         return []
     return [Goal(text=text, value=Spread.of(rounds[OURS]).median, at_most=limit)]
@@ -177,7 +166,7 @@ def at_most(text: str, rounds: Mapping[str, Sequence[float]], limit: float) -> l
 def share_of(
     peer: str, rounds: Mapping[str, Sequence[float]], divisor: float, *, stretch: bool = False
 ) -> list[Goal]:
-    """Return the promise that ours is at most one `divisor`th of a peer's; nothing where one is missing."""
+    """Return the goal that ours is at most 1/`divisor` of a peer's; nothing if one of them is missing."""
     if OURS not in rounds or peer not in rounds:
         return []
     ratio = Spread.of_ratios(rounds[OURS], rounds[peer])

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import _words
+from bench import _format
 from bench._figure import OURS
 
 if TYPE_CHECKING:
@@ -40,51 +40,46 @@ _PACKAGES: Final = (
 
 
 class MarksError(Exception):
-    """A page lacks the marks between which the tables go."""
+    """A page has no marks for the tables."""
 
 
 def as_text(figure: Figure) -> str:
-    """Return one figure as it is shown while the bench runs."""
+    """Return one figure as it is printed while the bench runs."""
     lines = [f"{figure.name}: {figure.title} ({figure.unit})"]
     lines += [f"  {name:<48} {value:>9} {of:>9}  {spread}" for name, value, of, spread in _rows(figure)]
     lines += [
-        f"  {goal.text:<48} {_words.measured(goal):>9}   {_words.verdict(goal)}" for goal in figure.goals
+        f"  {goal.text:<48} {_format.measured(goal):>9}   {_format.verdict(goal)}" for goal in figure.goals
     ]
     if figure.curve is not None:
         lines.append(f"  {figure.curve.label:<48} " + " ".join(f"{x:>9,}" for x in figure.curve.x))
         for name, values in figure.curve.lines.items():
             lines.append(f"  {name:<48} " + " ".join(f"{_value(value):>9}" for value in values))
-    lines += [f"  {name} was left out: {remedy}" for name, remedy in figure.missing.items()]
+    lines += [f"  {name} was not measured: {remedy}" for name, remedy in figure.missing.items()]
     return "\n".join(lines) + "\n"
 
 
 def write_json(figures: Iterable[Figure], path: Path) -> None:
-    """Write one object a figure."""
+    """Write one object for each figure."""
     path.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n", encoding="utf-8")
 
 
 def write_markdown(figures: Sequence[Figure], path: Path, run: str) -> None:
-    """Put the tables of this run in the place of the last one's.
-
-    Args:
-        figures: Of this run.
-        path: Of the page.
-        run: What `describe_run` says of it.
+    """Replace the tables between the marks of a page; `run` is the text of `describe_run`.
 
     Raises:
-        MarksError: The page has no place for them.
+        MarksError: The page has no marks.
     """
     page = path.read_text(encoding="utf-8")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise MarksError(f"{path} needs the lines {BEGIN!r} and {END!r}, between which the tables go.")
+        raise MarksError(f"{path} needs the lines {BEGIN!r} and {END!r}: the tables go between them.")
     tables = "\n".join((run, *_markdown(figures)))
     path.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
 
 
 def describe_run() -> str:
-    """Name the machine and the versions that a run's figures belong to."""
+    """Return the date, the machine and the versions of a run."""
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     node = shutil.which("node")
     if node is not None:
@@ -106,24 +101,24 @@ def _processor() -> str:
 
 
 def _rows(figure: Figure) -> Iterator[tuple[str, str, str, str]]:
-    """Give name, value, what ours is of it, and the spread of the rounds."""
+    """Yield name, value, our ratio to it, and the spread of the rounds."""
     if figure.ours is not None:
-        yield OURS, _words.number(figure.ours.median), "", _words.extremes(figure.ours)
+        yield OURS, _format.number(figure.ours.median), "", _format.extremes(figure.ours)
     for name, peer in figure.peers.items():
         of = figure.ratios[name].median if figure.ours is not None else 0.0
-        yield name, _words.number(peer.median), _words.ratio(of), _words.extremes(peer)
+        yield name, _format.number(peer.median), _format.ratio(of), _format.extremes(peer)
     for name, value in figure.beside.items():
-        yield name, _words.number(value.median), "", _words.extremes(value)
+        yield name, _format.number(value.median), "", _format.extremes(value)
 
 
 def _markdown(figures: Sequence[Figure]) -> Iterator[str]:
-    yield "\n| figure | promise | measured | |\n|---|---|---|---|"
+    yield "\n| figure | goal | measured | |\n|---|---|---|---|"
     for figure in figures:
         for goal in figure.goals:
-            text = f"{goal.text} (hoped for)" if goal.stretch else goal.text
-            measured, verdict = _words.measured(goal), _words.verdict(goal)
+            text = f"{goal.text} (stretch)" if goal.stretch else goal.text
+            measured, verdict = _format.measured(goal), _format.verdict(goal)
             yield f"| `{figure.name}` | {text} | {measured} | {verdict} |"
-    yield "\n| figure | | value | ours is | lowest and highest |\n|---|---|---:|---:|---|"
+    yield "\n| figure | | value | our ratio | lowest and highest |\n|---|---|---:|---:|---|"
     for figure in figures:
         if figure.curve is None:
             yield from _markdown_rows(figure)
@@ -132,7 +127,7 @@ def _markdown(figures: Sequence[Figure]) -> Iterator[str]:
             yield from _markdown_curve(figure)
     for figure in figures:
         for name, remedy in figure.missing.items():
-            yield f"\nLeft out of `{figure.name}`: {name} ({remedy})."
+            yield f"\nNot measured in `{figure.name}`: {name} ({remedy})."
 
 
 def _markdown_rows(figure: Figure) -> Iterator[str]:
@@ -154,4 +149,4 @@ def _markdown_curve(figure: Figure) -> Iterator[str]:
 
 
 def _value(value: float | None) -> str:
-    return "" if value is None else _words.number(value)
+    return "" if value is None else _format.number(value)

@@ -1,4 +1,4 @@
-"""Servers on loopback, and the load on them: one server at a time, so that what it costs is its own."""
+"""Servers on loopback, and load on one server at a time, so that it has the machine to itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from bench._pairs import cpu_seconds
+from bench._rounds import cpu_seconds
 from bench._tools import MissingError, find_wrk
 from bench._workers import WorkerError
 
@@ -23,18 +23,12 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 CONNECTIONS: Final = 16
-_PATIENCE: Final = 60.0
+_START_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one round of load was.
-
-    Args:
-        requests: How many were answered.
-        seconds: How long it took.
-        cpu: The CPU seconds of the server.
-    """
+    """One round of load: how many requests were answered, in how many seconds and server CPU seconds."""
 
     requests: int
     seconds: float
@@ -47,17 +41,17 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return self.requests / self.seconds
 
 
 class Server:
-    """A server process on a free port of loopback, which is ended with the block.
+    """A server process on a free loopback port, which runs until the block ends.
 
     Args:
         command: Returns the command that serves on a port.
-        path: What is requested of it.
-        environ: Variables to set for it.
+        path: The path that is requested.
+        environ: Environment variables to set for it.
     """
 
     def __init__(
@@ -70,7 +64,7 @@ class Server:
 
     @classmethod
     def uvicorn(cls, factory: str, path: str, environ: Mapping[str, str] | None = None) -> Self:
-        """Return a server that runs an app of this package under uvicorn, with our loop and parser."""
+        """Return a server that runs an app of this package under uvicorn, with our event loop and parser."""
         quiet = ("--no-access-log", "--log-level", "warning")
         fast = ("--loop", "uvloop", "--http", "httptools")
         command = [sys.executable, "-m", "uvicorn", "--factory", factory, *quiet, *fast, "--port"]
@@ -98,14 +92,14 @@ class Server:
             self._process.wait()
 
     def load(self, duration: timedelta) -> Load:
-        """Request as fast as the server answers, for so long."""
+        """Send requests as fast as the server answers, for this time."""
         used, started = cpu_seconds(self._process.pid), time.monotonic()
         requests = _request(self._port, self._path, duration)
         seconds = time.monotonic() - started
         return Load(requests, seconds, cpu_seconds(self._process.pid) - used)
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             if self._answers():
                 return
@@ -125,18 +119,18 @@ def _request(port: int, path: str, duration: timedelta) -> int:
     try:
         wrk = find_wrk()
     except MissingError:
-        return asyncio.run(_request_from_here(port, path, duration))
+        return asyncio.run(_request_with_asyncio(port, path, duration))
     seconds = max(1, round(duration.total_seconds()))
     command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://127.0.0.1:{port}{path}"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     counted = re.search(r"(\d+) requests in", shown)
     if counted is None or "Non-2xx" in shown or "Socket errors" in shown:
-        raise WorkerError(f"wrk had no clean run of {path}: {shown}")
+        raise WorkerError(f"wrk reported errors for {path}: {shown}")
     return int(counted[1])
 
 
-async def _request_from_here(port: int, path: str, duration: timedelta) -> int:
-    """Do as wrk does, a good deal slower."""
+async def _request_with_asyncio(port: int, path: str, duration: timedelta) -> int:
+    """Do what wrk does, but slower."""
     deadline = time.monotonic() + duration.total_seconds()
     request = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode()
 

@@ -1,4 +1,4 @@
-"""The same metrics in each peer's store, as one worker of several has them."""
+"""The same metrics in our registry and in prometheus_client's, as one of several workers."""
 
 from __future__ import annotations
 
@@ -14,28 +14,24 @@ from bench._workers import Worker
 from watchkeeper.metrics import Registry
 from watchkeeper.metrics._http import HttpMetrics
 from watchkeeper.metrics.exposition._exporter import Exporter
-from watchkeeper.metrics.shared import _worker
+from watchkeeper.metrics.shared._worker import Worker as MetricsWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 BUCKETS: Final = (10.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
-"""The original's: with count and sum a route has 12 lines."""
+"""Those of the original service: with count and sum, a route has 12 lines."""
 
 MULTIPROCESS: Final = "prometheus_client multiprocess"
 PLAIN: Final = "prometheus_client in one process"
 
 
 class Ours:
-    """Our registry, one worker of the instance in `folder`.
-
-    Args:
-        folder: That all workers share.
-    """
+    """Our registry, as one worker of the instance in `folder`."""
 
     def __init__(self, folder: str) -> None:
         self._registry = Registry(third_party=CollectorRegistry())
-        worker = _worker.Worker(self._registry)
+        worker = MetricsWorker(self._registry)
         worker.join(Path(folder))
         self._exporter = Exporter(worker)
         self._http = HttpMetrics(self._registry, unit="ms", buckets=BUCKETS)
@@ -60,11 +56,7 @@ class Ours:
 
 
 class PrometheusClient:
-    """prometheus_client's, which shares values where PROMETHEUS_MULTIPROC_DIR is set.
-
-    Args:
-        folder: That all workers share; empty for the values of this process alone.
-    """
+    """prometheus_client's registry; `folder` has the values of all workers, "" shares nothing."""
 
     def __init__(self, folder: str = "") -> None:
         from prometheus_client import Counter, Histogram
@@ -98,7 +90,7 @@ class PrometheusClient:
         return self._sizes.labels("all")
 
     def render(self) -> bytes:
-        """Return all metrics of all workers, uncompressed, as its documentation has it."""
+        """Return all metrics of all workers, uncompressed, as its documentation recommends."""
         from prometheus_client import generate_latest, multiprocess
 
         if not self._folder:
@@ -112,7 +104,7 @@ Store: TypeAlias = Ours | PrometheusClient
 
 
 def open_store(kind: str, folder: str) -> Store:
-    """Return a worker's store by the name that it has in the table."""
+    """Return a worker's store by its name in the report."""
     if kind == OURS:
         return Ours(folder)
     return PrometheusClient("" if kind == PLAIN else folder)
@@ -122,11 +114,11 @@ def open_store(kind: str, folder: str) -> Store:
 def store_workers(
     kinds: Sequence[str], function: Callable[..., Any], count: int, *arguments: object
 ) -> Iterator[dict[str, list[Worker]]]:
-    """Start several workers of each kind, which share a folder, and end them with the block.
+    """Run `count` workers for each kind of store until the block ends; workers of a kind share a folder.
 
     Args:
         kinds: Names of stores.
-        function: Sets a worker up, from the kind, its folder and `arguments`.
+        function: Sets a worker up, given the kind, its folder and `arguments`.
         count: How many workers each kind has.
         arguments: For `function`.
     """

@@ -1,7 +1,8 @@
-"""Processes that measure: each has one variant to itself, and does nothing until it is asked.
+"""Processes that measure one variant each, and only while they are asked to.
 
 A worker is started with the name of a function and its arguments. The function sets the variant up and
-returns what answers the questions: JSON lines, one question at a time, so that no two variants run at once.
+returns a function that answers questions. Questions and answers are JSON lines, one at a time, so no two
+variants run at once.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ _Name = TypeVar("_Name")
 
 
 class WorkerError(Exception):
-    """A worker ended before it had answered; what it had to say is on stderr."""
+    """A worker ended before it answered; its message is on stderr."""
 
 
 class Worker:
     """A process and the pipe to it.
 
     Args:
-        command: The program, which answers each line on stdin by one line of JSON on stdout, and says so when
-            it is ready by a first line.
-        environ: Variables to set for it.
+        command: The program: it prints one line when it is ready, then answers each line on stdin with one
+            line of JSON on stdout.
+        environ: Environment variables to set for it.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
@@ -48,16 +49,12 @@ class Worker:
     def of(
         cls, function: Callable[..., Any], *arguments: object, environ: Mapping[str, str] | None = None
     ) -> Self:
-        """Start a worker that is set up by `function`, of a module of this package."""
+        """Start a worker that is set up by `function`, which is in a module of this package."""
         target = f"{function.__module__}:{function.__name__}"
         return cls([sys.executable, "-m", "bench._workers", target, json.dumps(arguments)], environ)
 
     def ask(self, question: object = None) -> Any:
-        """Send a question and wait for the answer.
-
-        Raises:
-            WorkerError: The worker is no more.
-        """
+        """Send a question and wait for the answer; WorkerError if the worker has ended."""
         if not self._ready:
             self._read()
             self._ready = True
@@ -68,7 +65,7 @@ class Worker:
         return self._read()
 
     def close(self) -> None:
-        """Let the process end."""
+        """End the process."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -89,7 +86,7 @@ class Worker:
 
 @contextlib.contextmanager
 def workers(started: Mapping[_Name, Worker]) -> Iterator[Mapping[_Name, Worker]]:
-    """End all workers with the block."""
+    """End all workers when the block ends."""
     try:
         yield started
     finally:
@@ -98,11 +95,11 @@ def workers(started: Mapping[_Name, Worker]) -> Iterator[Mapping[_Name, Worker]]
 
 
 def main(target: str, arguments: str) -> None:
-    """Set up what `target` names, then answer until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when its stdin does
+    """Set up the variant that `target` names, then answer questions until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its stdin
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # the lines of ours and of the peers: written, and read by nobody
+    os.dup2(nowhere, 1)  # log lines are written and discarded
     module, function = target.split(":")
     answer = getattr(importlib.import_module(module), function)(*json.loads(arguments))
     print("null", file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""What watching costs a server process, ours under uvicorn beside the original's stack under Node."""
+"""What monitoring costs a server process: ours under uvicorn, the original service's stack under Node."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from bench._figure import OURS, Figure, share_of
-from bench._pairs import Effort, interleave
+from bench._rounds import Effort, interleave
 from bench._servers import Server
 from bench._tools import NODE, MissingError, find_node, find_wrk
 
@@ -21,14 +21,14 @@ _ROUND: Final = timedelta(seconds=1)
 
 
 def measure(effort: Effort) -> Figure:
-    """Measure pairs of servers, one bare and one watched, by the CPU time of their processes."""
+    """Measure pairs of servers, one bare and one monitored, by the CPU time of their processes."""
     missing: dict[str, str] = {}
     pairs = {
         OURS: (_python("bare_fastapi"), _python("watched_fastapi")),
         _LITESTAR: (_python("bare_litestar"), _python("watched_litestar")),
     }
     try:
-        find_wrk()  # a slower client would leave the server waiting
+        find_wrk()  # a slower client would leave the server idle
         node = find_node()
         pairs[_FASTIFY] = (_fastify(node, "bare"), _fastify(node, "watched"))
     except MissingError as error:

@@ -1,12 +1,12 @@
-"""How a scrape grows: with the series, with the routes, with the workers."""
+"""How the cost of a scrape grows with the number of series, routes and workers."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from bench._figure import OURS, Curve, Figure, Goal, Spread, grown
-from bench._pairs import Effort, interleave
+from bench._figure import OURS, Curve, Figure, Goal, Spread, growth_of
+from bench._rounds import Effort, interleave
 from bench._stores import MULTIPROCESS, store_workers
 from bench.scrape import ROUTES, WORKERS, scrape_after, serve_routes, serve_series
 
@@ -41,12 +41,12 @@ def measure_by_workers(effort: Effort) -> Figure:
 
 
 def _measure(serve: Callable[..., Any], steps: Mapping[int, tuple[int, int]], rounds: int) -> _Found:
-    """Measure all steps in each round, so that a noisy moment bends no curve.
+    """Measure all sizes in each round, so that other load affects all points of a curve alike.
 
     Args:
         serve: Sets a worker up.
-        steps: By what grows: how many workers there are, and how many series or routes each has.
-        rounds: How often.
+        steps: For each size the number of workers, and of series or routes in each.
+        rounds: How many rounds.
     """
     with contextlib.ExitStack() as stack:
         started = {
@@ -61,13 +61,13 @@ def _measure(serve: Callable[..., Any], steps: Mapping[int, tuple[int, int]], ro
 
 
 def _figure(name: str, title: str, label: str, found: _Found, *, linear: bool) -> Figure:
-    curve, rounds = grown(label, found)
+    curve, rounds = growth_of(label, found)
     goals = _linear(curve, found) if linear else ()
     return Figure(name=name, title=title, unit="ms CPU", rounds=rounds, goals=goals, curve=curve)
 
 
 def _linear(curve: Curve, found: _Found) -> Sequence[Goal]:
-    """Return the promise that at the far end ten times as many cost ten times as much, give or take."""
+    """Return the goal that the cost is linear from the last size but one to the last."""
     fewer, more = curve.x[-2:]
     growth = Spread.of_ratios(found[more, OURS], found[fewer, OURS]).median / (more / fewer)
     text = f"≤ 1.3 times as much for each of {more:,} {curve.label} as for each of {fewer:,}"

@@ -1,4 +1,4 @@
-"""What an import costs, over a Python that imports nothing."""
+"""What an import costs, compared with a Python that imports nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import tempfile
 from typing import TYPE_CHECKING, Final
 
 from bench._figure import OURS, Figure, at_most
-from bench._pairs import Effort, interleave
+from bench._rounds import Effort, interleave
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _NOTHING: Final = "Python, importing nothing"
 _NAME_ALONE: Final = f"{OURS}, its name alone"
-# Ours is the import of what a service uses: the package by itself loads next to nothing.
+# Ours is the import of Watchkeeper, which a service uses: the package itself loads almost nothing.
 _IMPORTS: Final = {
     OURS: "from watchkeeper import Watchkeeper",
     "prometheus_client + structlog": "import prometheus_client, structlog",
@@ -33,7 +33,7 @@ def measure(effort: Effort) -> Figure:
     """Measure fresh processes that import one library each."""
     programs = {_NOTHING: "pass", **_IMPORTS}
     with tempfile.TemporaryDirectory(prefix="bench-import-") as folder:
-        # As installed: each module compiled once, which the first round does, and not with every import.
+        # As for an installed package, modules are compiled once, in the first round, not by every import.
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environ["PYTHONPYCACHEPREFIX"] = folder
         rounds = interleave(programs, lambda name: _cpu_of(programs[name], environ), effort.of(20, 5))
@@ -53,7 +53,7 @@ def measure(effort: Effort) -> Figure:
 
 
 def _cpu_of(code: str, environ: Mapping[str, str]) -> float:
-    """Run a fresh Python and return the CPU milliseconds of its whole life."""
+    """Run Python and return the CPU milliseconds of the whole process."""
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], environ)
     _, status, usage = os.wait4(pid, 0)
     if status:

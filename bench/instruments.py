@@ -1,4 +1,4 @@
-"""What counting costs on a series that is at hand, where several workers share their metrics."""
+"""What counting costs on a child that the caller keeps, while several workers share their metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from time import process_time
 from typing import TYPE_CHECKING, Final
 
 from bench._figure import OURS, Figure, at_most
-from bench._pairs import Effort, interleave
+from bench._rounds import Effort, interleave
 from bench._stores import BUCKETS, MULTIPROCESS, PLAIN, open_store, store_workers
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def measure_observe(effort: Effort) -> Figure:
 def _measure(call: str, effort: Effort) -> dict[str, list[float]]:
     calls = effort.of(50_000, 20_000)
     with store_workers((OURS, MULTIPROCESS, PLAIN), serve, _WORKERS, call) as started:
-        # All of a store's workers are there and have counted; in each round another of them is asked.
+        # All workers of a store have counted; each round measures another one of them.
         turns = {kind: itertools.cycle(workers) for kind, workers in started.items()}
         return interleave(turns, lambda kind: float(next(turns[kind]).ask(calls)), effort.of(80, 8))
 
 
 def serve(kind: str, folder: str, call: str) -> Callable[[int], float]:
-    """Set a worker up; asked for a number of calls, answer with the µs that one takes, its loop included."""
+    """Set a worker up; for a number of calls, it answers with the µs of one call, with its loop."""
     store = open_store(kind, folder)
     counter, histogram = store.counter(1), store.histogram()
     counter.inc()

@@ -1,4 +1,4 @@
-"""What one request line costs, written to where nobody reads."""
+"""What one request line costs when it is written to /dev/null."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import process_time
 from typing import TYPE_CHECKING, Any, Final
 
 from bench._figure import OURS, Figure, at_most, share_of
-from bench._pairs import Effort, interleave
+from bench._rounds import Effort, interleave
 from bench._tools import MissingError, node_worker
 from bench._workers import Worker, workers
 from watchkeeper.logs._logging import Logging
@@ -19,8 +19,8 @@ from watchkeeper.logs.output._sink import Sink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_BUSY_TURN: Final = 16  # lines in one turn of the event loop; pino's turns are as long
-_IDLE: Final = f"{OURS}, a write a line"
+_BUSY_TURN: Final = 16  # lines in one iteration of the event loop, as for pino
+_IDLE: Final = f"{OURS}, one write per line"
 _PINO: Final = "pino"
 _NODE: Final = {_PINO: "sync", "pino, sync: false": "batched"}
 _ID: Final = "4e4ac6d3c1f0a3fb7b2e7d5ff2a0b6c1"
@@ -30,7 +30,7 @@ _SIXTEEN: Final = [(f"/api/listings/{number}?type=house", 2.431 + number / 1000)
 
 
 def measure(effort: Effort) -> Figure:
-    """Measure the same line, written by each of the loggers."""
+    """Measure the same line with each logger."""
     lines = effort.of(8000, 3200)
     missing: dict[str, str] = {}
     started = {name: Worker.of(serve, name) for name in WRITERS}
@@ -53,9 +53,9 @@ def measure(effort: Effort) -> Figure:
 
 
 def serve(name: str) -> Callable[[int], float]:
-    """Set a logger up; asked for a number of lines, answer with the µs that one takes.
+    """Set a logger up; for a number of lines, it answers with the µs of one line.
 
-    Turns of the loop without lines are measured too, and taken off.
+    Iterations of the event loop without lines are measured too, and subtracted.
     """
     write = WRITERS[name]()
     turn = 1 if name == _IDLE else _BUSY_TURN
@@ -120,7 +120,7 @@ def _ours() -> Callable[[int], None]:
 def _structlog() -> Callable[[int], None]:
     import structlog
 
-    from bench._peer_middleware import configure_structlog
+    from bench._handwritten import configure_structlog
 
     configure_structlog()
     log = structlog.get_logger().bind(service="bench", env="development")

@@ -1,4 +1,4 @@
-"""What a process holds after a million requests, half of them hostile."""
+"""How much memory a process has after a million requests, half of them hostile."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bench.request import VARIANTS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench._pairs import Effort
+    from bench._rounds import Effort
 
 _BARE: Final = "bare Starlette"
-# A tenth of the requests is enough to see it: they keep a series for whatever a client calls a method.
+# A tenth of the requests is enough: they create a series for every method that a client invents.
 _PEERS: Final = {
     "prometheus-fastapi-instrumentator, 1/10": "prometheus-fastapi-instrumentator",
     "starlette_exporter, 1/10": "starlette_exporter",
@@ -35,7 +35,7 @@ def measure(effort: Effort) -> Figure:
     """Measure resident memory after a tenth of the requests and after all of them."""
     requests = effort.of(1_000_000, 100_000)
     sizes = {OURS: requests, _BARE: requests, **dict.fromkeys(_PEERS, requests // 10)}
-    started = {name: Worker.of(hold, _PEERS.get(name, name)) for name in sizes}
+    started = {name: Worker.of(serve_many, _PEERS.get(name, name)) for name in sizes}
     with workers(started), ThreadPoolExecutor(max_workers=2) as pool:
         grown = pool.map(_growth, started.values(), sizes.values())
         rounds = {name: [value] for name, value in zip(started, grown, strict=True)}
@@ -49,8 +49,8 @@ def measure(effort: Effort) -> Figure:
     )
 
 
-def hold(name: str) -> Callable[[int], float]:
-    """Set the service up; asked to serve so many more requests, answer with the MB that it then holds."""
+def serve_many(name: str) -> Callable[[int], float]:
+    """Set the service up; for a number of requests, it serves them and answers with its resident MB."""
     runner = asyncio.Runner()
     app = _apps.bare_starlette()
     if name != _BARE:
@@ -72,7 +72,7 @@ def _growth(worker: Worker, requests: int) -> float:
 
 
 def _one(number: int, dice: random.Random) -> dict[str, Any]:
-    """Return every second time a request of a scanner, in whose every part is something new."""
+    """Return a normal request for odd numbers, else a scanner's, with new values in every part."""
     if number % 2:
         return make_scope()
     path = f"/{dice.getrandbits(64):x}/../{dice.choice(('wp-login.php', '%00', 'items/1e9'))}"
@@ -90,8 +90,8 @@ def _one(number: int, dice: random.Random) -> dict[str, Any]:
 
 
 def _resident() -> float:
-    """Return the MB that are resident, exactly: `statm` may be some hundred pages behind."""
+    """Return the exact resident MB: `statm` may lag by some hundred pages."""
     for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
         if line.startswith("Rss:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise OSError("/proc/self/smaps_rollup says nothing of Rss")
+    raise OSError("/proc/self/smaps_rollup has no Rss")

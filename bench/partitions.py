@@ -1,4 +1,4 @@
-"""What dropping old partitions costs, beside the plain DELETE, and how long others wait for it."""
+"""What dropping old partitions costs, compared with the plain DELETE, and how long others wait."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from bench._figure import OURS, Figure, Goal, Spread
-from bench._pairs import Effort, interleave
-from bench._pruned import PLAIN, Case, pruned_house
+from bench._pruning import PLAIN, Case, pruned_service
+from bench._rounds import Effort, interleave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# Ten days that are over, and three that are not.
+# Ten days past the horizon, and three that are not.
 _OLD_DAYS: Final = range(41, 51)
-_YOUNG_DAYS: Final = range(3)
+_NEW_DAYS: Final = range(3)
 
 
 def measure(effort: Effort, programs: Path | None = None) -> Figure:
-    """Measure a table that is only added to, of which ten partitions by day go, while somebody adds to it."""
+    """Measure a run that drops ten partitions by day while another connection inserts."""
     case = Case(rows=effort.of(1_000_000, 100_000), old=1000)
     waits: list[float] = []
-    with pruned_house(programs) as house:
+    with pruned_service(programs) as service:
 
         def prune(name: str) -> float:
-            make(house.owner_url, case.rows)
+            create_table(service.owner_url, case.rows)
             if name != OURS:
-                return house.prune(case, name)
-            with adding(house.owner_url) as longest:
-                seconds = house.prune(case, name)
+                return service.prune(case, name)
+            with inserting(service.owner_url) as longest:
+                seconds = service.prune(case, name)
             waits.append(longest())
             return seconds
 
         rounds = interleave((OURS, PLAIN), prune, effort.of(3, 1))
-    text = "≤ 0.15 s, the longest wait of an insert meanwhile"
+    text = "≤ 0.15 s for the longest concurrent insert"
     return Figure(
         name="prune-partition",
         title="1 M rows in ten partitions by day",
@@ -51,13 +51,8 @@ def measure(effort: Effort, programs: Path | None = None) -> Figure:
     )
 
 
-def make(url: str, rows: int) -> None:
-    """Make the table: so many rows in the old partitions, and a tenth of that in each young one.
-
-    Args:
-        url: How the owner connects.
-        rows: How many are old.
-    """
+def create_table(url: str, rows: int) -> None:
+    """Create the table: `rows` in the old partitions, and a tenth of that in each new one."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("DROP TABLE IF EXISTS events")
         conn.execute(
@@ -65,7 +60,7 @@ def make(url: str, rows: int) -> None:
             " PARTITION BY RANGE (received_at)"
         )
         conn.execute("CREATE INDEX ON events (received_at)")
-        for days in (*_OLD_DAYS, *_YOUNG_DAYS):
+        for days in (*_OLD_DAYS, *_NEW_DAYS):
             conn.execute(
                 f"""DO $$BEGIN EXECUTE format(
                     'CREATE TABLE day_{days} PARTITION OF events FOR VALUES FROM (%L) TO (%L)',
@@ -83,23 +78,19 @@ def make(url: str, rows: int) -> None:
 
 
 @contextmanager
-def adding(url: str) -> Iterator[Callable[[], float]]:
-    """Have somebody add rows all the while; gives what tells the longest wait for one, in seconds.
-
-    Args:
-        url: How to connect.
-    """
+def inserting(url: str) -> Iterator[Callable[[], float]]:
+    """Insert rows until the block ends; yields a function that returns the longest insert in seconds."""
     ended = threading.Event()
     waits = [0.0]
 
-    def add() -> None:
+    def insert() -> None:
         with psycopg.connect(url, autocommit=True) as conn:
             while not ended.is_set():
                 began = time.perf_counter()
                 conn.execute("INSERT INTO events VALUES (0, 'x', 'x', now())")
                 waits.append(time.perf_counter() - began)
 
-    thread = threading.Thread(target=add)
+    thread = threading.Thread(target=insert)
     thread.start()
     try:
         yield lambda: max(waits)

@@ -1,4 +1,4 @@
-"""What a watched request costs over a bare one, in process."""
+"""What a monitored request costs more than a bare one, in process."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import uvloop
 from bench import _apps
 from bench._driver import BUSY_TURN, check, make_scope, serve
 from bench._figure import OURS, Figure, share_of
-from bench._pairs import Effort, interleave
+from bench._rounds import Effort, interleave
 from bench._workers import Worker, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SLICE: Final = 96  # requests at a time, bare and watched in turn
+_SLICE: Final = 96  # requests at a time, bare and monitored in turn
 _INSTRUMENTATOR: Final = "prometheus-fastapi-instrumentator"
 _OPENTELEMETRY: Final = "OpenTelemetry metrics"
-_IDLE: Final = f"{OURS}, one request a turn of the loop"
+_IDLE: Final = f"{OURS}, one request per loop iteration"
 _BARE: Final = "bare FastAPI, the whole request"
 
 
 def measure(effort: Effort) -> Figure:
-    """Measure all variants: ours with all it does, the peers with what they do."""
+    """Measure all variants: ours with everything on, the peers with what they do."""
     requests = effort.of(960, 288)
     started = {name: Worker.of(watch, name) for name in VARIANTS}
     with workers(started):
@@ -56,12 +56,12 @@ def measure(effort: Effort) -> Figure:
 
 
 def watch(variant: str) -> Callable[[int], tuple[float, float]]:
-    """Set one variant up; asked for a number of requests, answer with two times for one of them in µs.
+    """Set one variant up; for a number of requests, it answers with two times for one request in µs.
 
-    The first is the bare app's, the second what watching adds. Both apps live in the worker and take turns
-    there, so that neither process nor moment differs between them.
+    The first is the bare app's, the second what monitoring adds. Both apps take turns in one process, so that
+    both meet the same conditions.
     """
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)  # as uvicorn and our own serve have it
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)  # as uvicorn and our own server use
     make, put_around = VARIANTS[variant]
     bare, watched = make(), runner.run(put_around(make()))
     runner.run(check(bare))
@@ -91,9 +91,9 @@ async def _ours(app: Any, **settings: Any) -> Any:
 
 
 async def _by_hand(app: Any) -> Any:
-    from bench._peer_middleware import PeerMiddleware
+    from bench._handwritten import HandwrittenMiddleware
 
-    return PeerMiddleware(app)
+    return HandwrittenMiddleware(app)
 
 
 async def _instrumentator(app: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What pruning costs, beside the plain statements that people write for it, and what it costs others."""
+"""What pruning costs, compared with plain statements, and what it costs other transactions."""
 
 from __future__ import annotations
 
@@ -11,38 +11,46 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from bench._figure import OURS, Figure, Goal, Spread, grown
-from bench._pruned import BESIDE, KIND, KINDLY, LIMITED, PLAIN, Case, pruned_house
+from bench._figure import OURS, Figure, Goal, Spread, growth_of
+from bench._pruning import (
+    DEFAULT_BUDGET,
+    LIMITED,
+    PLAIN,
+    WITH_OTHER_WRITERS,
+    WITHIN_BUDGET,
+    Case,
+    pruned_service,
+)
 from bench._workers import Worker, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from bench._pairs import Effort
-    from bench._pruned import PrunedHouse
+    from bench._pruning import PrunedService
+    from bench._rounds import Effort
 
 _IDLE: Final = "the same inserts while nothing is pruned"
-# Debian and Ubuntu put it there; the embedded server is a newer one.
+# Where Debian and Ubuntu install it; the embedded server is newer.
 _DEBIANS: Final = Path("/usr/lib/postgresql/15/bin")
 _INSERT_EACH_S: Final = 0.005
 _WINDOW_S: Final = 0.5
 
 
 def measure_random(effort: Effort, programs: Path | None = None) -> Figure:
-    """Measure a table of which most rows go, lying about at random."""
+    """Measure deleting most rows of a table, in random order."""
     case = Case(rows=effort.of(2_500_000, 250_000))
     longest: list[float] = []
-    rounds = _measure(case, (PLAIN, OURS, BESIDE, LIMITED), effort, programs, longest)
+    rounds = _measure(case, (PLAIN, OURS, WITH_OTHER_WRITERS, LIMITED), effort, programs, longest)
     goals = [_rate(rounds, PLAIN, 0.8), _rate(rounds, LIMITED, 8.0)]
     if longest:
         text = "≤ 100 ms for 99 of 100 of its transactions"
         goals.append(Goal(text=text, value=statistics.median(longest) * 1000, at_most=100.0))
     figure = _figure("prune-random", "80 % of 2.5 M rows, in random order", rounds, goals)
-    return replace(figure, also=(BESIDE,))
+    return replace(figure, also=(WITH_OTHER_WRITERS,))
 
 
 def measure_ordered(effort: Effort, programs: Path | None = None) -> Figure:
-    """Measure a table of which most rows go, the oldest first."""
+    """Measure deleting most rows of a table whose oldest rows come first."""
     case = Case(rows=effort.of(2_500_000, 250_000), ordered=True)
     rounds = _measure(case, (PLAIN, OURS), effort, programs)
     goals = [_rate(rounds, PLAIN, 0.75)]
@@ -50,7 +58,7 @@ def measure_ordered(effort: Effort, programs: Path | None = None) -> Figure:
 
 
 def measure_locked(effort: Effort, programs: Path | None = None) -> Figure:
-    """Measure a table of which most rows go, while others have rows of it locked everywhere."""
+    """Measure deleting most rows of a table while another transaction locks some everywhere."""
     case = Case(rows=effort.of(2_500_000, 250_000), locked=500)
     rounds = _measure(case, (PLAIN, OURS), effort, programs)
     title = "80 % of 2.5 M rows, each 500th locked"
@@ -58,7 +66,7 @@ def measure_locked(effort: Effort, programs: Path | None = None) -> Figure:
 
 
 def measure_few(effort: Effort, programs: Path | None = None) -> Figure:
-    """Measure a table of which hardly anything goes."""
+    """Measure deleting few rows of a table."""
     case = Case(rows=effort.of(2_500_000, 250_000), old=1)
     rounds = _measure(case, (PLAIN, OURS), effort, programs)
     goals = [_rate(rounds, PLAIN, 1 / 1.3)]
@@ -66,11 +74,7 @@ def measure_few(effort: Effort, programs: Path | None = None) -> Figure:
 
 
 def on_15(measure: Callable[[Effort, Path | None], Figure]) -> Callable[[Effort], Figure]:
-    """Return the same measurement on Debian's PostgreSQL 15.
-
-    Args:
-        measure: One of this module's.
-    """
+    """Return the same measurement on Debian's PostgreSQL 15."""
 
     def measured(effort: Effort) -> Figure:
         if not _DEBIANS.is_dir():
@@ -82,19 +86,19 @@ def on_15(measure: Callable[[Effort, Path | None], Figure]) -> Callable[[Effort]
 
 
 def measure_others(effort: Effort) -> Figure:
-    """Measure how long inserts into the table take while it is pruned within the default budget, and idle."""
+    """Measure inserts into a table while it is pruned within the default budget, and while it is idle."""
     case = Case(rows=effort.of(1_000_000, 500_000))
     rounds: dict[str, list[float]] = {OURS: [], _IDLE: []}
-    with pruned_house() as house:
-        house.fill(case)
-        house.copy()  # the inserting process prepares its statement
-        with workers({"inserts": Worker.of(insert_steadily, house.owner_url)}) as started:
+    with pruned_service() as service:
+        service.fill(case)
+        service.copy()  # the inserting process prepares its statement
+        with workers({"inserts": Worker.of(insert_steadily, service.owner_url)}) as started:
             inserts, order = started["inserts"], [_IDLE, OURS]
             for _ in range(effort.of(6, 1)):
-                house.copy()
+                service.copy()
                 for name in order:
                     idle = name == _IDLE
-                    took = _while_idle(inserts, effort) if idle else _while_pruned(inserts, house, case)
+                    took = _while_idle(inserts, effort) if idle else _while_pruned(inserts, service, case)
                     rounds[name].append(_p99(took))
                 order.reverse()
     ratio = Spread.of_ratios(rounds[OURS], rounds[_IDLE]).median
@@ -108,25 +112,25 @@ def measure_others(effort: Effort) -> Figure:
 
 
 def measure_by_rows(effort: Effort) -> Figure:
-    """Measure how many rows go in a second, and what the process holds, as tables grow."""
+    """Measure how many rows are deleted per second, and the process's memory, as tables grow."""
     sizes = (100_000, 316_000, 1_000_000, 3_160_000, 10_000_000, 31_600_000)
     found: dict[tuple[int, str], list[float]] = {}
     held: list[float] = []
-    with pruned_house() as house:
+    with pruned_service() as service:
         for rows in sizes[: effort.of(len(sizes), 2)]:
             case = Case(rows=rows)
-            for name in (OURS, KINDLY):
-                house.make(case)
-                found[rows, name] = [case.expected / house.prune(case, name)]
+            for name in (OURS, WITHIN_BUDGET):
+                service.make(case)
+                found[rows, name] = [case.expected / service.prune(case, name)]
             held.append(_resident_mb())
-    curve, rounds = grown("rows in the table", found)
+    curve, rounds = growth_of("rows in the table", found)
     text = "≤ 2 MB more in the process after the largest table than after the smallest"
     return Figure(
         name="prune-by-rows",
-        title="80 % of a table, in random order, flat out",
+        title="80 % of a table, in random order, unthrottled",
         unit="rows/s",
         rounds=rounds,
-        also=(KINDLY,),
+        also=(WITHIN_BUDGET,),
         goals=[Goal(text=text, value=held[-1] - held[0], at_most=2.0)],
         curve=curve,
         more_is_better=True,
@@ -134,7 +138,7 @@ def measure_by_rows(effort: Effort) -> Figure:
 
 
 def insert_steadily(url: str) -> Callable[[float], list[float]]:
-    """Connect; asked for so many seconds, insert a row each 5 ms and answer with the ms that each took."""
+    """Connect; for a number of seconds, insert a row every 5 ms and answer with the ms of each."""
     conn = psycopg.connect(url, autocommit=True)
     ids = iter(range(1_000_000_000, 2_000_000_000))
 
@@ -154,13 +158,13 @@ def _while_idle(inserts: Worker, effort: Effort) -> list[float]:
     return [took for _ in range(effort.of(8, 2)) for took in inserts.ask(_WINDOW_S)]
 
 
-def _while_pruned(inserts: Worker, house: PrunedHouse, case: Case) -> list[float]:
+def _while_pruned(inserts: Worker, service: PrunedService, case: Case) -> list[float]:
     took: list[float] = []
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pruning = pool.submit(house.run, KIND, case.expected)
+        pruning = pool.submit(service.run, DEFAULT_BUDGET, case.expected)
         while True:
             window = inserts.ask(_WINDOW_S)
-            if pruning.done() and took:  # it ended within this window
+            if pruning.done() and took:  # the run ended within this window
                 break
             took += window
         pruning.result()
@@ -176,16 +180,16 @@ def _measure(
 ) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in names}
     order = list(names)
-    with pruned_house(programs) as house:
-        house.fill(case)
-        house.copy()
-        house.prune(case, PLAIN)  # thrown away: it makes the server's log files, which are used again
+    with pruned_service(programs) as service:
+        service.fill(case)
+        service.copy()
+        service.prune(case, PLAIN)  # discarded: it creates the server's WAL files, which are then reused
         for _ in range(effort.of(3, 1)):
             for name in order:
-                house.copy()
-                found[name].append(house.prune(case, name))
+                service.copy()
+                found[name].append(service.prune(case, name))
                 if name == OURS and longest is not None:
-                    longest.append(_p99(house.transactions))
+                    longest.append(_p99(service.transactions))
             order.reverse()
     return found
 
@@ -195,7 +199,7 @@ def _figure(name: str, title: str, rounds: Mapping[str, Sequence[float]], goals:
 
 
 def _rate(rounds: Mapping[str, Sequence[float]], peer: str, share: float) -> Goal:
-    """Return the promise that ours deletes at least `share` times as many rows a second."""
+    """Return the goal that ours deletes at least `share` times as many rows per second."""
     value = Spread.of_ratios(rounds[OURS], rounds[peer]).median
     return Goal(text=f"≤ {1 / share:.3g} times {peer}", value=value, at_most=1.0 / share)
 

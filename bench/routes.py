@@ -1,4 +1,4 @@
-"""How the cost of a watched request grows with the number of routes that have had one."""
+"""How the cost of a monitored request grows with the number of routes that were requested."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import uvloop
 
 from bench import _apps
 from bench._driver import check, make_scope, serve
-from bench._figure import OURS, Figure, grown
-from bench._pairs import Effort, interleave
+from bench._figure import OURS, Figure, growth_of
+from bench._rounds import Effort, interleave
 from bench._workers import Worker, workers
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ _SLICE: Final = 96
 
 
 def measure(effort: Effort) -> Figure:
-    """Measure the overhead over a plain ASGI app that finds its route at once, however many there are.
+    """Measure the overhead over a plain ASGI app that finds its route in constant time.
 
-    A framework's own search for the route would drown it: FastAPI and Starlette try one after the other.
+    A framework's own search would hide it: FastAPI and Starlette try one route after the other.
     """
     sizes = (1, 100, 1000) if effort.quick else (1, 10, 100, 1000, 10_000)
     cases = [(size, name) for size in sizes for name in (OURS, _BY_HAND)]
     requests = effort.of(1920, 480)
     with workers({case: Worker.of(watch, *case) for case in cases}) as started:
         found = interleave(cases, lambda case: float(started[case].ask(requests)), effort.of(12, 3))
-    curve, rounds = grown("routes", found)
+    curve, rounds = growth_of("routes", found)
     return Figure(
         name="request-by-routes",
         title="all of it over a plain ASGI app, by routes",
@@ -43,13 +43,13 @@ def measure(effort: Effort) -> Figure:
 
 
 def watch(routes: int, name: str) -> Callable[[int], float]:
-    """Set the app up; asked for a number of requests, answer with what watching adds to one of them in µs."""
+    """Set the app up; for a number of requests, it answers with the µs that monitoring adds to one."""
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     bare = _Router(_apps.bare_asgi())
     watched = _by_hand(bare) if name == _BY_HAND else runner.run(_ours(bare))
     paths = [f"/api/v1/resources/{number}" for number in range(routes)]
     runner.run(check(watched))
-    runner.run(serve(watched, [make_scope(path) for path in paths]))  # every route has had one
+    runner.run(serve(watched, [make_scope(path) for path in paths]))  # so that every route has its series
 
     def answer(requests: int) -> float:
         return runner.run(_overhead(bare, watched, paths, requests))
@@ -58,11 +58,7 @@ def watch(routes: int, name: str) -> Callable[[int], float]:
 
 
 class _Router:
-    """Names the route in the scope, as a framework does after a look into a dictionary.
-
-    Args:
-        app: Answers whatever the route is.
-    """
+    """Puts the route into the scope, found in a dictionary, and calls `app` for any route."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
@@ -80,7 +76,7 @@ async def _overhead(bare: Any, watched: Any, paths: list[str], requests: int) ->
     gc.collect()
     overhead = 0.0
     for start in range(0, requests, _SLICE):
-        # Far apart from each other, so that at the far end hardly any two requests are for one route.
+        # Spread over the routes, so that with many routes hardly two requests are for the same one.
         chosen = [paths[number * 7919 % len(paths)] for number in range(start, start + _SLICE)]
         overhead -= await serve(bare, [make_scope(path) for path in chosen])
         overhead += await serve(watched, [make_scope(path) for path in chosen])
@@ -95,6 +91,6 @@ async def _ours(app: Any) -> Any:
 
 
 def _by_hand(app: Any) -> Any:
-    from bench._peer_middleware import PeerMiddleware
+    from bench._handwritten import HandwrittenMiddleware
 
-    return PeerMiddleware(app)
+    return HandwrittenMiddleware(app)

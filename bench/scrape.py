@@ -1,4 +1,4 @@
-"""What a scrape costs, over all workers, before compression."""
+"""What a scrape of all workers costs, without compression."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from time import process_time
 from typing import TYPE_CHECKING, Any, Final
 
 from bench._figure import OURS, Figure, at_most, share_of
-from bench._pairs import Effort, interleave
+from bench._rounds import Effort, interleave
 from bench._stores import MULTIPROCESS, Store, open_store, store_workers
 from bench._workers import WorkerError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WORKERS: Final = 4
 ROUTES: Final = 1000
-_FEW: Final = 10  # routes that have had a request since the last scrape, in the usual case
+_FEW: Final = 10  # routes that were requested since the last scrape, in the usual case
 _USUAL: Final = f"{OURS}, {_FEW} routes changed"
 _USUAL_PEER: Final = f"{MULTIPROCESS}, {_FEW} routes changed"
 
@@ -51,26 +51,26 @@ def measure(effort: Effort) -> Figure:
 
 
 def serve_routes(kind: str, folder: str, _size: int = 0) -> Callable[[Any], Any]:
-    """Set a worker up that counts requests on many routes."""
+    """Set a worker up that counts requests to many routes."""
     store = open_store(kind, folder)
     return _server(store, lambda number: store.record(f"/api/v1/resources/{number}/{{id}}", number % 6000))
 
 
 def serve_series(kind: str, folder: str, size: int) -> Callable[[Any], Any]:
-    """Set a worker up that counts on many series of one counter."""
+    """Set a worker up that counts with many series of one counter."""
     store = open_store(kind, folder)
     series = [store.counter(number) for number in range(size)]
     return _server(store, lambda number: series[number].inc())
 
 
 def touch(workers: Iterable[Worker], size: int) -> None:
-    """Have each worker count on its first `size` routes or series."""
+    """Make each worker count with its first `size` routes or series."""
     for worker in workers:
         worker.ask(["touch", size])
 
 
 def scrape_after(workers: Sequence[Worker], size: int) -> float:
-    """Have one of the workers scraped after so many have changed, and return its CPU milliseconds."""
+    """Scrape one of the workers after `size` routes or series changed; return its CPU milliseconds."""
     touch(workers, size)
     return float(workers[0].ask(["scrape", 0]))
 
@@ -83,7 +83,7 @@ def _server(store: Store, count: Callable[[int], None]) -> Callable[[Any], Any]:
                 count(number)
             return None
         if what == "check":
-            return _look_at(store.render())
+            return _count_lines(store.render())
         start = process_time()
         store.render()
         return (process_time() - start) * 1e3
@@ -91,8 +91,8 @@ def _server(store: Store, count: Callable[[int], None]) -> Callable[[Any], Any]:
     return answer
 
 
-def _look_at(body: bytes) -> list[float]:
-    """Return how many lines of our two HTTP metrics there are, and how many requests they say."""
+def _count_lines(body: bytes) -> list[float]:
+    """Return how many lines the two HTTP metrics have, and how many requests they count."""
     lines = [
         line for line in body.splitlines() if line.startswith((b"http_requests_total", b"http_request_d"))
     ]
@@ -101,11 +101,7 @@ def _look_at(body: bytes) -> list[float]:
 
 
 def _check(seen: dict[str, list[float]]) -> None:
-    """See that what is compared is the same: every worker's requests on every route, in as many lines.
-
-    Raises:
-        WorkerError: It is not.
-    """
+    """Raise WorkerError unless each store shows every worker's requests to every route, in as many lines."""
     expected: list[float] = [ROUTES * 12, ROUTES * WORKERS]
     if any(found != expected for found in seen.values()):
-        raise WorkerError(f"a scrape should hold {expected} (lines, requests), they hold {seen}")
+        raise WorkerError(f"a scrape should have {expected} (lines, requests), but they have {seen}")

@@ -1,4 +1,4 @@
-"""How many requests a second the whole backend answers, its database included: bare and watched."""
+"""How many requests per second the whole backend answers with its database, bare and monitored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from bench._figure import OURS, Figure
-from bench._pairs import Effort, interleave
+from bench._rounds import Effort, interleave
 from bench._servers import CONNECTIONS, Server
 from watchkeeper.http._lifespan import Lifespan
 
@@ -50,21 +50,17 @@ def watched() -> Any:
 
 
 def bare() -> Any:
-    """Return the backend with its keeper's database and retention, and nobody at the door."""
+    """Return the backend with its database and retention, but without the middleware."""
     from realestate.app import create_app
     from realestate.monitoring import build
 
     backend = build(os.environ)
-    keeper = cast("Watchkeeper", _Housekeeper(backend.keeper))
+    keeper = cast("Watchkeeper", _WithoutMiddleware(backend.keeper))
     return create_app(dataclasses.replace(backend, keeper=keeper))
 
 
-class _Housekeeper:
-    """A keeper that runs retention and watches nothing.
-
-    Args:
-        keeper: Whose house it keeps.
-    """
+class _WithoutMiddleware:
+    """A keeper that opens the database and runs retention, but does not monitor requests."""
 
     def __init__(self, keeper: Watchkeeper) -> None:
         self._keeper = keeper
@@ -73,19 +69,19 @@ class _Housekeeper:
         return getattr(self._keeper, name)
 
     def wrap(self, app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        """Return `app`, which starts and stops the house with itself."""
+        """Return `app` with a lifespan that starts and stops the keeper."""
         lifespan = Lifespan(app, self._keeper.start, self._keeper.close)
 
-        async def kept(scope: Any, receive: Any, send: Any) -> None:
+        async def app_with_lifespan(scope: Any, receive: Any, send: Any) -> None:
             await (lifespan if scope["type"] == "lifespan" else app)(scope, receive, send)
 
-        return kept
+        return app_with_lifespan
 
 
 @contextlib.contextmanager
 def _server(factory: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as state:
-        # As root the embedded server runs as somebody else, who has to pass through.
+        # When we are root, PostgreSQL runs as another user, which needs access to the folder.
         Path(state).chmod(0o755)
         with Server.uvicorn(f"bench.throughput:{factory}", _PATH, {"WATCHKEEPER_STATE_DIR": state}) as server:
             yield server

@@ -1,4 +1,4 @@
-"""What the bench makes of its figures; none of these tests measures anything."""
+"""How the bench computes and reports its figures; none of these tests measures anything."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import _words
+from bench import _format
 from bench.__main__ import FIGURES, main
 from bench._figure import OURS, Curve, Figure, Goal, Spread, at_most, share_of
-from bench._pairs import cpu_seconds, interleave
-from bench._picture import draw
 from bench._report import BEGIN, END, MarksError, as_text, write_json, write_markdown
+from bench._rounds import cpu_seconds, interleave
+from bench._svg import draw
 from bench._workers import Worker, WorkerError
 
 PAGE = (Path(__file__).parents[2] / "docs/performance.md").read_text(encoding="utf-8")
@@ -42,20 +42,20 @@ def growing(figure: Figure) -> Figure:
     return Figure(name="growing", title="a growing one", unit="ms", rounds=figure.rounds, curve=curve)
 
 
-def test_a_ratio_is_the_median_of_the_rounds_own(figure: Figure) -> None:
-    """What one noisy round did to both of a pair is no part of it."""
+def test_a_ratio_is_the_median_of_the_rounds_ratios(figure: Figure) -> None:
+    """Load that slows both values of a round does not change their ratio."""
     assert figure.ratios["slow <&"] == Spread(0.1, 0.1, 0.2)
     assert figure.ours == Spread(2.0, 1.0, 4.0)
 
 
 def test_the_ratio_is_that_to_the_best_peer(figure: Figure) -> None:
-    """The promise is to beat any single one; a bare app is none."""
+    """The ratio is that to the best peer; a bare app is not a peer."""
     assert figure.ratio == 0.1
     assert list(figure.peers) == ["slow <&", "slower"]
 
 
 def test_where_more_is_better_the_best_peer_has_the_lowest_ratio() -> None:
-    """A rate of half of a peer's is the one to look at."""
+    """For a rate, the ratio is the lowest one."""
     figure = Figure(
         name="rate",
         title="",
@@ -67,19 +67,19 @@ def test_where_more_is_better_the_best_peer_has_the_lowest_ratio() -> None:
 
 
 def test_a_goal_is_reached_at_its_bound() -> None:
-    """At most is at most."""
+    """A value equal to the bound reaches the goal."""
     assert Goal(text="", value=2.0, at_most=2.0).reached
     assert not Goal(text="", value=2.1, at_most=2.0).reached
 
 
-def test_without_a_peer_there_is_no_promise_about_it() -> None:
-    """What could not be measured is neither kept nor broken."""
+def test_there_is_no_goal_for_a_peer_that_was_not_measured() -> None:
+    """A missing peer is neither a reached nor a missed goal."""
     assert share_of("pino", {OURS: [1.0]}, 2) == []
     assert at_most("", {}, 2) == []
 
 
-def test_rounds_are_interleaved_and_turned_round() -> None:
-    """Each round has all of them, the next in reverse order, after one to warm up."""
+def test_rounds_are_interleaved_in_alternating_order() -> None:
+    """Each round measures all names, the next one in reverse order, after one for warming up."""
     asked: list[str] = []
 
     def measure(name: str) -> float:
@@ -92,13 +92,13 @@ def test_rounds_are_interleaved_and_turned_round() -> None:
 
 
 def test_the_cpu_time_of_a_process_is_read() -> None:
-    """Some of it is gone by the time that a test runs."""
+    """It never decreases."""
     before = cpu_seconds(1)
     assert cpu_seconds(1) >= before >= 0.0
 
 
-def test_a_machine_reads_one_object_a_figure(figure: Figure, growing: Figure, tmp_path: Path) -> None:
-    """The five keys are the contract; the others say more."""
+def test_the_json_has_one_object_for_each_figure(figure: Figure, growing: Figure, tmp_path: Path) -> None:
+    """Five keys are the contract; the others add detail."""
     write_json([figure, growing], tmp_path / "figures.json")
     small, second = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert {key: small[key] for key in ("name", "unit", "ours", "peers", "ratio")} == {
@@ -112,17 +112,17 @@ def test_a_machine_reads_one_object_a_figure(figure: Figure, growing: Figure, tm
     assert second["curve"]["lines"] == {OURS: [0.5, 30.0], "slow <&": [2.0, None]}
 
 
-def test_the_text_says_of_every_promise_how_it_was_kept(figure: Figure) -> None:
-    """A person sees ours, each peer, what ours is of it, and what was left out."""
+def test_the_text_shows_values_ratios_goals_and_missing_peers(figure: Figure) -> None:
+    """It has our value, each peer's with the ratio, each goal's verdict, and what was not measured."""
     text = as_text(figure)
     assert re.search(r"slow <&\s+20\.0\s+1/10\.0 ", text)
     assert re.search(r"≤ 1/50 of slower\s+1/25\s+not yet", text)
     assert re.search(r"≤ 3 µs\s+2\.00\s+reached", text)
-    assert "pino was left out: install Node" in text
+    assert "pino was not measured: install Node" in text
 
 
 def test_the_tables_go_between_the_marks(figure: Figure, growing: Figure, tmp_path: Path) -> None:
-    """What stands around them stays, what a run before has written goes."""
+    """The text around the marks stays; the last run's tables are replaced."""
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     write_markdown([figure, growing], page, "On this machine.")
@@ -135,22 +135,22 @@ def test_the_tables_go_between_the_marks(figure: Figure, growing: Figure, tmp_pa
     assert "| watchkeeper | 0.500 | 30.0 |" in text
 
 
-def test_a_page_without_marks_is_left_alone(figure: Figure, tmp_path: Path) -> None:
-    """A mistyped file name must not cost a page."""
+def test_a_page_without_marks_is_not_changed(figure: Figure, tmp_path: Path) -> None:
+    """A mistyped file name is an error that leaves the file as it is."""
     page = tmp_path / "page.md"
     page.write_text("mine\n", encoding="utf-8")
-    with pytest.raises(MarksError, match="between which the tables go"):
+    with pytest.raises(MarksError, match="the tables go between them"):
         write_markdown([figure], page, "")
     assert page.read_text(encoding="utf-8") == "mine\n"
 
 
-def test_the_picture_is_an_svg_with_names_values_and_units(figure: Figure, growing: Figure) -> None:
-    """Texts are escaped, axes labelled, and both colour schemes served."""
-    picture = draw([growing, figure])
-    root = ET.fromstring(picture)  # noqa: S314 - our own
+def test_the_svg_has_names_values_and_units(figure: Figure, growing: Figure) -> None:
+    """Texts are escaped, axes are labelled, and there is a dark colour scheme."""
+    svg = draw([growing, figure])
+    root = ET.fromstring(svg)  # noqa: S314 - our own
     texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"watchkeeper", "slow <&", "2.00", "µs, less is better", "series", "100", "ms"} <= texts
-    assert "prefers-color-scheme: dark" in picture
+    assert "prefers-color-scheme: dark" in svg
 
 
 @pytest.mark.parametrize(
@@ -165,21 +165,21 @@ def test_the_picture_is_an_svg_with_names_values_and_units(figure: Figure, growi
         (0.0, "0"),
     ],
 )
-def test_numbers_have_three_digits(value: float, written: str) -> None:
-    """More would be noise."""
-    assert _words.number(value) == written
+def test_numbers_have_three_significant_digits(value: float, written: str) -> None:
+    """More digits would be noise."""
+    assert _format.number(value) == written
 
 
 @pytest.mark.parametrize(
     ("value", "written"), [(0.25, "1/4.0"), (0.02, "1/50"), (2.0, "2.0 times"), (-0.1, "nothing")]
 )
-def test_ratios_are_parts_or_multiples(value: float, written: str) -> None:
-    """As the promises are worded."""
-    assert _words.ratio(value) == written
+def test_ratios_are_fractions_or_multiples(value: float, written: str) -> None:
+    """They are written as the goals are worded."""
+    assert _format.ratio(value) == written
 
 
 def test_a_worker_that_dies_is_an_error() -> None:
-    """It has said why on stderr; the bench goes on with the next figure."""
+    """Its message is on stderr; the bench continues with the next figure."""
     worker = Worker(["/bin/true"])
     with pytest.raises(WorkerError, match="ended too early"):
         worker.ask()
@@ -193,14 +193,14 @@ def test_the_list_names_every_figure(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_mistyped_figure_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the names that there are."""
+    """The error lists the valid names."""
     with pytest.raises(SystemExit, match="2"):
         main(["--only", "scrap"])
     assert "scrape-by-workers" in capsys.readouterr().err
 
 
 def test_the_page_explains_every_figure() -> None:
-    """And has its tables and its picture."""
+    """It also has the tables and the picture."""
     explained = re.findall(
         r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", PAGE.partition(END)[2], re.MULTILINE))
     )

@@ -1,4 +1,4 @@
-"""The picture of a run: bars for what is compared, lines for what grows; plain SVG, light and dark."""
+"""Draws a run as SVG: bars for comparisons, lines for growth; light and dark."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
-from bench import _words
+from bench import _format
 from bench._figure import OURS
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ path.of-ours { stroke: var(--ours); } path.of-peer { stroke: var(--peer); }
 
 
 def draw(figures: Iterable[Figure]) -> str:
-    """Return the picture of these figures as the text of an SVG file."""
+    """Return these figures as the text of an SVG file."""
     shown = [figure for figure in figures if figure.ours is not None]
-    heights = [_MARGIN, _MARGIN]  # of the two columns so far
+    heights = [_MARGIN, _MARGIN]  # of the two columns
     parts: list[str] = []
     for figure in sorted(shown, key=lambda figure: figure.curve is not None):
         column = heights.index(min(heights))
@@ -51,7 +51,7 @@ def draw(figures: Iterable[Figure]) -> str:
     width, height = 2 * _COLUMN + 3 * _MARGIN, max(heights)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-        f' height="{height}" role="img" aria-label="Watchkeeper beside its peers"><style>{_STYLE}</style>'
+        f' height="{height}" role="img" aria-label="Watchkeeper and its peers"><style>{_STYLE}</style>'
         f'<rect class="paper" width="{width}" height="{height}"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
@@ -83,25 +83,25 @@ def _draw_bars(figure: Figure) -> Iterator[str]:
         length = max(1.0, max(value, 0.0) / longest * room)
         yield _text(_NAMES - 8, y + 12, name, f"{kind} end" if name == OURS else "end")
         yield f'<rect class="{kind}" x="{_NAMES}" y="{y + 1}" width="{length:.1f}" height="15" rx="2"/>'
-        yield _text(_NAMES + length + 6, y + 12, _words.number(value), "")
+        yield _text(_NAMES + length + 6, y + 12, _format.number(value), "")
 
 
 def _draw_curve(curve: Curve, unit: str) -> Iterator[str]:
-    across = _Axis(curve.x, _LEFT, _RIGHT)
+    x_axis = _Axis(curve.x, _LEFT, _RIGHT)
     values = [value for line in curve.lines.values() for value in line if value]
-    up = _Axis((_round(min(values), down=True), _round(max(values), down=False)), _TOP + _PLOT, _TOP)
-    for tick in up.ticks():
-        y = up.place(tick)
+    y_axis = _Axis((_round(min(values), down=True), _round(max(values), down=False)), _TOP + _PLOT, _TOP)
+    for tick in y_axis.ticks():
+        y = y_axis.place(tick)
         yield f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield _text(_LEFT - 6, y + 4, f"{tick:,g}", "soft end")
     for x in curve.x:
-        yield _text(across.place(x), _TOP + _PLOT + 18, f"{x:,}", "soft middle")
+        yield _text(x_axis.place(x), _TOP + _PLOT + 18, f"{x:,}", "soft middle")
     yield _text((_LEFT + _RIGHT) / 2, _TOP + _PLOT + 36, curve.label, "soft middle")
     turned = f"translate(11 {_TOP + _PLOT / 2}) rotate(-90)"
     yield f'<text class="soft middle" transform="{turned}">{escape(unit)}</text>'
     for place, (name, line) in enumerate(curve.lines.items()):
         kind = _kind(name)
-        points = [(across.place(x), up.place(y)) for x, y in zip(curve.x, line, strict=True) if y]
+        points = [(x_axis.place(x), y_axis.place(y)) for x, y in zip(curve.x, line, strict=True) if y]
         path = " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         yield f'<path class="of-{kind}" d="M{path}"/>'
         yield from (f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in points)
@@ -111,34 +111,28 @@ def _draw_curve(curve: Curve, unit: str) -> Iterator[str]:
 
 
 class _Axis:
-    """A logarithmic axis that is as long as its values need.
-
-    Args:
-        values: What it has to hold, above 0.
-        start: Where its low end is in the picture.
-        end: Where its high end is.
-    """
+    """A logarithmic axis for positive values, between two coordinates of the picture."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         self._low, self._high = math.log10(min(values)), math.log10(max(values))
-        if self._high - self._low < 0.01:  # nearly one value: it goes into the middle
+        if self._high - self._low < 0.01:  # nearly one value: draw it in the middle
             self._low, self._high = self._low - 0.5, self._high + 0.5
         self._start, self._end = start, end
 
     def place(self, value: float) -> float:
-        """Return where a value is in the picture."""
+        """Return the coordinate of a value."""
         share = (math.log10(value) - self._low) / (self._high - self._low)
         return self._start + share * (self._end - self._start)
 
     def ticks(self) -> list[float]:
-        """Return the round numbers that it passes: powers of ten, and 2 and 5 of each where there are few."""
+        """Return the powers of ten on the axis; on a short one also their multiples by 2 and 5."""
         steps = (1, 2, 5) if self._high - self._low < 2 else (1,)
         numbers = _round_numbers(self._low, self._high, steps)
         return [number for number in numbers if self._low - 1e-9 <= math.log10(number) <= self._high + 1e-9]
 
 
 def _round(value: float, *, down: bool) -> float:
-    """Return the next of 1, 2 and 5 times a power of ten, below or above."""
+    """Round to 1, 2 or 5 times a power of ten."""
     near = _round_numbers(math.log10(value), math.log10(value), (1, 2, 5))
     return max(n for n in near if n <= value) if down else min(n for n in near if n >= value)
 

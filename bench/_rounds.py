@@ -1,4 +1,4 @@
-"""Interleaved rounds: many short measurements in turn, so that a noisy neighbour meets all of them alike."""
+"""Interleaved rounds: many short measurements in turn, so that other load slows all of them alike."""
 
 from __future__ import annotations
 
@@ -15,28 +15,24 @@ _Name = TypeVar("_Name")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """How long to measure.
-
-    Args:
-        quick: A short run, to see that all of it works; its figures are coarse.
-    """
+    """How long to measure; `quick` is a short run with coarse figures, to check that everything works."""
 
     quick: bool = False
 
     def of(self, full: int, quick: int) -> int:
-        """Return a number of rounds, requests or series."""
+        """Return one of two numbers of rounds, requests or series."""
         return quick if self.quick else full
 
 
 def interleave(
     names: Iterable[_Name], measure: Callable[[_Name], float], rounds: int
 ) -> dict[_Name, list[float]]:
-    """Measure each name once a round, every second round in reverse order.
+    """Measure each name once in each round, every second round in reverse order.
 
     Args:
         names: What is compared.
         measure: Returns the value of one.
-        rounds: How often; one more comes first and is thrown away, to warm up.
+        rounds: How many, after one for warming up that is discarded.
     """
     order = list(names)
     found: dict[_Name, list[float]] = {name: [] for name in order}
@@ -52,7 +48,7 @@ def interleave(
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that a process has used, all of its threads together.
 
-    The scheduler's own account has nanoseconds; where the kernel keeps none, the clock ticks of `stat` do.
+    `schedstat` has nanoseconds; on kernels without it, `stat` has clock ticks.
     """
     try:
         nanoseconds = sum(int(task.read_text().split()[0]) for task in _tasks(pid))

@@ -1,4 +1,4 @@
-"""A service with a table to prune, on a server of its own, and the plain statements that prune it too."""
+"""A service with a table to prune, on a server of its own, and the plain statements that do the same."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PLAIN: Final = "one plain DELETE"
-KINDLY: Final = f"{OURS}, within its default budget"
-BESIDE: Final = f"{OURS}, while others write elsewhere"
+WITHIN_BUDGET: Final = f"{OURS}, within its default budget"
+WITH_OTHER_WRITERS: Final = f"{OURS}, while others write elsewhere"
 LIMITED: Final = "DELETE by ctid, 10,000 at a time"
-FLAT_OUT: Final = Limits(share=1.0, budget=1.0)
-KIND: Final = Limits(share=1.0)
+UNTHROTTLED: Final = Limits(share=1.0, budget=1.0)
+DEFAULT_BUDGET: Final = Limits(share=1.0)
 
 _OLD: Final = "t.received_at < now() - interval '30 days'"
 _POLICY: Final = Policy(table="events", age_column="received_at", keep=timedelta(days=30))
@@ -39,9 +39,9 @@ class Case:
 
     Args:
         rows: How many it has.
-        old: How many of them, in parts of a thousand, are older than the horizon.
-        ordered: Whether the oldest come first in the table; otherwise they lie about at random.
-        locked: Of how many rows one is locked by somebody else; none where it is 0.
+        old: How many of 1000 rows are older than the horizon.
+        ordered: Whether the oldest rows come first in the table; else their order is random.
+        locked: Every how many rows one is locked by another transaction; 0 for none.
     """
 
     rows: int
@@ -56,27 +56,25 @@ class Case:
 
     @property
     def query(self) -> bytes:
-        """The rows: whether one is old, and how old, follows from its rank, and the rank from its place."""
-        # A prime that divides no power of ten makes each rank come once, and neighbours far apart.
+        """Selects the rows: the age of a row depends on its rank, and its rank on its position."""
+        # 7919 is coprime to powers of ten: each rank occurs once, and neighbours are far apart.
         rank = "g - 1" if self.ordered else "g * 7919::bigint"
         return (
-            "SELECT g AS id, 'source-' || g % 10 AS source, repeat('x', 60) AS body,"  # noqa: S608 - our own words
+            "SELECT g AS id, 'source-' || g % 10 AS source, repeat('x', 60) AS body,"  # noqa: S608 - constants
             f" now() - CASE WHEN rank < {self.expected} THEN interval '40 days' ELSE interval '3 days' END"
             f" - ({self.rows} - rank) * interval '1 ms' AS received_at"
             f" FROM (SELECT g, ({rank}) % {self.rows} AS rank FROM generate_series(1, {self.rows}) g) AS r"
         ).encode()
 
 
-class PrunedHouse:
-    """A service, its database, and the table.
+class PrunedService:
+    """A service with its database, whose data is in `folder`, and the table.
 
-    Args:
-        folder: Where the data lives.
-        programs: Folder of PostgreSQL's programs; default those that are embedded.
+    `programs` is the folder of PostgreSQL's programs; default: the embedded ones.
     """
 
     def __init__(self, folder: Path, programs: Path | None = None) -> None:
-        # Whoever the server runs as has to get there.
+        # When we are root, PostgreSQL runs as another user, which needs access to the folder.
         folder.chmod(0o755)
         settings = Settings(service="bench", state_dir=folder / "state", postgres_bin=programs)
         self._lines = os.open(os.devnull, os.O_WRONLY)
@@ -84,7 +82,7 @@ class PrunedHouse:
         self._runner = asyncio.Runner()
         self._running = self._keeper.running()
         self.transactions: list[float] = []
-        """How long each transaction of ours took that deleted rows, in seconds."""
+        """Seconds of each of our transactions that deleted rows."""
 
     def __enter__(self) -> Self:
         self._runner.run(self._running.__aenter__())
@@ -101,55 +99,49 @@ class PrunedHouse:
 
     @property
     def owner_url(self) -> str:
-        """How the owner of the table connects."""
+        """The URL of the table's owner."""
         service = self._keeper.database_service
         if service is None:
             raise WorkerError("a service with retention has a database")
         return service.owner_url.reveal()
 
     def fill(self, case: Case) -> None:
-        """Make the rows, of which each measurement has a copy."""
+        """Create the rows that each measurement copies."""
         self._execute("DROP TABLE IF EXISTS template")
         self._owner.execute(b"CREATE TABLE template AS " + case.query)
 
     def copy(self) -> None:
-        """Make the table anew, from what it was filled with."""
+        """Create the table again, as a copy of the filled rows."""
         self._execute("DROP TABLE IF EXISTS events", "CREATE TABLE events AS TABLE template")
         self._finish()
 
     def make(self, case: Case) -> None:
-        """Make the table, of which there is no copy."""
+        """Create the table without a copy of its rows."""
         self._execute("DROP TABLE IF EXISTS events")
         self._owner.execute(b"CREATE TABLE events AS " + case.query)
         self._finish()
 
     def prune(self, case: Case, name: str) -> float:
-        """Delete the table's old rows in one of the ways, and return the seconds that it took."""
+        """Delete the table's old rows in the way of this name, and return the seconds that it took."""
         if name in (PLAIN, LIMITED):
-            return _timed(self._plainly if name == PLAIN else self._limited, case.expected)
-        limits = KIND if name == KINDLY else FLAT_OUT
-        with self._locks(case) as let_go:
-            near_end = self._write_elsewhere if name == BESIDE else let_go
+            return _timed(self._delete_plainly if name == PLAIN else self._delete_by_ctid, case.expected)
+        limits = DEFAULT_BUDGET if name == WITHIN_BUDGET else UNTHROTTLED
+        with self._locks(case) as unlock:
+            near_end = self._write_to_other_table if name == WITH_OTHER_WRITERS else unlock
             return _timed(lambda: self.run(limits, case.expected, near_end), case.expected)
 
     def run(self, limits: Limits, expected: int, near_end: Callable[[], object] = lambda: None) -> int:
-        """Run the policy now.
-
-        Args:
-            limits: What it may take.
-            expected: How many rows are old.
-            near_end: Called when nearly all of them are gone.
-        """
-        gone, at = 0, time.perf_counter()
+        """Run the policy within `limits`; call `near_end` when 99 % of the `expected` rows are deleted."""
+        deleted, at = 0, time.perf_counter()
         self.transactions.clear()
 
         def progress(_table: str, rows: int) -> None:
-            nonlocal gone, at
+            nonlocal deleted, at
             now = time.perf_counter()
             self.transactions.append(now - at)
             at = now
-            gone += rows
-            if gone >= expected * 0.99:
+            deleted += rows
+            if deleted >= expected * 0.99:
                 near_end()
 
         (result,) = self._runner.run(self._keeper.retention.run_now(None, progress, limits=limits))
@@ -157,8 +149,8 @@ class PrunedHouse:
             raise WorkerError(f"the run {result.status}: {result.error}")
         return result.deleted
 
-    def _write_elsewhere(self) -> None:
-        self._execute("SELECT pg_current_xact_id()")  # to the run this is somebody who writes, anywhere
+    def _write_to_other_table(self) -> None:
+        self._execute("SELECT pg_current_xact_id()")  # to the run, another writer
 
     def _finish(self) -> None:
         self._execute(
@@ -175,15 +167,15 @@ class PrunedHouse:
         yield self._other.rollback
         self._other.rollback()
 
-    def _plainly(self) -> int:
-        return self._owner.execute(f"DELETE FROM events t WHERE {_OLD}".encode()).rowcount  # noqa: S608 - our own
+    def _delete_plainly(self) -> int:
+        return self._owner.execute(f"DELETE FROM events t WHERE {_OLD}".encode()).rowcount  # noqa: S608 - constants
 
-    def _limited(self) -> int:
-        query = f"SELECT ctid FROM events t WHERE {_OLD} ORDER BY received_at LIMIT 10000"  # noqa: S608 - our own
-        gone = 0
+    def _delete_by_ctid(self) -> int:
+        query = f"SELECT ctid FROM events t WHERE {_OLD} ORDER BY received_at LIMIT 10000"  # noqa: S608 - constants
+        deleted = 0
         while rows := self._owner.execute(f"DELETE FROM events WHERE ctid IN ({query})".encode()).rowcount:  # noqa: S608
-            gone += rows
-        return gone
+            deleted += rows
+        return deleted
 
     def _execute(self, *statements: str) -> None:
         for statement in statements:
@@ -191,23 +183,19 @@ class PrunedHouse:
 
 
 @contextlib.contextmanager
-def pruned_house(programs: Path | None = None) -> Iterator[PrunedHouse]:
-    """Open a house in a temporary folder.
-
-    Args:
-        programs: Folder of PostgreSQL's programs; default those that are embedded.
-    """
+def pruned_service(programs: Path | None = None) -> Iterator[PrunedService]:
+    """Open a service in a temporary folder; see `PrunedService`."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-retention-") as folder,
-        PrunedHouse(Path(folder), programs) as house,
+        PrunedService(Path(folder), programs) as service,
     ):
-        yield house
+        yield service
 
 
 def _timed(delete: Callable[[], int], expected: int) -> float:
     start = time.perf_counter()
-    gone = delete()
+    deleted = delete()
     seconds = time.perf_counter() - start
-    if gone != expected:
-        raise WorkerError(f"{gone} rows went, {expected} are old")
+    if deleted != expected:
+        raise WorkerError(f"{deleted} rows were deleted, {expected} are old")
     return seconds

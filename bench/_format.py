@@ -1,4 +1,4 @@
-"""How figures are written for people."""
+"""Formats figures for readers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def number(value: float) -> str:
-    """Write a value with three digits that mean something."""
+    """Return a value with three significant digits."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     for decimals, bound in ((0, 100), (1, 10), (2, 1)):
@@ -19,26 +19,26 @@ def number(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """Write what ours is of another's: as a part of it, or as so many times."""
+    """Return a ratio as a fraction or a multiple, as the goals are worded."""
     if value <= 0.0:
         return "nothing"
     return f"1/{_digits(1 / value)}" if value < 1.0 else f"{_digits(value)} times"
 
 
 def extremes(spread: Spread) -> str:
-    """Write how far the rounds were apart; nothing where there was one."""
+    """Return the lowest and the highest round; nothing if there was one round."""
     if spread.lowest == spread.highest:
         return ""
     return f"{number(spread.lowest)} to {number(spread.highest)}"
 
 
 def measured(goal: Goal) -> str:
-    """Write what was measured of a promise, in the promise's own terms."""
+    """Return what was measured, as a ratio if the goal is one."""
     return ratio(goal.value) if goal.text.startswith("≤ 1/") else number(goal.value)
 
 
 def verdict(goal: Goal) -> str:
-    """Write how a promise was kept."""
+    """Return whether a goal was reached; a missed stretch goal is "not yet"."""
     if goal.reached:
         return "reached"
     return "not yet" if goal.stretch else "MISSED"

@@ -1,4 +1,4 @@
-"""What a careful service writes by hand: the same work as ours, with prometheus_client and structlog.
+"""The same work as ours written by hand with prometheus_client and structlog.
 
 Request id, W3C trace context, context variables, response header, two metrics and one line, as pure ASGI.
 """
@@ -22,7 +22,7 @@ _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}
 
 
 def configure_structlog() -> None:
-    """Set structlog up as its documentation recommends for speed: bytes, orjson, no stdlib."""
+    """Configure structlog as its documentation recommends for speed: bytes, orjson, no stdlib."""
     structlog.configure(
         cache_logger_on_first_use=True,
         wrapper_class=structlog.make_filtering_bound_logger(20),
@@ -37,12 +37,8 @@ def configure_structlog() -> None:
     )
 
 
-class PeerMiddleware:
-    """Watches an ASGI app.
-
-    Args:
-        app: The app; it leaves its route in the scope, as Starlette's and FastAPI's routers do.
-    """
+class HandwrittenMiddleware:
+    """Monitors an ASGI app that puts its route into the scope, as Starlette's and FastAPI's routers do."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         configure_structlog()
@@ -59,7 +55,7 @@ class PeerMiddleware:
     async def __call__(
         self, scope: MutableMapping[str, Any], receive: Any, send: Callable[[Any], Awaitable[None]]
     ) -> None:
-        """Serve one connection scope."""
+        """Serve one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -71,7 +67,7 @@ class PeerMiddleware:
         structlog.contextvars.bind_contextvars(requestId=request_id, trace_id=trace_id)
         status, sent = 500, 0
 
-        async def watch(message: MutableMapping[str, Any]) -> None:
+        async def record(message: MutableMapping[str, Any]) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -81,7 +77,7 @@ class PeerMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, record)
         finally:
             self._record(scope, status, sent, time.perf_counter() - start)
             structlog.contextvars.clear_contextvars()
