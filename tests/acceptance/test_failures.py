@@ -144,7 +144,7 @@ def test_sigterm_finishes_requests_in_flight(program: Program) -> None:
     head += [f"{name}: {value}\r\n" for name, value in sign(body).items()]
     with socket.create_connection((host, int(port)), timeout=60) as client:
         client.sendall("".join([*head, "\r\n"]).encode() + body[:3])
-        time.sleep(0.3)
+        time.sleep(1)
         program.process.send_signal(signal.SIGTERM)
         program.wait_for(type="server", status="stopping")
         client.sendall(body[3:])
