@@ -16,7 +16,7 @@ LATER = 0.02
 
 
 class _Server:
-    """Gives messages as uvicorn does: at once those that it has, then it waits."""
+    """Behaves like uvicorn: returns its messages at once, then waits."""
 
     def __init__(self, *messages: str) -> None:
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -37,8 +37,8 @@ class _Server:
         return asyncio.get_running_loop().create_future()
 
 
-async def test_what_is_there_is_given_and_what_is_not_is_not_waited_for() -> None:
-    """A step that would wait leaves nothing behind: the next receive gets the next message."""
+async def test_poll_returns_what_is_there_and_does_not_wait() -> None:
+    """A poll that would wait leaves nothing behind: the next receive gets the next message."""
     server = _Server("http.request")
     assert poll(server.receive) == {"type": "http.request", "body": b"x"}
     assert poll(server.receive) is None
@@ -46,15 +46,15 @@ async def test_what_is_there_is_given_and_what_is_not_is_not_waited_for() -> Non
     assert await server.receive() == {"type": "http.disconnect"}
 
 
-async def test_a_receive_that_fails_says_nothing() -> None:
-    """Whoever receives next hears of it."""
+async def test_poll_ignores_a_receive_that_fails() -> None:
+    """The next real receive raises the error again."""
     server = _Server()
     assert poll(server.broken) is None
     assert poll(server.no_coroutine) is None
 
 
-async def test_only_a_servers_own_coroutine_is_asked() -> None:
-    """Not a middleware's function, not granian's awaitable, and no client that waits for `100 Continue`."""
+async def test_only_a_servers_own_coroutine_is_polled() -> None:
+    """A middleware's function, granian's awaitable and a client that waits for `100 Continue` are not."""
     server = _Server()
 
     async def function() -> Any:
@@ -66,8 +66,8 @@ async def test_only_a_servers_own_coroutine_is_asked() -> None:
     assert not can_poll(server.receive, scope_of(headers=[(b"expect", b"100-continue")]))
 
 
-def test_other_loops_than_asyncios_are_not_asked() -> None:
-    """A coroutine of trio may not be left half-way."""
+def test_only_asyncio_is_polled() -> None:
+    """A coroutine of trio may not be stopped half-way."""
     assert not can_poll(_Server().receive, scope_of())
 
 
@@ -97,15 +97,15 @@ async def _played(folder: Path, server: _Server, delays: Sequence[float]) -> lis
         ([], (LATER, LATER), (200, "completed")),
     ],
 )
-async def test_a_late_response_looks_for_its_client(
+async def test_a_late_response_polls_for_a_disconnect(
     tmp_path: Path, coming: list[str], delays: tuple[float, float], told: tuple[int, str]
 ) -> None:
-    """Before its start and before its last byte, where it took 10 ms or more; a quick one does not."""
+    """Before its start and before its last byte, if 10 ms have passed; a quick response does not."""
     assert await _played(tmp_path, _Server(*coming), delays) == [told]
 
 
-async def test_the_app_gets_what_the_look_found(tmp_path: Path) -> None:
-    """Also the news that the client left, which some servers give once."""
+async def test_the_app_receives_what_a_poll_found(tmp_path: Path) -> None:
+    """Even the disconnect, which some servers send only once."""
     seen: list[str] = []
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
@@ -123,8 +123,8 @@ async def test_the_app_gets_what_the_look_found(tmp_path: Path) -> None:
     assert [line["outcome"] for line in watched.requests()] == ["aborted"]
 
 
-async def test_a_receive_that_waits_is_not_overtaken(tmp_path: Path) -> None:
-    """An app that listens for the client hears of it by itself: the look would take its message away."""
+async def test_a_waiting_receive_is_not_polled(tmp_path: Path) -> None:
+    """A poll would take the message of an app that waits for the disconnect."""
     heard: list[str] = []
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
@@ -145,8 +145,8 @@ async def test_a_receive_that_waits_is_not_overtaken(tmp_path: Path) -> None:
     assert [(line["statusCode"], line["outcome"]) for line in watched.requests()] == [(200, "aborted")]
 
 
-async def test_a_send_that_finds_the_client_gone_is_no_failure(tmp_path: Path) -> None:
-    """From version 2.4 of the protocol on a server may say so by an OSError; nobody need hear of it again."""
+async def test_an_oserror_of_send_means_that_the_client_left(tmp_path: Path) -> None:
+    """From ASGI 2.4 on a server may raise it; it is not logged as a failure."""
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -22,7 +22,7 @@ BEARER = (b"authorization", b"Bearer " + TOKEN.encode())
 
 
 class _Check:
-    """A check that can be switched."""
+    """A check whose result can be changed."""
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
         self.name = name
@@ -44,7 +44,7 @@ def _watch(folder: Path, *checks: _Check, token: str | None = None, **more: Any)
 
 
 async def test_health_says_connected_while_the_database_answers(tmp_path: Path) -> None:
-    """Exactly the contract's bytes, and nothing that a cache could keep."""
+    """Exactly the contract's bytes, with `no-store`."""
     reply = await ask(_watch(tmp_path, _Check("db")).app, "/health")
     assert (reply.status, reply.body) == (200, b'{"status":"ok","db":"connected"}')
     assert reply.headers["content-type"] == "application/json"
@@ -53,15 +53,15 @@ async def test_health_says_connected_while_the_database_answers(tmp_path: Path) 
 
 
 async def test_health_says_disconnected_without_a_reason(tmp_path: Path) -> None:
-    """503, exactly the same keys, and no word about why: an error text may hold hosts and passwords."""
+    """503 with the same keys and no reason: an error text may hold hosts and passwords."""
     down = DatabaseUnavailableError("postgresql://user:pw@db.internal/x refused")
     watched = _watch(tmp_path, _Check("db", down), _Check("moltbot"), token=TOKEN)
     reply = await ask(watched.app, "/health", headers=[LOCAL_HOST, BEARER])
     assert (reply.status, reply.body) == (503, b'{"status":"error","db":"disconnected"}')
 
 
-async def test_health_of_a_service_without_a_database_asks_nobody(tmp_path: Path) -> None:
-    """There is nothing to say about a database that was never declared."""
+async def test_health_without_a_database_runs_no_check(tmp_path: Path) -> None:
+    """A service without a database reports nothing about one."""
     reply = await ask(_watch(tmp_path, _Check("moltbot", OSError())).app, "/health")
     assert (reply.status, reply.body) == (200, b'{"status":"ok"}')
     bare = await ask(watch(_app, tmp_path).app, "/health/detailed")
@@ -69,7 +69,7 @@ async def test_health_of_a_service_without_a_database_asks_nobody(tmp_path: Path
 
 
 async def test_detailed_health_names_every_check(tmp_path: Path) -> None:
-    """One boolean each; one that fails makes it degraded."""
+    """One boolean per check; one failure makes the service degraded."""
     gateway = _Check("moltbot")
     watched = _watch(tmp_path, _Check("db"), gateway)
     reply = await ask(watched.app, "/health/detailed")
@@ -90,13 +90,13 @@ async def test_detailed_health_names_every_check(tmp_path: Path) -> None:
     ],
 )
 async def test_details_need_the_token(tmp_path: Path, headers: list[tuple[bytes, bytes]]) -> None:
-    """Whoever has none, or not certainly the right one, sees what the public sees."""
+    """Without exactly one right token a client sees what the public sees."""
     watched = _watch(tmp_path, _Check("db", OSError("db.internal")), token=TOKEN)
     reply = await ask(watched.app, "/health/detailed", headers=[LOCAL_HOST, *headers])
     assert (reply.status, reply.body) == (503, b'{"status":"degraded","checks":{"db":false}}')
 
 
-async def test_details_are_not_open_where_no_token_is_set(tmp_path: Path) -> None:
+async def test_details_are_closed_without_a_configured_token(tmp_path: Path) -> None:
     """An unset token is not an empty one."""
     watched = _watch(tmp_path, _Check("db"))
     for value in (b"Bearer ", b"Bearer", b"", b"Bearer None"):
@@ -105,7 +105,7 @@ async def test_details_are_not_open_where_no_token_is_set(tmp_path: Path) -> Non
 
 
 async def test_details_say_why_without_secrets(tmp_path: Path) -> None:
-    """With the token: when, how long, why, what the keeper adds; registered secrets stay masked."""
+    """They have the time, latency and error of each check, and the keeper's details; secrets are masked."""
 
     async def details() -> dict[str, Any]:
         return {"uptime": 12.5}
@@ -124,8 +124,8 @@ async def test_details_say_why_without_secrets(tmp_path: Path) -> None:
     assert 0 <= told["checks"]["db"]["latencyMs"] < 1000
 
 
-async def test_livez_asks_nobody(tmp_path: Path) -> None:
-    """A process that can answer is alive, whatever has become of its database."""
+async def test_livez_runs_no_check(tmp_path: Path) -> None:
+    """A process that can answer is alive, whatever the state of its database."""
     watched = _watch(tmp_path, _Check("db", OSError()), ready=lambda: asyncio.sleep(3600, {"db": False}))
     reply = await ask(watched.app, "/livez")
     assert (reply.status, reply.body) == (200, b'{"status":"ok"}')
@@ -139,21 +139,21 @@ async def test_livez_asks_nobody(tmp_path: Path) -> None:
         ({}, 200, b'{"status":"ok","checks":{}}'),
     ],
 )
-async def test_readyz_wants_all_of_it(
+async def test_readyz_needs_every_condition(
     tmp_path: Path, state: dict[str, bool], status: int, body: bytes
 ) -> None:
-    """One thing that is not ready makes the whole not ready; booleans and nothing else."""
+    """One false condition makes the service not ready; the body has booleans only."""
     reply = await ask(_watch(tmp_path, ready=lambda: asyncio.sleep(0, state)).app, "/readyz")
     assert (reply.status, reply.body) == (status, body)
 
 
-async def test_readyz_of_a_service_with_no_conditions_is_ready(tmp_path: Path) -> None:
-    """Nothing declared, nothing to wait for."""
+async def test_readyz_without_conditions_is_ready(tmp_path: Path) -> None:
+    """Without conditions there is nothing to wait for."""
     assert (await ask(_watch(tmp_path).app, "/readyz")).status == 200
 
 
 async def test_metrics_are_open_to_this_machine(tmp_path: Path) -> None:
-    """Without a token a direct local scrape gets the text, or OpenMetrics when it asks for it."""
+    """Without a token a direct local scrape gets text, or OpenMetrics if it asks for it."""
     watched = _watch(tmp_path)
     reply = await ask(watched.app, "/metrics")
     assert reply.status == 200
@@ -180,8 +180,8 @@ async def test_metrics_are_open_to_this_machine(tmp_path: Path) -> None:
         {"headers": [(b"host", b"metrics.example"), (b"authorization", b"Bearer ")]},
     ],
 )
-async def test_metrics_are_closed_to_everybody_else(tmp_path: Path, more: dict[str, Any]) -> None:
-    """403 with a sentence that says what would open them, and no figure."""
+async def test_metrics_are_closed_to_other_clients(tmp_path: Path, more: dict[str, Any]) -> None:
+    """403 with a message that says what would open them, and no metrics."""
     reply = await ask(_watch(tmp_path).app, "/metrics", **more)
     assert reply.status == 403
     assert reply.json["error"]["code"] == "forbidden"
@@ -190,15 +190,15 @@ async def test_metrics_are_closed_to_everybody_else(tmp_path: Path, more: dict[s
     assert set(reply.json) == {"error"}
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "backend"])  # noqa: S104 - what an operator may set
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "backend"])  # noqa: S104 - a setting
 async def test_metrics_of_a_service_off_loopback_need_a_token(tmp_path: Path, host: str) -> None:
     """Without one /metrics is closed, even to a scrape from this machine."""
     assert (await ask(_watch(tmp_path, host=host).app, "/metrics")).status == 403
 
 
 async def test_a_token_is_required_once_it_is_set(tmp_path: Path) -> None:
-    """Also of this machine: 401 says how to ask, and the right token is enough from anywhere."""
-    watched = _watch(tmp_path, token=TOKEN, host="0.0.0.0")  # noqa: S104 - what an operator may set
+    """For local clients too: 401 explains it, and the right token is enough from anywhere."""
+    watched = _watch(tmp_path, token=TOKEN, host="0.0.0.0")  # noqa: S104 - a setting
     reply = await ask(watched.app, "/metrics")
     assert reply.status == 401
     assert reply.headers["www-authenticate"] == 'Bearer realm="metrics"'
@@ -237,8 +237,8 @@ async def test_the_token_is_read_strictly(tmp_path: Path, value: bytes, status: 
     ).status == status
 
 
-async def test_two_authorizations_are_none(tmp_path: Path) -> None:
-    """Even if one of them is right: some proxy may have judged by the other."""
+async def test_two_authorization_headers_are_refused(tmp_path: Path) -> None:
+    """Even if one is right: a proxy may have checked the other."""
     watched = _watch(tmp_path, token=TOKEN)
     headers = [LOCAL_HOST, BEARER, (b"authorization", b"Bearer other")]
     assert (await ask(watched.app, "/metrics", headers=headers)).status == 401
@@ -250,7 +250,7 @@ PATHS = ("/health", "/health/detailed", "/livez", "/readyz", "/metrics")
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_head_has_the_headers_of_get_and_no_body(tmp_path: Path, path: str) -> None:
-    """Some balancers probe by HEAD."""
+    """Some load balancers probe with HEAD."""
     watched = _watch(tmp_path, _Check("db"))
     got = await ask(watched.app, path)
     head = await ask(watched.app, path, "HEAD")
@@ -261,8 +261,8 @@ async def test_head_has_the_headers_of_get_and_no_body(tmp_path: Path, path: str
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", "FOO"])
-async def test_other_methods_are_refused_with_those_that_do(tmp_path: Path, path: str, method: str) -> None:
-    """405, Allow, and the one error body; counted under the path, which is no secret."""
+async def test_other_methods_are_405(tmp_path: Path, path: str, method: str) -> None:
+    """With Allow and the error body; counted under the endpoint's path."""
     watched = _watch(tmp_path, _Check("db"))
     reply = await ask(watched.app, path, method)
     assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
@@ -282,8 +282,8 @@ async def test_other_methods_are_refused_with_those_that_do(tmp_path: Path, path
     "path",
     ["/health/", "//health", "/Health", "/health/detailed/x", "/metrics/", "/metrics.json", "/healthz", ""],
 )
-async def test_only_the_exact_path_is_ours(tmp_path: Path, path: str) -> None:
-    """Everything else is the app's."""
+async def test_endpoints_match_exact_paths_only(tmp_path: Path, path: str) -> None:
+    """All other paths are the app's."""
     assert (await ask(_watch(tmp_path).app, path)).status == 299
 
 
@@ -298,8 +298,8 @@ async def test_only_the_exact_path_is_ours(tmp_path: Path, path: str) -> None:
         ("/livez", "/", 200),
     ],
 )
-async def test_endpoints_stand_below_the_root_path(tmp_path: Path, path: str, root: str, status: int) -> None:
-    """Servers put the root path before the path (uvicorn) or leave it out (granian): both are understood."""
+async def test_endpoints_are_below_the_root_path(tmp_path: Path, path: str, root: str, status: int) -> None:
+    """Uvicorn puts the root path before the path, granian leaves it out; both work."""
     watched = _watch(tmp_path)
     assert (await ask(watched.app, path, root_path=root)).status == status
     if status == 200:
@@ -307,7 +307,7 @@ async def test_endpoints_stand_below_the_root_path(tmp_path: Path, path: str, ro
 
 
 async def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
-    """404 for everybody, not the app's own answer, and nothing is counted for HTTP."""
+    """Then /metrics is 404, without the app's answer, and HTTP requests are not counted."""
     watched = _watch(tmp_path, metrics=False, token=TOKEN)
     reply = await ask(watched.app, "/metrics", headers=[LOCAL_HOST, BEARER])
     assert (reply.status, reply.json["error"]["code"]) == (404, "not_found")
@@ -315,8 +315,8 @@ async def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
     assert (await ask(watched.app, "/livez")).status == 200
 
 
-async def test_health_can_be_switched_off_but_for_livez(tmp_path: Path) -> None:
-    """What an orchestrator needs to keep the process alive stays."""
+async def test_livez_cannot_be_switched_off(tmp_path: Path) -> None:
+    """An orchestrator needs it to keep the process alive."""
     watched = _watch(tmp_path, _Check("db"), health=False)
     statuses = {path: (await ask(watched.app, path)).status for path in PATHS}
     assert statuses == {
@@ -329,7 +329,7 @@ async def test_health_can_be_switched_off_but_for_livez(tmp_path: Path) -> None:
 
 
 async def test_gauges_are_refreshed_before_a_scrape(tmp_path: Path) -> None:
-    """What something else knows is asked for, all at the same time."""
+    """All refreshes run at the same time."""
     running: list[str] = []
     peak = 0
     together = asyncio.Event()
@@ -366,8 +366,8 @@ async def test_scrapes_that_overlap_share_one_refresh(tmp_path: Path) -> None:
     assert calls == 1
 
 
-async def test_a_refresh_that_fails_or_hangs_leaves_the_scrape_alone(tmp_path: Path) -> None:
-    """The scrape goes on after a second at most, with a line that says what failed."""
+async def test_a_scrape_survives_a_refresh_that_fails_or_hangs(tmp_path: Path) -> None:
+    """It goes on after a second at most, with a line that names the refresh."""
 
     async def broken() -> None:
         raise DatabaseUnavailableError("no database")
@@ -384,8 +384,8 @@ async def test_a_refresh_that_fails_or_hangs_leaves_the_scrape_alone(tmp_path: P
     assert sorted(told) == ["DatabaseUnavailableError", "TimeoutError"]
 
 
-async def test_an_outage_of_a_refresh_is_told_at_both_ends(tmp_path: Path) -> None:
-    """By its name, once when it begins and once when it is over, however many scrapes come meanwhile."""
+async def test_an_outage_of_a_refresh_is_logged_at_its_start_and_end(tmp_path: Path) -> None:
+    """Once each, however many scrapes come in between."""
     down: set[str] = set()
 
     async def gauges() -> None:
@@ -418,7 +418,7 @@ async def test_an_outage_of_a_refresh_is_told_at_both_ends(tmp_path: Path) -> No
 
 
 async def test_successful_probes_and_scrapes_are_counted_and_not_logged(tmp_path: Path) -> None:
-    """They would be most of the log and say nothing."""
+    """They would be most of the log."""
     watched = _watch(tmp_path, _Check("db"))
     for path in PATHS:
         await ask(watched.app, path)
@@ -427,7 +427,7 @@ async def test_successful_probes_and_scrapes_are_counted_and_not_logged(tmp_path
 
 
 async def test_probes_and_scrapes_that_fail_are_logged(tmp_path: Path) -> None:
-    """A 503 of the health endpoint is what one looks for in the log."""
+    """A 503 of /health has a line."""
     watched = _watch(tmp_path, _Check("db", OSError()))
     for path in ("/health", "/health/detailed"):
         await ask(watched.app, path)
@@ -441,14 +441,14 @@ async def test_probes_and_scrapes_that_fail_are_logged(tmp_path: Path) -> None:
 
 
 async def test_probe_lines_are_a_setting(tmp_path: Path) -> None:
-    """Who wants to see every probe can."""
+    """With it successful probes are logged too."""
     watched = _watch(tmp_path, probe_lines=True)
     await ask(watched.app, "/livez")
     assert [line["url"] for line in watched.requests()] == ["/livez"]
 
 
 async def test_a_probe_that_breaks_gets_the_error_body(tmp_path: Path) -> None:
-    """An exception behind an endpoint is a 500 with a line, like any other."""
+    """An exception in an endpoint is a 500 with a line, like any other."""
 
     async def ready() -> dict[str, bool]:
         raise RuntimeError("bug")

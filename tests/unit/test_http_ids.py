@@ -18,8 +18,8 @@ VALID_TRACE = re.compile(r"(?!0{32})[0-9a-f]{32}")
 VALID_SPAN = re.compile(r"(?!0{16})[0-9a-f]{16}")
 
 
-def test_ids_are_made_where_none_came() -> None:
-    """A request without any gets valid ids, different from the next one's."""
+def test_missing_ids_are_generated() -> None:
+    """Each request without ids gets valid ones of its own."""
     one, two = read_ids([]), read_ids([(b"host", b"x")])
     for ids in (one, two):
         assert VALID_ID.fullmatch(ids.request_id)
@@ -28,8 +28,8 @@ def test_ids_are_made_where_none_came() -> None:
     assert len({one.request_id, two.request_id, one.span_id, two.span_id}) == 4
 
 
-def test_ids_differ_where_the_service_seeds_the_shared_generator() -> None:
-    """Reproducible simulations do not make for repeated ids."""
+def test_ids_differ_if_the_service_seeds_random() -> None:
+    """A seeded shared generator does not repeat ids."""
     state = random.getstate()
     try:
         random.seed(0)
@@ -41,7 +41,7 @@ def test_ids_differ_where_the_service_seeds_the_shared_generator() -> None:
 
 
 def test_ids_differ_in_forked_workers() -> None:
-    """A server that forks its workers after the import does not have them count through the same ids."""
+    """Workers that are forked after the import generate different ids."""
     script = (
         "import os; from watchkeeper.http._ids import read_ids; child = os.fork();"
         " child and os.waitpid(child, 0); print(read_ids([]).request_id, flush=True)"
@@ -55,7 +55,7 @@ def test_ids_differ_in_forked_workers() -> None:
 
 @pytest.mark.parametrize("sent", ["a", "0", "A.b_c-9", "x" * 128])
 def test_a_valid_request_id_is_kept(sent: str) -> None:
-    """What the client calls its request is what the lines call it."""
+    """The client's id is the id in the lines."""
     assert read_ids([(b"x-request-id", sent.encode())]).request_id == sent
 
 
@@ -79,19 +79,19 @@ def test_a_valid_request_id_is_kept(sent: str) -> None:
     ],
 )
 def test_an_invalid_request_id_is_replaced(sent: bytes) -> None:
-    """Nothing that could break a header or a line gets through."""
+    """Nothing that could break a header or a line is accepted."""
     made = read_ids([(b"x-request-id", sent)]).request_id
     assert re.fullmatch("[0-9a-f]{32}", made)
 
 
-def test_two_request_ids_are_none() -> None:
-    """Which of them is meant, nobody can say."""
+def test_two_request_ids_are_ignored() -> None:
+    """No one can know which is meant."""
     headers = [(b"x-request-id", b"one"), (b"x-request-id", b"two")]
     assert read_ids(headers).request_id not in {"one", "two"}
 
 
-def test_a_trace_is_gone_on_with() -> None:
-    """The trace id stays, the span is ours, the flags and the state are passed on."""
+def test_a_trace_is_continued() -> None:
+    """The trace id stays, the span id is new, flags and state are passed on."""
     ids = read_ids(
         [
             (b"traceparent", f"00-{TRACE}-{SPAN}-01".encode()),
@@ -117,7 +117,7 @@ def test_a_trace_is_gone_on_with() -> None:
         (f"cc-{TRACE}-{SPAN}-01-", "01"),
     ],
 )
-def test_versions_and_flags_of_the_future_are_read_as_far_as_they_are_known(parent: str, flags: str) -> None:
+def test_later_versions_and_flags_are_read_as_far_as_known(parent: str, flags: str) -> None:
     """https://www.w3.org/TR/trace-context/#versioning-of-traceparent."""
     ids = read_ids([(b"traceparent", parent.encode())])
     assert (ids.trace_id, ids.trace_flags) == (TRACE, flags)
@@ -142,22 +142,22 @@ def test_versions_and_flags_of_the_future_are_read_as_far_as_they_are_known(pare
         f"cc-{TRACE}-{SPAN}-01-a\nb",
     ],
 )
-def test_an_invalid_parent_starts_a_trace_anew(parent: str) -> None:
-    """Its state goes with it: it belongs to another trace."""
+def test_an_invalid_parent_starts_a_new_trace(parent: str) -> None:
+    """Its state, which belongs to the other trace, is dropped too."""
     ids = read_ids([(b"traceparent", parent.encode()), (b"tracestate", b"a=1")])
     assert ids.trace_id != TRACE
     assert VALID_TRACE.fullmatch(ids.trace_id)
     assert ids.trace_state == ""
 
 
-def test_two_parents_are_none() -> None:
+def test_two_parents_are_ignored() -> None:
     """A request has one place in a trace."""
     parent = (b"traceparent", f"00-{TRACE}-{SPAN}-01".encode())
     assert read_ids([parent, parent]).trace_id != TRACE
 
 
 @pytest.mark.parametrize("state", [b"a=1\r\nX-Evil: 1", b"a=\x7f", b"a=\xff", b"x" * 513])
-def test_a_state_that_is_no_header_value_is_dropped(state: bytes) -> None:
+def test_an_invalid_state_is_dropped(state: bytes) -> None:
     """It would be written into outgoing requests as it is."""
     ids = read_ids([(b"traceparent", f"00-{TRACE}-{SPAN}-01".encode()), (b"tracestate", state)])
     assert (ids.trace_id, ids.trace_state) == (TRACE, "")
@@ -171,8 +171,8 @@ def test_a_state_that_is_no_header_value_is_dropped(state: bytes) -> None:
         )
     )
 )
-def test_whatever_comes_the_ids_are_valid(headers: list[tuple[bytes, bytes]]) -> None:
-    """Any bytes in any of the headers leave ids that are safe in a header and in a line."""
+def test_ids_are_valid_for_any_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    """Any bytes in any of the headers give ids that are safe in a header and in a line."""
     ids = read_ids(headers)
     assert VALID_ID.fullmatch(ids.request_id)
     assert VALID_TRACE.fullmatch(ids.trace_id)

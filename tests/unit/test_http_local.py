@@ -18,7 +18,7 @@ from watchkeeper.http._local import is_loopback
         ("::ffff:127.0.0.1", True),
         ("localhost", True),
         ("LOCALHOST", True),
-        ("0.0.0.0", False),  # noqa: S104 - an address that is asked about
+        ("0.0.0.0", False),  # noqa: S104 - only checked
         ("::", False),
         ("128.0.0.1", False),
         ("10.0.0.1", False),
@@ -32,8 +32,8 @@ from watchkeeper.http._local import is_loopback
         ("unix", False),
     ],
 )
-def test_an_address_is_loopback_or_not(address: str, expected: bool) -> None:  # noqa: FBT001 - a table
-    """Only what is certainly this machine counts."""
+def test_is_loopback(address: str, expected: bool) -> None:  # noqa: FBT001 - a table
+    """Only addresses that are certainly this machine count."""
     assert is_loopback(address) is expected
 
 
@@ -59,7 +59,7 @@ def test_an_address_is_loopback_or_not(address: str, expected: bool) -> None:  #
     ],
 )
 def test_a_direct_request_of_this_machine_is_local(more: dict[str, Any]) -> None:
-    """A loopback peer that asks for a loopback host over HTTP/1.1 or later."""
+    """A loopback peer that requests a loopback host over HTTP/1.1 or later."""
     assert is_local(scope_of("/metrics", **more))
 
 
@@ -89,8 +89,8 @@ def test_a_direct_request_of_this_machine_is_local(more: dict[str, Any]) -> None
         {"headers": [(b"host", b"192.168.1.5:3001")]},
     ],
 )
-def test_anything_else_about_peer_version_or_host_is_not_local(more: dict[str, Any]) -> None:
-    """A unix socket's unknown peer, nginx's bare HTTP/1.0, a rebound name: none is certainly this machine."""
+def test_other_peers_versions_and_hosts_are_not_local(more: dict[str, Any]) -> None:
+    """A unix socket's unknown peer, nginx's bare HTTP/1.0, a rebound name."""
     assert not is_local(scope_of("/metrics", **more))
 
 
@@ -98,14 +98,14 @@ def test_anything_else_about_peer_version_or_host_is_not_local(more: dict[str, A
     "more",
     [
         {"server": ("10.0.0.1", 3001)},
-        {"server": ("0.0.0.0", 3001)},  # noqa: S104 - what a server may say of itself
+        {"server": ("0.0.0.0", 3001)},  # noqa: S104 - a server's own address
         {"server": ("::", 3001)},
         {"server": ("backend", 3001)},
         {"server": ["/run/backend.sock", None]},
     ],
 )
-def test_a_server_reached_off_loopback_is_not_asked_locally(more: dict[str, Any]) -> None:
-    """What the server says of its own address counts for the request, whatever `HOST` was set to."""
+def test_a_server_address_off_loopback_is_not_local(more: dict[str, Any]) -> None:
+    """The address that the server reports counts, whatever `HOST` says."""
     assert not is_local(scope_of("/metrics", **more))
 
 
@@ -119,7 +119,7 @@ def test_a_server_reached_off_loopback_is_not_asked_locally(more: dict[str, Any]
     ],
 )
 def test_a_target_that_names_a_host_is_not_local(more: dict[str, Any]) -> None:
-    """RFC 9112, 3.2.2: it wins over `Host`, also behind the root path that a server puts before it."""
+    """RFC 9112, 3.2.2: it overrides `Host`, also behind a root path."""
     assert not is_local(scope_of("/metrics") | more)
 
 
@@ -158,6 +158,6 @@ def test_a_target_that_names_a_host_is_not_local(more: dict[str, Any]) -> None:
         "x-cloud-trace-context",
     ],
 )
-def test_a_header_of_any_proxy_makes_a_request_not_local(name: str) -> None:
-    """Who sends one of these stands between the client and us, whatever its value."""
+def test_a_proxy_header_is_not_local(name: str) -> None:
+    """Its sender is between the client and this server, whatever the value."""
     assert not is_local(scope_of("/metrics", headers=[LOCAL_HOST, (name.encode(), b"")]))

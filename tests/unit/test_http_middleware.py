@@ -69,8 +69,8 @@ async def test_a_request_is_one_count_one_duration_and_one_line(tmp_path: Path) 
     )
 
 
-async def test_the_ids_are_known_everywhere_in_the_request(tmp_path: Path) -> None:
-    """The app, its tasks and its outgoing calls see the ids that the client sent; afterwards nobody does."""
+async def test_the_ids_are_bound_during_the_request(tmp_path: Path) -> None:
+    """The app, its tasks and its outgoing calls see the client's ids; afterwards none are bound."""
     seen: list[Any] = []
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
@@ -96,8 +96,8 @@ async def test_the_ids_are_known_everywhere_in_the_request(tmp_path: Path) -> No
     assert current_request() is None
 
 
-async def test_the_apps_own_request_id_does_not_stand_beside_ours(tmp_path: Path) -> None:
-    """One id in the response: the one in the line."""
+async def test_the_apps_own_request_id_is_replaced(tmp_path: Path) -> None:
+    """The response has one id: the one in the line."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await send(_start(200, (b"x-request-id", b"other"), (b"a", b"b")))
@@ -108,8 +108,8 @@ async def test_the_apps_own_request_id_does_not_stand_beside_ours(tmp_path: Path
     assert reply.headers == {"a": "b", "x-request-id": "mine"}
 
 
-async def test_a_message_that_the_app_sends_to_everybody_is_left_as_it_is(tmp_path: Path) -> None:
-    """Constant messages must not collect ids."""
+async def test_the_apps_messages_are_not_changed(tmp_path: Path) -> None:
+    """Apps reuse constant messages."""
     start = _start()
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
@@ -123,7 +123,7 @@ async def test_a_message_that_the_app_sends_to_everybody_is_left_as_it_is(tmp_pa
 
 
 async def test_a_start_without_headers_gets_the_id(tmp_path: Path) -> None:
-    """The protocol lets an app leave them out."""
+    """ASGI lets an app leave the headers out."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await send({"type": "http.response.start", "status": 204})
@@ -134,7 +134,7 @@ async def test_a_start_without_headers_gets_the_id(tmp_path: Path) -> None:
 
 
 async def test_streaming_is_measured_to_the_last_byte(tmp_path: Path) -> None:
-    """Nothing is counted or said before the end; all bytes are."""
+    """Nothing is counted or logged before the end; all bytes are."""
     watched: Any = None
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
@@ -156,7 +156,7 @@ async def test_streaming_is_measured_to_the_last_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("parts", [[b"x" * (SEND_BUFFER + 1)], [b"x", b""], [b"x", b"y" * SEND_BUFFER]])
 async def test_a_slow_client_is_part_of_the_duration(parts: list[bytes], tmp_path: Path) -> None:
-    """The server's back pressure on the last byte counts, wherever there can be any."""
+    """The server's back pressure on the last byte counts."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -174,8 +174,8 @@ async def test_a_slow_client_is_part_of_the_duration(parts: list[bytes], tmp_pat
     assert watched.durations("unmatched") >= 0.05
 
 
-async def test_a_short_answer_is_measured_and_counted_before_it_leaves(tmp_path: Path) -> None:
-    """Whoever has it whole was counted, also where the process is killed the moment it left."""
+async def test_a_short_response_is_counted_before_it_is_sent(tmp_path: Path) -> None:
+    """A client that has the whole response was counted, even if the process is killed right after."""
     counted: list[tuple[str, float, float]] = []
 
     async def note(message: Message) -> None:
@@ -189,8 +189,8 @@ async def test_a_short_answer_is_measured_and_counted_before_it_leaves(tmp_path:
     assert counted == [("http.response.start", 0.0, 0.0), ("http.response.body", 1.0, 1.0)]
 
 
-async def test_what_runs_after_the_last_byte_is_not_part_of_the_duration(tmp_path: Path) -> None:
-    """Background tasks are the service's business, the client has its answer; a later message is ignored."""
+async def test_background_tasks_are_not_part_of_the_duration(tmp_path: Path) -> None:
+    """The client has its response; a later message is ignored."""
     watched: Any = None
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
@@ -220,8 +220,8 @@ async def test_trailers_come_after_the_last_byte(tmp_path: Path) -> None:
     assert [line["outcome"] for line in watched.requests()] == ["completed"]
 
 
-async def test_files_that_the_server_sends_are_counted(tmp_path: Path) -> None:
-    """Servers that send files by themselves say nothing of bytes: the file does."""
+async def test_bytes_of_files_that_the_server_sends_are_counted(tmp_path: Path) -> None:
+    """The extensions for sending files name a file or a count."""
     (tmp_path / "file").write_bytes(b"x" * 1234)
 
     async def app(scope: Any, _receive: Any, send: Send) -> None:
@@ -240,15 +240,15 @@ async def test_files_that_the_server_sends_are_counted(tmp_path: Path) -> None:
 
 
 async def test_head_sends_no_bytes(tmp_path: Path) -> None:
-    """An app that answers HEAD like GET has its body dropped by the server."""
+    """The server drops the body of an app that answers HEAD like GET."""
     watched = watch(_hello, tmp_path)
     await ask(watched.app, method="HEAD")
     assert watched.lines()[0]["bytes"] == 0
     assert watched.count("unmatched", 201, "HEAD") == 1.0
 
 
-async def test_unknown_methods_are_one_value_in_labels_and_themselves_in_lines(tmp_path: Path) -> None:
-    """A scanner's inventions reach the log, escaped, and no label."""
+async def test_unknown_methods_share_one_label(tmp_path: Path) -> None:
+    """The line has the method itself, escaped."""
     watched = watch(_hello, tmp_path)
     for method in ("BREW", "get", "X" * 200):
         await ask(watched.app, method=method)
@@ -286,13 +286,13 @@ async def _drop(_message: Message) -> None:
     ],
 )
 async def test_the_url_is_path_and_query_as_received(tmp_path: Path, more: dict[str, Any], url: str) -> None:
-    """Percent signs stay, bytes that are no text are shown as such, and the line stays one line."""
+    """Percent escapes stay, and bytes that are not UTF-8 are escaped."""
     watched = watch(_hello, tmp_path)
     await ask(watched.app, **more)
     assert watched.lines()[0]["url"] == url
 
 
-async def test_the_url_is_that_before_the_app_rewrote_it(tmp_path: Path) -> None:
+async def test_the_url_is_read_before_the_app_rewrites_it(tmp_path: Path) -> None:
     """Some frameworks change the scope for what they mount."""
 
     async def app(scope: Any, receive: Any, send: Send) -> None:
@@ -311,8 +311,8 @@ async def test_secrets_in_the_url_are_masked(tmp_path: Path) -> None:
     assert not re.search("abc123|s3cret-value", json.dumps(watched.lines()))
 
 
-async def test_an_exception_before_the_response_is_answered_and_said_once(tmp_path: Path) -> None:
-    """500 with the error body and the id; the exception's line, then the request's; nothing of the inside."""
+async def test_an_exception_before_the_response_is_a_500(tmp_path: Path) -> None:
+    """It has the error body and the id; the exception is logged once, before the request."""
 
     async def app(_scope: Any, _receive: Any, _send: Send) -> None:
         raise ValueError("secret inside")
@@ -349,10 +349,8 @@ async def test_head_of_a_failure_has_no_body(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pieces", [0, 1])
-async def test_an_exception_in_the_middle_is_raised_so_that_the_server_closes(
-    tmp_path: Path, pieces: int
-) -> None:
-    """The client must not take half a body for a whole one; the line says the status that was sent."""
+async def test_an_exception_in_the_middle_is_raised_again(tmp_path: Path, pieces: int) -> None:
+    """The server then closes, so that the client knows; the line has the sent status."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await send(_start())
@@ -370,10 +368,10 @@ async def test_an_exception_in_the_middle_is_raised_so_that_the_server_closes(
     assert watched.count("unmatched", 200) == 1.0
 
 
-async def test_an_exception_after_the_response_is_said_and_leaves_the_connection_alone(
+async def test_an_exception_after_the_response_is_only_logged(
     tmp_path: Path,
 ) -> None:
-    """A background task that fails is a line; the request was completed."""
+    """A background task that fails has a line; the request was completed."""
 
     async def app(scope: Any, receive: Any, send: Send) -> None:
         await _hello(scope, receive, send)
@@ -387,8 +385,8 @@ async def test_an_exception_after_the_response_is_said_and_leaves_the_connection
     assert exception["error"]["message"] == "in the background"
 
 
-async def test_a_framework_that_answers_500_and_raises_then_has_failed(tmp_path: Path) -> None:
-    """Starlette does so: the exception's line comes first, and the request's says failed."""
+async def test_a_500_that_a_framework_sends_before_it_raises_has_failed(tmp_path: Path) -> None:
+    """As Starlette does: the exception's line comes first."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await send(_start(500))
@@ -402,8 +400,8 @@ async def test_a_framework_that_answers_500_and_raises_then_has_failed(tmp_path:
     assert watched.count("unmatched", 500) == 1.0
 
 
-async def test_a_5xx_that_the_app_means_is_completed(tmp_path: Path) -> None:
-    """A 503 with a body is an answer; its duration ends with its last byte, whatever runs after it."""
+async def test_a_5xx_without_an_exception_is_completed(tmp_path: Path) -> None:
+    """Its duration ends with its last byte, whatever runs after it."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await send(_start(503))
@@ -419,7 +417,7 @@ async def test_a_5xx_that_the_app_means_is_completed(tmp_path: Path) -> None:
     assert line["duration"] <= (took - 0.1) * 1000
 
 
-async def test_an_app_that_answers_nothing_has_failed(tmp_path: Path) -> None:
+async def test_an_app_without_a_response_has_failed(tmp_path: Path) -> None:
     """The client gets a 500, the log a reason."""
 
     async def app(_scope: Any, _receive: Any, _send: Send) -> None:
@@ -434,7 +432,7 @@ async def test_an_app_that_answers_nothing_has_failed(tmp_path: Path) -> None:
 
 
 async def test_an_app_that_stops_in_the_middle_has_failed(tmp_path: Path) -> None:
-    """The last byte never came."""
+    """The last byte was never sent."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await send(_start())
@@ -445,8 +443,8 @@ async def test_an_app_that_stops_in_the_middle_has_failed(tmp_path: Path) -> Non
     assert [line["outcome"] for line in watched.lines()] == ["failed"]
 
 
-async def test_a_server_that_cannot_send_the_500_hears_of_it(tmp_path: Path) -> None:
-    """What the server raises is raised on; both exceptions have a line and the request has one."""
+async def test_an_error_while_sending_the_500_is_raised(tmp_path: Path) -> None:
+    """The app's exception and the request have their lines all the same."""
 
     async def app(_scope: Any, _receive: Any, _send: Send) -> None:
         raise ValueError("inside")
@@ -462,11 +460,11 @@ async def test_a_server_that_cannot_send_the_500_hears_of_it(tmp_path: Path) -> 
 
 
 class ClientDisconnect(Exception):  # noqa: N818 - Starlette's name for it
-    """What Starlette raises."""
+    """As Starlette raises it."""
 
 
-async def test_a_client_that_leaves_during_its_upload_is_no_failure(tmp_path: Path) -> None:
-    """499 and aborted, whatever the framework makes of it: raised, returned or answered to nobody."""
+async def test_a_client_that_leaves_during_its_upload_is_aborted(tmp_path: Path) -> None:
+    """With 499, whether the framework raises, returns or answers."""
 
     async def app(scope: Any, receive: Any, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -486,8 +484,8 @@ async def test_a_client_that_leaves_during_its_upload_is_no_failure(tmp_path: Pa
     assert watched.count("unmatched", 499, "POST") == 3.0
 
 
-async def test_a_bug_that_a_leaving_client_brings_up_is_said(tmp_path: Path) -> None:
-    """The client is no failure of ours; the exception that its leaving found is."""
+async def test_a_bug_after_a_disconnect_is_logged(tmp_path: Path) -> None:
+    """The request was aborted, but the exception that the disconnect caused is a bug."""
 
     async def app(_scope: Any, receive: Any, _send: Send) -> None:
         await receive()
@@ -501,8 +499,8 @@ async def test_a_bug_that_a_leaving_client_brings_up_is_said(tmp_path: Path) -> 
     assert (request["statusCode"], request["outcome"]) == (499, "aborted")
 
 
-async def test_a_client_that_leaves_in_the_middle_of_a_stream_is_no_failure(tmp_path: Path) -> None:
-    """An app that notices and stops has done right; the status is the one that was sent."""
+async def test_a_client_that_leaves_during_a_stream_is_aborted(tmp_path: Path) -> None:
+    """An app may stop then; the line has the sent status."""
 
     async def app(_scope: Any, receive: Any, send: Send) -> None:
         await send(_start())
@@ -517,8 +515,8 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_is_no_failure(tmp_
 
 
 @pytest.mark.parametrize("started", [False, True])
-async def test_a_cancelled_request_says_so_and_stays_cancelled(tmp_path: Path, started: bool) -> None:  # noqa: FBT001
-    """The server's cancellation goes through; the line and the count are there all the same."""
+async def test_a_cancelled_request_is_recorded_and_stays_cancelled(tmp_path: Path, started: bool) -> None:  # noqa: FBT001
+    """The server's cancellation is raised on; line and count are there."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         if started:
@@ -555,7 +553,7 @@ async def test_a_request_cancelled_after_its_last_byte_was_completed(tmp_path: P
 
 
 async def test_an_exception_that_a_framework_hides_can_be_noted(tmp_path: Path) -> None:
-    """Litestar and Quart answer by themselves: their hook tells, once, and the request has failed."""
+    """Litestar and Quart answer themselves: a hook logs it once, and the request has failed."""
 
     async def app(scope: Any, _receive: Any, send: Send) -> None:
         error = ValueError("hidden")
@@ -571,7 +569,7 @@ async def test_an_exception_that_a_framework_hides_can_be_noted(tmp_path: Path) 
 
 
 async def test_an_exception_that_is_an_answer_is_not_noted(tmp_path: Path) -> None:
-    """A framework's own 404 is no failure; outside a watched request there is nothing to note."""
+    """A framework's own 404 is no failure; outside a request note_exception does nothing."""
 
     class NotFoundException(Exception):  # noqa: N818 - Litestar's name for it
         status_code = 404
@@ -589,7 +587,7 @@ async def test_an_exception_that_is_an_answer_is_not_noted(tmp_path: Path) -> No
 
 
 async def test_an_app_can_name_its_route(tmp_path: Path) -> None:
-    """For frameworks that nobody here knows; a copy of the scope will do."""
+    """For unknown frameworks; a copy of the scope works too."""
 
     async def app(scope: Any, receive: Any, send: Send) -> None:
         name_route(dict(scope), "/named/{id}")
@@ -603,7 +601,7 @@ async def test_an_app_can_name_its_route(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [404, 405])
 async def test_what_matched_nothing_is_unmatched(tmp_path: Path, status: int) -> None:
-    """A 405 of any route, and a 404 of one that takes every path; any other 404 is its route's own."""
+    """Any 405, and the 404 of a catch-all; other 404s keep their route."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await send(_start(status))
@@ -618,8 +616,8 @@ async def test_what_matched_nothing_is_unmatched(tmp_path: Path, status: int) ->
     ]
 
 
-async def test_a_resolver_that_breaks_does_not_break_the_request(tmp_path: Path) -> None:
-    """The route is then unmatched, and the log says why."""
+async def test_an_exception_in_the_resolver_does_not_fail_the_request(tmp_path: Path) -> None:
+    """The route is unmatched, and the exception is logged."""
 
     def resolve(_scope: Any) -> str:
         raise KeyError("route")
@@ -646,7 +644,7 @@ async def test_request_lines_can_be_switched_off(tmp_path: Path) -> None:
     assert [line["level"] for line in watched.lines()] == ["error"]
 
 
-async def test_other_scopes_pass_untouched(tmp_path: Path) -> None:
+async def test_other_scopes_are_passed_on(tmp_path: Path) -> None:
     """The lifespan belongs to the keeper."""
     seen: list[Any] = []
 
@@ -668,8 +666,8 @@ async def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
     )
 
 
-async def test_requests_that_overlap_keep_their_ids_apart(tmp_path: Path) -> None:
-    """A hundred at once: each line has the id of its own response."""
+async def test_concurrent_requests_keep_their_own_ids(tmp_path: Path) -> None:
+    """Of a hundred at once, each line has the id of its own response."""
 
     async def app(scope: Any, receive: Any, send: Send) -> None:
         await asyncio.sleep(0.001 * (int(scope["path"][1:]) % 7))
@@ -697,10 +695,10 @@ async def test_requests_that_overlap_keep_their_ids_apart(tmp_path: Path) -> Non
     name=st.sampled_from([b"x-request-id", b"traceparent", b"authorization", b"accept", b"host", b"x"]),
     value=st.binary(max_size=60),
 )
-def test_whatever_comes_in_one_line_comes_out(  # noqa: PLR0917 - each is one thing that a client chooses
+def test_any_request_makes_one_valid_line(  # noqa: PLR0917 - what a client chooses
     tmp_path: Path, path: str, raw: bytes, query: bytes, method: str, name: bytes, value: bytes
 ) -> None:
-    """No bytes of a client break the edge, a line or a header."""
+    """No bytes of a client break the middleware, a line or a header."""
     watched = watch(_hello, tmp_path, probe_lines=True)
     before = len(watched.lines())
     more: dict[str, Any] = {"raw_path": raw, "query_string": query, "headers": [(name, value)]}
@@ -711,8 +709,8 @@ def test_whatever_comes_in_one_line_comes_out(  # noqa: PLR0917 - each is one th
     assert len(watched.lines()) == before + 1
 
 
-def test_the_error_body_is_the_same_everywhere() -> None:
-    """Code and message by default from the status; details only when there are any."""
+def test_the_error_body() -> None:
+    """The status gives the default code and message; details are optional."""
     assert json.loads(error_body(404, request_id="r")) == {
         "error": {"code": "not_found", "message": "Not Found.", "requestId": "r"}
     }
@@ -724,7 +722,7 @@ def test_the_error_body_is_the_same_everywhere() -> None:
 
 
 async def test_a_last_message_that_is_sent_again_counts_once(tmp_path: Path) -> None:
-    """An app that tries again after the server refused it has had one request."""
+    """An app may retry it after the server refused it."""
     refused = [1, 1]
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
@@ -744,8 +742,8 @@ async def test_a_last_message_that_is_sent_again_counts_once(tmp_path: Path) -> 
     assert watched.count("unmatched", 200) == 1.0
 
 
-async def test_what_an_app_raises_after_its_client_left_is_told(tmp_path: Path) -> None:
-    """A database that refuses is no client that left, also where one did."""
+async def test_an_exception_after_the_client_left_is_logged(tmp_path: Path) -> None:
+    """An OSError of a database does not mean that the client left."""
 
     async def app(_scope: Any, receive: Any, _send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -33,8 +33,8 @@ async def _ask(watched: Watched, trace: str, path: str = "/", **more: Any) -> No
     await ask(watched.app, path, headers=[LOCAL_HOST, parent], **more)
 
 
-async def test_completed_requests_keep_their_line_by_their_trace(tmp_path: Path) -> None:
-    """One trace is kept and another is not, the line says the share, and the metrics count both."""
+async def test_sampling_keeps_completed_requests_by_trace_id(tmp_path: Path) -> None:
+    """The line has the rate, and the metrics count all requests."""
     watched = watch(_app, tmp_path, request_sample=0.25)
     for _ in range(3):
         await _ask(watched, KEPT)
@@ -54,10 +54,10 @@ async def test_completed_requests_keep_their_line_by_their_trace(tmp_path: Path)
         ("/200", {"query_string": b"stops"}, "failed"),
     ],
 )
-async def test_what_is_no_success_always_keeps_its_line(
+async def test_sampling_keeps_every_request_that_did_not_succeed(
     tmp_path: Path, path: str, more: dict[str, Any], outcome: str
 ) -> None:
-    """Whatever the trace, and without a rate: each stands for itself alone."""
+    """Whatever the trace id, and without a rate."""
     watched = watch(_app, tmp_path, request_sample=1e-9)
     await _ask(watched, DROPPED, path, **more)
     (line,) = watched.requests()
@@ -65,8 +65,8 @@ async def test_what_is_no_success_always_keeps_its_line(
     assert "sampleRate" not in line
 
 
-async def test_a_client_that_left_always_keeps_its_line(tmp_path: Path) -> None:
-    """499 is below 500 and no success."""
+async def test_sampling_keeps_aborted_requests(tmp_path: Path) -> None:
+    """499 is below 500, but no success."""
 
     async def app(_scope: Any, receive: Any, _send: Any) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -77,7 +77,7 @@ async def test_a_client_that_left_always_keeps_its_line(tmp_path: Path) -> None:
     assert [(line["statusCode"], line.get("sampleRate")) for line in watched.requests()] == [(499, None)]
 
 
-async def test_a_404_is_sampled_like_any_other_answer(tmp_path: Path) -> None:
+async def test_a_404_is_sampled(tmp_path: Path) -> None:
     """A scanner makes many of them."""
     watched = watch(_app, tmp_path, request_sample=0.5)
     await _ask(watched, DROPPED, "/404")
@@ -85,8 +85,8 @@ async def test_a_404_is_sampled_like_any_other_answer(tmp_path: Path) -> None:
     assert [line["sampleRate"] for line in watched.requests()] == [0.5]
 
 
-async def test_a_sampled_line_that_needs_care_says_its_rate_too(tmp_path: Path) -> None:
-    """Lines with characters that have to be escaped go another way."""
+async def test_a_sampled_line_with_escapes_has_its_rate(tmp_path: Path) -> None:
+    """Lines with characters that have to be escaped are rendered differently."""
     watched = watch(_app, tmp_path, request_sample=0.5)
     await _ask(watched, KEPT, query_string="q=\u202e".encode())
     (line,) = watched.requests()
@@ -94,7 +94,7 @@ async def test_a_sampled_line_that_needs_care_says_its_rate_too(tmp_path: Path) 
 
 
 async def test_all_lines_are_kept_without_sampling(tmp_path: Path) -> None:
-    """And none says a rate."""
+    """And none has a rate."""
     watched = watch(_app, tmp_path)
     await _ask(watched, DROPPED)
     assert [line.get("sampleRate") for line in watched.requests()] == [None]
@@ -105,13 +105,13 @@ async def test_all_lines_are_kept_without_sampling(tmp_path: Path) -> None:
     shares=st.tuples(st.floats(1e-15, 0.999), st.floats(1e-15, 0.999)),
 )
 def test_a_larger_share_keeps_all_that_a_smaller_one_keeps(trace: str, shares: tuple[float, float]) -> None:
-    """So that services with different shares agree on the traces of the smallest."""
+    """Services with different shares agree on the traces of the smallest."""
     smaller, larger = (trace[RANDOM_FROM:] >= sample_floor(share) for share in sorted(shares))
     assert larger or not smaller
 
 
-def test_the_share_is_the_share() -> None:
-    """Of evenly spread traces a tenth is kept at 0.1, and a tiny share keeps one at least."""
+def test_the_share_of_kept_traces() -> None:
+    """Of evenly distributed traces a tenth is kept at 0.1; a tiny share keeps at least one."""
     traces = [f"{(2 * number + 1) * 16**14 // 2000:014x}" for number in range(1000)]
     for share, kept in ((0.1, 100), (0.5, 500), (0.999, 999)):
         assert sum(trace >= sample_floor(share) for trace in traces) == kept

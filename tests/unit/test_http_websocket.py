@@ -21,11 +21,11 @@ ACCEPT = {"type": "websocket.accept"}
 
 
 class WebSocketDisconnect(Exception):  # noqa: N818 - Starlette's name for it
-    """What Starlette and Litestar raise where the client has left."""
+    """As Starlette and Litestar raise it."""
 
 
 async def _echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answer until the client leaves, as an app does that notices it."""
+    """Echo until the client leaves."""
     name_route(scope, ROUTE)
     await receive()
     await send(ACCEPT)
@@ -46,7 +46,7 @@ def _open(watched: Watched, route: str = ROUTE) -> float | None:
 
 
 async def test_a_connection_is_one_count_and_one_line_at_its_end(tmp_path: Path) -> None:
-    """The line says how it ended, how long it took and how many messages went each way."""
+    """The line has the outcome, the duration and the messages in each direction."""
     watched = watch(_echo, tmp_path)
     headers = [LOCAL_HOST, (b"x-request-id", b"socket-1")]
     await play(watched.app, "/feed/7", "a", "b", 1000, headers=headers, query_string=b"q=1")
@@ -67,8 +67,8 @@ async def test_a_connection_is_one_count_and_one_line_at_its_end(tmp_path: Path)
     assert (_messages(watched, "received"), _messages(watched, "sent")) == (2.0, 2.0)
 
 
-async def test_what_is_open_is_known_while_it_is_open(tmp_path: Path) -> None:
-    """The gauge goes up when a connection is accepted and down when it ends; messages count as they pass."""
+async def test_open_connections_are_a_gauge(tmp_path: Path) -> None:
+    """It goes up on accept and down at the end; messages are counted as they pass."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -83,7 +83,7 @@ async def test_what_is_open_is_known_while_it_is_open(tmp_path: Path) -> None:
 
 
 async def test_the_handshake_carries_the_request_id(tmp_path: Path) -> None:
-    """In the place of the app's own, and the app's message is left as it is."""
+    """It replaces the app's own, and the app's message is not changed."""
     accept = {"type": "websocket.accept", "headers": [(b"a", b"b"), (b"x-request-id", b"other")]}
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
@@ -95,8 +95,8 @@ async def test_the_handshake_carries_the_request_id(tmp_path: Path) -> None:
     assert len(accept["headers"]) == 2
 
 
-async def test_the_ids_are_known_in_the_connection_and_not_after_it(tmp_path: Path) -> None:
-    """Every line of a connection carries its ids, as in a request."""
+async def test_the_ids_are_bound_during_the_connection(tmp_path: Path) -> None:
+    """As in a request; afterwards none are bound."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -163,7 +163,7 @@ async def _hidden(scope: Any, receive: Any, send: Any) -> None:
         (_returns, (), "completed", 1005),
         (_echo, (1001,), "completed", 1001),
         (_echo, (1006,), "aborted", 1006),
-        (_echo, (1005,), "aborted", 1006),  # how uvicorn and granian say that the connection was lost
+        (_echo, (1005,), "aborted", 1006),  # how uvicorn and granian report a lost connection
         (_leaving, (1000,), "completed", 1000),
         (_leaving, (1006,), "aborted", 1006),
         (_gone_before, (1006,), "aborted", 499),
@@ -171,10 +171,10 @@ async def _hidden(scope: Any, receive: Any, send: Any) -> None:
         (_hidden, (), "failed", 1011),
     ],
 )
-async def test_each_end_is_called_by_its_name(
+async def test_outcomes_and_codes(
     tmp_path: Path, app: Any, said: tuple[int], outcome: str, code: int
 ) -> None:
-    """Whoever said the first word of the end has its code in the line; a refused handshake has its status."""
+    """The code is that of the side that closed first, or the status of a refused handshake."""
     watched = watch(app, tmp_path, resolve_route=lambda _scope: ROUTE)
     played = await play(watched.app, "/", *said)
     assert played.error is None
@@ -184,12 +184,12 @@ async def test_each_end_is_called_by_its_name(
 
 
 @pytest.mark.parametrize(("accepts", "code"), [(False, 500), (True, 1011)])
-async def test_an_exception_is_said_once_and_raised_so_that_the_server_closes(
+async def test_an_exception_is_logged_once_and_raised(
     tmp_path: Path,
     accepts: bool,  # noqa: FBT001 - a table
     code: int,
 ) -> None:
-    """Before and after the handshake: its line first, then the connection's."""
+    """The server then closes; the exception's line comes before the connection's."""
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -206,8 +206,8 @@ async def test_an_exception_is_said_once_and_raised_so_that_the_server_closes(
     assert (line["outcome"], line["code"]) == ("failed", code)
 
 
-async def test_a_bug_that_a_leaving_client_brings_up_is_a_failure(tmp_path: Path) -> None:
-    """Only what says that the client left is none."""
+async def test_a_bug_after_a_disconnect_is_a_failure(tmp_path: Path) -> None:
+    """Only exceptions that report the disconnect are not."""
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -219,8 +219,8 @@ async def test_a_bug_that_a_leaving_client_brings_up_is_a_failure(tmp_path: Path
     assert [(line["outcome"], line["code"]) for line in watched.sockets()] == [("failed", 1001)]
 
 
-async def test_a_connection_that_is_gone_when_the_app_sends_is_aborted(tmp_path: Path) -> None:
-    """The protocol has the server's send raise an OSError."""
+async def test_an_oserror_of_send_is_aborted(tmp_path: Path) -> None:
+    """ASGI reports a lost connection so."""
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -245,10 +245,10 @@ async def test_a_connection_that_is_gone_when_the_app_sends_is_aborted(tmp_path:
     ("raised", "outcome", "told"),
     [("as it came", "aborted", 0), ("wrapped", "aborted", 0), ("another", "failed", 1)],
 )
-async def test_an_oserror_of_the_apps_own_is_told_after_its_client_left(
+async def test_the_apps_own_oserror_is_logged_after_a_disconnect(
     tmp_path: Path, raised: str, outcome: str, told: int
 ) -> None:
-    """The server's, and what a framework made of it, only say that the client left; a full disk does not."""
+    """The server's OSError, and what a framework makes of it, only report the disconnect."""
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -277,7 +277,7 @@ async def test_an_oserror_of_the_apps_own_is_told_after_its_client_left(
 
 
 async def test_a_client_that_closes_without_a_code_has_completed(tmp_path: Path) -> None:
-    """Its close frame came, which uvicorn shows by a reason, even an empty one."""
+    """Its close frame arrived: uvicorn gives a reason then, even an empty one."""
     coming = [{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1005, "reason": ""}]
 
     async def receive() -> Any:
@@ -291,8 +291,8 @@ async def test_a_client_that_closes_without_a_code_has_completed(tmp_path: Path)
     assert [(line["outcome"], line["code"]) for line in watched.lines()] == [("completed", 1005)]
 
 
-async def test_a_cancelled_connection_says_so_and_stays_cancelled(tmp_path: Path) -> None:
-    """The server's cancellation goes through; the line, the count and the gauge are right all the same."""
+async def test_a_cancelled_connection_is_recorded_and_stays_cancelled(tmp_path: Path) -> None:
+    """The server's cancellation is raised on; line, count and gauge are right."""
     watched = watch(_echo, tmp_path)
     task = asyncio.create_task(play(watched.app))
     await asyncio.sleep(0.01)
@@ -304,8 +304,8 @@ async def test_a_cancelled_connection_says_so_and_stays_cancelled(tmp_path: Path
     assert _open(watched) == 0.0
 
 
-async def test_a_resolver_that_breaks_does_not_break_the_connection(tmp_path: Path) -> None:
-    """The route is then unmatched, and the log says why."""
+async def test_an_exception_in_the_resolver_does_not_fail_the_connection(tmp_path: Path) -> None:
+    """The route is unmatched, and the exception is logged."""
 
     def resolve(_scope: Any) -> str:
         raise KeyError("route")
@@ -316,8 +316,8 @@ async def test_a_resolver_that_breaks_does_not_break_the_connection(tmp_path: Pa
     assert _connections(watched, "completed", "unmatched") == 1.0
 
 
-async def test_lines_and_metrics_of_websockets_go_off_with_those_of_requests(tmp_path: Path) -> None:
-    """The same two switches."""
+async def test_lines_and_metrics_can_be_switched_off(tmp_path: Path) -> None:
+    """With the same settings as those of requests."""
     quiet = watch(_echo, tmp_path, request_lines=False)
     await play(quiet.app, "/", 1000)
     assert quiet.lines() == []
@@ -328,15 +328,15 @@ async def test_lines_and_metrics_of_websockets_go_off_with_those_of_requests(tmp
     assert _open(uncounted) is None
 
 
-async def test_the_librarys_own_paths_are_no_websockets(tmp_path: Path) -> None:
-    """A websocket on such a path is the app's, and sampling or probe lines do not concern it."""
+async def test_websockets_on_endpoint_paths_are_the_apps(tmp_path: Path) -> None:
+    """Sampling and probe lines do not apply to them."""
     watched = watch(_echo, tmp_path, request_sample=1e-9)
     await play(watched.app, "/metrics", 1000)
     assert [line["url"] for line in watched.sockets()] == ["/metrics"]
 
 
-async def test_secrets_of_a_websockets_url_are_masked(tmp_path: Path) -> None:
-    """Browsers can send no header there, so that tokens are often in the query."""
+async def test_secrets_in_the_url_are_masked(tmp_path: Path) -> None:
+    """Browsers cannot send headers there, so tokens are often in the query."""
     watched = watch(_echo, tmp_path)
     await play(watched.app, "/", 1000, query_string=b"token=abc123&room=7")
     (line,) = watched.lines()

@@ -13,7 +13,7 @@ Message = MutableMapping[str, Any]
 
 
 class _Host:
-    """A server's side of one lifespan, and a keeper that notes when it starts and stops."""
+    """The server's side of one lifespan, and a keeper that records its start and stop."""
 
     def __init__(self, app: Any, *, failing: Exception | None = None) -> None:
         self.events: list[str] = []
@@ -49,7 +49,7 @@ class _Host:
 
 
 async def test_the_keeper_starts_before_the_app_and_stops_after_it() -> None:
-    """The app finds its database open at startup and at shutdown."""
+    """The app has its database at startup and at shutdown."""
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         for phase in ("startup", "shutdown"):
@@ -65,8 +65,8 @@ async def test_the_keeper_starts_before_the_app_and_stops_after_it() -> None:
 
 
 @pytest.mark.parametrize("how", ["raises", "returns"])
-async def test_an_app_without_lifespan_is_watched_all_the_same(how: str) -> None:
-    """An app that knows no lifespan starts and stops with its keeper alone."""
+async def test_an_app_without_lifespan_support_is_started(how: str) -> None:
+    """The keeper starts and stops alone."""
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         if how == "raises":
@@ -86,8 +86,8 @@ async def test_an_app_without_lifespan_is_watched_all_the_same(how: str) -> None
         (KeyError("what nobody foresaw"), "KeyError: 'what nobody foresaw'"),
     ],
 )
-async def test_a_failed_keeper_fails_the_start_with_its_sentence(failing: Exception, message: str) -> None:
-    """The server gets the keeper's own sentence, and the app is never asked."""
+async def test_a_failed_keeper_fails_the_start(failing: Exception, message: str) -> None:
+    """The server gets the keeper's message, and the app is not started."""
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         host.events.append("app")
@@ -98,8 +98,8 @@ async def test_a_failed_keeper_fails_the_start_with_its_sentence(failing: Except
     assert host.events == ["keeper starts"]
 
 
-async def test_a_failed_app_stops_the_keeper_again() -> None:
-    """When the app's own start fails, its message reaches the server and the keeper lets go of everything."""
+async def test_a_failed_app_stops_the_keeper() -> None:
+    """The app's message reaches the server."""
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -111,8 +111,8 @@ async def test_a_failed_app_stops_the_keeper_again() -> None:
     assert host.events == ["keeper starts", "keeper stops"]
 
 
-async def test_an_app_that_breaks_at_shutdown_is_reported_after_the_keeper_stopped() -> None:
-    """An exception in the app's shutdown is the server's to report; the keeper stops first."""
+async def test_an_exception_at_shutdown_is_reported_after_the_keeper_stopped() -> None:
+    """The app's exception is the server's to report."""
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -68,10 +68,10 @@ def _quart() -> Any:
         (_quart, "OPTIONS", 200, "/items/<item_id>"),
     ],
 )
-async def test_head_and_options_are_what_the_framework_makes_of_them(
+async def test_head_and_options_have_their_route(
     tmp_path: Path, make: Any, method: str, status: int, route: str
 ) -> None:
-    """Answered for the route, or refused as a method that it has not; HEAD sends no bytes."""
+    """They are answered for the route or refused as 405; HEAD sends no bytes."""
     watched = watch(make(), tmp_path)
     assert (await ask(watched.app, "/items/7", method)).status == status
     (line,) = watched.requests()
@@ -111,10 +111,10 @@ def _quart_in_fastapi() -> Any:
         (_quart_in_fastapi, "/inner/{tenant}/items/<item_id>"),
     ],
 )
-async def test_the_route_of_another_frameworks_app_carries_its_mount(
+async def test_the_route_of_a_mounted_app_has_its_mount(
     tmp_path: Path, make: Any, route: str, root: str
 ) -> None:
-    """A sub-application's template stands below its mount's; the outer app's own stay as they are."""
+    """The outer app's own routes are not changed."""
     watched = watch(make(), tmp_path)
     assert (await ask(watched.app, root + "/inner/a/items/7", root_path=root)).status == 200
     assert (await ask(watched.app, root + "/items/7", root_path=root)).status == 200

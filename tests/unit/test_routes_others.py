@@ -108,18 +108,18 @@ async def test_the_route_of_litestar_is_its_template_with_its_mounts(  # noqa: P
     assert watched.requests()[0]["url"] == root + path
 
 
-async def test_a_mount_of_litestar_on_several_paths_is_unmatched_without_the_whole_path(
+async def test_a_litestar_mount_on_several_paths_needs_the_raw_path(
     tmp_path: Path,
 ) -> None:
-    """A server that gives no raw path leaves open which of them it was."""
+    """Without it the mount is ambiguous."""
     watched = watch(_litestar(), tmp_path)
     assert (await ask(watched.app, "/group/one/raw", raw_path=None)).status == 200
     assert watched.routes() == {"unmatched"}
     assert [line["level"] for line in watched.lines()] == ["info"]
 
 
-async def test_an_exception_in_litestar_is_said_once_by_its_hook(tmp_path: Path) -> None:
-    """Litestar answers by itself and raises nothing; the hook tells the edge."""
+async def test_an_exception_in_litestar_is_logged_by_its_hook(tmp_path: Path) -> None:
+    """Once: Litestar answers and raises nothing."""
     watched = watch(_litestar(after_exception=[note_exception]), tmp_path)
     reply = await ask(watched.app, "/boom", "POST")
     assert (reply.status, reply.error) == (500, None)
@@ -129,7 +129,7 @@ async def test_an_exception_in_litestar_is_said_once_by_its_hook(tmp_path: Path)
 
 
 async def test_a_404_in_litestar_is_no_failure_for_the_hook(tmp_path: Path) -> None:
-    """Its own answers pass through the hook too."""
+    """Litestar's own responses reach the hook too."""
     watched = watch(_litestar(after_exception=[note_exception]), tmp_path)
     await ask(watched.app, "/nothing")
     assert [(line.get("statusCode"), line.get("outcome")) for line in watched.lines()] == [(404, "completed")]
@@ -177,14 +177,14 @@ def _quart(**options: Any) -> Quart:
 async def test_the_route_of_quart_is_its_rule(  # noqa: PLR0917 - a table
     tmp_path: Path, method: str, path: str, status: int, route: str, root: str
 ) -> None:
-    """Quart leaves nothing in the scope: its URL map is asked again."""
+    """Quart leaves nothing in the scope, so its URL map is matched again."""
     watched = watch(_quart(), tmp_path)
     assert (await ask(watched.app, root + path, method, root_path=root)).status == status
     assert watched.routes() == {route}
 
 
-async def test_an_exception_in_quart_is_said_once_by_its_error_handler(tmp_path: Path) -> None:
-    """Quart answers by itself and raises nothing; an error handler tells the edge."""
+async def test_an_exception_in_quart_is_logged_by_its_error_handler(tmp_path: Path) -> None:
+    """Once: Quart answers and raises nothing."""
     app = _quart()
 
     @app.errorhandler(Exception)
@@ -201,8 +201,8 @@ async def test_an_exception_in_quart_is_said_once_by_its_error_handler(tmp_path:
     assert (request_line["statusCode"], request_line["outcome"]) == (500, "failed")
 
 
-async def test_a_client_that_leaves_quart_is_no_failure(tmp_path: Path) -> None:
-    """Quart cancels its handler then, and returns without a response."""
+async def test_a_client_that_leaves_quart_is_aborted(tmp_path: Path) -> None:
+    """Quart cancels its handler and returns without a response."""
     app = Quart(__name__)
 
     @app.post("/slow")

@@ -37,7 +37,7 @@ async def _opaque(scope: Any, receive: Any, send: Any) -> None:
 
 
 class _Copying:
-    """A middleware that hands the app a copy of the scope, so that nothing comes back."""
+    """A middleware that passes on a copy of the scope."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -47,7 +47,7 @@ class _Copying:
 
 
 class _Rooting:
-    """A middleware that sets a root path of its own, as FastAPI does where it is given one."""
+    """A middleware that sets a root path, as FastAPI does if it is given one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -60,7 +60,7 @@ class _Rooting:
 
 
 class _Wrapping:
-    """A middleware that hides what it wraps."""
+    """A middleware that hides the app."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._wrapped = app
@@ -138,7 +138,7 @@ STARLETTE = [
 
 @pytest.fixture
 def starlette(tmp_path: Path) -> Starlette:
-    """An app with every kind of route that Starlette has."""
+    """An app with every kind of route of Starlette."""
     (tmp_path / "file.txt").write_text("static")
     return _starlette(tmp_path)
 
@@ -147,7 +147,7 @@ def starlette(tmp_path: Path) -> Starlette:
 async def test_the_route_of_starlette_is_its_template_with_its_mounts(  # noqa: PLR0917 - a table
     tmp_path: Path, starlette: Starlette, method: str, path: str, status: int, route: str
 ) -> None:
-    """No raw value of a path or of a mount is in a label, and what matched nothing is unmatched."""
+    """No raw value of a path or mount is in a label, and no match is unmatched."""
     watched = watch(starlette, tmp_path)
     assert (await ask(watched.app, path, method)).status == status
     assert watched.routes() == {route}
@@ -159,7 +159,7 @@ async def test_the_route_of_starlette_is_its_template_with_its_mounts(  # noqa: 
 async def test_the_route_below_a_host_has_no_host(
     tmp_path: Path, starlette: Starlette, path: str, route: str
 ) -> None:
-    """The host is the client's choice."""
+    """The client chooses the host."""
     watched = watch(starlette, tmp_path)
     assert (await ask(watched.app, path, headers=[(b"host", b"south.example")])).status == 200
     assert watched.routes() == {route}
@@ -171,7 +171,7 @@ async def test_the_route_below_a_host_has_no_host(
 async def test_a_root_path_is_no_part_of_the_route(
     tmp_path: Path, starlette: Starlette, path: str, status: int, route: str
 ) -> None:
-    """Where a proxy puts the service is nothing to the service's routes."""
+    """It belongs to the deployment."""
     watched = watch(starlette, tmp_path)
     reply = await ask(watched.app, "/some/prefix" + path, root_path="/some/prefix")
     assert reply.status == status
@@ -189,7 +189,7 @@ async def test_a_root_path_is_no_part_of_the_route(
 async def test_a_mount_without_a_path_adds_nothing(
     tmp_path: Path, path: str, status: int, route: str
 ) -> None:
-    """Routes can be grouped below nothing at all."""
+    """Mounts without a path only group routes."""
     below = [Mount("/x/{y}", routes=[Route("/leaf/{z}", _page)]), Route("/anywhere/{here}", _page)]
     watched = watch(Starlette(routes=[Mount("/opaque", app=_opaque), Mount("", routes=below)]), tmp_path)
     assert (await ask(watched.app, path)).status == status
@@ -197,7 +197,7 @@ async def test_a_mount_without_a_path_adds_nothing(
 
 
 async def test_one_app_mounted_twice_is_two_routes(tmp_path: Path, starlette: Starlette) -> None:
-    """Also when they are asked in turn, with raw values that repeat."""
+    """Also in alternation, with raw values that repeat."""
     watched = watch(starlette, tmp_path)
     for _ in range(2):
         for path in ("/v1/leaf/1", "/v2/leaf/1", "/tenants/v1/deep/1/leaf/1"):
@@ -205,9 +205,9 @@ async def test_one_app_mounted_twice_is_two_routes(tmp_path: Path, starlette: St
     assert watched.routes() == {"/v1/leaf/{z}", "/v2/leaf/{z}", "/tenants/{tenant}/deep/{level}/leaf/{z}"}
 
 
-async def test_raw_values_of_mounts_do_not_pile_up(tmp_path: Path, starlette: Starlette) -> None:
-    """Three thousand tenants are one series, and a bounded memory of prefixes."""
-    from watchkeeper.http.routes import _starlette as resolver  # noqa: PLC0415 - looks behind the interface
+async def test_the_cache_of_mounts_is_bounded(tmp_path: Path, starlette: Starlette) -> None:
+    """Three thousand tenants are one series."""
+    from watchkeeper.http.routes import _starlette as resolver  # noqa: PLC0415 - a private module
 
     watched = watch(starlette, tmp_path, request_lines=False)
     for number in range(3000):
@@ -219,10 +219,8 @@ async def test_raw_values_of_mounts_do_not_pile_up(tmp_path: Path, starlette: St
 @pytest.mark.parametrize(
     ("method", "path", "route"), [("POST", "/items/7", "unmatched"), ("GET", "/items/7", "/items/{item_id}")]
 )
-async def test_a_route_of_another_method_is_no_match(
-    starlette: Starlette, method: str, path: str, route: str
-) -> None:
-    """Starlette leaves the route of a 405 in the scope."""
+async def test_a_405_is_unmatched(starlette: Starlette, method: str, path: str, route: str) -> None:
+    """Starlette leaves the route in the scope."""
     scope = scope_of(path, method)
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
@@ -242,7 +240,7 @@ async def test_a_route_of_another_method_is_no_match(
     ],
 )
 async def test_fastapi_below_hosts_is_found(tmp_path: Path, path: str, route: str) -> None:
-    """One app for several hosts, with routes that FastAPI says nothing of."""
+    """One app for several hosts, without a route in the scope."""
     inside, other = FastAPI(), FastAPI(docs_url=None)
     inside.add_api_route("/leaf", _none)
     other.mount("/in/{tenant}", inside)
@@ -257,14 +255,14 @@ async def test_fastapi_below_hosts_is_found(tmp_path: Path, path: str, route: st
 
 
 async def test_a_copied_scope_leaves_the_route_unmatched(tmp_path: Path, starlette: Starlette) -> None:
-    """What cannot be known is not guessed from the path."""
+    """The route is not guessed from the path."""
     watched = watch(_Copying(starlette), tmp_path)
     assert (await ask(watched.app, "/items/7")).status == 200
     assert watched.routes() == {"unmatched"}
 
 
 async def test_base_http_middleware_does_not_hide_the_route(tmp_path: Path) -> None:
-    """Starlette's own kind of middleware keeps the scope."""
+    """Starlette's own middleware class keeps the scope."""
 
     async def dispatch(request: Request, call_next: Any) -> Any:
         return await call_next(request)
@@ -342,21 +340,21 @@ def _fastapi() -> FastAPI:
 async def test_the_route_of_fastapi_is_its_template_with_prefixes_and_mounts(  # noqa: PLR0917 - a table
     tmp_path: Path, method: str, path: str, status: int, route: str, root: str
 ) -> None:
-    """Included routers, mounts with parameters and plain routes each give their whole template."""
+    """Included routers, mounts with parameters and plain routes."""
     watched = watch(_fastapi(), tmp_path)
     assert (await ask(watched.app, root + path, method, root_path=root)).status == status
     assert watched.routes() == {route}
 
 
-async def test_an_app_with_a_root_path_of_its_own_below_a_mount_shows_no_raw_value(tmp_path: Path) -> None:
-    """All trace of the mount is gone then: better no route than a wrong one."""
+async def test_a_mounted_app_with_its_own_root_path_shows_no_raw_value(tmp_path: Path) -> None:
+    """The mount cannot be found then: no route is better than a wrong one."""
     watched = watch(_fastapi(), tmp_path)
     assert (await ask(watched.app, "/rooted/acme/leaf/7")).status == 200
     assert watched.routes() == {"unmatched"}
 
 
-async def test_an_endpoint_of_several_routes_is_told_by_its_path(tmp_path: Path) -> None:
-    """The endpoint alone does not say which of them it was."""
+async def test_an_endpoint_of_several_routes_is_matched_again(tmp_path: Path) -> None:
+    """The path tells them apart."""
     routes = [Route("/one/{a}", _page), Route("/two/{b}", _page), Route("/only/{c}", _missing)]
     watched = watch(Starlette(routes=routes), tmp_path)
     for path in ("/one/1", "/two/2", "/only/3"):
@@ -364,8 +362,8 @@ async def test_an_endpoint_of_several_routes_is_told_by_its_path(tmp_path: Path)
     assert [line["route"] for line in watched.requests()] == ["/one/{a}", "/two/{b}", "/only/{c}"]
 
 
-async def test_routes_that_are_added_later_are_known(tmp_path: Path) -> None:
-    """What is remembered of a router holds for as many routes as it had."""
+async def test_routes_that_are_added_later_are_found(tmp_path: Path) -> None:
+    """The index is rebuilt when the number of routes changes."""
     app = Starlette(routes=[Route("/one/{a}", _page)])
     watched = watch(app, tmp_path)
     await ask(watched.app, "/one/1")
@@ -381,8 +379,8 @@ async def test_routes_that_are_added_later_are_known(tmp_path: Path) -> None:
     ]
 
 
-async def test_an_endpoint_below_a_host_is_told_by_its_path(tmp_path: Path) -> None:
-    """It may stand in a route of its own too."""
+async def test_an_endpoint_below_a_host_is_matched_again(tmp_path: Path) -> None:
+    """It may belong to another route too."""
     below = Router([Route("/below/{a}", _page)])
     routes = [Host("{region}.example", app=below), Route("/above/{b}", _page)]
     watched = watch(Starlette(routes=routes), tmp_path)
@@ -391,8 +389,8 @@ async def test_an_endpoint_below_a_host_is_told_by_its_path(tmp_path: Path) -> N
     assert [line["route"] for line in watched.requests()] == ["/below/{a}", "/above/{b}"]
 
 
-def test_many_routers_are_remembered_for_a_while_only() -> None:
-    """A service that makes apps as it goes keeps none of them for ever."""
+def test_the_index_of_routers_is_bounded() -> None:
+    """A service that creates apps while it runs does not leak them."""
     for _ in range(200):
         router = Router([Route("/one", _page)])
         assert resolve_route({"endpoint": _page, "router": router, "method": "GET", "path": "/one"}) == "/one"
