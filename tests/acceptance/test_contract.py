@@ -1,7 +1,4 @@
-"""The tests that must exist by their meanings, and section 3 where the whole program shows it.
-
-They run against `python -m realestate serve` and the operator's own commands, on a real PostgreSQL.
-"""
+"""The tests that the contract names, and its section 3 as far as the whole program shows it."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def keep(environ: Mapping[str, str], *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run one of the operator's commands, and see it end with this code."""
+    """Run one of the operator's commands, and check its exit code."""
     done = subprocess.run(
         [sys.executable, "-m", "realestate", "keep", *arguments],
         env={**os.environ, **environ},
@@ -46,7 +43,7 @@ def keep(environ: Mapping[str, str], *arguments: str, code: int = 0) -> subproce
 
 
 def add_events(urls: DatabaseUrls, **ages: str) -> None:
-    """Put events there: the id, and how long ago each was received."""
+    """Insert events: their ids, and how long ago each was received."""
     for event, age in ages.items():
         rows(
             urls,
@@ -58,7 +55,7 @@ def add_events(urls: DatabaseUrls, **ages: str) -> None:
 
 
 def add_sessions(urls: DatabaseUrls, **ages: str) -> None:
-    """Put sessions there: the peer, and how long ago each was touched."""
+    """Insert sessions: their peers, and how long ago each was touched."""
     for peer, age in ages.items():
         rows(
             urls,
@@ -70,8 +67,8 @@ def add_sessions(urls: DatabaseUrls, **ages: str) -> None:
 
 
 def ids(urls: DatabaseUrls, table: str, column: str) -> list[str]:
-    """Return what is left in a table."""
-    return sorted(row[column] for row in rows(urls, f"SELECT {column} FROM {table}"))  # noqa: S608 - our own names
+    """Return the ids that are left in a table."""
+    return sorted(row[column] for row in rows(urls, f"SELECT {column} FROM {table}"))  # noqa: S608 - constant names
 
 
 # The six (here seven) tests that the contract names.
@@ -95,7 +92,7 @@ def test_health_is_503_without_the_database(postgres_private: PostgresServer, tm
 
 
 def test_metrics_is_prometheus_format(shared_program: Program) -> None:
-    """GET /metrics is Prometheus's text format, with every metric of the contract in it."""
+    """GET /metrics is Prometheus's text format, with every metric of the contract."""
     answer = shared_program.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     types = {family.name: family.type for family in text_string_to_metric_families(answer.text)}
@@ -128,7 +125,7 @@ def test_http_requests_total_increments(shared_program: Program) -> None:
 
 
 def test_pruning_removes_old_inbound_events(program: Program, tmp_path: Path) -> None:
-    """Events older than 30 days go, younger ones stay."""
+    """Events older than 30 days are deleted, younger ones stay."""
     assert program.urls is not None
     add_events(program.urls, old="31 days", older="300 days", young="29 days", new="0")
     keep(environment(program.urls, tmp_path), "retention", "run", "--yes")
@@ -136,7 +133,7 @@ def test_pruning_removes_old_inbound_events(program: Program, tmp_path: Path) ->
 
 
 def test_pruning_removes_old_chat_sessions(program: Program, tmp_path: Path) -> None:
-    """Sessions not touched for 90 days go, others stay, however long ago they began."""
+    """Sessions not touched for 90 days are deleted, others stay, whatever their creation time."""
     assert program.urls is not None
     add_sessions(program.urls, old="91 days", young="89 days", new="0")
     rows(program.urls, "UPDATE chat_sessions SET created_at = now() - interval '1 year' RETURNING id")
@@ -145,7 +142,7 @@ def test_pruning_removes_old_chat_sessions(program: Program, tmp_path: Path) -> 
 
 
 def test_an_audit_entry_is_written_on_prune(program: Program, tmp_path: Path) -> None:
-    """Each pruned table has one entry of the retention job, also the one of which nothing went."""
+    """Each pruned table has one entry of the retention job, also if no row was deleted."""
     assert program.urls is not None
     add_events(program.urls, old="31 days", older="32 days")
     keep(environment(program.urls, tmp_path), "retention", "run", "--yes")
@@ -157,11 +154,11 @@ def test_an_audit_entry_is_written_on_prune(program: Program, tmp_path: Path) ->
     ]
 
 
-# What else only the whole program shows.
+# What only the whole program shows.
 
 
 def test_a_request_is_one_line_with_the_contracts_keys(shared_program: Program) -> None:
-    """The line has the contract's keys in its order, then ours, and agrees with the answer."""
+    """The line has the contract's keys in its order, then ours, and agrees with the response."""
     request_id = unique("line")
     answer = shared_program.get("/api/listings/search?limit=1", headers={"X-Request-ID": request_id})
     line = shared_program.line_of(request_id)
@@ -180,8 +177,8 @@ def test_a_request_is_one_line_with_the_contracts_keys(shared_program: Program) 
     assert len([one for one in shared_program.lines if one.get("requestId") == request_id]) == 1
 
 
-def test_scheduled_retention_is_said_at_the_start(shared_program: Program) -> None:
-    """The job's first line says that it is scheduled, for the next 3 AM; a first start is no missed run."""
+def test_scheduled_retention_is_logged_at_the_start(shared_program: Program) -> None:
+    """The first line says that it is scheduled for the next 3 AM; a first start is no missed run."""
     line = shared_program.wait_for(type="job", name="retention", status="scheduled")
     due = datetime.fromisoformat(line["due"])
     assert (due.hour, due.minute) == (3, 0)
@@ -190,8 +187,8 @@ def test_scheduled_retention_is_said_at_the_start(shared_program: Program) -> No
     assert rows(shared_program.urls, "SELECT id FROM retention_runs") == []
 
 
-def test_known_series_are_there_before_the_first_failure(shared_program: Program) -> None:
-    """The first failure is an increase: what is known exists at 0 from the start."""
+def test_known_series_are_exposed_before_the_first_failure(shared_program: Program) -> None:
+    """Known series are exposed at 0 from the start, so the first failure is an increase."""
     samples = shared_program.scrape()
     assert samples.get("webhook_failures_total", source="moltbot") is not None
     for channel in CHANNELS:
@@ -206,7 +203,7 @@ def test_known_series_are_there_before_the_first_failure(shared_program: Program
 
 
 def test_buckets_reach_above_the_alerts_threshold(shared_program: Program) -> None:
-    """A quantile can be over 5 s: there are bounds above it, and the original's below."""
+    """A quantile can exceed 5 s: there are bounds above it, and the original's below."""
     shared_program.get("/api/listings/search")
     text = shared_program.get("/metrics").text
     for name, first in (("http_request_duration_ms", 10.0), ("tool_call_duration_ms", 50.0)):
@@ -221,7 +218,7 @@ def test_buckets_reach_above_the_alerts_threshold(shared_program: Program) -> No
         assert bounds == wanted
 
 
-def test_routes_are_templates_and_unknown_paths_are_one(shared_program: Program) -> None:
+def test_routes_are_templates_and_unknown_paths_share_one(shared_program: Program) -> None:
     """No path of a caller becomes a label."""
     for _ in range(3):
         shared_program.get(f"/{unique('path')}")
@@ -253,12 +250,12 @@ def test_routes_are_templates_and_unknown_paths_are_one(shared_program: Program)
 def test_metrics_without_a_token_answer_to_loopback_only(
     shared_program: Program, headers: dict[str, str]
 ) -> None:
-    """What came through a proxy or for another host gets no figures."""
+    """A request through a proxy or for another host gets no metrics."""
     assert shared_program.get("/metrics", headers=headers).status_code in {401, 403, 404}
 
 
 def test_metrics_token_is_always_required_once_it_is_set(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """With METRICS_TOKEN loopback is no excuse, and details come with the token only."""
+    """Also over loopback; details are shown with the token only."""
     environ = environment(database_urls, tmp_path, METRICS_TOKEN="only-for-prometheus")
     with running_program(environ, database_urls) as program:
         program.wait_until_ready()
@@ -272,7 +269,7 @@ def test_metrics_token_is_always_required_once_it_is_set(database_urls: Database
 
 
 def test_one_failing_table_does_not_stop_the_other(program: Program, tmp_path: Path) -> None:
-    """Each policy is on its own: the one that fails says so, the other is carried out."""
+    """The failing policy reports its error, the other one runs."""
     urls = program.urls
     assert urls is not None
     add_events(urls, old="31 days")
@@ -292,7 +289,7 @@ def test_one_failing_table_does_not_stop_the_other(program: Program, tmp_path: P
 
 @pytest.fixture
 def open_state() -> Iterator[Path]:
-    """A folder that the account which runs PostgreSQL for root can reach, as pytest's own are not."""
+    """A folder that PostgreSQL's account can reach if root runs the tests; pytest's own cannot."""
     folder = Path(tempfile.mkdtemp(prefix="wk-state-"))
     folder.chmod(0o755)
     yield folder
@@ -300,7 +297,7 @@ def open_state() -> Iterator[Path]:
 
 
 def test_a_webhook_and_an_audited_prune_on_the_embedded_database(open_state: Path) -> None:
-    """With nothing but a folder: the program brings its database, takes an event, and retention runs."""
+    """With nothing but a folder: the program brings its database, accepts an event, and retention runs."""
     environ = {
         "WATCHKEEPER_STATE_DIR": str(open_state),
         "PORT": "0",
@@ -331,7 +328,7 @@ def test_a_webhook_and_an_audited_prune_on_the_embedded_database(open_state: Pat
 
 
 def test_a_failing_check_of_the_gateway_is_no_error_of_the_service(shared_program: Program) -> None:
-    """An operator's probe without a gateway is a 503 of our own endpoint, told apart by its route."""
+    """A 503 of /health/detailed is distinguished by its route."""
     answer = shared_program.get("/health/detailed")
     assert answer.json() == {"status": "degraded", "checks": {"db": True, "moltbot": False}}
     samples = shared_program.scrape()

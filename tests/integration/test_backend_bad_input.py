@@ -1,4 +1,4 @@
-"""What strangers send: a clear status, the one error body, no inside of ours, no series, one line."""
+"""Bad input: a clear status, the error body, nothing internal, no series, one line."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ INSIDE = ("Traceback", 'File "', "litestar", "psycopg", "msgspec", "/src/")
 
 
 def exchange(program: Program, *pieces: bytes, pause: float = 0) -> tuple[int, dict[str, str], bytes]:
-    """Send raw bytes over a connection of its own, and return status, headers and body of the answer."""
+    """Send raw bytes over a new connection; return status, headers and body of the response."""
     host, port = program.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as client:
         for piece in pieces:
             try:
                 client.sendall(piece)
-            except OSError:  # the server has answered and closed before it was told everything
+            except OSError:  # the server has responded and closed already
                 break
             time.sleep(pause)
         return read_answer(client)
 
 
 def read_answer(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Read one answer."""
+    """Read one response."""
     received = b""
     while b"\r\n\r\n" not in received and (chunk := client.recv(65536)):
         received += chunk
@@ -84,7 +84,7 @@ def post(path: str, *headers: str) -> bytes:
 
 
 def check_error(status: int, headers: dict[str, str], body: bytes) -> dict[str, Any]:
-    """Check the one error body, and return what it says."""
+    """Check the error body, and return its error."""
     error: dict[str, Any] = json.loads(body)["error"]
     assert status >= 400
     assert set(error) <= {"code", "message", "requestId", "details"}
@@ -95,7 +95,7 @@ def check_error(status: int, headers: dict[str, str], body: bytes) -> dict[str, 
 
 
 @pytest.fixture
-def impatient(database_urls: DatabaseUrls, tmp_path: Path) -> Iterator[Program]:
+def short_timeout(database_urls: DatabaseUrls, tmp_path: Path) -> Iterator[Program]:
     """The program with half a second for a body."""
     environ = environment(database_urls, tmp_path, REALESTATE_BODY_TIMEOUT="0.5")
     with running_program(environ, database_urls) as program:
@@ -109,7 +109,7 @@ def resident(program: Program) -> int:
 
 
 def test_announced_100_megabytes_are_refused_at_once(shared_program: Program) -> None:
-    """The answer comes before the body, also where the body never comes."""
+    """The response comes before the body, even if the body never comes."""
     for path, extra in [
         ("/api/listings", f"Authorization: {AUTHORIZED['Authorization']}"),
         ("/api/webhooks/moltbot", f"X-Webhook-Timestamp: {int(time.time())}"),
@@ -120,7 +120,7 @@ def test_announced_100_megabytes_are_refused_at_once(shared_program: Program) ->
 
 
 def test_100_megabytes_in_chunks_are_cut_off(shared_program: Program) -> None:
-    """A body that does not say how long it is, is refused at the limit and never held in memory."""
+    """A body without a length is refused at the limit and never held in memory."""
     before = resident(shared_program)
     head = post(
         "/api/listings", "Transfer-Encoding: chunked", f"Authorization: {AUTHORIZED['Authorization']}"
@@ -131,8 +131,8 @@ def test_100_megabytes_in_chunks_are_cut_off(shared_program: Program) -> None:
     assert resident(shared_program) - before < 20 * MEGABYTE
 
 
-def test_body_that_nobody_wants_is_not_read(shared_program: Program) -> None:
-    """An unknown path, an unknown source and a stranger are answered without their body."""
+def test_unwanted_body_is_not_read(shared_program: Program) -> None:
+    """An unknown path, an unknown source and a missing token are answered without the body."""
     for path, status in [
         ("/nowhere", 404),
         ("/api/webhooks/stranger", 404),
@@ -143,19 +143,19 @@ def test_body_that_nobody_wants_is_not_read(shared_program: Program) -> None:
         assert answer[0] == status, path
 
 
-def test_slow_body_is_408_and_a_failed_delivery(impatient: Program) -> None:
-    """A byte now and then does not hold a request open; for a webhook it counts as a failure."""
+def test_slow_body_is_408_and_a_failed_delivery(short_timeout: Program) -> None:
+    """Single bytes do not hold a request open; for a webhook it counts as a failure."""
     body = b'{"id":"1"}'
     signed = [f"{name}: {value}" for name, value in sign(body).items()]
     head = post("/api/webhooks/moltbot", f"Content-Length: {len(body)}", *signed)
-    answer = exchange(impatient, head, *[bytes([byte]) for byte in body], pause=0.2)
+    answer = exchange(short_timeout, head, *[bytes([byte]) for byte in body], pause=0.2)
     assert check_error(*answer)["code"] == "body_timeout"
     assert answer[0] == 408
-    assert impatient.scrape().get("webhook_failures_total", source="moltbot") == 1
+    assert short_timeout.scrape().get("webhook_failures_total", source="moltbot") == 1
 
 
-def test_client_that_leaves_within_its_body_is_no_error_of_ours(program: Program) -> None:
-    """Half a delivery is neither stored nor a 5xx, and nobody writes a traceback about it."""
+def test_client_that_leaves_within_its_body_is_no_error(program: Program) -> None:
+    """Half a delivery is neither stored nor a 5xx, and there is no traceback."""
     body = b'{"id":"1"}'
     signed = [f"{name}: {value}" for name, value in sign(body).items()]
     request_id = unique("left")
@@ -173,7 +173,7 @@ def test_client_that_leaves_within_its_body_is_no_error_of_ours(program: Program
 
 
 def test_header_injection_makes_no_header(shared_program: Program) -> None:
-    """What comes in with line breaks, encoded or not, comes out in no header and breaks no line."""
+    """Line breaks in the input, encoded or not, make no header and break no line."""
     request_id = unique("inject")
     for extra in ["X-Request-ID: bad\tid", "X-Request-ID: a%0d%0aSet-Cookie: x=1", "X-Request-ID: \xff"]:
         path = f"/{request_id}/%0d%0aSet-Cookie:%20x=1?next=%0d%0a%0d%0aLocation:"
@@ -199,8 +199,8 @@ def test_header_injection_makes_no_header(shared_program: Program) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     ],
 )
-def test_what_is_hardly_http_is_refused_and_survived(shared_program: Program, raw: bytes) -> None:
-    """Broken requests get a refusal, and the service goes on."""
+def test_broken_requests_are_refused(shared_program: Program, raw: bytes) -> None:
+    """The service goes on."""
     status, _, body = exchange(shared_program, raw)
     assert 400 <= status < 500
     assert not [word for word in INSIDE if word in body.decode("latin-1")]
@@ -208,7 +208,7 @@ def test_what_is_hardly_http_is_refused_and_survived(shared_program: Program, ra
 
 
 async def test_ten_thousand_random_paths_make_no_series(backend: InProcess) -> None:
-    """A scanner is counted as `unmatched`, whatever it looks for."""
+    """A scanner is counted as `unmatched`."""
     chooser = random.Random(7)
     letters = "abcdefghijklmnopqrstuvwxyz0123456789/.-_%~"
     await backend.client.get("/nothing")
@@ -218,7 +218,7 @@ async def test_ten_thousand_random_paths_make_no_series(backend: InProcess) -> N
         path = "/" + "".join(chooser.choices(letters, k=chooser.randint(1, 60)))
         assert await status_of(backend.app, path) == 404, path
     after = await backend.scrape()
-    # The scrape before is itself a request: its series is there now.
+    # The first scrape is a request itself and makes a series.
     assert {labels for name, labels in after.series() - before if name == "http_requests_total"} <= {
         frozenset({"method": "GET", "route": "/metrics", "status": "200"}.items())
     }
@@ -226,7 +226,7 @@ async def test_ten_thousand_random_paths_make_no_series(backend: InProcess) -> N
 
 
 async def test_odd_methods_are_405_with_one_label(backend: InProcess) -> None:
-    """A method that a route does not know is refused; one that nobody knows is `_OTHER` in the metrics."""
+    """Methods outside HTTP are `_OTHER` in the metrics."""
     odd = ["PROPFIND", "FOO", "X" * 1000]
     for method in ["PUT", "PATCH", "DELETE", "TRACE", *odd]:
         answer = await backend.client.request(method, "/api/listings")
@@ -241,7 +241,7 @@ async def test_odd_methods_are_405_with_one_label(backend: InProcess) -> None:
 async def test_control_characters_stay_within_their_line(
     backend: InProcess, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever control character a path, a query or an id holds, each request is one line of JSON."""
+    """Whatever a path, a query or an id holds, each request is one line of JSON."""
     hostile = "".join(f"%{code:02X}" for code in [*range(32), 127]) + "%E2%80%A8%C2%85%ED%A0%80%FF"
     backend.lines(capfd)
     await backend.client.get(f"/{hostile}?q={hostile}")
@@ -253,7 +253,7 @@ async def test_control_characters_stay_within_their_line(
 
 
 async def test_every_route_answers_errors_in_one_form(backend: InProcess) -> None:
-    """404, 405, 400 and 401 of all routes have the same body, with the request's own id."""
+    """404, 405, 400 and 401 of all routes have the same body, with the request's id."""
     asked = [
         ("GET", "/nothing", {}),
         ("GET", "/api", {}),
@@ -286,8 +286,8 @@ async def test_every_route_answers_errors_in_one_form(backend: InProcess) -> Non
         "/api/webhooks/moltbot",
     ],
 )
-async def test_empty_body_is_told_so(backend: InProcess, path: str) -> None:
-    """Who sends nothing is told what to send, without a detail that names nothing of the request."""
+async def test_empty_body_is_400(backend: InProcess, path: str) -> None:
+    """The message says what to send, without details."""
     answer = await backend.client.post(path, content=b"", headers={**sign(b""), **AUTHORIZED})
     error = check_error(answer.status_code, dict(answer.headers), answer.content)
     assert (answer.status_code, error["code"]) == (400, "invalid_json")
@@ -296,14 +296,14 @@ async def test_empty_body_is_told_so(backend: InProcess, path: str) -> None:
 
 
 async def test_invalid_host_is_400(backend: InProcess) -> None:
-    """A Host that cannot be one is refused in the same form."""
+    """An invalid Host gets the same error body."""
     answer = await backend.client.get("/api/listings/search", headers={"Host": "<script>"})
     assert answer.status_code == 400
     check_error(answer.status_code, dict(answer.headers), answer.content)
 
 
 async def test_limits_are_settings(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """An operator sets how large a body may be."""
+    """An operator sets the largest body."""
     environ = environment(database_urls, tmp_path, REALESTATE_BODY_LIMIT="64")
     async with in_process(environ, database_urls) as backend:
         small = await backend.deliver({"id": "1"})

@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 HOUSE: dict[str, Any] = {"title": "House in Kigali", "type": "house", "price_amount": 85_000_000}
 
 
-async def hand_in(backend: InProcess, key: str | None = None, **changes: Any) -> httpx.Response:
-    """Hand a listing in."""
+async def submit(backend: InProcess, key: str | None = None, **changes: Any) -> httpx.Response:
+    """Submit a listing."""
     headers = {**AUTHORIZED, **({} if key is None else {"Idempotency-Key": key})}
     return await backend.client.post("/api/listings", json={**HOUSE, **changes}, headers=headers)
 
 
 async def publish(backend: InProcess, **changes: Any) -> str:
-    """Put a published listing there, and return its id."""
-    listing = str((await hand_in(backend, **changes)).json()["id"])
+    """Insert a published listing, and return its id."""
+    listing = str((await submit(backend, **changes)).json()["id"])
     await backend.rows("UPDATE listings SET status = 'published' WHERE id = %s", listing)
     return listing
 
 
 async def find(backend: InProcess, **filters: Any) -> list[str]:
-    """Search as a stranger, and return the titles."""
+    """Search without a token, and return the titles."""
     answer = await backend.client.get("/api/listings/search", params=filters)
     assert answer.status_code == 200, answer.text
     return [one["title"] for one in answer.json()["listings"]]
 
 
 async def test_listing_is_stored_and_audited(backend: InProcess) -> None:
-    """What was handed in comes back with an id, and the audit log knows who did it."""
+    """The response has its id, and the audit log has the agent."""
     given: dict[str, Any] = {
         "description": "two\nlines",
         "bedrooms": 3,
@@ -43,7 +43,7 @@ async def test_listing_is_stored_and_audited(backend: InProcess) -> None:
         "lng": 30.06,
         "price_currency": "USD",
     }
-    answer = await hand_in(backend, **given)
+    answer = await submit(backend, **given)
     assert answer.status_code == 201
     listing = answer.json()
     assert answer.headers["Location"] == f"/api/listings/{UUID(listing['id'])}"
@@ -58,8 +58,8 @@ async def test_listing_is_stored_and_audited(backend: InProcess) -> None:
 
 
 async def test_same_key_gives_the_same_listing(backend: InProcess) -> None:
-    """A repeat with its Idempotency-Key makes no second listing, and says that it is a repeat."""
-    first, again = await hand_in(backend, key="k-1"), await hand_in(backend, key="k-1")
+    """A repeat with its Idempotency-Key stores nothing, and says that it is a repeat."""
+    first, again = await submit(backend, key="k-1"), await submit(backend, key="k-1")
     assert (first.status_code, again.status_code) == (201, 201)
     assert first.json() == again.json()
     assert ("Idempotency-Replayed" in first.headers, again.headers["Idempotency-Replayed"]) == (False, "true")
@@ -67,16 +67,16 @@ async def test_same_key_gives_the_same_listing(backend: InProcess) -> None:
 
 
 async def test_same_key_for_something_else_is_422(backend: InProcess) -> None:
-    """A key belongs to one request: another one is not silently swallowed."""
-    await hand_in(backend, key="k-1")
-    answer = await hand_in(backend, key="k-1", title="Another")
+    """A key belongs to one request: another one is not silently dropped."""
+    await submit(backend, key="k-1")
+    answer = await submit(backend, key="k-1", title="Another")
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_key_reused")
     assert len(await backend.rows("SELECT id FROM listings")) == 1
 
 
-async def test_same_key_that_races_makes_one_listing(backend: InProcess) -> None:
-    """Of ten requests with one key at the same time, one makes the listing and all return it."""
-    answers = await asyncio.gather(*(hand_in(backend, key="k-1") for _ in range(10)))
+async def test_concurrent_requests_with_one_key_make_one_listing(backend: InProcess) -> None:
+    """Of ten at once one stores the listing, and all return it."""
+    answers = await asyncio.gather(*(submit(backend, key="k-1") for _ in range(10)))
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert len(await backend.entries("listing.created")) == 1
@@ -84,11 +84,11 @@ async def test_same_key_that_races_makes_one_listing(backend: InProcess) -> None
 
 async def test_without_a_key_each_request_makes_a_listing(backend: InProcess) -> None:
     """Two houses may look the same."""
-    assert (await hand_in(backend)).json()["id"] != (await hand_in(backend)).json()["id"]
+    assert (await submit(backend)).json()["id"] != (await submit(backend)).json()["id"]
 
 
 async def test_unusable_key_is_400(backend: InProcess) -> None:
-    """A key that cannot be kept is refused, not ignored."""
+    """It is refused, not ignored."""
     for key in ("", "x" * 256, "two words", "\xe9"):
         headers = httpx.Headers({**AUTHORIZED, "Idempotency-Key": key}, encoding="latin-1")
         answer = await backend.client.post("/api/listings", json=HOUSE, headers=headers)
@@ -96,14 +96,14 @@ async def test_unusable_key_is_400(backend: InProcess) -> None:
 
 
 async def test_writing_needs_the_token(backend: InProcess) -> None:
-    """Strangers hand nothing in."""
+    """Without the token nothing is stored."""
     answer = await backend.client.post("/api/listings", json=HOUSE)
     assert answer.status_code == 401
     assert await backend.rows("SELECT id FROM listings") == []
 
 
 async def test_invalid_listing_is_400_and_names_the_field(backend: InProcess) -> None:
-    """The answer says which field is wrong, and nothing is stored."""
+    """Nothing is stored."""
     invalid = [
         (b"{}", ""),
         (b'{"title":"a","type":"house","price_amount":"5"}', "price_amount"),
@@ -123,18 +123,18 @@ async def test_invalid_listing_is_400_and_names_the_field(backend: InProcess) ->
     assert await backend.rows("SELECT id FROM listings") == []
 
 
-async def test_listing_is_gone_when_its_audit_entry_fails(backend: InProcess) -> None:
-    """No listing without an entry that says who made it."""
+async def test_listing_is_rolled_back_if_its_audit_entry_fails(backend: InProcess) -> None:
+    """There is no listing without an entry."""
     await backend.rows(
         "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (action <> 'listing.created') NOT VALID"
     )
-    assert (await hand_in(backend)).status_code == 500
+    assert (await submit(backend)).status_code == 500
     assert await backend.rows("SELECT id FROM listings") == []
 
 
-async def test_strangers_see_what_is_published(backend: InProcess) -> None:
-    """What is not published exists for the bearer of the token only."""
-    hidden = (await hand_in(backend, title="Hidden")).json()["id"]
+async def test_reading_without_the_token_shows_published_listings(backend: InProcess) -> None:
+    """Other listings are visible with the token only."""
+    hidden = (await submit(backend, title="Hidden")).json()["id"]
     shown = await publish(backend, title="Shown")
     assert await find(backend) == ["Shown"]
     assert await find(backend, status="submitted") == []
@@ -144,8 +144,8 @@ async def test_strangers_see_what_is_published(backend: InProcess) -> None:
     assert [one["title"] for one in everything.json()["listings"]] == ["Shown", "Hidden"]
 
 
-async def test_doubled_token_is_401(backend: InProcess) -> None:
-    """Two credentials are none, at what is open to strangers too, and whichever of them is right."""
+async def test_two_tokens_are_401(backend: InProcess) -> None:
+    """Also where no token is needed, and whichever of them is right."""
     right, wrong = ("Authorization", AUTHORIZED["Authorization"]), ("Authorization", "Bearer wrong")
     for headers in ([right, right], [right, wrong], [wrong, right]):
         search = await backend.client.get("/api/listings/search", headers=headers)
@@ -157,8 +157,8 @@ async def test_doubled_token_is_401(backend: InProcess) -> None:
     assert await backend.rows("SELECT id FROM listings") == []
 
 
-async def test_doubled_header_is_400(backend: InProcess) -> None:
-    """A key or an agent that is there twice is neither of the two."""
+async def test_two_headers_are_400(backend: InProcess) -> None:
+    """A key or an agent that is sent twice is not used."""
     for name in ("Idempotency-Key", "X-Agent-Id"):
         headers = [*AUTHORIZED.items(), (name, "first"), (name, "second")]
         answer = await backend.client.post("/api/listings", json=HOUSE, headers=headers)
@@ -166,14 +166,14 @@ async def test_doubled_header_is_400(backend: InProcess) -> None:
     assert await backend.rows("SELECT id FROM listings") == []
 
 
-async def test_wrong_token_is_no_stranger(backend: InProcess) -> None:
-    """Who shows a credential that is wrong is told, not shown less."""
+async def test_wrong_token_is_401_where_none_is_needed(backend: InProcess) -> None:
+    """A wrong credential is refused, not ignored."""
     wrong = {"Authorization": "Bearer wrong"}
     assert (await backend.client.get("/api/listings/search", headers=wrong)).status_code == 401
 
 
 async def test_filters_narrow_the_search(backend: InProcess) -> None:
-    """Each filter leaves out what does not fit, and they work together."""
+    """Each filter excludes what does not match, and they combine."""
     await publish(backend, title="Cheap flat", type="apartment", price_amount=10, bedrooms=1)
     await publish(
         backend, title="Villa", price_amount=500, bedrooms=5, lat=-1.95, lng=30.06, address_text="KG 7 Ave"
@@ -192,7 +192,7 @@ async def test_filters_narrow_the_search(backend: InProcess) -> None:
 
 
 async def test_pages_follow_each_other(backend: InProcess) -> None:
-    """The cursor leads through everything once, newest first, also where times are equal."""
+    """The cursor returns each listing once, newest first, also with equal times."""
     for number in range(5):
         await publish(backend, title=f"{number}")
     await backend.rows("UPDATE listings SET created_at = now() WHERE title IN ('1', '2', '3')")
@@ -209,7 +209,7 @@ async def test_pages_follow_each_other(backend: InProcess) -> None:
 
 
 async def test_unusable_filters_are_400(backend: InProcess) -> None:
-    """Wrong types, NaN, ranges upside down and foreign cursors are the caller's fault."""
+    """Wrong types, NaN, reversed bounds and invalid cursors are the caller's fault."""
     for query in [
         "type=castle",
         "limit=0",
@@ -236,7 +236,7 @@ async def test_unusable_filters_are_400(backend: InProcess) -> None:
 
 
 async def test_unknown_listing_is_404(backend: InProcess) -> None:
-    """Also what could not be an id is simply not there."""
+    """Also for what cannot be an id."""
     for listing in ("00000000-0000-4000-8000-000000000000", "not-an-id", "%00", "1"):
         answer = await backend.client.get(f"/api/listings/{listing}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), listing

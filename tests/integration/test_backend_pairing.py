@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
 
 async def ask(backend: InProcess, peer: str = "42") -> str:
-    """Ask for a code for a peer of telegram."""
+    """Request a code for a peer of telegram."""
     answer = await backend.pair("telegram", "request", peer_id=peer)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["code"])
 
 
 async def confirm(backend: InProcess, code: str, peer: str = "42") -> tuple[int, str]:
-    """Confirm a code, and return the status and the outcome's name."""
+    """Confirm a code, and return the status and the error code or status name."""
     answer = await backend.pair("telegram", "confirm", peer_id=peer, code=code)
     body = answer.json()
     return answer.status_code, body["status"] if answer.is_success else body["error"]["code"]
 
 
 def other_than(code: str) -> str:
-    """Return a code that is not this one."""
+    """Return another code."""
     return ("A" if code[0] != "A" else "B") + code[1:]
 
 
 async def failures(backend: InProcess) -> float | None:
-    """Return what `pairing_failures_total` says of telegram."""
+    """Return `pairing_failures_total` of telegram."""
     return (await backend.scrape()).get("pairing_failures_total", channel="telegram")
 
 
 async def test_code_is_shown_once_and_stored_as_a_hash(backend: InProcess) -> None:
-    """Nothing in the database gives the code back."""
+    """The database does not reveal the code."""
     answer = await backend.pair("telegram", "request", peer_id="42")
     code = answer.json()["code"]
     assert len(code) == 8
@@ -57,7 +57,7 @@ async def test_code_is_shown_once_and_stored_as_a_hash(backend: InProcess) -> No
 
 
 async def test_audit_log_names_no_peer(backend: InProcess) -> None:
-    """What is kept for ever holds a stable name for each peer, known or not, and never the peer's id."""
+    """It has a stable pseudonym for each peer, and never the peer's id."""
     peer, stranger = "+250788123456", "+250788654321"
     code = await ask(backend, peer)
     await confirm(backend, other_than(code), peer)
@@ -74,7 +74,7 @@ async def test_audit_log_names_no_peer(backend: InProcess) -> None:
 
 
 async def test_right_code_approves_and_is_audited(backend: InProcess) -> None:
-    """The peer is paired; nothing failed."""
+    """The peer is paired; no failure is counted."""
     code = await ask(backend)
     assert await confirm(backend, f"{code[:4]}-{code[4:]}".lower()) == (200, "approved")
     [stored] = await backend.rows("SELECT approved_at FROM pairing")
@@ -84,7 +84,7 @@ async def test_right_code_approves_and_is_audited(backend: InProcess) -> None:
 
 
 async def test_confirming_again_is_the_same_approval(backend: InProcess) -> None:
-    """A repeat after a lost answer returns the first approval's time."""
+    """A repeat after a lost response returns the first approval's time."""
     code = await ask(backend)
     answers = [await backend.pair("telegram", "confirm", peer_id="42", code=code) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
@@ -92,7 +92,7 @@ async def test_confirming_again_is_the_same_approval(backend: InProcess) -> None
 
 
 async def test_wrong_code_is_403_counted_and_audited(backend: InProcess) -> None:
-    """A wrong code is a failure of its channel."""
+    """It is a failure of its channel."""
     code = await ask(backend)
     assert await confirm(backend, other_than(code)) == (403, "wrong_code")
     assert await failures(backend) == 1
@@ -102,7 +102,7 @@ async def test_wrong_code_is_403_counted_and_audited(backend: InProcess) -> None
 
 
 async def test_peer_that_never_asked_gets_the_same_answer(backend: InProcess) -> None:
-    """Guesses at a peer without a code count, are audited, and tell nothing."""
+    """Guesses at a peer without a code count, are audited, and reveal nothing."""
     code = await ask(backend, "somebody")
     told = await backend.pair("telegram", "confirm", peer_id="nobody", code=code)
     known = await backend.pair("telegram", "confirm", peer_id="somebody", code=other_than(code))
@@ -115,7 +115,7 @@ async def test_peer_that_never_asked_gets_the_same_answer(backend: InProcess) ->
 
 
 async def test_expired_code_is_410_and_counts(backend: InProcess) -> None:
-    """After ten minutes the right code is no longer right."""
+    """After ten minutes the code is not valid."""
     code = await ask(backend)
     await backend.rows("UPDATE pairing SET expires_at = now()")
     assert await confirm(backend, code) == (410, "code_expired")
@@ -125,14 +125,14 @@ async def test_expired_code_is_410_and_counts(backend: InProcess) -> None:
 
 
 async def test_new_code_voids_the_one_before(backend: InProcess) -> None:
-    """Of two codes for a peer only the later one is good."""
+    """Only the last code of a peer is valid."""
     first, second = await ask(backend), await ask(backend)
     assert await confirm(backend, first) == (403, "wrong_code")
     assert await confirm(backend, second) == (200, "approved")
 
 
 async def test_five_wrong_codes_lock_the_peer_out(backend: InProcess) -> None:
-    """Then the right code does not help, and a new one is not given, until the lock-out is over."""
+    """The right code is then refused, and no new one is issued, until the lock-out ends."""
     code = await ask(backend)
     for _ in range(5):
         assert await confirm(backend, other_than(code)) == (403, "wrong_code")
@@ -145,15 +145,15 @@ async def test_five_wrong_codes_lock_the_peer_out(backend: InProcess) -> None:
     assert await confirm(backend, await ask(backend)) == (200, "approved")
 
 
-async def test_new_code_does_not_wipe_wrong_attempts_out(backend: InProcess) -> None:
-    """Asking again between the guesses does not get around the lock-out."""
+async def test_new_code_does_not_reset_the_wrong_attempts(backend: InProcess) -> None:
+    """Requesting codes between the guesses does not avoid the lock-out."""
     for _ in range(5):
         assert await confirm(backend, other_than(await ask(backend))) == (403, "wrong_code")
     assert (await backend.pair("telegram", "request", peer_id="42")).status_code == 429
 
 
-async def test_attempts_in_parallel_are_all_counted(backend: InProcess) -> None:
-    """Guessing from many sides at once gives five tries, not more."""
+async def test_concurrent_attempts_are_all_counted(backend: InProcess) -> None:
+    """Concurrent guesses get five tries, not more."""
     code = await ask(backend)
     outcomes = await asyncio.gather(*(confirm(backend, other_than(code)) for _ in range(30)))
     assert sorted(outcomes) == [(403, "wrong_code")] * 5 + [(429, "pairing_locked")] * 25
@@ -162,23 +162,23 @@ async def test_attempts_in_parallel_are_all_counted(backend: InProcess) -> None:
     assert stored["attempts"] == 5
 
 
-async def test_lock_out_is_one_peers(backend: InProcess) -> None:
-    """Others of the channel pair on."""
+async def test_lock_out_concerns_one_peer(backend: InProcess) -> None:
+    """Others of the channel are not affected."""
     code = await ask(backend)
     for _ in range(5):
         await confirm(backend, other_than(code))
     assert await confirm(backend, await ask(backend, "43"), "43") == (200, "approved")
 
 
-async def test_requests_that_race_leave_one_code(backend: InProcess) -> None:
-    """Of the codes of one moment exactly one is good."""
+async def test_concurrent_requests_leave_one_valid_code(backend: InProcess) -> None:
+    """Of the codes of one moment exactly one is valid."""
     codes = await asyncio.gather(*(ask(backend) for _ in range(4)))
     outcomes = [(await confirm(backend, code))[0] for code in codes]
     assert sorted(outcomes) == [200, 403, 403, 403]
 
 
-async def test_approval_is_gone_when_its_audit_entry_fails(backend: InProcess) -> None:
-    """Nobody is paired without an entry that says so."""
+async def test_approval_is_rolled_back_if_its_audit_entry_fails(backend: InProcess) -> None:
+    """There is no approval without an entry."""
     code = await ask(backend)
     await backend.rows(
         "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (action <> 'pairing.approved') NOT VALID"
@@ -188,8 +188,8 @@ async def test_approval_is_gone_when_its_audit_entry_fails(backend: InProcess) -
     assert stored["approved_at"] is None
 
 
-async def test_wrong_attempt_is_not_lost_with_its_answer(backend: InProcess) -> None:
-    """The refusal does not roll back what was counted."""
+async def test_refusal_does_not_roll_back_the_attempt(backend: InProcess) -> None:
+    """The attempt stays counted."""
     code = await ask(backend)
     await confirm(backend, other_than(code))
     [stored] = await backend.rows("SELECT attempts FROM pairing")
@@ -204,15 +204,15 @@ async def test_unknown_channel_is_404_without_a_series(backend: InProcess, step:
     assert (await backend.scrape()).get("pairing_failures_total", channel="fax") is None
 
 
-async def test_known_channels_are_there_from_the_start(backend: InProcess) -> None:
-    """Each channel exists at 0 before its first failure."""
+async def test_known_channels_are_exposed_from_the_start(backend: InProcess) -> None:
+    """Each channel is exposed at 0 before its first failure."""
     samples = await backend.scrape()
     assert [samples.get("pairing_failures_total", channel=one) for one in CHANNELS] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("step", ["request", "confirm"])
 async def test_pairing_needs_the_token(backend: InProcess, step: str) -> None:
-    """Neither half of pairing is open to strangers, and theirs are no failed attempts."""
+    """A request without it is no failed attempt."""
     body = {"peer_id": "42", "code": "ABCD2345"} if step == "confirm" else {"peer_id": "42"}
     answer = await backend.client.post(f"/api/pairing/telegram/{step}", json=body)
     assert answer.status_code == 401
@@ -220,7 +220,7 @@ async def test_pairing_needs_the_token(backend: InProcess, step: str) -> None:
 
 
 async def test_malformed_attempt_is_400_and_no_failure(backend: InProcess) -> None:
-    """What is no attempt is told so, and does not alarm anybody."""
+    """It does not count, so it raises no alert."""
     for body in [
         b"",
         b"{",
@@ -239,13 +239,13 @@ async def test_malformed_attempt_is_400_and_no_failure(backend: InProcess) -> No
 
 
 async def test_code_may_hold_any_character(backend: InProcess) -> None:
-    """A guess is a guess, also with characters that no code has."""
+    """A guess with characters that no code has is a wrong code."""
     await ask(backend)
     assert await confirm(backend, "\0\n\u2600 ''") == (403, "wrong_code")
 
 
 async def test_another_token_voids_pending_codes(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """The hash's key comes from the token: after its rotation the peer asks again."""
+    """The key of the hash is derived from the token."""
     async with in_process(environment(database_urls, tmp_path), database_urls) as backend:
         code = await ask(backend)
     environ = environment(database_urls, tmp_path, SERVICE_TOKEN="rotated")

@@ -1,4 +1,4 @@
-"""The backend as a whole: its start, its secrets, its description, its commands."""
+"""The backend as a whole: its start, secrets, OpenAPI description and commands."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 HOUSE = {"title": "House in Kigali", "type": "house", "price_amount": 85_000_000}
 
 
-def test_first_start_makes_secrets_that_work(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """Without secrets in the environment `serve` makes them, says where on stderr, and shows none of them."""
+def test_first_start_generates_secrets_that_work(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """`serve` generates missing secrets, says on stderr where they are, and shows none of them."""
     environ = environment(database_urls, tmp_path, SERVICE_TOKEN="", WEBHOOK_SECRETS="")
     path = tmp_path / SERVICE / FILE_NAME
     with running_program(environ, database_urls) as program:
@@ -44,15 +44,15 @@ def test_first_start_makes_secrets_that_work(database_urls: DatabaseUrls, tmp_pa
             "/api/tools/listing.search", content=b"{}", headers={"Authorization": f"Bearer {token}"}
         )
         assert called.status_code == 200
-        # Shown in an address, it is masked in the line.
+        # In a URL, it is masked in the line.
         program.get(f"/api/listings/search?text={token}")
     everything = json.dumps(program.lines) + "".join(program.errors)
     assert token not in everything
     assert secret not in everything
 
 
-def test_unusable_setting_is_a_sentence(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """A start that cannot work ends at once with what to mend, without a traceback."""
+def test_unusable_setting_is_one_sentence(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """The start ends at once with the fix, without a traceback."""
     environ = environment(database_urls, tmp_path, WEBHOOK_SECRETS="hidden")
     done = subprocess.run(
         [sys.executable, "-m", "realestate", "serve"],
@@ -72,7 +72,7 @@ def test_unusable_setting_is_a_sentence(database_urls: DatabaseUrls, tmp_path: P
 def test_command_that_does_not_exist_shows_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is not understood is exit code 2 and the usage on stderr."""
+    """Exit code 2 and the usage on stderr."""
     assert main(arguments) == 2
     assert capsys.readouterr() == ("", USAGE)
 
@@ -81,7 +81,7 @@ def test_command_that_does_not_exist_shows_the_usage(
     "arguments", [["--help"], ["-h"], ["help"], ["serve", "--help"], ["serve", "-h"], ["serve", "now", "-h"]]
 )
 def test_help_is_no_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Who asks for help gets it on stdout, also after the command that has no other."""
+    """Help is on stdout, also after a command without its own."""
     assert main(arguments) == 0
     assert capsys.readouterr() == (USAGE, "")
 
@@ -89,7 +89,7 @@ def test_help_is_no_error(arguments: list[str], capsys: pytest.CaptureFixture[st
 def test_other_servers_make_the_app_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, tmp_path: Path
 ) -> None:
-    """`realestate.app:create` is a factory without side effects: no secrets are made, nothing is opened."""
+    """`realestate.app:create` has no side effects: it generates no secrets and opens nothing."""
     for name, value in environment(database_urls, tmp_path, SERVICE_TOKEN="").items():
         monkeypatch.setenv(name, value)
     assert callable(app_module.create())
@@ -98,7 +98,7 @@ def test_other_servers_make_the_app_from_the_environment(
 
 
 def test_keep_shows_the_plan_of_the_declared_policies(program: Program, tmp_path: Path) -> None:
-    """The library's commands work on the backend's keeper, beside the running service."""
+    """The library's commands work beside the running service."""
     assert program.urls is not None
     done = subprocess.run(
         [sys.executable, "-m", "realestate", "keep", "retention", "plan", "--json"],
@@ -114,7 +114,7 @@ def test_keep_shows_the_plan_of_the_declared_policies(program: Program, tmp_path
 
 
 async def test_head_is_get_without_the_body(backend: InProcess) -> None:
-    """HEAD has the status and the headers of GET, in process as on the wire."""
+    """HEAD has the status and the headers of GET, in process as over the network."""
     get = await backend.client.get("/api/listings/search")
     head = await backend.client.head("/api/listings/search")
     assert (head.status_code, head.content) == (200, b"")
@@ -126,8 +126,8 @@ async def test_head_is_get_without_the_body(backend: InProcess) -> None:
     assert samples.get("http_requests_total", **labels) == 1
 
 
-def test_head_ends_well_on_the_server(program: Program) -> None:
-    """The server gets the answer that it expects for HEAD: the connection goes on, no line is an error."""
+def test_head_keeps_the_connection(program: Program) -> None:
+    """The server gets the response that it expects for HEAD, and logs no error."""
     with httpx.Client(base_url=program.url) as client:
         head = client.head("/api/listings/search")
         assert client.get("/api/listings/search").status_code == 200
@@ -137,7 +137,7 @@ def test_head_ends_well_on_the_server(program: Program) -> None:
 
 
 async def test_openapi_describes_every_endpoint(backend: InProcess) -> None:
-    """The description names each path with its body and its errors, as the service really answers."""
+    """Each path has its body and its errors, as the service responds."""
     answer = await backend.client.get("/schema/openapi.json")
     assert answer.status_code == 200
     schema: dict[str, Any] = answer.json()
@@ -163,7 +163,7 @@ async def test_openapi_describes_every_endpoint(backend: InProcess) -> None:
 async def test_unexpected_error_is_one_line_with_its_traceback(
     backend: InProcess, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault of ours is a bare 500 for the caller, and one line with type, message and stack for us."""
+    """The caller gets a bare 500, the log one line with type, message and stack."""
     await backend.rows("ALTER TABLE inbound_events RENAME TO elsewhere")
     backend.lines(capfd)
     answer = await backend.deliver({"id": "1"})
@@ -180,7 +180,7 @@ async def test_unexpected_error_is_one_line_with_its_traceback(
 
 
 async def test_refusals_write_no_error(backend: InProcess, capfd: pytest.CaptureFixture[str]) -> None:
-    """What callers do wrong is in the request lines, at info, and nowhere else."""
+    """Mistakes of callers are in the request lines, at info, and nowhere else."""
     backend.lines(capfd)
     await backend.deliver(b"not json")
     await backend.call("admin.decision", {})
@@ -189,8 +189,8 @@ async def test_refusals_write_no_error(backend: InProcess, capfd: pytest.Capture
     assert [(line["level"], line["type"]) for line in lines] == [("info", "request")] * 3
 
 
-async def test_database_that_is_away_is_503_for_everybody(backend: InProcess) -> None:
-    """Every endpoint that needs it says so, at once and with Retry-After; none calls it a fault."""
+async def test_unavailable_database_is_503_everywhere(backend: InProcess) -> None:
+    """Every endpoint that needs it responds at once, with Retry-After; none logs an error."""
     await backend.backend.database.close()
     began = time.monotonic()
     answers = [
@@ -214,8 +214,8 @@ async def test_database_that_is_away_is_503_for_everybody(backend: InProcess) ->
     assert samples.get("active_sessions") is None
 
 
-async def test_active_sessions_is_what_the_database_says(backend: InProcess) -> None:
-    """Sessions touched within half an hour count, whoever touched them; older ones do not."""
+async def test_active_sessions_are_counted_in_the_database(backend: InProcess) -> None:
+    """Sessions touched within 30 minutes count, whichever worker touched them."""
     assert (await backend.scrape()).get("active_sessions") == 0
     for peer in ("1", "2", "3"):
         await backend.deliver({"id": peer, "channel": "webchat", "peer_id": peer})
@@ -225,7 +225,7 @@ async def test_active_sessions_is_what_the_database_says(backend: InProcess) -> 
 
 
 async def test_without_sources_every_delivery_is_unknown(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """A service without webhook secrets accepts nothing, and strangers make no series of it."""
+    """A service without webhook secrets accepts nothing, and no series is made."""
     environ = environment(database_urls, tmp_path, WEBHOOK_SECRETS="")
     async with in_process(environ, database_urls) as backend:
         body = b'{"id":"1"}'
@@ -235,18 +235,16 @@ async def test_without_sources_every_delivery_is_unknown(database_urls: Database
         assert not samples.series("webhook_failures_total")
 
 
-async def test_reading_shows_what_is_published_without_any_token(
-    database_urls: DatabaseUrls, tmp_path: Path
-) -> None:
-    """A service without a token is still read; whoever shows a credential is told that there is none."""
+async def test_reading_works_without_a_configured_token(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """A request with a credential is told that the service has no token."""
     environ = environment(database_urls, tmp_path, SERVICE_TOKEN="")
     async with in_process(environ, database_urls) as backend:
         assert (await backend.client.get("/api/listings/search")).status_code == 200
         assert (await backend.client.get("/api/listings/search", headers=AUTHORIZED)).status_code == 503
 
 
-def test_service_role_cannot_touch_what_it_should_not(database_urls: DatabaseUrls) -> None:
-    """The service's role owns no table, deletes no listing and no pairing, and empties nothing."""
+def test_service_role_has_the_least_rights(database_urls: DatabaseUrls) -> None:
+    """It owns no table, deletes no listing and no pairing, and truncates nothing."""
     granted = rows(
         database_urls,
         "SELECT table_name, string_agg(privilege_type, ' ' ORDER BY privilege_type) AS granted"
@@ -259,8 +257,8 @@ def test_service_role_cannot_touch_what_it_should_not(database_urls: DatabaseUrl
     assert [row["tableowner"] for row in owners] == ["keeper_owner"]
 
 
-def test_ages_are_indexed(database_urls: DatabaseUrls) -> None:
-    """Retention finds what is old by an index on each policy's age column."""
+def test_age_columns_are_indexed(database_urls: DatabaseUrls) -> None:
+    """Retention finds old rows by an index on each policy's age column."""
     indexes = rows(database_urls, "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'")
     defined = {
         row["indexdef"].split(" USING ")[0].split(" ON ")[1] + row["indexdef"].split("btree ")[1]

@@ -26,27 +26,27 @@ HOUSE: dict[str, Any] = {
 
 
 async def create(backend: InProcess, **changes: Any) -> str:
-    """Hand a listing in, and return its id."""
+    """Submit a listing, and return its id."""
     answer = await backend.client.post("/api/listings", json={**HOUSE, **changes}, headers=AUTHORIZED)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
 
 
 async def decide(backend: InProcess, listing: str, decision: str, **more: str) -> tuple[int, Any]:
-    """Take a decision, and return the status and what came of it."""
+    """Make a decision, and return the status and the result."""
     answer = await backend.call("admin.decision", {"listing_id": listing, "decision": decision, **more})
     body = answer.json()
     return answer.status_code, body["result"] if answer.is_success else body["error"]["code"]
 
 
 async def calls(backend: InProcess, tool: str) -> dict[str, float | None]:
-    """Return what `tool_calls_total` says of a tool."""
+    """Return `tool_calls_total` of a tool."""
     samples = await backend.scrape()
     return {status: samples.get("tool_calls_total", tool=tool, status=status) for status in TOOL_STATUSES}
 
 
 async def test_validate_finds_everything_wrong(backend: InProcess) -> None:
-    """An invalid listing is a good answer: the call is ok."""
+    """The call about an invalid listing is ok."""
     answer = await backend.call("listing.validate", {"listing": {"type": "castle", "price_amount": -1}})
     assert (answer.status_code, answer.json()["status"], answer.json()["tool"]) == (
         200,
@@ -60,7 +60,7 @@ async def test_validate_finds_everything_wrong(backend: InProcess) -> None:
 
 
 async def test_dedupe_finds_what_is_probably_the_same(backend: InProcess) -> None:
-    """The same title, or a place next door with price and rooms alike, is probably the same house."""
+    """The same title, or a place next door with similar price and rooms."""
     same = await create(backend, title="HOUSE  in kigali")
     titled = await create(backend, lat=0.0, lng=0.0, price_amount=1, bedrooms=None)
     near = await create(backend, title="Another", lat=-1.9442, lng=30.0620)
@@ -68,7 +68,7 @@ async def test_dedupe_finds_what_is_probably_the_same(backend: InProcess) -> Non
     await create(backend, type="apartment")
     answer = await backend.call("listing.dedupe", {"listing": HOUSE})
     found = {one["id"]: (one["score"], one["reasons"]) for one in answer.json()["result"]["duplicates"]}
-    # Two spaces are another title for the index, but the place finds it and the score knows better.
+    # With two spaces the index does not match the title, but the place does, and the score compares words.
     assert found == {
         same: (1.0, ["title", "place", "price", "bedrooms"]),
         titled: (0.5, ["title"]),
@@ -77,7 +77,7 @@ async def test_dedupe_finds_what_is_probably_the_same(backend: InProcess) -> Non
 
 
 async def test_dedupe_without_a_place_goes_by_title(backend: InProcess) -> None:
-    """A listing without a place is compared by its title, in any case."""
+    """It is compared by its title, in any case."""
     same = await create(backend, title="house in KIGALI")
     draft = {name: value for name, value in HOUSE.items() if name not in {"lat", "lng"}}
     answer = await backend.call("listing.dedupe", {"listing": draft})
@@ -85,7 +85,7 @@ async def test_dedupe_without_a_place_goes_by_title(backend: InProcess) -> None:
 
 
 async def test_search_sees_all_statuses(backend: InProcess) -> None:
-    """Agents find what is not published yet, and may ask for one status."""
+    """Agents find listings that are not published, and may filter by status."""
     draft, submitted = await create(backend, status="draft"), await create(backend)
     everything = await backend.call("listing.search", {"type": "house"})
     assert [one["id"] for one in everything.json()["result"]["listings"]] == [submitted, draft]
@@ -94,7 +94,7 @@ async def test_search_sees_all_statuses(backend: InProcess) -> None:
 
 
 async def test_review_queue_is_oldest_first(backend: InProcess) -> None:
-    """What waits longest comes first; drafts do not wait. No arguments are needed."""
+    """Drafts are not in it; no arguments are needed."""
     first, second = await create(backend), await create(backend)
     await create(backend, status="draft")
     await decide(backend, second, "review")
@@ -103,8 +103,8 @@ async def test_review_queue_is_oldest_first(backend: InProcess) -> None:
     assert len((await backend.call("admin.review-queue", {"limit": 1})).json()["result"]["listings"]) == 1
 
 
-async def test_listing_goes_its_way_to_published(backend: InProcess) -> None:
-    """From draft to archived, one decision after the other."""
+async def test_listing_goes_from_draft_to_archived(backend: InProcess) -> None:
+    """One decision after the other."""
     listing = await create(backend, status="draft")
     for decision, status in [
         ("submit", "submitted"),
@@ -121,7 +121,7 @@ async def test_listing_goes_its_way_to_published(backend: InProcess) -> None:
 
 
 async def test_same_decision_again_changes_nothing(backend: InProcess) -> None:
-    """A repeat after a lost answer is fine, and says that nothing changed."""
+    """A repeat after a lost response is ok, and says that nothing changed."""
     listing = await create(backend)
     assert await decide(backend, listing, "approve") == (
         200,
@@ -130,8 +130,8 @@ async def test_same_decision_again_changes_nothing(backend: InProcess) -> None:
     assert (await decide(backend, listing, "approve"))[1]["changed"] is False
 
 
-async def test_decisions_that_race_are_taken_one_after_the_other(backend: InProcess) -> None:
-    """Of an approval and a rejection at the same time, one is not allowed any more."""
+async def test_concurrent_decisions_are_serialized(backend: InProcess) -> None:
+    """Of an approval and a rejection at the same time, one is not allowed."""
     listing = await create(backend)
     outcomes = await asyncio.gather(
         *(decide(backend, listing, "approve") for _ in range(5)),
@@ -157,7 +157,7 @@ async def test_decisions_that_race_are_taken_one_after_the_other(backend: InProc
 async def test_decision_that_is_not_allowed_is_rejected(
     backend: InProcess, arguments: dict[str, str], expected: tuple[int, str]
 ) -> None:
-    """It changes nothing, counts as rejected, and has an audit entry that says why."""
+    """It changes nothing, counts as rejected, and has an audit entry with the reason."""
     listing = await create(backend)
     answer = await backend.call("admin.decision", {"listing_id": listing, **arguments})
     assert (answer.status_code, answer.json()["error"]["code"]) == expected
@@ -169,7 +169,7 @@ async def test_decision_that_is_not_allowed_is_rejected(
 
 
 async def test_rejected_decision_names_its_listing(backend: InProcess) -> None:
-    """Who looks for what was tried on a listing finds the rejected calls too."""
+    """The audit entries of a listing include the rejected calls."""
     listing = await create(backend)
     await decide(backend, listing, "publish")
     [entry] = await backend.entries("tool.admin.decision")
@@ -177,7 +177,7 @@ async def test_rejected_decision_names_its_listing(backend: InProcess) -> None:
 
 
 async def test_every_call_has_its_entry_count_and_duration(backend: InProcess) -> None:
-    """One call of each tool: one entry of the agent, one count, one observation."""
+    """One call of each tool: one audit entry, one count, one observation."""
     listing = await create(backend)
     arguments: dict[str, Any] = {
         "listing.validate": {"listing": HOUSE},
@@ -198,8 +198,8 @@ async def test_every_call_has_its_entry_count_and_duration(backend: InProcess) -
         assert entry["payload"]["status"] == "ok"
 
 
-async def test_known_series_are_there_from_the_start(backend: InProcess) -> None:
-    """Each tool and status exists at 0 before the first call, with all buckets."""
+async def test_known_series_are_exposed_from_the_start(backend: InProcess) -> None:
+    """Each tool and status is exposed at 0 before the first call, with all buckets."""
     samples = await backend.scrape()
     for tool in TOOLS:
         assert {samples.get("tool_calls_total", tool=tool, status=one) for one in TOOL_STATUSES} == {0}
@@ -237,7 +237,7 @@ async def test_arguments_over_the_limit_are_rejected(backend: InProcess) -> None
     assert (await calls(backend, "listing.validate"))["rejected"] == 1
 
 
-async def test_agent_that_cannot_be_named_is_rejected(backend: InProcess) -> None:
+async def test_invalid_agent_id_is_rejected(backend: InProcess) -> None:
     """The audit log does not take every header for a name."""
     for agent in ("", "two words", "x" * 129, "-dash", "line\tbreak"):
         answer = await backend.call("listing.search", **{"X-Agent-Id": agent})
@@ -247,7 +247,7 @@ async def test_agent_that_cannot_be_named_is_rejected(backend: InProcess) -> Non
 
 
 async def test_caller_without_the_token_is_401_and_no_tool_call(backend: InProcess) -> None:
-    """Without the token nothing is called: no count, no entry, and a challenge."""
+    """No count, no audit entry, and a challenge."""
     credentials = ["Bearer wrong", "Bearer", "Basic dGVzdDp0ZXN0", TOKEN, f"Token {TOKEN}", "Bearer \xff"]
     for given in [{}, *({"Authorization": one} for one in credentials)]:
         headers = httpx.Headers(given, encoding="latin-1")
@@ -268,8 +268,8 @@ async def test_unknown_tool_is_404_without_a_series(backend: InProcess) -> None:
     assert await backend.rows("SELECT id FROM audit_log") == []
 
 
-async def test_decision_is_undone_when_its_audit_entry_fails(backend: InProcess) -> None:
-    """The move and its entry are one transaction; the call is an error and counts as one."""
+async def test_decision_is_rolled_back_if_its_audit_entry_fails(backend: InProcess) -> None:
+    """They are one transaction; the call counts as an error."""
     listing = await create(backend)
     await backend.rows(
         "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (payload ->> 'decision' IS NULL) NOT VALID"
@@ -283,8 +283,8 @@ async def test_decision_is_undone_when_its_audit_entry_fails(backend: InProcess)
     assert entry["payload"] == {"status": "error", "code": "internal_error"}
 
 
-async def test_without_a_service_token_tools_refuse(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """A service without the secret says so instead of letting anybody in."""
+async def test_tools_refuse_without_a_configured_token(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """The service says that it has no token."""
     async with in_process(environment(database_urls, tmp_path, SERVICE_TOKEN=""), database_urls) as backend:
         for headers in ({}, AUTHORIZED, {"Authorization": "Bearer "}):
             answer = await backend.client.post("/api/tools/listing.search", json={}, headers=headers)

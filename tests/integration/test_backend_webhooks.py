@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def failures(backend: InProcess, source: str = "moltbot") -> float | None:
-    """Return what `webhook_failures_total` says of a source."""
+    """Return `webhook_failures_total` of a source."""
     return (await backend.scrape()).get("webhook_failures_total", source=source)
 
 
@@ -38,13 +38,13 @@ async def test_event_is_stored_audited_and_touches_its_session(backend: InProces
 
 
 async def test_event_without_a_session_touches_none(backend: InProcess) -> None:
-    """An id is all that an event needs."""
+    """An event needs only an id."""
     assert (await backend.deliver({"id": "evt-1"})).status_code == 200
     assert await backend.rows("SELECT * FROM chat_sessions") == []
 
 
 async def test_later_event_touches_the_same_session(backend: InProcess) -> None:
-    """There is one session per peer: it moves to now, and keeps its agent when the event names none."""
+    """A peer has one session: its time is updated, and it keeps its agent if the event names none."""
     talk = {"channel": "webchat", "peer_id": "p"}
     await backend.deliver({"id": "1", **talk, "agent_id": "a"})
     await backend.rows("UPDATE chat_sessions SET updated_at = now() - interval '1 day'")
@@ -55,7 +55,7 @@ async def test_later_event_touches_the_same_session(backend: InProcess) -> None:
 
 
 async def test_repeat_is_a_duplicate_stored_once(backend: InProcess) -> None:
-    """Senders repeat what they are unsure about: a repeat is a success that does nothing."""
+    """A repeat is a success without an effect."""
     first = await backend.deliver({"id": "evt-1", "n": 1})
     again = await backend.deliver({"id": "evt-1", "n": 2})
     assert (first.json(), again.json()) == ({"duplicate": False}, {"duplicate": True})
@@ -66,8 +66,8 @@ async def test_repeat_is_a_duplicate_stored_once(backend: InProcess) -> None:
     assert await failures(backend) == 0
 
 
-async def test_repeats_that_race_are_stored_once(backend: InProcess) -> None:
-    """Of twenty deliveries of one event at the same time, one is the first."""
+async def test_concurrent_repeats_are_stored_once(backend: InProcess) -> None:
+    """Of twenty deliveries of one event at once, one is the first."""
     event = {"id": "evt-1", "channel": "telegram", "peer_id": "42"}
     answers = await asyncio.gather(*(backend.deliver(event) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
@@ -76,8 +76,8 @@ async def test_repeats_that_race_are_stored_once(backend: InProcess) -> None:
     assert len(await backend.entries("webhook.received")) == 1
 
 
-async def test_events_of_one_peer_that_race_share_its_session(backend: InProcess) -> None:
-    """Different events of one peer at the same time make one session."""
+async def test_concurrent_events_of_one_peer_share_its_session(backend: InProcess) -> None:
+    """Different events at the same time make one session."""
     talk = {"channel": "telegram", "peer_id": "42"}
     answers = await asyncio.gather(*(backend.deliver({"id": f"{n}", **talk}) for n in range(20)))
     assert {answer.status_code for answer in answers} == {200}
@@ -96,7 +96,7 @@ async def test_events_of_one_peer_that_race_share_its_session(backend: InProcess
 async def test_forged_and_stale_deliveries_are_401_and_count(
     backend: InProcess, signing: dict[str, Any], code: str
 ) -> None:
-    """What is not signed by the source, or not now, is refused, counted and not stored."""
+    """They are refused, counted and not stored."""
     answer = await backend.deliver({"id": "evt-1"}, **signing)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, code)
     assert await backend.rows("SELECT id FROM inbound_events") == []
@@ -114,8 +114,8 @@ async def test_delivery_without_a_header_is_401_and_counts(backend: InProcess, m
 
 
 @pytest.mark.parametrize("doubled", ["X-Webhook-Timestamp", "X-Webhook-Signature"])
-async def test_delivery_with_a_doubled_header_is_401_and_counts(backend: InProcess, doubled: str) -> None:
-    """Which of two proofs counts is not ours to choose, whether they are the same or not, in either order."""
+async def test_delivery_with_a_header_twice_is_401_and_counts(backend: InProcess, doubled: str) -> None:
+    """Also if both values are the same, and in either order."""
     good = sign(b'{"id":"evt-1"}')
     right, wrong = good[doubled], f"{good[doubled]}0"
     for count, pair in enumerate([(right, right), (right, wrong), (wrong, right)], start=1):
@@ -132,7 +132,7 @@ async def test_delivery_with_a_doubled_header_is_401_and_counts(backend: InProce
 
 
 async def test_malformed_events_are_400_and_count(backend: InProcess) -> None:
-    """Whatever is wrong with a signed body is the sender's fault, told with the request id and no inside."""
+    """The sender's fault, reported with the request id and nothing internal."""
     malformed = [
         b"",
         b"not json",
@@ -162,21 +162,21 @@ async def test_malformed_events_are_400_and_count(backend: InProcess) -> None:
 
 
 async def test_number_that_jsonb_refuses_is_400(backend: InProcess) -> None:
-    """The database is the last judge of what JSON it holds: this number has more places than it keeps."""
+    """It has more digits than jsonb stores."""
     answer = await backend.deliver(b'{"id":"1","n":1e-20000}')
     assert answer.status_code == 400
     assert await failures(backend) == 1
 
 
 async def test_unknown_source_is_404_without_a_series(backend: InProcess) -> None:
-    """A source that is not configured is nobody, however well it signs."""
+    """A source that is not configured is refused, even with a valid signature."""
     answer = await backend.deliver({"id": "evt-1"}, source="stranger")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_source")
     assert await failures(backend, "stranger") is None
 
 
 async def test_body_over_the_limit_is_413_and_counts(backend: InProcess) -> None:
-    """An event larger than the limit is refused, also when it is signed."""
+    """Also if it is signed."""
     answer = await backend.deliver(b'{"id":"1","fill":"' + b"x" * 1024 * 1024 + b'"}')
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
     assert await failures(backend) == 1
@@ -186,7 +186,7 @@ async def test_body_over_the_limit_is_413_and_counts(backend: InProcess) -> None
 
 
 async def test_other_sources_event_of_the_same_id_is_409(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """An id belongs to the source that used it first: another's event is not silently taken for a repeat."""
+    """An id belongs to the source that used it first: another's event is not taken for a repeat."""
     environ = environment(database_urls, tmp_path, WEBHOOK_SECRETS=f"moltbot={SECRET},other=second")
     async with in_process(environ, database_urls) as backend:
         assert (await backend.deliver({"id": "evt-1"})).status_code == 200
@@ -196,8 +196,8 @@ async def test_other_sources_event_of_the_same_id_is_409(database_urls: Database
         assert await failures(backend, "moltbot") == 0
 
 
-async def test_both_secrets_of_a_rotation_are_good(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """While a source changes its secret, the old and the new one sign."""
+async def test_both_secrets_of_a_rotation_are_valid(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """The old and the new secret sign."""
     environ = environment(database_urls, tmp_path, WEBHOOK_SECRETS="moltbot=new,moltbot=old")
     async with in_process(environ, database_urls) as backend:
         assert (await backend.deliver({"id": "1"}, secret="new")).status_code == 200
@@ -205,8 +205,8 @@ async def test_both_secrets_of_a_rotation_are_good(database_urls: DatabaseUrls, 
         assert (await backend.deliver({"id": "3"}, secret="older")).status_code == 401
 
 
-async def test_event_is_gone_when_its_audit_entry_fails(backend: InProcess) -> None:
-    """The write and its entry are one transaction: without the entry there is no event and no session."""
+async def test_event_is_rolled_back_if_its_audit_entry_fails(backend: InProcess) -> None:
+    """Without the entry there is no event and no session."""
     await backend.rows(
         "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (action <> 'webhook.received') NOT VALID"
     )
@@ -219,15 +219,15 @@ async def test_event_is_gone_when_its_audit_entry_fails(backend: InProcess) -> N
 
 
 async def test_other_methods_are_no_deliveries(backend: InProcess) -> None:
-    """Only POST delivers: what else comes is 405 and no failure of the source."""
+    """They are 405 and no failure of the source."""
     answer = await backend.client.get("/api/webhooks/moltbot")
     assert answer.status_code == 405
     assert answer.json()["error"]["code"] == "method_not_allowed"
     assert await failures(backend) == 0
 
 
-async def test_source_is_found_however_the_path_is_written(backend: InProcess) -> None:
-    """A slash too many changes neither the route nor what is counted."""
+async def test_source_is_found_with_a_trailing_slash(backend: InProcess) -> None:
+    """A slash changes neither the route nor the count."""
     answer = await backend.client.post(
         "/api//webhooks/moltbot/", content=b"{}", headers=sign(b"{}", secret="x")
     )
@@ -236,7 +236,7 @@ async def test_source_is_found_however_the_path_is_written(backend: InProcess) -
 
 
 async def test_nothing_of_the_peer_is_in_the_audit_log(backend: InProcess) -> None:
-    """The audit log is kept for ever: the peer of a message is not in it."""
+    """The audit log is kept for ever."""
     peer = unique("peer")
     await backend.deliver({"id": "evt-1", "channel": "whatsapp", "peer_id": peer})
     assert await backend.rows("SELECT id FROM audit_log WHERE audit_log::text LIKE %s", f"%{peer}%") == []

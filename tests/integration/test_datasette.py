@@ -1,4 +1,4 @@
-"""Datasette is a real ASGI application with a router of its own: https://datasette.io."""
+"""Datasette is a real ASGI application with its own router: https://datasette.io."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ ROWS = 20_000
 
 @pytest.fixture
 def datasette(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datasette]:
-    """Datasette over a small database of its own."""
-    # Where rich is there Datasette 0.65 prints 404s with it, and fails where nothing was raised: its own bug.
+    """Datasette with a small database."""
+    # A bug of Datasette 0.65: with rich installed it prints 404s, and fails if nothing was raised.
     monkeypatch.setattr("datasette.handle_exception.rich", None)
     with sqlite3.connect(tmp_path / "shop.db") as database:
         database.execute("create table items (id integer primary key, name text)")
@@ -45,7 +45,7 @@ def datasette(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datas
 
 
 def resolver_of(datasette: Datasette) -> Callable[[Any], str]:
-    """Return an adapter that asks Datasette's own table of patterns again: it leaves nothing in the scope."""
+    """Return an adapter that matches Datasette's own patterns again: it leaves nothing in the scope."""
     routes = [pattern for pattern, _ in datasette._routes()]
 
     def resolve(scope: Any) -> str:
@@ -76,10 +76,10 @@ async def _play(port: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _kept(
+async def _serving_kept(
     datasette: Datasette, folder: Path, resolve: Callable[[Any], str] | None
 ) -> AsyncIterator[tuple[int, Callable[[], list[dict[str, Any]]]]]:
-    """Serve Datasette behind a keeper; gives the port and what reads the lines."""
+    """Serve Datasette with a keeper; yields the port and a function that reads the lines."""
     file = os.open(folder / "lines", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
     keeper = Watchkeeper("data", settings=Settings(service="data", state_dir=folder), lines_to=file)
     app = keeper.wrap(datasette.app(), resolve_route=resolve)
@@ -97,9 +97,9 @@ async def _kept(
         os.close(file)
 
 
-async def test_datasette_is_watched_like_any_other_app(datasette: Datasette, tmp_path: Path) -> None:
-    """Pages, JSON, 404s, static files, a streamed CSV: one count, one line each, by Datasette's patterns."""
-    async with _kept(datasette, tmp_path, resolver_of(datasette)) as (port, lines):
+async def test_datasette_with_an_adapter(datasette: Datasette, tmp_path: Path) -> None:
+    """Pages, JSON, 404s, static files, a streamed CSV: one count and one line each, by pattern."""
+    async with _serving_kept(datasette, tmp_path, resolver_of(datasette)) as (port, lines):
         await _play(port)
         async with httpx.AsyncClient(trust_env=False) as client:
             metrics = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
@@ -120,8 +120,8 @@ async def test_datasette_is_watched_like_any_other_app(datasette: Datasette, tmp
 
 
 async def test_datasette_is_unmatched_without_an_adapter(datasette: Datasette, tmp_path: Path) -> None:
-    """It leaves no route behind; everything else is as with one."""
-    async with _kept(datasette, tmp_path, None) as (port, lines):
+    """Everything but the route is the same."""
+    async with _serving_kept(datasette, tmp_path, None) as (port, lines):
         await _play(port)
         told = [line for line in lines() if line.get("type") == "request"]
     assert {line["route"] for line in told} == {"unmatched"}
@@ -131,8 +131,8 @@ async def test_datasette_is_unmatched_without_an_adapter(datasette: Datasette, t
 async def test_a_client_that_leaves_datasettes_stream_is_aborted(
     datasette: Datasette, tmp_path: Path
 ) -> None:
-    """Datasette listens to nobody while it streams: the look before the last byte tells."""
-    async with _kept(datasette, tmp_path, resolver_of(datasette)) as (port, lines):
+    """Datasette does not receive while it streams: the poll before the last byte notices."""
+    async with _serving_kept(datasette, tmp_path, resolver_of(datasette)) as (port, lines):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /shop/items.csv?_stream=on HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"item 1")

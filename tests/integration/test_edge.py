@@ -24,7 +24,7 @@ TOKEN = "t0ken-of-the-test"
 
 
 class _Switched:
-    """A check that can be switched."""
+    """A check whose result can be changed."""
 
     name = "db"
     ok = True
@@ -75,8 +75,8 @@ def _scraped(text: str, name: str, **labels: str) -> float:
     )
 
 
-async def test_what_the_client_counted_is_what_metrics_say(tmp_path: Path, server: str) -> None:
-    """Many requests at once, some failing: the scrape agrees exactly, and so do the lines."""
+async def test_metrics_agree_with_the_client(tmp_path: Path, server: str) -> None:
+    """Many concurrent requests, some failing: the scrape agrees exactly, and so do the lines."""
     watched = watch(_app, tmp_path, resolve_route=lambda scope: str(scope["path"]))
     async with serving(watched.app, server) as port, _client(port) as client:
 
@@ -138,10 +138,10 @@ async def test_the_contracts_probes_work_over_the_wire(tmp_path: Path, server: s
         (b"GET http://localhost/metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
     ],
 )
-async def test_metrics_are_open_to_direct_local_scrapes_alone(
+async def test_metrics_are_open_to_direct_local_scrapes_only(
     tmp_path: Path, server: str, request_bytes: bytes, status: int
 ) -> None:
-    """By the peer, version, `Host` and headers that the real server hands on."""
+    """By the peer, version, `Host` and headers that the real server passes on."""
     watched = watch(_app, tmp_path)
     async with serving(watched.app, server) as port:
         reply = await speak(port, request_bytes, seconds=1, until=b"\r\n\r\n")
@@ -149,7 +149,7 @@ async def test_metrics_are_open_to_direct_local_scrapes_alone(
 
 
 async def test_the_token_opens_metrics_over_the_wire(tmp_path: Path, server: str) -> None:
-    """401 with a challenge without it, the figures with it."""
+    """Without it 401 with a challenge, with it the metrics."""
     watched = watch(_app, tmp_path, metrics_token=Secret(TOKEN))
     async with serving(watched.app, server) as port, _client(port) as client:
         closed = await client.get("/metrics")
@@ -165,7 +165,7 @@ async def test_the_token_opens_metrics_over_the_wire(tmp_path: Path, server: str
 
 @pytest.mark.parametrize("path", ["/cut", "/stops"])
 async def test_half_a_response_ends_the_connection(tmp_path: Path, server: str, path: str) -> None:
-    """The client can tell that it did not get everything: the chunked body has no end."""
+    """The chunked body has no end, so the client knows that it is incomplete."""
     watched = watch(_app, tmp_path)
     async with serving(watched.app, server) as port:
         reply = await speak(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), seconds=5)
@@ -177,7 +177,7 @@ async def test_half_a_response_ends_the_connection(tmp_path: Path, server: str, 
 
 
 async def test_a_failure_leaves_the_connection_usable(tmp_path: Path, server: str) -> None:
-    """A whole 500 is an answer like any other: the next request goes over the same connection."""
+    """After a complete 500 the next request uses the same connection."""
     watched = watch(_app, tmp_path)
     request = b"GET /boom HTTP/1.1\r\nHost: x\r\n\r\n"
     async with serving(watched.app, server) as port:
@@ -188,7 +188,7 @@ async def test_a_failure_leaves_the_connection_usable(tmp_path: Path, server: st
 
 
 async def test_nothing_can_be_injected_through_ids(tmp_path: Path, server: str) -> None:
-    """What is no valid id comes back neither as a header nor in a line of its own."""
+    """An invalid id appears neither as a header nor in a line."""
     watched = watch(_app, tmp_path)
     evil = b"GET /a HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\x0bSet-Cookie: x=1\r\nTraceparent: 00-\x85\r\n\r\n"
     async with serving(watched.app, server) as port:
@@ -201,8 +201,8 @@ async def test_nothing_can_be_injected_through_ids(tmp_path: Path, server: str) 
     assert [line["requestId"] for line in watched.requests()][-1] == "my-id.7"
 
 
-async def test_two_request_ids_are_replaced_by_one_of_ours(tmp_path: Path, server: str) -> None:
-    """Headers that are there twice come as such from the server."""
+async def test_two_request_ids_are_replaced(tmp_path: Path, server: str) -> None:
+    """The server passes duplicate headers on."""
     watched = watch(_app, tmp_path)
     async with serving(watched.app, server) as port:
         head = b"GET /a HTTP/1.1\r\nHost: x\r\nX-Request-ID: one\r\nX-Request-ID: two\r\n\r\n"
@@ -211,7 +211,7 @@ async def test_two_request_ids_are_replaced_by_one_of_ours(tmp_path: Path, serve
 
 
 async def test_the_url_of_the_line_is_as_it_was_sent(tmp_path: Path, server: str) -> None:
-    """Escapes stay escapes, and the query is whole."""
+    """Escapes are kept, and the query is complete."""
     watched = watch(_app, tmp_path)
     async with serving(watched.app, server) as port:
         await speak(
@@ -236,8 +236,8 @@ async def _wait_for_lines(watched: Watched, count: int) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_clients_that_leave_crash_nothing(tmp_path: Path, server: str) -> None:
-    """In the middle of the upload or of the answer: one line each, no 5xx, and the next one is served."""
+async def test_clients_may_leave_at_any_time(tmp_path: Path, server: str) -> None:
+    """During the upload or the response: one line each, no 5xx, and the next request is served."""
     watched = watch(_app, tmp_path)
     async with serving(watched.app, server) as port, _client(port) as client:
         await _leave(port, b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf", 0.1)
@@ -251,7 +251,7 @@ async def test_clients_that_leave_crash_nothing(tmp_path: Path, server: str) -> 
 
 
 async def test_a_query_of_secrets_is_masked_over_the_wire(tmp_path: Path, server: str) -> None:
-    """What a client wrongly puts into a URL is in no line."""
+    """A secret in a URL is in no line."""
     watched = watch(_app, tmp_path)
     async with serving(watched.app, server) as port, _client(port) as client:
         await client.get("/a", params={"access_token": "abc123", "page": "7"})

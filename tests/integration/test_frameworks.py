@@ -150,9 +150,7 @@ ITEM_ROUTES: Final = {"quart": "/items/<int:item_id>"}
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-async def test_an_app_of_each_framework_is_watched_on_each_server(
-    tmp_path: Path, framework: str, server: str
-) -> None:
+async def test_an_app_of_each_framework_on_each_server(tmp_path: Path, framework: str, server: str) -> None:
     """Ids in the handler, the template of the route, streams, background work, failures and unknown paths."""
     make: Callable[[], Any] = FRAMEWORKS[framework]
     ENDED.clear()
@@ -192,13 +190,13 @@ async def test_an_app_of_each_framework_is_watched_on_each_server(
     errors = [line for line in watched.lines() if line["level"] == "error"]
     assert [line["error"]["message"] for line in errors] == ["secret inside"]
     assert errors[0]["requestId"] == told["/boom"]["requestId"]
-    if framework != "quart":  # which says nothing of its exceptions to the edge unless an error handler does
+    if framework != "quart":  # whose exceptions are known only through an error handler
         assert told["/boom"]["outcome"] == "failed"
 
 
 @pytest.mark.parametrize("server", SERVERS)
 async def test_the_bytes_of_a_file_are_counted(tmp_path: Path, server: str) -> None:
-    """Also where the server sends the file by itself, as granian does."""
+    """Also if the server sends the file itself, as granian does."""
     (tmp_path / "picture").write_bytes(b"x" * 300_000)
 
     async def picture(_request: Request) -> FileResponse:

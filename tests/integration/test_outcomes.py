@@ -169,7 +169,7 @@ FRAMEWORKS: Final[dict[str, Callable[[], Any]]] = {
 
 
 async def _leave(port: int, path: str, *, method: str = "GET", after: float = 0.0, body: bytes = b"") -> None:
-    """Ask for `path`, wait for the first bytes or for `after` seconds, and break the connection."""
+    """Request `path`, wait for the first bytes or for `after` seconds, and break the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
@@ -197,7 +197,7 @@ async def test_a_client_that_leaves_is_seen_as_far_as_the_server_shows_it(
 ) -> None:
     """While a handler waits, computes in a thread or leaves a body unread; an endless stream ends at once."""
     watched = watch(FRAMEWORKS[framework](), tmp_path)
-    # granian tells only who asks, and waits for it: Quart does, with each request.
+    # granian reports it only to an app that receives, as Quart does with each request.
     late = (499, "aborted") if server == "uvicorn" or framework == "quart" else (200, "completed")
     async with serving(watched.app, server) as port:
         await _leave(port, "/slow", after=0.1)
@@ -224,7 +224,7 @@ async def test_a_client_that_leaves_is_seen_as_far_as_the_server_shows_it(
 async def test_a_generator_that_raises_in_the_middle_has_failed(
     tmp_path: Path, framework: str, server: str
 ) -> None:
-    """One line of the exception, one of the request, and the client can tell that its body is not whole."""
+    """The exception and the request have one line each, and the client knows that its body is incomplete."""
     watched = watch(FRAMEWORKS[framework](), tmp_path)
     watched.logging.install()
     try:
@@ -236,12 +236,12 @@ async def test_a_generator_that_raises_in_the_middle_has_failed(
     assert b"half" in reply
     assert not reply.endswith(b"0\r\n\r\n")
     (error,) = [line for line in watched.lines() if line["level"] == "error"]
-    if framework != "litestar":  # which puts it into a group that is the cause of an exception of its own
+    if framework != "litestar":  # its middleware raises another exception with this one in a group
         assert error["error"]["message"] == "in the middle"
 
 
 async def _raw(_scope: Any, receive: Any, send: Any) -> None:
-    """Begin late, read the body then, and send it back."""
+    """Start late, then read the body and send it back."""
     await asyncio.sleep(0.05)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     body, more = b"", True
@@ -255,8 +255,8 @@ async def _raw(_scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 @pytest.mark.parametrize("size", [0, 5, 300_000])
-async def test_a_look_for_the_client_loses_nothing_of_the_body(tmp_path: Path, http: str, size: int) -> None:
-    """What comes instead of the news that the client left is for the app's next receive."""
+async def test_polling_loses_nothing_of_the_body(tmp_path: Path, http: str, size: int) -> None:
+    """A polled message is returned by the app's next receive."""
     watched = watch(_raw, tmp_path)
     async with (
         serving(watched.app, "uvicorn", http=http) as port,
@@ -268,8 +268,8 @@ async def test_a_look_for_the_client_loses_nothing_of_the_body(tmp_path: Path, h
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
-async def test_a_look_for_the_client_does_not_ask_for_its_body(tmp_path: Path, http: str) -> None:
-    """A client that waits for `100 Continue` is answered without it where the app does not want its body."""
+async def test_polling_does_not_request_the_body(tmp_path: Path, http: str) -> None:
+    """A client that waits for `100 Continue` does not get it if the app does not read the body."""
 
     async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
         await asyncio.sleep(0.05)

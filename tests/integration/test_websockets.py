@@ -117,7 +117,7 @@ def _quart() -> Quart:
 
 FRAMEWORKS: Final = {"fastapi": _fastapi, "starlette": _starlette, "litestar": _litestar, "quart": _quart}
 ROOMS: Final = {"quart": "/chat/<tenant>/rooms/<room>"}
-# Quart's close never reaches the client under granian, watched or not.
+# Quart's close never reaches the client under granian, with or without the keeper.
 PAIRS: Final = [
     (framework, server)
     for framework in FRAMEWORKS
@@ -134,7 +134,7 @@ async def _wait_for_sockets(watched: Watched, count: int) -> None:
 
 
 @pytest.mark.parametrize(("framework", "server"), PAIRS)
-async def test_websockets_of_each_framework_are_watched_on_each_server(
+async def test_websockets_of_each_framework_on_each_server(
     tmp_path: Path, framework: str, server: str
 ) -> None:
     """Closed by either side, broken, refused, unknown and failed: one line and one count each."""
@@ -169,7 +169,7 @@ async def test_websockets_of_each_framework_are_watched_on_each_server(
     assert told["/nothing/at/all"]["route"] == "unmatched"
     assert (told["/chat/a/rooms/1"]["outcome"], told["/chat/a/rooms/1"]["code"]) == ("completed", 1000)
     assert (told["/chat/a/rooms/1"]["received"], told["/chat/a/rooms/1"]["sent"]) == (2, 2)
-    if server != "granian":  # which drops the headers of a handshake
+    if server != "granian":  # granian drops the headers of a handshake
         assert told["/chat/a/rooms/1"]["requestId"] == request_id
     assert (told["/chat/a/rooms/2"]["outcome"], told["/chat/a/rooms/2"]["code"]) == ("completed", 4001)
     assert told["/chat/a/rooms/3"]["outcome"] == "aborted"

@@ -41,7 +41,7 @@ TOKEN: Final = "test-service-token"
 SECRET: Final = "test-webhook-secret"
 SOURCE: Final = "moltbot"
 AUTHORIZED: Final = {"Authorization": f"Bearer {TOKEN}"}
-# Nobody listens there: port 9 of loopback is refused at once.
+# No one listens on port 9 of loopback: it refuses at once.
 DEAD_GATEWAY: Final = "http://127.0.0.1:9"
 
 Found = TypeVar("Found")
@@ -51,12 +51,12 @@ _numbers = itertools.count(1)
 
 
 def unique(prefix: str = "id") -> str:
-    """Return a name that no other test of the session has."""
+    """Return a name that is unique in the session."""
     return f"{prefix}-{os.getpid()}-{next(_numbers)}"
 
 
 def sign(body: bytes, *, secret: str = SECRET, timestamp: float | str | None = None) -> dict[str, str]:
-    """Return the headers of a signed delivery, made as a sender makes them who read the README."""
+    """Return the headers of a signed delivery, as the README describes them."""
     stamp = timestamp if isinstance(timestamp, str) else str(int(timestamp or time.time()))
     digest = hmac.new(secret.encode(), stamp.encode() + body, hashlib.sha256).hexdigest()
     return {
@@ -91,7 +91,7 @@ class Samples:
         return sum(value for (one, of), value in self._values.items() if one == name and of >= set(wanted))
 
     def series(self, *names: str) -> set[tuple[str, frozenset[tuple[str, str]]]]:
-        """Return the label sets of these metrics; of all without names."""
+        """Return the label sets of these metrics; without names, of all."""
         return {key for key in self._values if not names or key[0] in names}
 
 
@@ -112,9 +112,9 @@ class InProcess:
     urls: DatabaseUrls
 
     def lines(self, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-        """Return the service's lines since they were last asked for, parsed one by one."""
+        """Return the service's new lines, parsed one by one."""
         self.backend.keeper.logging.flush()
-        # splitlines also breaks at U+2028 and U+0085: a line that holds one raw is no JSON any more.
+        # splitlines also splits at U+2028 and U+0085: a line that holds one is no longer JSON.
         lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
         return [line for line in lines if line.get("logger") != "httpx"]  # our client is in this process too
 
@@ -132,17 +132,17 @@ class InProcess:
         return await self.client.post(f"/api/tools/{tool}", json=arguments or {}, headers=given)
 
     async def pair(self, channel: str, step: str, **body: str) -> httpx.Response:
-        """Ask for a pairing code, or confirm one."""
+        """Request a pairing code, or confirm one."""
         return await self.client.post(f"/api/pairing/{channel}/{step}", json=body, headers=AUTHORIZED)
 
     async def scrape(self) -> Samples:
-        """Return the metrics as Prometheus gets them."""
+        """Return the metrics as Prometheus receives them."""
         answer = await self.client.get("/metrics")
         assert answer.status_code == 200, answer.text
         return Samples(answer.text)
 
     async def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
-        """Ask the database, as its superuser."""
+        """Query the database as its superuser."""
         return await asyncio.to_thread(rows, self.urls, query, *values)
 
     async def entries(self, action: str) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def rows(urls: DatabaseUrls, query: str, *values: object) -> list[dict[str, Any]
 
 
 def environment(urls: DatabaseUrls, folder: Path, **changes: str) -> dict[str, str]:
-    """Return the environment of a backend that needs nobody but its database."""
+    """Return the environment of a backend that needs nothing but its database."""
     return {
         "DATABASE_URL": urls.url,
         "DATABASE_OWNER_URL": urls.owner_url,
@@ -210,7 +210,7 @@ class Program:
 
     @classmethod
     def start(cls, environ: Mapping[str, str], urls: DatabaseUrls | None = None) -> Self:
-        """Start it, and do not wait for it."""
+        """Start it without waiting for it."""
         ours = ("METRICS_", "WATCHKEEPER_", "DATABASE_", "REALESTATE_", "APP_", "NODE_", "LOG_")
         base = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         process = subprocess.Popen(
@@ -230,7 +230,7 @@ class Program:
 
     @property
     def url(self) -> str:
-        """Where it listens, once it does."""
+        """Its URL, once it listens."""
         if not self._url:
             self._url = str(self.wait_for(type="server", status="listening")["url"])
         return self._url
@@ -245,7 +245,7 @@ class Program:
     def eventually(
         self, look: Callable[[], Found | None], what: str, within: float = _STARTS_WITHIN
     ) -> Found:
-        """Return what `look` finds, as soon as it does."""
+        """Return what `look` finds, as soon as it finds something."""
         end = time.monotonic() + within
         while time.monotonic() < end:
             found = look()
@@ -276,7 +276,7 @@ class Program:
         return self.post(f"/api/webhooks/{source}", content=body, headers=sign(body, **signing))
 
     def scrape(self) -> Samples:
-        """Return the metrics as Prometheus gets them."""
+        """Return the metrics as Prometheus receives them."""
         answer = self.get("/metrics")
         assert answer.status_code == 200, answer.text
         return Samples(answer.text)
@@ -329,7 +329,7 @@ def program(database_urls: DatabaseUrls, tmp_path: Path) -> Iterator[Program]:
 
 @pytest.fixture(scope="session")
 def shared_program(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """The real program, one for the session: for tests that leave nothing behind that others would notice."""
+    """The real program, one for the session: for tests that leave no traces."""
     urls = postgres.create_database("wk_template")
     with running_program(environment(urls, tmp_path_factory.mktemp("backend")), urls) as started:
         yield started.wait_until_ready()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """An app that reads its whole body, and then waits for the client to leave."""
+    """An app that reads its whole body, and then waits for the disconnect."""
 
     def __init__(self) -> None:
         self.body = b""
@@ -65,14 +65,14 @@ LEFT: Message = {"type": "http.disconnect"}
 
 
 async def test_body_up_to_the_limit_passes() -> None:
-    """A body of exactly the limit arrives whole, and what comes after it passes through."""
+    """A body of exactly the limit arrives whole, and what follows it is passed on."""
     reader = await read([part(b"12345", more=True), part(b"67890"), LEFT])
     assert reader.body == b"1234567890"
     assert reader.after == LEFT
 
 
 async def test_far_too_large_is_refused_before_a_byte_is_read() -> None:
-    """What announces more than four times the limit is refused as soon as the app asks for it."""
+    """An announced length of more than four times the limit is refused at the app's first read."""
     with pytest.raises(ApiError, match="larger than 10 bytes") as caught:
         await read([], headers=[(b"host", b"x"), (b"content-length", b"41")])
     assert (caught.value.status, caught.value.headers) == (413, {"Connection": "close"})
@@ -80,7 +80,7 @@ async def test_far_too_large_is_refused_before_a_byte_is_read() -> None:
 
 @pytest.mark.parametrize("announced", [b"12", b""])
 async def test_a_little_too_large_is_read_to_its_end_first(announced: bytes) -> None:
-    """A sender who is not reset in the middle of its body sees why it was refused."""
+    """A client whose connection is not reset sees why it was refused."""
     messages = [part(b"123456", more=True), part(b"78901", more=True), part(b"2")]
     left = list(messages)
 
@@ -99,39 +99,39 @@ async def test_a_little_too_large_is_read_to_its_end_first(announced: bytes) -> 
 
 
 async def test_a_body_without_end_is_not_read_to_its_end() -> None:
-    """Throwing away stops at four times the limit."""
+    """Draining stops at four times the limit."""
     with pytest.raises(ApiError, match="larger than 10 bytes"):
         await read([part(b"1234567890", more=True)] * 5)
 
 
 @pytest.mark.parametrize("announced", [b"", b"many", b"-1", b"5"])
 async def test_body_that_lies_about_its_length_is_counted(announced: bytes) -> None:
-    """Whatever is announced, the bytes are what counts."""
+    """The received bytes count, not the announced length."""
     with pytest.raises(ApiError, match="larger than 10 bytes"):
         await read([part(b"123456", more=True), part(b"78901")], headers=[(b"content-length", announced)])
 
 
 async def test_slow_body_is_refused_at_the_deadline() -> None:
-    """The time is for the whole body: a byte now and then does not extend it."""
+    """The deadline is for the whole body: single bytes do not extend it."""
     with pytest.raises(ApiError, match=r"within 0\.2 seconds") as caught:
         await read([part(b"1", more=True)] * 8, pause=0.06)
     assert caught.value.status == 408
 
 
 async def test_waiting_after_the_body_has_no_deadline() -> None:
-    """Who waits for the client to leave may wait for long."""
+    """An app may wait long for the disconnect."""
     reader = await read([part(b"1"), LEFT], pause=0.4)
     assert reader.after == LEFT
 
 
 async def test_client_that_leaves_within_the_body_is_noticed() -> None:
-    """Half a body is not handed on as a whole one."""
+    """Half a body is not passed on as a whole one."""
     with pytest.raises(ClientLeftError, match="before the whole request"):
         await read([part(b"1", more=True), LEFT])
 
 
-async def test_other_scopes_pass_as_they_are() -> None:
-    """The lifespan is none of its business."""
+async def test_other_scopes_are_passed_on() -> None:
+    """The lifespan has no body."""
     seen: list[Scope] = []
 
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -38,7 +38,7 @@ FRESH = Pair(
 
 
 def test_codes_are_long_unambiguous_and_different() -> None:
-    """A code has eight characters that nobody mistakes for each other, and is not made twice."""
+    """Eight characters that are easy to tell apart, without a repeat."""
     codes = {make_code() for _ in range(200)}
     assert len(codes) == 200
     assert {len(code) for code in codes} == {CODE_LENGTH}
@@ -48,7 +48,7 @@ def test_codes_are_long_unambiguous_and_different() -> None:
 
 @pytest.mark.parametrize("typed", ["ABCD2345", "abcd2345", "ABCD-2345", " ab cd 23 45 "])
 def test_how_a_code_is_typed_does_not_matter(typed: str) -> None:
-    """Case, blanks and hyphens come from reading a code out, and do not count."""
+    """Case, blanks and hyphens do not count."""
     assert hash_code(TOKEN, "telegram", "42", typed) == RIGHT
 
 
@@ -63,12 +63,12 @@ def test_how_a_code_is_typed_does_not_matter(typed: str) -> None:
     ],
 )
 def test_code_is_good_for_its_peer_only(token: str, channel: str, peer: str, code: str) -> None:
-    """Another token, channel, peer or code has another hash, wherever the border between them is."""
+    """Another token, channel, peer or code has another hash, and so has another split between them."""
     assert hash_code(Secret(token), channel, peer, code) != RIGHT
 
 
-def test_name_of_a_peer_is_what_a_shell_makes_of_it() -> None:
-    """The README's command finds a peer's entries: it is one HMAC under the token, cut to 16 digits."""
+def test_pseudonym_can_be_computed_in_a_shell() -> None:
+    """As in the README: one HMAC under the token, cut to 16 digits."""
     told = hmac.new(b"token", b"realestate pairing peer\0telegram\x0042", hashlib.sha256).hexdigest()
     assert pseudonym(TOKEN, "telegram", "42") == f"telegram:{told[:16]}"
 
@@ -77,27 +77,27 @@ def test_name_of_a_peer_is_what_a_shell_makes_of_it() -> None:
     ("token", "channel", "peer"),
     [("other", "telegram", "42"), ("token", "whatsapp", "42"), ("token", "telegram", "43")],
 )
-def test_name_is_one_peers_under_one_token(token: str, channel: str, peer: str) -> None:
-    """Another token, channel or peer has another hash, not only another channel before it."""
+def test_pseudonym_belongs_to_one_peer_and_token(token: str, channel: str, peer: str) -> None:
+    """Another token, channel or peer has another digest, not only another channel before it."""
     ours, theirs = pseudonym(TOKEN, "telegram", "42"), pseudonym(Secret(token), channel, peer)
     assert theirs.startswith(f"{channel}:")
     assert theirs.partition(":")[2] != ours.partition(":")[2]
 
 
 def test_right_code_approves() -> None:
-    """The right code in time is an approval, which forgets the wrong attempts."""
+    """The right code in time is an approval, which resets the wrong attempts."""
     verdict = decide(replace(FRESH, attempts=4, last_attempt_at=NOW), RIGHT)
     assert (verdict.outcome, verdict.attempts, verdict.locked_until) == (Outcome.APPROVED, 0, None)
 
 
-def test_peer_without_a_code_is_told_the_same_as_one_with_another() -> None:
-    """Who guesses does not learn whether the peer asked for a code."""
+def test_peer_without_a_code_gets_the_same_answer_as_a_wrong_code() -> None:
+    """A guess does not reveal whether the peer requested a code."""
     assert decide(None, RIGHT).outcome is Outcome.WRONG
     assert decide(FRESH, WRONG).outcome is Outcome.WRONG
 
 
 def test_fifth_wrong_code_locks_out() -> None:
-    """Each wrong code counts; the last one allowed starts the lock-out."""
+    """Each wrong code counts; the last allowed one starts the lock-out."""
     pair = FRESH
     for attempt in range(1, MAX_ATTEMPTS + 1):
         verdict = decide(pair, WRONG)
@@ -111,7 +111,7 @@ def test_fifth_wrong_code_locks_out() -> None:
 
 
 def test_lock_out_ends_by_itself() -> None:
-    """A lock-out is over at its end, and the count starts anew."""
+    """The count then starts at 0 again."""
     later = replace(
         FRESH,
         attempts=MAX_ATTEMPTS,
@@ -124,14 +124,14 @@ def test_lock_out_ends_by_itself() -> None:
     assert decide(later, WRONG).attempts == 1
 
 
-def test_quiet_time_wipes_wrong_attempts_out() -> None:
-    """Attempts count together within a quarter of an hour only."""
+def test_15_quiet_minutes_reset_the_wrong_attempts() -> None:
+    """Attempts are counted together within 15 minutes only."""
     assert replace(FRESH, attempts=4, last_attempt_at=NOW - LOCKED_FOR).counting_attempts == 0
     assert replace(FRESH, attempts=4, last_attempt_at=NOW - timedelta(minutes=1)).counting_attempts == 4
 
 
 @pytest.mark.parametrize("given", [RIGHT, WRONG])
 def test_expired_code_is_expired_whatever_is_typed(given: bytes) -> None:
-    """At its end a code is no longer good, and attempts at it do not lock anybody out."""
+    """Attempts at an expired code do not lock the peer out."""
     verdict = decide(replace(FRESH, expires_at=NOW, attempts=3), given)
     assert (verdict.outcome, verdict.attempts, verdict.locked_until) == (Outcome.EXPIRED, 3, None)

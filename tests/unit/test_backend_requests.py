@@ -29,7 +29,7 @@ JSON = st.recursive(
 
 
 class Sized(msgspec.Struct):
-    """Something with a number."""
+    """A struct with a number."""
 
     size: int
 
@@ -53,7 +53,7 @@ class Sized(msgspec.Struct):
     ],
 )
 def test_what_is_not_the_wanted_json_is_400(body: bytes, code: str) -> None:
-    """Malformed, loosely typed, endless and foreign bodies are the sender's fault, not ours."""
+    """Malformed, wrongly typed, endless and unexpected bodies are the sender's fault."""
     wanted = Sized if code == "invalid_request" else dict[str, Any]
     with pytest.raises(ApiError, match="body") as caught:
         decode(body, wanted)
@@ -61,7 +61,7 @@ def test_what_is_not_the_wanted_json_is_400(body: bytes, code: str) -> None:
 
 
 def test_problem_names_the_field() -> None:
-    """The answer says which field was wrong, apart from what is wrong with it."""
+    """The field is separate from the message."""
     with pytest.raises(ApiError, match="not valid") as caught:
         decode(b'{"size":"1"}', Sized)
     [problem] = caught.value.problems
@@ -69,14 +69,14 @@ def test_problem_names_the_field() -> None:
 
 
 def test_convert_is_as_strict() -> None:
-    """What was decoded before is not coerced either."""
+    """Decoded values are not coerced either."""
     with pytest.raises(ApiError, match="not valid"):
         convert({"size": "1"}, Sized)
 
 
 @given(JSON)
 def test_ordinary_json_can_be_stored(value: Any) -> None:
-    """Whatever JSON a sender makes is fine, as long as it holds no NUL."""
+    """Any JSON without a NUL can be."""
     check_storable(value)
 
 
@@ -88,7 +88,7 @@ def test_nul_is_refused_wherever_it_is(value: object) -> None:
 
 
 def test_nesting_is_bounded() -> None:
-    """Up to the limit nesting is fine, beyond it is refused."""
+    """Nesting up to the limit is accepted, beyond it refused."""
     deepest: Any = 1
     for _ in range(MAX_DEPTH - 1):
         deepest = [deepest]
@@ -115,13 +115,13 @@ def test_nesting_is_bounded() -> None:
     ],
 )
 def test_event_that_cannot_be_stored_is_400(event: dict[str, Any]) -> None:
-    """An event has an id that is a line of text, and names its session whole or not at all."""
+    """An event needs an id on one line, and names its session completely or not at all."""
     with pytest.raises(ApiError, match=r"valid|session together|NUL") as caught:
         read_event(json.dumps(event).encode())
     assert caught.value.status == 400
 
 
 def test_event_may_carry_anything_else() -> None:
-    """Fields that this service does not know are the sender's business."""
+    """Unknown fields are allowed."""
     event = read_event(b'{"id":"1","more":{"deep":[1,2.5,null]},"channel":"webchat","peer_id":"p"}')
     assert (event.id, event.channel, event.peer_id) == ("1", "webchat", "p")

@@ -46,12 +46,12 @@ def test_smallest_listing_is_valid_and_in_francs() -> None:
     ],
 )
 def test_one_wrong_field_is_one_problem(changes: dict[str, Any], field: str) -> None:
-    """Each wrong field is found, and nothing else with it."""
+    """Each wrong field is reported, and nothing else."""
     assert [problem.field for problem in find_problems({**GOOD, **changes})] == [field]
 
 
 def test_all_problems_are_found_at_once() -> None:
-    """An agent is told everything that is wrong, not only the first thing."""
+    """An agent is told everything that is wrong, not only the first problem."""
     given = {"type": "land", "bathrooms": 1, "price_amount": -1, "colour": "red", "lng": 30.0}
     fields = [problem.field for problem in find_problems(given)]
     assert sorted(fields) == ["bathrooms", "colour", "lat", "price_amount", "title"]
@@ -62,8 +62,8 @@ def test_description_may_have_lines() -> None:
     assert find_problems({**GOOD, "description": "two\nlines\tand a tab"}) == []
 
 
-def test_half_a_place_is_refused() -> None:
-    """A lat without lng is no place, and the error says which field it is about."""
+def test_lat_without_lng_is_refused() -> None:
+    """The error names the field."""
     with pytest.raises(ApiError, match="The listing is not valid") as caught:
         check_draft(msgspec.convert({**GOOD, "lat": 1.0}, Draft))
     assert [problem.field for problem in caught.value.problems] == ["lat"]
@@ -80,11 +80,11 @@ def test_half_a_place_is_refused() -> None:
     ],
 )
 def test_filters_that_can_find_nothing_are_refused(filters: dict[str, Any], message: str) -> None:
-    """Half a box and a range upside down are mistakes, not empty results."""
+    """An incomplete box and reversed bounds are mistakes, not empty results."""
     with pytest.raises(ApiError, match=message):
         check_search(Search(**filters))
 
 
-def test_filters_that_touch_are_fine() -> None:
+def test_equal_bounds_are_accepted() -> None:
     """A range of one price and a box of one point are usable."""
     check_search(Search(price_min=5, price_max=5, south=1.0, north=1.0, west=2.0, east=2.0))

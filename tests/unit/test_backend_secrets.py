@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_first_start_makes_the_missing_secrets(tmp_path: Path) -> None:
-    """They go into a file of mode 0600 in the state folder, and the operator is told where."""
+def test_first_start_generates_the_missing_secrets(tmp_path: Path) -> None:
+    """They are written to a file of mode 0600 in the state folder, and the operator is told where."""
     folder = tmp_path / "state" / "realestate-backend"
     environ, told = complete_secrets({"PATH": "x"}, folder)
     path = folder / FILE_NAME
@@ -32,15 +32,15 @@ def test_first_start_makes_the_missing_secrets(tmp_path: Path) -> None:
 
 
 def test_next_start_uses_the_same(tmp_path: Path) -> None:
-    """What was made stays, so that clients can keep it."""
+    """Generated secrets stay, so that clients can keep them."""
     first, _ = complete_secrets({}, tmp_path)
     second, told = complete_secrets({}, tmp_path)
     assert second == first
     assert told == f"using SERVICE_TOKEN and WEBHOOK_SECRETS of {tmp_path / FILE_NAME}"
 
 
-def test_environment_wins_over_the_file(tmp_path: Path) -> None:
-    """A secret that the operator set is used as it is; only the other comes from the file."""
+def test_environment_overrides_the_file(tmp_path: Path) -> None:
+    """A secret of the environment is used as it is; only the other comes from the file."""
     environ, told = complete_secrets({"SERVICE_TOKEN": "mine", "WEBHOOK_SECRETS": ""}, tmp_path)
     assert environ["SERVICE_TOKEN"] == "mine"
     assert environ["WEBHOOK_SECRETS"] == read_secrets(tmp_path / FILE_NAME)["WEBHOOK_SECRETS"]
@@ -48,14 +48,14 @@ def test_environment_wins_over_the_file(tmp_path: Path) -> None:
 
 
 def test_complete_environment_needs_no_file(tmp_path: Path) -> None:
-    """With both secrets set nothing is written and nothing is said."""
+    """With both secrets set nothing is written and nothing is printed."""
     given = {"SERVICE_TOKEN": "a", "WEBHOOK_SECRETS": "b=c"}
     assert complete_secrets(given, tmp_path / "none") == (given, None)
     assert not (tmp_path / "none").exists()
 
 
-def test_starts_at_the_same_time_agree(tmp_path: Path) -> None:
-    """Of many that start at once one makes the secrets, and all use them."""
+def test_concurrent_starts_agree(tmp_path: Path) -> None:
+    """One of them generates the secrets, and all use them."""
     barrier, seen = threading.Barrier(8), []
 
     def start() -> None:
@@ -73,7 +73,7 @@ def test_starts_at_the_same_time_agree(tmp_path: Path) -> None:
 
 
 def test_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    """A secret that others can read is none: the message says how to mend it."""
+    """The message says how to fix it."""
     complete_secrets({}, tmp_path)
     (tmp_path / FILE_NAME).chmod(0o640)
     with pytest.raises(ConfigurationError, match="may be read by others: chmod 600"):
@@ -81,7 +81,7 @@ def test_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_file_that_lost_a_secret_is_refused(tmp_path: Path) -> None:
-    """A file that somebody edited is not silently completed with other secrets."""
+    """A file that was edited is not silently completed with other secrets."""
     descriptor = os.open(tmp_path / FILE_NAME, os.O_CREAT | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write("# mine\n\nSERVICE_TOKEN=x\n")
@@ -89,8 +89,8 @@ def test_file_that_lost_a_secret_is_refused(tmp_path: Path) -> None:
         complete_secrets({}, tmp_path)
 
 
-def test_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
-    """Where nothing can be kept, the message says what to set instead."""
+def test_unusable_folder_is_one_sentence(tmp_path: Path) -> None:
+    """The message says what to set instead."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="Set them in the environment, or WATCHKEEPER_STATE_DIR"):
         complete_secrets({}, tmp_path / "file" / "below")

@@ -9,7 +9,7 @@ from watchkeeper.exceptions import ConfigurationError
 
 
 def test_defaults_are_the_contracts() -> None:
-    """Without any variable there is no token and no source, and the gateway is where Moltbot listens."""
+    """Without any variable there is no token and no source, and the gateway is Moltbot's address."""
     settings = BackendSettings.from_env({})
     assert settings.service_token is None
     assert settings.webhook_secrets == {}
@@ -33,7 +33,7 @@ def test_env_falls_back_to_node_env(environ: dict[str, str], env: str) -> None:
 
 
 def test_every_variable_is_read() -> None:
-    """Each variable ends up in its setting."""
+    """Each variable sets its setting."""
     settings = BackendSettings.from_env(
         {
             "SERVICE_TOKEN": "s3cret",
@@ -53,21 +53,21 @@ def test_every_variable_is_read() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    """Printing the settings shows that there are secrets, not which."""
+    """Printed settings show that there are secrets, but not their values."""
     settings = BackendSettings.from_env({"SERVICE_TOKEN": "hidden1", "WEBHOOK_SECRETS": "a=hidden2"})
     assert "hidden" not in repr(settings)
 
 
 @pytest.mark.parametrize("value", ["moltbot", "=x", "moltbot=", "Moltbot=x", "a b=x", "9=x", "x" * 33 + "=y"])
 def test_malformed_webhook_secrets_are_refused_without_showing_them(value: str) -> None:
-    """The message names the entry and the form, and not what was in it."""
+    """The message names the entry and the form, not its content."""
     with pytest.raises(ConfigurationError, match="WEBHOOK_SECRETS, entry 2: write source=secret") as caught:
         parse_webhook_secrets(f"good=hidden,{value}")
     assert "hidden" not in str(caught.value)
 
 
 def test_third_secret_of_a_source_is_refused() -> None:
-    """Rotation needs two; a third is one that was forgotten."""
+    """A rotation needs two; a third was forgotten."""
     with pytest.raises(ConfigurationError, match="more than two secrets of a"):
         parse_webhook_secrets("a=1,a=2,a=3")
 
@@ -76,7 +76,7 @@ def test_third_secret_of_a_source_is_refused() -> None:
     "url", ["gateway:18789", "ftp://gateway", "http://", "http://[::1", "http://h:0", "http://h:99999"]
 )
 def test_unusable_gateway_address_is_refused(url: str) -> None:
-    """The gateway's address is http or https with a host."""
+    """The gateway's URL is http or https with a host."""
     with pytest.raises(ConfigurationError, match="MOLTBOT_GATEWAY_URL takes an address"):
         BackendSettings.from_env({"MOLTBOT_GATEWAY_URL": url})
 
@@ -84,7 +84,7 @@ def test_unusable_gateway_address_is_refused(url: str) -> None:
 @pytest.mark.parametrize("name", ["REALESTATE_BODY_LIMIT", "REALESTATE_BODY_TIMEOUT"])
 @pytest.mark.parametrize("value", ["many", "0", "-1", "nan", "inf", "1e99"])
 def test_unusable_numbers_are_refused(name: str, value: str) -> None:
-    """A limit is a number above 0 that somebody could mean."""
+    """A limit is a plausible number above 0."""
     with pytest.raises(ConfigurationError, match=f"{name} takes a number above 0"):
         BackendSettings.from_env({name: value})
 
@@ -97,6 +97,6 @@ def test_unusable_numbers_are_refused(name: str, value: str) -> None:
     ],
 )
 def test_settings_check_themselves(given: dict[str, int | timedelta], message: str) -> None:
-    """The same holds where the settings are made in code."""
+    """The same holds for settings made in code."""
     with pytest.raises(ConfigurationError, match=message):
         BackendSettings(**given)  # type: ignore[arg-type]

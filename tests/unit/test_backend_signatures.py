@@ -15,20 +15,20 @@ NOW = 1_800_000_000
 
 
 def test_signature_is_hmac_sha256_over_timestamp_and_body() -> None:
-    """The signature is what `openssl dgst -sha256 -hmac` gives for the timestamp with the body behind it."""
+    """The signature is the output of `openssl dgst -sha256 -hmac` for the timestamp followed by the body."""
     expected = hmac.new(b"key", b'1800000000{"id":"1"}', hashlib.sha256).hexdigest()
     assert sign("key", "1800000000", b'{"id":"1"}') == f"sha256={expected}"
 
 
 @given(secret=st.text(min_size=1), body=st.binary())
 def test_signature_of_any_secret_and_body_is_accepted(secret: str, body: bytes) -> None:
-    """Whatever was signed with the source's secret passes, also with a secret that is not ASCII."""
+    """A secret that is not ASCII works too."""
     check_signature([Secret(secret)], "1", body, sign(secret, "1", body))
 
 
 @pytest.mark.parametrize("signer", ["old", "new"])
-def test_both_secrets_are_good_while_rotating(signer: str) -> None:
-    """A source may sign with the new secret or with the one before it."""
+def test_both_secrets_are_valid_during_a_rotation(signer: str) -> None:
+    """A source may sign with the new secret or the old one."""
     check_signature([Secret("new"), Secret("old")], "5", b"{}", sign(signer, "5", b"{}"))
 
 
@@ -45,33 +45,33 @@ def test_both_secrets_are_good_while_rotating(signer: str) -> None:
     ],
 )
 def test_forged_signature_is_refused(signature: str) -> None:
-    """A signature of another body, timestamp, secret or form is 401, also when it is not even ASCII."""
+    """A signature of another body, timestamp, secret or form is 401, also if it is not ASCII."""
     with pytest.raises(ApiError, match="does not match") as caught:
         check_signature([Secret("key")], "5", b"{}", signature)
     assert (caught.value.status, caught.value.code) == (401, "bad_signature")
 
 
 def test_upper_case_signature_is_refused() -> None:
-    """There is one way to write a signature: lower-case hex."""
+    """A signature is lower-case hex."""
     with pytest.raises(ApiError, match="does not match"):
         check_signature([Secret("key")], "5", b"{}", sign("key", "5", b"{}").upper())
 
 
 def test_missing_signature_is_refused() -> None:
-    """Without the header the answer says which one is missing."""
+    """The answer names the missing header."""
     with pytest.raises(ApiError, match="X-Webhook-Signature is missing"):
         check_signature([Secret("key")], "5", b"{}", None)
 
 
 @pytest.mark.parametrize("offset", [-REPLAY_WINDOW_S, 0, REPLAY_WINDOW_S])
 def test_timestamp_within_the_window_is_returned(offset: int) -> None:
-    """Up to five minutes of difference, before and after, are clocks and queues."""
+    """Five minutes before and after allow for clocks and queues."""
     assert check_timestamp(str(NOW + offset), now=NOW) == str(NOW + offset)
 
 
 @pytest.mark.parametrize("offset", [-REPLAY_WINDOW_S - 1, REPLAY_WINDOW_S + 1])
 def test_timestamp_outside_the_window_is_refused(offset: int) -> None:
-    """More than five minutes, before or after, is a replay."""
+    """More than five minutes before or after is a replay."""
     with pytest.raises(ApiError, match="more than 300 seconds away") as caught:
         check_timestamp(str(NOW + offset), now=NOW)
     assert (caught.value.status, caught.value.code) == (401, "stale_timestamp")
@@ -79,12 +79,12 @@ def test_timestamp_outside_the_window_is_refused(offset: int) -> None:
 
 @pytest.mark.parametrize("timestamp", ["", "soon", "-1", "+5", "1.5", "1e9", " 5", "\u0665", "9" * 5000])
 def test_unreadable_timestamp_is_refused(timestamp: str) -> None:
-    """A timestamp is digits and not endless ones."""
+    """A timestamp is a limited number of digits."""
     with pytest.raises(ApiError, match="in digits"):
         check_timestamp(timestamp, now=NOW)
 
 
 def test_missing_timestamp_is_refused() -> None:
-    """Without the header the answer says which one is missing."""
+    """The answer names the missing header."""
     with pytest.raises(ApiError, match="X-Webhook-Timestamp is missing"):
         check_timestamp(None)

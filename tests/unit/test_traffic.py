@@ -26,7 +26,7 @@ def _tally() -> Tally:
 
 
 def test_only_what_the_service_counts_is_expected() -> None:
-    """Refused deliveries of known sources, calls past the token and refused codes count; nothing else."""
+    """Refused deliveries of known sources, calls with the token and refused codes count; nothing else."""
     tally = _tally()
     for status in (200, 401, 413, 503):
         tally.webhook("moltbot", status)
@@ -53,8 +53,8 @@ def _scrapes(requests: float, sessions: float) -> tuple[Samples, Samples]:
     return {key: 10.0, gauge: 2.0}, {key: 10.0 + requests, probes: 99.0, gauge: sessions}
 
 
-def test_counts_that_agree_are_said_to_agree() -> None:
-    """Both sides counted the same since the first scrape; others' probes do not matter."""
+def test_equal_counts_agree() -> None:
+    """Both counted the same since the first scrape; probes of others do not matter."""
     tally = _tally()
     tally.answered("GET", "/x", 200, 0.01)
     tally.sessions.add(("telegram", "a"))
@@ -62,13 +62,13 @@ def test_counts_that_agree_are_said_to_agree() -> None:
     assert rows["http_requests_total"].agrees
     assert rows["http_requests_total"].moved
     assert rows["active_sessions"].agrees
-    assert not rows["http_request_duration_ms_count"].agrees  # the service did not observe it
+    assert not rows["http_request_duration_ms_count"].agrees  # the service exposes no such series
     assert not rows["webhook_failures_total"].moved
 
 
 @pytest.mark.parametrize(("requests", "sessions"), [(2, 3), (0, 3), (1, 0), (1, 9)])
 def test_counts_that_differ_are_named(requests: float, sessions: float) -> None:
-    """One request or session more or less is a difference, with the series that shows it."""
+    """One request or session more or less is reported with its series."""
     tally = _tally()
     tally.answered("GET", "/x", 200, 0.01)
     tally.sessions.add(("telegram", "a"))
@@ -83,7 +83,7 @@ def test_counts_that_differ_are_named(requests: float, sessions: float) -> None:
 
 
 def test_screens_show_figures_and_verdict() -> None:
-    """The live screen, its one-line form and the verdict name what was counted."""
+    """The live screen, its one-line form and the result name what was counted."""
     tally = _tally()
     for status in (200, 404, 503):
         tally.answered("GET", "/x", status, 0.25)
@@ -101,7 +101,7 @@ def test_screens_show_figures_and_verdict() -> None:
 
 
 class _Odd:
-    """Scenarios of which one breaks."""
+    """Scenarios of which one fails."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -115,8 +115,8 @@ class _Odd:
         raise KeyError("an answer of another shape")
 
 
-async def test_a_play_keeps_its_rate_and_survives_odd_answers() -> None:
-    """Actions come at the rate, whatever single ones meet, and what went wrong is counted by name."""
+async def test_a_play_keeps_its_rate_and_survives_failures() -> None:
+    """Actions start at the rate, and failures are counted by name."""
     tally, scenarios = _tally(), _Odd()
     play = Play(rate=200, faults=0.5, seconds=0.5)
     player = Player(play, scenarios, tally, random.Random(7))  # type: ignore[arg-type]
@@ -127,14 +127,14 @@ async def test_a_play_keeps_its_rate_and_survives_odd_answers() -> None:
 
 
 async def test_a_play_without_an_end_is_stopped() -> None:
-    """Stop ends a play that would go on for ever."""
+    """Stop ends a play without a duration."""
     player = Player(Play(rate=1, faults=0, seconds=None), _Odd(), _tally(), random.Random(7))  # type: ignore[arg-type]
     player.stop()
     await player.run()
 
 
 def test_credentials_come_from_the_environment_or_the_state_folder(tmp_path: Path) -> None:
-    """What the environment lacks comes from the file of `serve`; of two secrets the first signs."""
+    """The environment overrides the file of `serve`; the first of two secrets signs."""
     settings = Settings(service="realestate-backend", state_dir=tmp_path)
     found = credentials(SECRETS, settings)
     assert found.service_token == "token"
@@ -153,17 +153,17 @@ def test_credentials_come_from_the_environment_or_the_state_folder(tmp_path: Pat
 
 
 @pytest.mark.parametrize("argument", ["--rate=0", "--rate=x", "--faults=1.5", "--seconds=-1"])
-def test_an_odd_argument_is_a_usage_error(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Arguments that make no sense end with the usage and exit code 2."""
+def test_an_invalid_argument_is_a_usage_error(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 2."""
     with pytest.raises(SystemExit, match="2"):
         main([argument])
     assert "usage: traffic" in capsys.readouterr().err
 
 
-def test_a_service_that_is_not_there_is_a_sentence(
+def test_a_service_that_does_not_answer_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a service the command says how to start one."""
+    """The command says how to start one."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     assert main(["--url", "http://127.0.0.1:9", "--seconds", "1"]) == 1
