@@ -167,5 +167,5 @@ async def test_a_swallowed_entry_is_an_error(database_urls: DatabaseUrls, databa
         conn.execute("CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
         conn.execute("CREATE TRIGGER a BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION drop_it()")
     async with database.connection() as service:
-        with pytest.raises(AuditError, match="The database kept no entry"):
+        with pytest.raises(AuditError, match="The database stored no entry"):
             await audit.append(service, **ENTRY)

@@ -169,32 +169,32 @@ def _again(name: str, definition: str) -> str:
 EACH = "The trigger audit_log_append_only"
 ROWS = "The trigger audit_log_append_only_rows"
 TAMPERING = {
-    "DROP TRIGGER audit_log_append_only ON audit_log": [f"{EACH} is gone"],
+    "DROP TRIGGER audit_log_append_only ON audit_log": [f"{EACH} does not exist"],
     "ALTER TABLE audit_log DISABLE TRIGGER audit_log_append_only": [f"{EACH} is not ENABLE ALWAYS"],
     "ALTER TABLE audit_log ENABLE TRIGGER audit_log_append_only_rows": [f"{ROWS} is not ENABLE ALWAYS"],
     "ALTER TABLE audit_log DISABLE TRIGGER USER": [
         f"{EACH} is not ENABLE ALWAYS",
         f"{ROWS} is not ENABLE ALWAYS",
     ],
-    DISARM: [f"{EACH} is not what the migrations made", f"{ROWS} is not what the migrations made"],
-    _again("audit_log_append_only", "UPDATE ON audit_log"): [f"{EACH} is not what the migrations made"],
+    DISARM: [f"{EACH} differs from that of the migrations", f"{ROWS} differs from that of the migrations"],
+    _again("audit_log_append_only", "UPDATE ON audit_log"): [f"{EACH} differs from that of the migrations"],
     _again("audit_log_append_only_rows", "UPDATE OR DELETE ON audit_log FOR EACH ROW WHEN (OLD.id < 0)"): [
-        f"{ROWS} is not what the migrations made"
+        f"{ROWS} differs from that of the migrations"
     ],
     _again("audit_log_append_only_rows", "UPDATE OF payload OR DELETE ON audit_log FOR EACH ROW"): [
-        f"{ROWS} is not what the migrations made"
+        f"{ROWS} differs from that of the migrations"
     ],
     "ALTER TABLE audit_log SET UNLOGGED": ["audit_log is UNLOGGED"],
     "CREATE RULE swallow AS ON INSERT TO audit_log DO INSTEAD NOTHING": ["audit_log has a rule"],
     "ALTER TABLE audit_log ENABLE ROW LEVEL SECURITY": ["audit_log has row level security"],
     "CREATE TRIGGER mine BEFORE INSERT ON audit_log EXECUTE FUNCTION audit_log_refuse()": [
-        "The trigger mine comes before each INSERT"
+        "The trigger mine runs before each INSERT"
     ],
     "CREATE TRIGGER mine AFTER INSERT ON audit_log EXECUTE FUNCTION audit_log_refuse()": [],
-    "ALTER TABLE audit_log RENAME TO old_log": ["audit_log is gone"],
+    "ALTER TABLE audit_log RENAME TO old_log": ["audit_log does not exist"],
     "ALTER TABLE audit_log RENAME TO old_log; CREATE TABLE audit_log (id bigint)": [
-        f"{EACH} is gone",
-        f"{ROWS} is gone",
+        f"{EACH} does not exist",
+        f"{ROWS} does not exist",
     ],
 }
 

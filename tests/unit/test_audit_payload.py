@@ -118,15 +118,15 @@ def test_every_payload_is_strict_json(payload: dict[str, Any]) -> None:
         ({"actor_id": ""}, "actor_id takes text of 1 to 255 characters"),
         ({"actor_id": "x" * 256}, "actor_id takes text of 1 to 255 characters"),
         ({"actor_id": 7}, "actor_id takes text of 1 to 255 characters"),
-        ({"actor_id": "a\0"}, "actor_id holds a NUL character"),
+        ({"actor_id": "a\0"}, "actor_id contains a NUL character"),
         ({"action": "Listing.create"}, "action takes 1 to 100 lower-case letters"),
         ({"action": "a" * 101}, "action takes 1 to 100 lower-case letters"),
         ({"action": "a\n"}, "action takes 1 to 100 lower-case letters"),
         ({"action": None}, "action takes 1 to 100 lower-case letters"),
         ({"entity": ""}, "entity takes text of 1 to 255 characters"),
         ({"entity_id": ""}, "entity_id takes text of 1 to 255 characters"),
-        ({"entity_id": "\ud800"}, "entity_id holds a NUL character or a lone surrogate"),
-        ({"payload": {"x": "y" * 300_000}}, "payload is 292 KiB of JSON, at most 256 are kept"),
+        ({"entity_id": "\ud800"}, "entity_id contains a NUL character or a lone surrogate"),
+        ({"payload": {"x": "y" * 300_000}}, "payload is 292 KiB of JSON, more than 256"),
     ],
 )
 async def test_what_cannot_be_written_is_refused_before_it_is_sent(

@@ -130,9 +130,9 @@ async def test_a_good_answer_is_healthy(answer: bytes) -> None:
         (_answer("200 OK", b"  <!doctype HTML>"), "is an HTML page"),
         (_answer("200 OK", b"\xef\xbb\xbf<HTML>", Content_Type="text/plain"), "is an HTML page"),
         (_answer("200 OK", b"<?xml?>", Content_Type="application/xhtml+xml"), "is an HTML page"),
-        (_answer("200 OK", b'{"ok":tr', **JSON), "is not the JSON that it claims to be"),
-        (_answer("200 OK", b"\xff\xfe", **JSON), "is not the JSON that it claims to be"),
-        (_answer("200 OK", b"{}{}", **JSON), "is not the JSON that it claims to be"),
+        (_answer("200 OK", b'{"ok":tr', **JSON), "is not valid JSON"),
+        (_answer("200 OK", b"\xff\xfe", **JSON), "is not valid JSON"),
+        (_answer("200 OK", b"{}{}", **JSON), "is not valid JSON"),
         (_answer("301 Moved", Location="/elsewhere"), "has the status 301"),
         (_answer("302 Found", Location="http://127.0.0.1:1/"), "has the status 302"),
         (_answer("304 Not Modified"), "has the status 304"),
@@ -201,7 +201,7 @@ async def test_a_compressed_body_is_not_unpacked() -> None:
     """We ask for none; a small body that grows a thousandfold when unpacked stays small."""
     packed = gzip.compress(b'{"ok":true}' + b" " * 5_000_000)
     async with _asking(_answer("200 OK", packed, Content_Encoding="gzip", **JSON)) as (check, server):
-        with pytest.raises(UnhealthyError, match="is not the JSON"):
+        with pytest.raises(UnhealthyError, match="is not valid JSON"):
             await check()
     assert b"accept-encoding: identity" in server.requests[0].lower()
 
@@ -308,7 +308,7 @@ async def test_a_login_in_the_url_is_sent_as_a_login() -> None:
         result = (await CheckRunner([check]).run())["gateway"]
         await check.aclose()
     assert b"Authorization: Basic dXNAZXI6cMOp\r\n" in server.requests[0]
-    assert result.error == "UnhealthyError: The answer has the status 403."
+    assert result.error == "UnhealthyError: The response has the status 403."
 
 
 async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ async def test_checks_that_never_end_do_not_pile_up() -> None:
     for _ in range(12):
         last = (await runner.run())["db"]
     assert check.calls == 8
-    assert last.error == "TimeoutError: 8 earlier calls still hang."
+    assert last.error == "TimeoutError: 8 earlier calls have not ended yet."
     release.set()
     await asyncio.sleep(0.02)
     assert (await runner.run())["db"].ok

@@ -1,4 +1,4 @@
-"""The append-only record of who did what."""
+"""The audit log: append-only entries of who did what."""
 
 from watchkeeper.audit._log import ActorType, Entry, append, recent
 from watchkeeper.audit._protection import protection

@@ -1,4 +1,4 @@
-"""Append to the audit log, and read its latest entries."""
+"""Appends to the audit log and reads its latest entries."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ActorType = Literal["user", "agent", "system"]
 
 _QUERIES: Final = Queries.load("watchkeeper.audit", "audit")
 _ACTION: Final = re.compile(r"[a-z][a-z0-9._-]{0,99}")
-_LONGEST: Final = 255
-_LARGEST_PAYLOAD: Final = 256 * 1024
-_MOST_ENTRIES: Final = 1000
+_MAX_CHARACTERS: Final = 255
+_MAX_PAYLOAD_BYTES: Final = 256 * 1024
+_MAX_ENTRIES: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,14 +32,14 @@ class Entry:
     """One entry of the audit log.
 
     Args:
-        id: Its number; later entries have higher ones.
-        actor_type: Who acted: a user, an agent, or the system itself.
-        actor_id: Which of them.
+        id: Its number; later entries have higher numbers.
+        actor_type: The kind of actor: user, agent or system.
+        actor_id: The actor.
         action: What was done, such as `retention.prune`.
         entity: The kind of thing it was done to, such as a table.
-        entity_id: Which of them, if it was one.
-        payload: What else there is to know.
-        created_at: Start of the transaction that it was written in.
+        entity_id: That thing, None if it was not a single one.
+        payload: Further details.
+        created_at: Start of the transaction that wrote the entry.
     """
 
     id: int
@@ -52,7 +52,7 @@ class Entry:
     created_at: datetime
 
 
-async def append(  # noqa: PLR0913  # the entry's own fields, each by its name
+async def append(  # noqa: PLR0913  # the entry's fields, all named
     conn: AsyncConnection[Any],
     *,
     actor_type: ActorType,
@@ -62,23 +62,23 @@ async def append(  # noqa: PLR0913  # the entry's own fields, each by its name
     entity_id: str | None = None,
     payload: Mapping[str, object] | None = None,
 ) -> int:
-    """Write one entry, in the caller's transaction: it is there if and only if that one commits.
+    """Append one entry in the caller's transaction: it exists if and only if that one commits.
 
     Args:
-        conn: The connection of the transaction that does what the entry tells.
-        actor_type: Who acted: a user, an agent, or the system itself.
-        actor_id: Which of them; 1 to 255 characters.
-        action: What was done, such as `retention.prune`: lower-case letters, digits, dots, hyphens and
-            underscores, at most 100, starting with a letter.
+        conn: The connection of the transaction that does what the entry describes.
+        actor_type: The kind of actor: user, agent or system.
+        actor_id: The actor; 1 to 255 characters.
+        action: What was done, such as `retention.prune`: at most 100 lower-case letters, digits, dots,
+            hyphens and underscores, starting with a letter.
         entity: The kind of thing it was done to, such as a table; 1 to 255 characters.
-        entity_id: Which of them; 1 to 255 characters, or None where it was not a single one.
-        payload: What else there is to know, at most 256 KiB as JSON. It is not redacted.
+        entity_id: That thing; 1 to 255 characters, None if it was not a single one.
+        payload: Further details, at most 256 KiB as JSON. They are not redacted.
 
     Returns:
         The entry's id.
 
     Raises:
-        AuditError: An argument is not usable; nothing was sent. Or the database kept no entry.
+        AuditError: An argument is not usable, and nothing was sent; or the database stored no entry.
     """
     if actor_type not in get_args(ActorType):
         raise AuditError("actor_type must be one of user, agent and system.")
@@ -92,10 +92,10 @@ async def append(  # noqa: PLR0913  # the entry's own fields, each by its name
     if entity_id is not None:
         _check_text("entity_id", entity_id)
     encoded = encode_payload(payload or {})
-    if len(encoded) > _LARGEST_PAYLOAD:
+    if len(encoded) > _MAX_PAYLOAD_BYTES:
         raise AuditError(
-            f"payload is {len(encoded) // 1024} KiB of JSON, at most {_LARGEST_PAYLOAD // 1024} are kept:"
-            " leave out what can be read elsewhere."
+            f"payload is {len(encoded) // 1024} KiB of JSON, more than {_MAX_PAYLOAD_BYTES // 1024}: leave"
+            " out what can be read elsewhere."
         )
     async with conn.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
@@ -112,7 +112,7 @@ async def append(  # noqa: PLR0913  # the entry's own fields, each by its name
         entry_id = await cursor.fetchone()
     if not isinstance(entry_id, int):
         raise AuditError(
-            "The database kept no entry: a rule or a trigger on audit_log swallows what is inserted."
+            "The database stored no entry: a rule or a trigger on audit_log discards what is inserted."
             " Remove it."
         )
     return entry_id
@@ -122,15 +122,15 @@ async def recent(conn: AsyncConnection[Any], limit: int = 50, entity: str | None
     """Return the latest entries, the latest first.
 
     Args:
-        conn: Any connection.
-        limit: How many at most, 1 to 1000.
-        entity: Only those of this entity; default all.
+        conn: A connection to the service's database.
+        limit: The largest number of entries, 1 to 1000; default 50.
+        entity: Only entries of this entity; default all.
 
     Raises:
-        AuditError: The limit is out of its range.
+        AuditError: The limit is out of range.
     """
-    if not 1 <= limit <= _MOST_ENTRIES:
-        raise AuditError(f"limit takes a number from 1 to {_MOST_ENTRIES}.")
+    if not 1 <= limit <= _MAX_ENTRIES:
+        raise AuditError(f"limit takes a number from 1 to {_MAX_ENTRIES}.")
     query = _QUERIES["recent" if entity is None else "recent_of_entity"]
     async with conn.cursor(row_factory=class_row(Entry)) as cursor:
         await cursor.execute(query, {"limit": limit, "entity": entity})
@@ -138,11 +138,11 @@ async def recent(conn: AsyncConnection[Any], limit: int = 50, entity: str | None
 
 
 def _check_text(field: str, value: object) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST:
-        raise AuditError(f"{field} takes text of 1 to {_LONGEST} characters.")
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_CHARACTERS:
+        raise AuditError(f"{field} takes text of 1 to {_MAX_CHARACTERS} characters.")
     if "\0" in value or not _is_unicode(value):
         raise AuditError(
-            f"{field} holds a NUL character or a lone surrogate, which PostgreSQL does not store."
+            f"{field} contains a NUL character or a lone surrogate, which PostgreSQL does not store."
         )
 
 

@@ -1,4 +1,4 @@
-"""Payloads as JSON that PostgreSQL takes, whatever is in them."""
+"""Encodes any payload as JSON that PostgreSQL accepts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 
 import msgspec
 
-# Deeper than any entry that somebody reads, and far from the limits of msgspec and PostgreSQL.
+# Deeper than any readable entry, and far below the limits of msgspec and PostgreSQL.
 _DEPTH: Final = 32
 _INTEGER_BITS: Final = 4096  # some 1200 digits; Python prints and reads 4300
 
 
 def encode_payload(payload: Mapping[str, object]) -> str:
-    r"""Return `payload` as a JSON object that jsonb takes; what it does not take is written out as text.
+    r"""Return `payload` as a JSON object for jsonb; what JSON or jsonb cannot represent becomes text.
 
-    That is: objects unknown to msgspec, keys that are no strings, cycles, NUL characters (jsonb refuses
-    `\u0000`), lone surrogates, NaN (as null).
+    That is: objects unknown to msgspec, keys that are not strings, cycles, NUL characters (jsonb refuses
+    `\u0000`) and lone surrogates. NaN becomes null.
     """
     try:
         encoded = _ENCODER.encode(payload)
@@ -26,26 +26,26 @@ def encode_payload(payload: Mapping[str, object]) -> str:
         text = ""
     if text and "\\u0000" not in text:
         return text
-    return _ENCODER.encode(_plain(payload, ())).decode()
+    return _ENCODER.encode(_to_json(payload, ())).decode()
 
 
-def _plain(value: object, above: tuple[int, ...]) -> object:
+def _to_json(value: object, above: tuple[int, ...]) -> object:
     if isinstance(value, str):
-        return _clean(value)
+        return _escape(value)
     if isinstance(value, int):
-        return value if value.bit_length() <= _INTEGER_BITS else _text_of(value)
+        return value if value.bit_length() <= _INTEGER_BITS else _to_text(value)
     if isinstance(value, (Mapping, list, tuple, AbstractSet)):
-        return _plain_container(value, above)
+        return _container_to_json(value, above)
     if value is None or isinstance(value, float):
         return value
     try:
         known = msgspec.to_builtins(value)
-    except Exception:  # noqa: BLE001  # an entry is written whatever an object does when it is looked at
-        return _text_of(value)
-    return _plain(known, (*above, id(value)))
+    except Exception:  # noqa: BLE001  # the entry is written, whatever an object raises
+        return _to_text(value)
+    return _to_json(known, (*above, id(value)))
 
 
-def _plain_container(
+def _container_to_json(
     value: Mapping[object, object] | list[object] | tuple[object, ...] | AbstractSet[object],
     above: tuple[int, ...],
 ) -> object:
@@ -55,19 +55,19 @@ def _plain_container(
         return "<too deep>"
     inside = (*above, id(value))
     if isinstance(value, Mapping):
-        return {_text_of(key): _plain(item, inside) for key, item in value.items()}
-    return [_plain(item, inside) for item in value]
+        return {_to_text(key): _to_json(item, inside) for key, item in value.items()}
+    return [_to_json(item, inside) for item in value]
 
 
-def _text_of(value: object) -> str:
+def _to_text(value: object) -> str:
     try:
-        return _clean(str(value))
+        return _escape(str(value))
     except Exception:  # noqa: BLE001  # the same
         return f"<{type(value).__name__}>"
 
 
-def _clean(text: str) -> str:
+def _escape(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\u0000")
 
 
-_ENCODER: Final = msgspec.json.Encoder(enc_hook=_text_of)
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_to_text)

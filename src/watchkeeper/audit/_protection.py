@@ -1,7 +1,7 @@
-"""Whether the database still keeps the audit log append-only.
+"""Checks whether the audit log is still append-only.
 
-Triggers stop everybody, the owner too, but the owner may drop them: PostgreSQL has nothing against its own
-DDL. So what cannot be prevented is looked for.
+Triggers refuse changes by any role, the owner included. PostgreSQL cannot keep the owner from dropping them,
+so that is detected instead.
 """
 
 from __future__ import annotations
@@ -27,51 +27,51 @@ _EXPECTED: Final = {
     "audit_log_append_only": _BEFORE | _UPDATE | _DELETE | _TRUNCATE,
     "audit_log_append_only_rows": _ROW | _BEFORE | _UPDATE | _DELETE,
 }
-# Of the body of audit_log_refuse(), as migration 0001 has it.
+# SHA-256 of the body of audit_log_refuse() in migration 0001.
 _REFUSAL: Final = "3513cc48208125bf53fab30639444148dc6380deada4fb83c657d121a49b90db"
 
 
 async def protection(conn: AsyncConnection[Any]) -> list[str]:
-    """Look for what weakens the protection of the audit log; any role may ask.
+    """Check that the audit log is protected as the migrations left it.
 
     Args:
-        conn: Any connection.
+        conn: A connection as any role.
 
     Returns:
-        A sentence for each finding; empty as long as the log is as the migrations made it.
+        A sentence for each problem; empty if there is none.
     """
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_QUERIES["table"])
         table = await cursor.fetchone()
         if table is None:
-            return ["audit_log is gone, or this role does not see it."]
+            return ["audit_log does not exist, or this role does not see it."]
         await cursor.execute(_QUERIES["triggers"])
         triggers = {name: tuple(rest) for name, *rest in await cursor.fetchall()}
-    return [*_of_table(*table), *_of_triggers(triggers), *_of_strangers(triggers)]
+    return [*_check_table(*table), *_check_triggers(triggers), *_check_added_triggers(triggers)]
 
 
-def _of_table(unlogged: bool, ruled: bool, filtered: bool) -> Iterator[str]:  # noqa: FBT001  # a row's columns
+def _check_table(unlogged: bool, ruled: bool, filtered: bool) -> Iterator[str]:  # noqa: FBT001  # a row's columns
     if unlogged:
         yield "audit_log is UNLOGGED: a crash of the server would empty it."
     if ruled:
-        yield "audit_log has a rule: it may turn what is written into something else, or nothing."
+        yield "audit_log has a rule, which may change or discard what is written."
     if filtered:
-        yield "audit_log has row level security: it may hide entries from those who read."
+        yield "audit_log has row level security, which may hide entries from readers."
 
 
-def _of_triggers(triggers: dict[str, tuple[Any, ...]]) -> Iterator[str]:
+def _check_triggers(triggers: dict[str, tuple[Any, ...]]) -> Iterator[str]:
     for name, kind in _EXPECTED.items():
         if name not in triggers:
-            yield f"The trigger {name} is gone: entries can be changed or removed."
+            yield f"The trigger {name} does not exist: entries can be changed or removed."
             continue
         found, always, narrowed, source = triggers[name]
         if not always:
             yield f"The trigger {name} is not ENABLE ALWAYS: entries can be changed or removed."
         if found != kind or narrowed or hashlib.sha256(source.encode()).hexdigest() != _REFUSAL:
-            yield f"The trigger {name} is not what the migrations made: it may let changes through."
+            yield f"The trigger {name} differs from that of the migrations: it may let changes through."
 
 
-def _of_strangers(triggers: dict[str, tuple[Any, ...]]) -> Iterator[str]:
+def _check_added_triggers(triggers: dict[str, tuple[Any, ...]]) -> Iterator[str]:
     for name, (kind, *_) in triggers.items():
         if name not in _EXPECTED and kind & _BEFORE and kind & _INSERT:
-            yield f"The trigger {name} comes before each INSERT: it may change or swallow entries."
+            yield f"The trigger {name} runs before each INSERT: it may change or discard entries."

@@ -1,4 +1,4 @@
-"""What a check is, and what is known after it ran."""
+"""The interface of a health check, and its result."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ if TYPE_CHECKING:
 
 
 class UnhealthyError(WatchkeeperError):
-    """A dependency answers, and says or shows that it is not well."""
+    """A dependency answers, but reports or shows that it is unhealthy."""
 
 
 class Check(Protocol):
-    """One dependency's health.
+    """Checks the health of one dependency.
 
-    A check may carry its own `timeout` and `ttl`, which then win over the runner's, and `aopen()` and
+    A check may have its own `timeout` and `ttl` (each a `timedelta`; default 1 s), and `aopen()` and
     `aclose()`, which are awaited when the service starts and stops.
     """
 
     @property
     def name(self) -> str:
-        """The key in the answer of `/health/detailed`."""
+        """The key in the response of `/health/detailed`."""
 
     async def __call__(self) -> None:
-        """Return when the dependency is healthy; raise anything when it is not."""
+        """Return if the dependency is healthy; raise any exception if it is not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
-    """What a check found.
+    """The result of a check.
 
     Args:
         ok: Whether the dependency is healthy.
-        checked_at: When that was found out, in seconds since the epoch.
-        latency: How long it took.
-        error: Why it is not; for those with a token only.
+        checked_at: When it was checked, in seconds since the epoch.
+        latency: How long the check took.
+        error: Why the dependency is unhealthy; shown only with the token.
     """
 
     ok: bool

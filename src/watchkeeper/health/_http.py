@@ -19,22 +19,22 @@ from watchkeeper.logs import trace_headers
 if TYPE_CHECKING:
     import httpx
 
-_LONGEST_BODY: Final = 1 << 20
+_MAX_BODY_BYTES: Final = 1 << 20
 _HTML_TYPES: Final = frozenset(("text/html", "application/xhtml+xml"))
 _HTML_STARTS: Final = (b"<!doctype html", b"<html")
 
 
 class HttpCheck:
-    """Asks a URL and believes only an answer that is really about health.
+    """Checks another service by a GET request.
 
-    Healthy is: status 2xx, not HTML (a single-page app answers every path with its page), and where a JSON
-    body carries `ok`, `ok` is true. Redirects are not followed, proxies of the environment are not used, the
-    current request's ids are passed on, and at most 1 MiB is read.
+    Healthy means: status 2xx, not HTML (a single-page app answers every path with its page), and if a JSON
+    body has `ok`, it is true. Redirects are not followed, proxies of the environment are not used, the trace
+    headers of the current request are sent, and at most 1 MiB is read.
 
     Args:
-        name: The key in the answer of `/health/detailed`.
-        url: What is asked with GET; a user and password in it are sent as Basic authorization.
-        timeout: For all of it; default 1 s.
+        name: The key in the response of `/health/detailed`.
+        url: The URL; a user and password in it are sent as Basic authorization.
+        timeout: Limit for the whole check; default 1 s.
 
     Raises:
         ConfigurationError: The URL is not http or https, or httpx is not installed.
@@ -59,18 +59,18 @@ class HttpCheck:
         self._transport: httpx.AsyncHTTPTransport | None = None
 
     async def aopen(self) -> None:
-        """Load httpx and, for TLS, the certificates; without it the first question does, in its own time."""
+        """Load httpx and, for TLS, the certificates, which otherwise the first check does."""
         if self._transport is None:
             self._transport = await asyncio.to_thread(_make_transport, tls=self._tls)
 
     async def __call__(self) -> None:
-        """Ask once.
+        """Make one request.
 
         Raises:
-            UnhealthyError: The answer is not that of a healthy service.
-            TimeoutError: It did not come whole in time.
+            UnhealthyError: The response is not that of a healthy service.
+            TimeoutError: It was not complete in time.
         """
-        import httpx  # noqa: PLC0415 - only those load it who have such a check
+        import httpx  # noqa: PLC0415 - loaded only where there is such a check
 
         if self._transport is None:
             self._transport = _make_transport(tls=self._tls)
@@ -90,22 +90,22 @@ class HttpCheck:
         async with asyncio.timeout(seconds):
             response = await self._transport.handle_async_request(request)
             try:
-                _judge(response, await _read(response))
+                _raise_if_unhealthy(response, await _read(response))
             finally:
                 await response.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections that are kept."""
+        """Close the open connections."""
         if self._transport is not None:
             transport, self._transport = self._transport, None
             await transport.aclose()
 
 
 def _make_transport(*, tls: bool) -> httpx.AsyncHTTPTransport:
-    import httpx  # noqa: PLC0415 - only those load it who have such a check
+    import httpx  # noqa: PLC0415 - loaded only where there is such a check
 
-    # The transport, not a client: no redirects, proxies or cookies, and no log line for each request.
-    # Without TLS there is nothing to verify, and no certificates to load for some 50 ms.
+    # A transport instead of a client: no redirects, proxies or cookies, and no log line per request.
+    # Without TLS there is nothing to verify: loading the certificates would take about 50 ms.
     return httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
 
 
@@ -113,23 +113,23 @@ async def _read(response: httpx.Response) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
-        if len(body) > _LONGEST_BODY:
-            raise UnhealthyError(f"The answer is longer than {_LONGEST_BODY} bytes.")
+        if len(body) > _MAX_BODY_BYTES:
+            raise UnhealthyError(f"The response is longer than {_MAX_BODY_BYTES} bytes.")
     return bytes(body)
 
 
-def _judge(response: httpx.Response, body: bytes) -> None:
+def _raise_if_unhealthy(response: httpx.Response, body: bytes) -> None:
     if not response.is_success:
-        raise UnhealthyError(f"The answer has the status {response.status_code}.")
+        raise UnhealthyError(f"The response has the status {response.status_code}.")
     media_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
     start = body[:256].removeprefix(codecs.BOM_UTF8).lstrip().lower()
     if media_type in _HTML_TYPES or start.startswith(_HTML_STARTS):
-        raise UnhealthyError("The answer is an HTML page, not a health report.")
+        raise UnhealthyError("The response is an HTML page, not a health report.")
     if not body or not (media_type.endswith("json") or start.startswith(b"{")):
         return
     try:
         report = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except msgspec.DecodeError as error:
-        raise UnhealthyError("The answer is not the JSON that it claims to be.") from error
+        raise UnhealthyError("The response is not valid JSON.") from error
     if isinstance(report, dict) and "ok" in report and report["ok"] is not True:
-        raise UnhealthyError("The answer says that it is not ok.")
+        raise UnhealthyError("The response says that it is not ok.")

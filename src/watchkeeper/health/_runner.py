@@ -1,4 +1,4 @@
-"""Runs checks so that no probe can hang or overload what it asks after."""
+"""Runs checks so that no probe can hang or overload a dependency."""
 
 from __future__ import annotations
 
@@ -17,20 +17,13 @@ if TYPE_CHECKING:
 
     from watchkeeper.health._checks import Check
 
-_LONGEST_ERROR: Final = 500
+_MAX_ERROR_CHARACTERS: Final = 500
 
 
 class CheckRunner:
-    """Runs checks in parallel, each bounded, cached, and in flight once however many probes ask.
+    """Runs checks in parallel, each with a time limit, cached, and once at a time for all probes.
 
-    Args:
-        checks: Each with a name of its own.
-        timeout: After which a check has failed; default 1 s. A check's own `timeout` wins.
-        ttl: For how long a result is good; default 1 s. A check's own `ttl` wins.
-        on_result: Called with the name and the result after each real run.
-
-    Raises:
-        ConfigurationError: Two checks have one name.
+    A check's own `timeout` and `ttl` replace those given here. `on_result` is called after each run.
     """
 
     def __init__(
@@ -41,11 +34,11 @@ class CheckRunner:
         ttl: timedelta = timedelta(seconds=1),
         on_result: Callable[[str, CheckResult], None] | None = None,
     ) -> None:
-        self._checks: dict[str, _Watched] = {}
+        self._checks: dict[str, _CachedCheck] = {}
         for check in checks:
             if check.name in self._checks:
-                raise ConfigurationError(f"Two checks are named {check.name!r}: give each a name of its own.")
-            self._checks[check.name] = _Watched(
+                raise ConfigurationError(f"Two checks are named {check.name!r}: rename one.")
+            self._checks[check.name] = _CachedCheck(
                 check,
                 timeout=getattr(check, "timeout", timeout),
                 ttl=getattr(check, "ttl", ttl),
@@ -58,25 +51,21 @@ class CheckRunner:
         return tuple(self._checks)
 
     async def run(self, *names: str) -> dict[str, CheckResult]:
-        """Return the results of the named checks, or of all; none is older than its `ttl`.
-
-        Raises:
-            ConfigurationError: There is no check of that name.
-        """
-        wanted = [self._named(name) for name in names or self._checks]
+        """Return the results of the named checks, or of all; none is older than its `ttl`."""
+        wanted = [self._find(name) for name in names or self._checks]
         results = await asyncio.gather(*(check.result() for check in wanted))
         return {check.name: result for check, result in zip(wanted, results, strict=True)}
 
     async def open(self) -> None:
-        """Let the checks that want to (`aopen`) load what they need, so that no probe waits for it."""
+        """Prepare the checks that have `aopen`, so that no probe waits for it."""
         for check in self._checks.values():
             await check.open()
 
     async def close(self) -> None:
-        """Give up what still runs and close the checks that hold something open (`aclose`)."""
+        """Cancel what still runs and close the checks that have `aclose`."""
         await asyncio.gather(*(check.close() for check in self._checks.values()))
 
-    def _named(self, name: str) -> _Watched:
+    def _find(self, name: str) -> _CachedCheck:
         try:
             return self._checks[name]
         except KeyError:
@@ -85,7 +74,7 @@ class CheckRunner:
             raise ConfigurationError(f"There is no check {name!r}{hint}") from None
 
 
-class _Watched:
+class _CachedCheck:
     """One check with its last result."""
 
     def __init__(
@@ -101,12 +90,12 @@ class _Watched:
         self._ttl = ttl.total_seconds()
         self._on_result = on_result
         self._bounded = BoundedCall(check, timeout)
-        self._shared = SharedCall(self._ask)
+        self._shared = SharedCall(self._run)
         self._last: CheckResult | None = None
-        self._asked_at = 0.0
+        self._ran_at = 0.0
 
     async def result(self) -> CheckResult:
-        if self._last is not None and time.monotonic() - self._asked_at < self._ttl:
+        if self._last is not None and time.monotonic() - self._ran_at < self._ttl:
             return self._last
         return await self._shared.join()
 
@@ -122,7 +111,7 @@ class _Watched:
         if close is not None:
             await close()
 
-    async def _ask(self) -> CheckResult:
+    async def _run(self) -> CheckResult:
         start = time.perf_counter()
         error = await self._bounded()
         self._last = CheckResult(
@@ -131,7 +120,7 @@ class _Watched:
             latency=timedelta(seconds=time.perf_counter() - start),
             error=None if error is None else _describe(error),
         )
-        self._asked_at = time.monotonic()
+        self._ran_at = time.monotonic()
         if self._on_result is not None:
             self._on_result(self.name, self._last)
         return self._last
@@ -140,6 +129,6 @@ class _Watched:
 def _describe(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - an exception whose text is broken is still only a failed check
+    except Exception:  # noqa: BLE001 - str() of an exception may raise too
         text = ""
-    return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR] if text else type(error).__name__
+    return f"{type(error).__name__}: {text}"[:_MAX_ERROR_CHARACTERS] if text else type(error).__name__

@@ -1,4 +1,4 @@
--- The audit log is appended to and read; the database refuses anything else.
+-- The audit log can be appended to and read; the database refuses anything else.
 
 -- name: append
 -- Adds one entry and returns its id.
@@ -22,13 +22,13 @@ ORDER BY id DESC
 LIMIT %(limit)s;
 
 -- name: table
--- How the table itself stands: kept over a crash, nothing rewritten or hidden on the way to it.
+-- Whether the table is unlogged, has rules, or has row level security.
 SELECT relpersistence <> 'p', relhasrules, relrowsecurity
 FROM pg_class
 WHERE oid = to_regclass('audit_log');
 
 -- name: triggers
--- Every trigger on the table, with what its function does.
+-- Every trigger on the table, with the source of its function.
 SELECT
     t.tgname,
     t.tgtype::integer,
