@@ -1,4 +1,4 @@
-"""Processes that count in one folder and are killed at any moment: while they count, declare and grow."""
+"""Worker processes that are killed at any moment: while they count, declare, or add series."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
     from watchkeeper.exceptions import MetricError
 
-# Each writes how many events it has counted, after it has; what is counted and not said yet is one at most.
+# Each writes a dot after each event, so at most one event is counted and not yet written.
 COUNTS = """
 import itertools, os, sys
 from pathlib import Path
 from support.metrics import ScrapedRegistry
 
-def told(error):
+def errors(error):
     os.write(2, f"{error}\\n".encode())
 
-registry = ScrapedRegistry(Path(sys.argv[1]), on_error=told)
+registry = ScrapedRegistry(Path(sys.argv[1]), on_error=errors)
 events = registry.counter("events_total", "Events.", ("kind",), max_series=10**6)
 level = registry.gauge("level", "Level.", multiprocess_mode="sum")
 level.set(1)
@@ -38,7 +38,7 @@ for number in itertools.count():
     %s
     os.write(1, b".")
 """
-WAYS = {
+ACTIONS = {
     "counting": 'events.labels(kind="one").inc()',
     "growing": 'events.labels(kind=f"{os.getpid()}-{number}" + "x" * 300).inc()',
     "declaring": 'registry.counter(f"of_{os.getpid()}_{number}_total", "Events.").inc()',
@@ -55,11 +55,11 @@ def _programs_import_support(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def _child(way: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process that counts, from its first event on; it is killed and waited for at the end."""
-    # Without a buffer: what was read of the pipe is read nowhere else.
+def _child(action: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that counts, until the block ends; it has counted one event."""
+    # Unbuffered, because the tests also read the pipe by its descriptor.
     with subprocess.Popen(
-        [sys.executable, "-c", COUNTS % WAYS[way], folder],
+        [sys.executable, "-c", COUNTS % ACTIONS[action], folder],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
@@ -81,33 +81,33 @@ def _counted(registry: ScrapedRegistry) -> float:
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_process_that_is_killed_at_any_moment_loses_nothing(way: str, tmp_path: Path) -> None:
-    """Its next one adopts what it counted, half-written or not; the sum is what all said, plus one each."""
-    told: list[MetricError] = []
-    registry = ScrapedRegistry(tmp_path, on_error=told.append)
-    said = before = 0.0
-    errors = b""
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_process_killed_at_any_moment_loses_nothing(action: str, tmp_path: Path) -> None:
+    """The next process adopts what it counted; the sum is what all wrote, plus at most one each."""
+    errors: list[MetricError] = []
+    registry = ScrapedRegistry(tmp_path, on_error=errors.append)
+    written = before = 0.0
+    stderr = b""
     kills = 8
     for _ in range(kills):
-        with _child(way, tmp_path) as child:
+        with _child(action, tmp_path) as child:
             killer = threading.Timer(random.uniform(0.0, 0.04), child.kill)
             killer.start()
-            said += 1
+            written += 1
             while child.poll() is None:
                 now = _counted(registry)
                 assert now >= before
                 before = now
-                said += len(_read(child))
+                written += len(_read(child))
             killer.join()
             rest, more = child.communicate()
-            said += len(rest)
-            errors += more
+            written += len(rest)
+            stderr += more
     counted = _counted(registry)
-    sys.stdout.write(f"{way}: {said:.0f} said, {counted:.0f} counted, {kills} kills\n")
-    assert said <= counted <= said + kills
-    assert errors == b""
-    assert told == []
+    sys.stdout.write(f"{action}: {written:.0f} written, {counted:.0f} counted, {kills} kills\n")
+    assert written <= counted <= written + kills
+    assert stderr == b""
+    assert errors == []
     assert registry.sample("level") is None
     assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"0", "1"}
 
@@ -122,7 +122,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a 
 
 @pytest.fixture
 def small_memory(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, 256 KiB small."""
+    """A file system of 256 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ("/bin/mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", str(folder))
@@ -141,8 +141,8 @@ from watchkeeper.metrics._store import LocalMemory
 from watchkeeper.metrics.exposition._reader import Reader
 
 folder = Path(sys.argv[1])
-told = []
-registry = ScrapedRegistry(folder, on_error=told.append, max_series=100_000)
+errors = []
+registry = ScrapedRegistry(folder, on_error=errors.append, max_series=100_000)
 events = registry.counter("events_total", "Events.", ("kind",))
 took = registry.histogram("took_seconds", "Time.", buckets=(1, 2))
 bound = events.labels(kind="bound")
@@ -159,8 +159,8 @@ assert 100 < series < 60_000, series
 assert lost == 60_000 - series, (lost, series)
 assert registry.sample("events_total", kind="bound") == 60_000
 assert registry.sample("took_seconds_count") == 60_000
-assert len(told) == 1 and "there is no room for another series" in str(told[0]), told
-# One that comes now finds no room for itself, and does no harm to those that are there.
+assert len(errors) == 1 and "there is no room for another series" in str(errors[0]), errors
+# Another worker finds no room, and does not harm this one.
 other = ScrapedRegistry()
 other.counter("events_total", "Events.", ("kind",)).labels(kind="bound").inc()
 try:
@@ -171,15 +171,15 @@ else:
     raise AssertionError("there was room")
 assert other.sample("events_total", kind="bound") == 1
 assert registry.sample("events_total", kind="bound") == 60_000
-lines = "".join(Reader(LocalMemory(), told.append, number=99, folder=folder).steps({}))
+lines = "".join(Reader(LocalMemory(), errors.append, number=99, folder=folder).steps({}))
 assert '\\nevents_total{kind="bound"} 60000.0\\n' in lines
 print("fine", series, lost)
 """
 
 
 @only_root
-def test_a_full_file_system_costs_new_series_and_nothing_else(small_memory: Path) -> None:
-    """What is new is counted as lost and said once; what is there goes on; nobody gets a SIGBUS."""
+def test_a_full_file_system_only_prevents_new_series(small_memory: Path) -> None:
+    """New series are counted as lost and reported once, existing ones count on, and there is no SIGBUS."""
     done = subprocess.run(
         [sys.executable, "-c", FILLS, small_memory], capture_output=True, text=True, timeout=60, check=False
     )
@@ -202,7 +202,7 @@ children = []
 for _ in range(3):
     child = os.fork()
     if not child:
-        # Its parent's figures are not its own: neither counted twice nor shown again.
+        # The parent's values are neither counted twice nor shown again.
         for _ in range(20_000):
             events.inc()
         level.inc()
@@ -218,16 +218,16 @@ assert registry.worker.number == 0
 """
 
 
-def test_a_fork_counts_in_a_slot_of_its_own(tmp_path: Path) -> None:
-    """Parent and children go on counting after a fork, and the sum is exact."""
+def test_a_forked_child_counts_in_its_own_slot(tmp_path: Path) -> None:
+    """Parent and children keep counting after a fork, and the sum is exact."""
     done = subprocess.run(
         [sys.executable, "-c", FORKS, tmp_path], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_worker_that_nobody_has_waited_for_is_not_there(tmp_path: Path) -> None:
-    """The gauges of a killed process go at once, also while it is a zombie of a parent that sleeps."""
+def test_a_zombie_is_not_a_running_worker(tmp_path: Path) -> None:
+    """The gauges of a killed process are gone at once, even before its parent waits for it."""
     registry = ScrapedRegistry(tmp_path)
     with _child("counting", tmp_path) as child:
         assert registry.sample("level") == 1.0
@@ -239,15 +239,15 @@ def test_a_worker_that_nobody_has_waited_for_is_not_there(tmp_path: Path) -> Non
         child.communicate()
 
 
-def test_many_that_start_at_once_have_a_slot_each(tmp_path: Path) -> None:
-    """Twelve adopters of three dead slots: each gets one of its own, and all figures are there."""
+def test_workers_that_start_at_once_have_a_slot_each(tmp_path: Path) -> None:
+    """Twelve workers for three free slots: each has its own, and nothing is lost."""
     registry = ScrapedRegistry(tmp_path)
-    said = 0.0
+    written = 0.0
     for running in (3, 12):
         with contextlib.ExitStack() as stack:
             children = [
                 subprocess.Popen(
-                    [sys.executable, "-c", COUNTS % WAYS["counting"], tmp_path],
+                    [sys.executable, "-c", COUNTS % ACTIONS["counting"], tmp_path],
                     stdout=subprocess.PIPE,
                     bufsize=0,
                 )
@@ -257,19 +257,19 @@ def test_many_that_start_at_once_have_a_slot_each(tmp_path: Path) -> None:
                 stack.push(child)
                 stack.callback(child.kill)
             for child in children:
-                said += len(_read(child))
+                written += len(_read(child))
             assert registry.sample("level") == running
             assert registry.worker.running_peers() == set(range(1, running + 1))
             for child in children:
                 child.kill()
-                said += len(child.communicate()[0])
-    assert said <= (registry.sample("events_total", kind="one") or 0.0) <= said + 15
+                written += len(child.communicate()[0])
+    assert written <= (registry.sample("events_total", kind="one") or 0.0) <= written + 15
     assert registry.sample("level") is None
     assert len(list(tmp_path.glob("*.values"))) == 13
 
 
-def test_a_process_that_ends_takes_its_own_instance_along(tmp_path: Path) -> None:
-    """An instance of one process goes with it; that of a killed one goes with the next start."""
+def test_an_instance_of_one_process_is_removed_with_it(tmp_path: Path) -> None:
+    """A process that ends removes its folder; that of a killed one is removed at the next start."""
     program = (
         "import asyncio, os, signal, sys\n"
         "from watchkeeper import Watchkeeper\n"
@@ -299,8 +299,8 @@ def test_a_process_that_ends_takes_its_own_instance_along(tmp_path: Path) -> Non
     assert left == [1, 0]
 
 
-def test_a_name_joins_processes_that_have_nothing_in_common(tmp_path: Path) -> None:
-    """WATCHKEEPER_METRICS_INSTANCE adds up unrelated processes, also one after another; others stay apart."""
+def test_an_instance_name_joins_unrelated_processes(tmp_path: Path) -> None:
+    """Processes with the same WATCHKEEPER_METRICS_INSTANCE are summed, also one after another."""
     program = (
         "import asyncio, sys\n"
         "from support.asgi import ask\n"

@@ -1,8 +1,11 @@
-"""A registry that tests can scrape, joined with worker and exporter as in a keeper."""
+"""A registry that tests can scrape, with worker and exporter as in a keeper; and threads that use it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from watchkeeper.metrics.exposition._exporter import Exporter
 from watchkeeper.metrics.shared._worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from watchkeeper.metrics.exposition._exposition import Exposition
@@ -51,3 +55,23 @@ class ScrapedRegistry(Registry):
                 if sample.name == name and sample.labels == labels:
                     return float(sample.value)
         return None
+
+
+def run_together(*calls: Callable[[], None]) -> None:
+    """Run each call in a thread of its own, and wait for all."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@contextlib.contextmanager
+def fast_switching() -> Iterator[None]:
+    """Make the interpreter switch threads as often as possible until the block ends."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -10,7 +10,7 @@ DECLARE: Final = {"counter", "gauge", "histogram"}
 
 
 def _declared() -> dict[str, tuple[str, ...]]:
-    """Return every metric that a module of the library declares by a literal name, with its labels."""
+    """Return every metric that the library declares with a literal name, and its labels."""
     found = {}
     for path in (ROOT / "src/watchkeeper").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -30,8 +30,8 @@ def _documented() -> dict[str, tuple[str, ...]]:
 
 
 def test_every_metric_of_the_library_is_documented_with_its_labels() -> None:
-    """What is exposed is on the page, and what is on the page is exposed."""
+    """The page lists exactly the metrics that are exposed."""
     declared = _declared()
     assert "http_requests_total" in declared
-    # Its name depends on the unit, so that it stands in no literal.
+    # Its name depends on the unit, so it is not a literal.
     assert declared | {"http_request_duration_seconds": ("method", "route")} == _documented()

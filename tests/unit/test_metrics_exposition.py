@@ -65,7 +65,7 @@ def _samples(families: Iterable[Any]) -> dict[tuple[str, tuple[tuple[str, str], 
     ],
 )
 def test_the_format_is_what_the_scraper_prefers(accept: str, content_type: str) -> None:
-    """OpenMetrics 1 where the scraper wants it at least as much as text; text for everybody else."""
+    """A scraper that wants OpenMetrics 1 at least as much as text gets it; all others get text."""
     exposition = ScrapedRegistry().scrape(openmetrics=prefers_openmetrics(accept))
     assert exposition.content_type == content_type
     assert exposition.body.endswith(b"# EOF\n") == (content_type == OPENMETRICS)
@@ -81,8 +81,8 @@ LABEL_VALUES = st.text(
 
 
 @given(values=st.lists(st.tuples(LABEL_VALUES, LABEL_VALUES), unique=True, max_size=6))
-def test_hostile_label_values_come_back_as_they_went(values: list[tuple[str, str]]) -> None:
-    """Both of prometheus_client's parsers read what was written, whatever is in a label."""
+def test_hostile_label_values_are_read_back_unchanged(values: list[tuple[str, str]]) -> None:
+    """Both of prometheus_client's parsers read what was written, whatever a label contains."""
     registry = ScrapedRegistry()
     jobs = registry.counter("jobs_total", 'Jobs, "quoted" \\ and\nbroken.', ("kind", "peer"))
     time = registry.histogram("time_seconds", "Time.", ("kind",), buckets=(0.1, 5))
@@ -101,16 +101,16 @@ def test_hostile_label_values_come_back_as_they_went(values: list[tuple[str, str
 
 
 @given(value=st.floats(allow_nan=False))
-def test_every_value_comes_back_to_the_last_bit(value: float) -> None:
-    """A gauge is written so that it reads as the same double."""
+def test_every_value_is_read_back_exactly(value: float) -> None:
+    """The text of a gauge reads as the same double."""
     registry = ScrapedRegistry()
     registry.gauge("level", "Level.").set(value)
     parsed = _samples(parse_text(registry.text()))
     assert parsed["level", ()] == value
 
 
-def test_bucket_bounds_read_the_same_in_both_formats() -> None:
-    """`le` is written as Python's libraries write it: one series, whichever format was scraped."""
+def test_bucket_bounds_are_the_same_in_both_formats() -> None:
+    """`le` is written as other Python libraries write it, so both formats give the same series."""
     registry = ScrapedRegistry()
     registry.histogram("time_ms", "Time.", buckets=(0.005, 10, 5000, 2_500_000))
     for openmetrics in (False, True):
@@ -119,15 +119,15 @@ def test_bucket_bounds_read_the_same_in_both_formats() -> None:
         assert bounds == ["0.005", "10.0", "5000.0", "2.5e+06", "+Inf"]
 
 
-def test_a_gauge_that_is_not_known_reads_as_such() -> None:
-    """NaN has its own word in the format."""
+def test_an_unknown_gauge_is_exposed_as_nan() -> None:
+    """The format's spelling of it is NaN."""
     registry = ScrapedRegistry()
     registry.gauge("level", "Level.").set(math.nan)
     assert b"level NaN\n" in registry.scrape().body
 
 
 def test_what_a_service_registers_with_prometheus_client_is_exposed() -> None:
-    """Metrics of other libraries stand beside ours, without the `_created` series that nobody asked for."""
+    """Metrics of other libraries are exposed beside ours, without their `_created` series."""
     third_party = CollectorRegistry()
     registry = ScrapedRegistry(third_party=third_party)
     registry.counter("jobs_total", "Jobs.")
@@ -143,8 +143,8 @@ def test_what_a_service_registers_with_prometheus_client_is_exposed() -> None:
         assert "_created" not in text
 
 
-def test_the_process_has_its_own_metrics() -> None:
-    """CPU, memory, open files, garbage collection and the Python version come without a word."""
+def test_the_metrics_of_the_process_are_exposed() -> None:
+    """CPU, memory, open files, garbage collection and the Python version need no declaration."""
     text = ScrapedRegistry(third_party=None).text()
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     assert {
@@ -164,8 +164,8 @@ def test_the_process_has_its_own_metrics() -> None:
         ("time", "time", "histogram 'time' clashes with the gauge 'time'"),
     ],
 )
-def test_two_declarations_of_one_name_are_refused_with_both(first: str, second: str, message: str) -> None:
-    """The error names what is declared and what has the name already."""
+def test_two_declarations_of_one_name_are_refused(first: str, second: str, message: str) -> None:
+    """The error names both metrics."""
     registry = ScrapedRegistry()
 
     def declare(name: str, *, again: bool) -> None:
@@ -181,8 +181,8 @@ def test_two_declarations_of_one_name_are_refused_with_both(first: str, second: 
         declare(second, again=True)
 
 
-def test_a_name_that_prometheus_client_has_is_refused_with_both() -> None:
-    """Also the names that a third-party histogram takes for its samples, and those of the process."""
+def test_a_name_in_use_by_prometheus_client_is_refused() -> None:
+    """So are the names of a third-party histogram's samples, and those of the process metrics."""
     third_party = CollectorRegistry()
     ThirdPartyHistogram("import_seconds", "Time.", registry=third_party)
     registry = ScrapedRegistry(third_party=third_party)
@@ -198,11 +198,11 @@ def test_a_name_that_prometheus_client_has_is_refused_with_both() -> None:
     assert b"export_seconds 1.0\n" in registry.scrape().body
 
 
-def test_a_clash_that_comes_up_later_is_said_once_and_leaves_the_scrape_alive() -> None:
-    """What the service registers after our declaration is left out, with a word to whoever wants to know."""
+def test_a_clash_that_appears_later_is_reported_once_and_left_out() -> None:
+    """What the service registers after our declaration is not exposed; the scrape works."""
     third_party = CollectorRegistry()
-    told: list[MetricError] = []
-    registry = ScrapedRegistry(third_party=third_party, on_error=told.append)
+    errors: list[MetricError] = []
+    registry = ScrapedRegistry(third_party=third_party, on_error=errors.append)
     registry.counter("jobs_total", "Jobs.").inc(2)
     ThirdPartyCounter("jobs", "Other jobs.", registry=third_party).inc(9)
     ThirdPartyCounter("imports", "Imports.", registry=third_party)
@@ -211,15 +211,15 @@ def test_a_clash_that_comes_up_later_is_said_once_and_leaves_the_scrape_alive() 
         assert "\njobs_total 2.0\n" in "\n" + text
         assert "9.0" not in text
         assert "imports_total 0.0" in text
-    (error,) = told
+    (error,) = errors
     assert str(error) == (
         "The counter 'jobs' of prometheus_client's registry clashes with the counter 'jobs_total'"
         " and is left out: rename one of the two."
     )
 
 
-def test_a_clash_nobody_wants_to_hear_of_fails_the_scrape() -> None:
-    """Without anybody to tell, a scrape that would be wrong raises."""
+def test_a_clash_without_on_error_fails_the_scrape() -> None:
+    """Without `on_error` the scrape raises."""
     third_party = CollectorRegistry()
     registry = ScrapedRegistry(third_party=third_party)
     registry.gauge("level", "Level.")
@@ -236,20 +236,20 @@ class _Broken:
         raise ConnectionError("gone")
 
 
-def test_a_foreign_collector_that_fails_does_not_take_the_scrape_with_it() -> None:
-    """Our own metrics are exposed, and the failure is told with its cause."""
+def test_a_third_party_collector_that_fails_is_left_out() -> None:
+    """Our own metrics are exposed, and the failure is reported with its cause."""
     third_party = CollectorRegistry()
     third_party.register(_Broken())
-    told: list[MetricError] = []
-    registry = ScrapedRegistry(third_party=third_party, on_error=told.append)
+    errors: list[MetricError] = []
+    registry = ScrapedRegistry(third_party=third_party, on_error=errors.append)
     registry.counter("jobs_total", "Jobs.")
     text = registry.text()
     assert "jobs_total 0.0" in text
     assert "before 1.0" in text
-    assert [str(error) for error in told] == [
+    assert [str(error) for error in errors] == [
         "A collector of prometheus_client's registry failed: ConnectionError."
     ]
-    assert isinstance(told[0].__cause__, ConnectionError)
+    assert isinstance(errors[0].__cause__, ConnectionError)
 
 
 def _promtool(registry: ScrapedRegistry) -> list[str]:
@@ -264,16 +264,16 @@ def _promtool(registry: ScrapedRegistry) -> list[str]:
     return found.stdout.decode().splitlines()
 
 
-def test_promtool_finds_nothing_to_mend() -> None:
-    """The linter of Prometheus accepts every name, type and help text, the process's own included."""
+def test_promtool_finds_nothing() -> None:
+    """The linter of Prometheus accepts every name, type and help text, also those of the process."""
     registry = ScrapedRegistry(third_party=None)
     HttpMetrics(registry).record("GET", "/x", 200, 0.1)
     registry.gauge("level", "Level.").set(1)
     assert _promtool(registry) == []
 
 
-def test_promtool_finds_only_the_milliseconds() -> None:
-    """A service whose contract says `_ms` gets that one finding."""
+def test_promtool_finds_the_unit_of_milliseconds() -> None:
+    """A service that measures in `_ms` has this one finding."""
     registry = ScrapedRegistry(third_party=None)
     HttpMetrics(registry, unit="ms").record("GET", "/x", 200, 0.1)
     assert _promtool(registry) == [

@@ -10,7 +10,7 @@ from watchkeeper.metrics._websockets import WebsocketMetrics
 
 @pytest.fixture
 def registry() -> ScrapedRegistry:
-    """A registry with nothing third-party beside it."""
+    """A registry without third-party metrics."""
     return ScrapedRegistry()
 
 
@@ -20,7 +20,7 @@ def _bounds(registry: ScrapedRegistry) -> list[str]:
 
 
 def test_a_request_is_one_count_and_one_duration_in_seconds(registry: ScrapedRegistry) -> None:
-    """The count is by method, route and status; the duration by method and route."""
+    """The counter has method, route and status; the duration method and route."""
     metrics = HttpMetrics(registry)
     metrics.record("GET", "/a/{b}", 200, 0.25)
     metrics.record("GET", "/a/{b}", 404, 0.5)
@@ -34,8 +34,8 @@ def test_a_request_is_one_count_and_one_duration_in_seconds(registry: ScrapedReg
     ]  # fmt: skip
 
 
-def test_milliseconds_are_one_argument(registry: ScrapedRegistry) -> None:
-    """The metric has its unit in its name, its buckets in that unit, and is still given seconds."""
+def test_the_duration_can_be_in_milliseconds(registry: ScrapedRegistry) -> None:
+    """Its name and buckets have that unit; `record` still takes seconds."""
     metrics = HttpMetrics(registry, unit="ms")
     metrics.record("POST", "/a", 201, 0.25)
     assert registry.sample("http_request_duration_ms_sum", method="POST", route="/a") == 250.0
@@ -46,13 +46,13 @@ def test_milliseconds_are_one_argument(registry: ScrapedRegistry) -> None:
 
 
 def test_buckets_can_be_chosen(registry: ScrapedRegistry) -> None:
-    """A service's contract may name its own."""
+    """A service may have buckets of its own."""
     HttpMetrics(registry, buckets=(1, 2)).record("GET", "/", 200, 0.1)
     assert _bounds(registry) == ["1.0", "2.0", "+Inf"]
 
 
 def test_unknown_methods_are_one_series(registry: ScrapedRegistry) -> None:
-    """A scanner that invents methods makes no series, and no entry in a cache."""
+    """A scanner that invents methods creates no series."""
     metrics = HttpMetrics(registry)
     for number in range(1000):
         metrics.record(f"METHOD{number}", "unmatched", 405, 0.001)
@@ -62,7 +62,7 @@ def test_unknown_methods_are_one_series(registry: ScrapedRegistry) -> None:
 
 
 def test_the_unit_is_one_of_two(registry: ScrapedRegistry) -> None:
-    """Anything else is refused where it is written."""
+    """Anything else is refused."""
     with pytest.raises(MetricError, match="is 's' or 'ms', not 'min'"):
         HttpMetrics(registry, unit="min")  # type: ignore[arg-type]
 
@@ -70,7 +70,7 @@ def test_the_unit_is_one_of_two(registry: ScrapedRegistry) -> None:
 def test_websocket_metrics_reserve_their_names_before_the_first_connection(
     registry: ScrapedRegistry,
 ) -> None:
-    """A clash is told where the service declares, and not by a connection that breaks."""
+    """A clash is an error where the service declares, not in a connection."""
     websockets = WebsocketMetrics(registry)
     with pytest.raises(MetricError, match="clashes with the gauge 'websocket_connections_open'"):
         registry.gauge("websocket_connections_open", "Mine.")

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.metrics import ScrapedRegistry
+from support.metrics import ScrapedRegistry, fast_switching, run_together
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._children import RequestChild
 
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["alone", "shared"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> ScrapedRegistry:
-    """A registry with nothing third-party beside it, with values of its own or in an instance's folder."""
+    """A registry without third-party metrics, alone or in an instance."""
     return ScrapedRegistry(tmp_path if request.param == "shared" else None)
 
 
-def test_a_counter_adds_up(registry: ScrapedRegistry) -> None:
-    """A counter without labels is there at 0 and counts by itself."""
+def test_a_counter_sums_its_amounts(registry: ScrapedRegistry) -> None:
+    """A counter without labels is exposed at 0 and counts without a child."""
     jobs = registry.counter("jobs_total", "Jobs.")
     assert registry.sample("jobs_total") == 0.0
     jobs.inc()
@@ -32,8 +31,8 @@ def test_a_counter_adds_up(registry: ScrapedRegistry) -> None:
     assert registry.sample("jobs_total") == 3.5
 
 
-def test_each_label_set_is_a_series_of_its_own(registry: ScrapedRegistry) -> None:
-    """Two label sets count apart, and the same one is the same child."""
+def test_each_label_set_is_a_series(registry: ScrapedRegistry) -> None:
+    """Two label sets have two children; the same one has the same child."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind", "status"))
     jobs.labels(kind="a", status="ok").inc()
     jobs.labels(status="ok", kind="a").inc()
@@ -43,8 +42,8 @@ def test_each_label_set_is_a_series_of_its_own(registry: ScrapedRegistry) -> Non
     assert jobs.labels(kind="a", status="ok") is jobs.labels(status="ok", kind="a")
 
 
-def test_values_that_are_equal_and_read_differently_are_two_series(registry: ScrapedRegistry) -> None:
-    """1, 1.0 and True are one key of a dictionary, and three label values."""
+def test_equal_values_with_different_text_are_different_series(registry: ScrapedRegistry) -> None:
+    """1, 1.0 and True are one dictionary key, but three label values."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     values: tuple[Any, ...] = (1, True, 1.0, "1")
     for value in values:
@@ -54,8 +53,8 @@ def test_values_that_are_equal_and_read_differently_are_two_series(registry: Scr
     assert registry.sample("jobs_total", kind="1.0") == 1.0
 
 
-def test_known_label_sets_are_there_at_zero(registry: ScrapedRegistry) -> None:
-    """What is known beforehand is exposed before its first event, whatever the instrument."""
+def test_known_label_sets_are_exposed_at_zero(registry: ScrapedRegistry) -> None:
+    """Known label sets of any instrument are exposed before their first event."""
     registry.counter("jobs_total", "Jobs.", ("kind",), known=[{"kind": "a"}, {"kind": "b"}])
     registry.gauge("level", "Level.", ("kind",), known=[{"kind": "a"}])
     registry.histogram("time_seconds", "Time.", ("kind",), buckets=(1,), known=[{"kind": "a"}])
@@ -66,7 +65,7 @@ def test_known_label_sets_are_there_at_zero(registry: ScrapedRegistry) -> None:
 
 
 @pytest.mark.parametrize("amount", [-1.0, math.nan, math.inf, -math.inf])
-def test_a_counter_refuses_what_would_spoil_it(registry: ScrapedRegistry, amount: float) -> None:
+def test_a_counter_refuses_negative_and_infinite_amounts(registry: ScrapedRegistry, amount: float) -> None:
     """A counter never goes down and never becomes NaN or infinite."""
     jobs = registry.counter("jobs_total", "Jobs.")
     with pytest.raises(MetricError, match="only goes up, by a finite number"):
@@ -74,8 +73,8 @@ def test_a_counter_refuses_what_would_spoil_it(registry: ScrapedRegistry, amount
     assert registry.sample("jobs_total") == 0.0
 
 
-def test_a_gauge_appears_with_its_first_value_and_goes_when_cleared(registry: ScrapedRegistry) -> None:
-    """A gauge that knows no value says nothing: 0 would be a statement."""
+def test_a_gauge_is_exposed_from_its_first_value_until_it_is_cleared(registry: ScrapedRegistry) -> None:
+    """A gauge without a value is not exposed: 0 would be a value."""
     level = registry.gauge("level", "Level.", multiprocess_mode="sum")
     assert registry.sample("level") is None
     level.set(3)
@@ -88,8 +87,8 @@ def test_a_gauge_appears_with_its_first_value_and_goes_when_cleared(registry: Sc
     assert registry.sample("level") == 1.0
 
 
-def test_clearing_a_gauge_clears_every_label_set_and_keeps_their_children(registry: ScrapedRegistry) -> None:
-    """A child that somebody holds brings its series back with its next value."""
+def test_clearing_a_gauge_clears_every_label_set(registry: ScrapedRegistry) -> None:
+    """A child that was kept brings its series back with its next value."""
     level = registry.gauge("level", "Level.", ("kind",), known=[{"kind": "a"}])
     held = level.labels(kind="b")
     held.set(7)
@@ -101,8 +100,8 @@ def test_clearing_a_gauge_clears_every_label_set_and_keeps_their_children(regist
 
 
 @pytest.mark.parametrize("amount", [math.nan, math.inf])
-def test_a_gauge_refuses_steps_that_are_no_number(registry: ScrapedRegistry, amount: float) -> None:
-    """A gauge may be set to NaN, which says that nothing is known; it does not move by it."""
+def test_a_gauge_refuses_nan_and_infinite_steps(registry: ScrapedRegistry, amount: float) -> None:
+    """A gauge can be set to NaN, which means unknown, but not moved by it."""
     level = registry.gauge("level", "Level.", multiprocess_mode="sum")
     for move in (level.inc, level.dec):
         with pytest.raises(MetricError, match="moves by a finite number"):
@@ -112,7 +111,7 @@ def test_a_gauge_refuses_steps_that_are_no_number(registry: ScrapedRegistry, amo
 
 
 def test_a_histogram_counts_into_its_buckets(registry: ScrapedRegistry) -> None:
-    """A value on a bound belongs to that bucket; buckets add up; the sum is the sum."""
+    """A value equal to a bound belongs to that bucket; buckets are cumulative."""
     time = registry.histogram("time_ms", "Time.", buckets=(10, 50, 5000))
     for value in (0, 10, 10.5, 50, 4999.5, 5000, 5001, -1):
         time.observe(value)
@@ -123,8 +122,8 @@ def test_a_histogram_counts_into_its_buckets(registry: ScrapedRegistry) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_histogram_refuses_what_would_spoil_its_sum(registry: ScrapedRegistry, value: float) -> None:
-    """One NaN in the sum would make every average after it NaN."""
+def test_a_histogram_refuses_nan_and_infinity(registry: ScrapedRegistry, value: float) -> None:
+    """One NaN in the sum would make every later average NaN."""
     time = registry.histogram("time_seconds", "Time.", buckets=(1,))
     with pytest.raises(MetricError, match="takes finite numbers"):
         time.observe(value)
@@ -132,7 +131,7 @@ def test_a_histogram_refuses_what_would_spoil_its_sum(registry: ScrapedRegistry,
 
 
 @pytest.mark.parametrize(("unit", "least", "most"), [("s", 0.01, 5.0), ("ms", 10.0, 5000.0)])
-def test_a_timer_observes_in_the_unit_asked_for_also_when_its_block_raises(
+def test_a_timer_observes_its_block_even_if_it_raises(
     registry: ScrapedRegistry, unit: Any, least: float, most: float
 ) -> None:
     """Each block is one observation, in seconds or in milliseconds."""
@@ -145,8 +144,8 @@ def test_a_timer_observes_in_the_unit_asked_for_also_when_its_block_raises(
     assert least <= (registry.sample("time_sum", kind="a") or 0.0) < most
 
 
-def test_a_timer_knows_two_units(registry: ScrapedRegistry) -> None:
-    """A unit that it does not know is refused when the timer is made."""
+def test_a_timer_has_two_units(registry: ScrapedRegistry) -> None:
+    """Another unit is refused when the timer is created."""
     time = registry.histogram("time_seconds", "Time.", buckets=(1,))
     with pytest.raises(MetricError, match="counts in 's' or 'ms', not in 'h'"):
         time.time("h")  # type: ignore[arg-type]
@@ -155,16 +154,16 @@ def test_a_timer_knows_two_units(registry: ScrapedRegistry) -> None:
     assert registry.sample("time_seconds_count") == 1.0
 
 
-def test_numbers_of_other_types_count_as_their_value(registry: ScrapedRegistry) -> None:
-    """Integers and fractions are taken as the float that they are, before anything is added."""
+def test_numbers_of_other_types_are_converted(registry: ScrapedRegistry) -> None:
+    """Integers and fractions become floats before they are added."""
     jobs = registry.counter("jobs_total", "Jobs.")
     jobs.inc(Fraction(1, 2))  # type: ignore[arg-type]
     jobs.inc(True)
     assert registry.sample("jobs_total") == 1.5
 
 
-def test_labels_are_asked_for_exactly(registry: ScrapedRegistry) -> None:
-    """A label too few, too many or of another name is refused with the call that would do."""
+def test_labels_must_be_exactly_those_declared(registry: ScrapedRegistry) -> None:
+    """A missing, additional or misspelt label is refused, and the error shows the right call."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     plain = registry.counter("runs_total", "Runs.")
     with pytest.raises(MetricError, match=r"takes labels\(kind=…\), not kynd"):
@@ -207,22 +206,22 @@ def test_labels_are_asked_for_exactly(registry: ScrapedRegistry) -> None:
         (lambda r: r.histogram("a", "A.", buckets=(2, 1)), "must rise"),
     ],
 )
-def test_a_declaration_that_prometheus_would_refuse_is_refused(
+def test_an_invalid_declaration_is_refused(
     registry: ScrapedRegistry, declare: Callable[[ScrapedRegistry], object], message: str
 ) -> None:
-    """Names, labels, help texts and buckets are checked where they are written, with the rule and the fix."""
+    """Names, labels, help texts and buckets are checked; the error states the rule and the fix."""
     with pytest.raises(MetricError, match=message):
         declare(registry)
 
 
-def test_a_closing_infinite_bucket_is_understood(registry: ScrapedRegistry) -> None:
-    """+Inf may be written at the end, as other libraries want it."""
+def test_a_closing_infinite_bucket_is_accepted(registry: ScrapedRegistry) -> None:
+    """+Inf may be the last bound, as other libraries require."""
     registry.histogram("time_seconds", "Time.", buckets=(1, math.inf))
     assert registry.sample("time_seconds_bucket", le="+Inf") == 0.0
 
 
 def test_lone_surrogates_in_labels_are_replaced(registry: ScrapedRegistry) -> None:
-    """What UTF-8 cannot carry does not break the scrape."""
+    """Text that UTF-8 cannot encode does not break the scrape."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     jobs.labels(kind="a\ud800b").inc()
     jobs.labels(kind="a\udfffb").inc()
@@ -231,7 +230,7 @@ def test_lone_surrogates_in_labels_are_replaced(registry: ScrapedRegistry) -> No
 
 
 def test_no_update_is_lost_between_threads(registry: ScrapedRegistry) -> None:
-    """Eight threads that switch as often as they can add up to the last one."""
+    """Eight threads that switch as often as possible lose no update."""
     threads, each = 8, 20_000
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     level = registry.gauge("level", "Level.", multiprocess_mode="sum")
@@ -246,24 +245,16 @@ def test_no_update_is_lost_between_threads(registry: ScrapedRegistry) -> None:
             level.inc()
             values.observe(1.5)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        crew = [threading.Thread(target=work) for _ in range(threads)]
-        for one in crew:
-            one.start()
-        for one in crew:
-            one.join()
-    finally:
-        sys.setswitchinterval(interval)
+    with fast_switching():
+        run_together(*[work] * threads)
     assert registry.sample("jobs_total", kind="a") == threads * each
     assert registry.sample("level") == threads * each
     assert registry.sample("time_seconds_bucket", le="2.0") == threads * each
     assert registry.sample("time_seconds_sum") == threads * each * 1.5
 
 
-def test_series_born_in_many_threads_at_once_are_born_once(registry: ScrapedRegistry) -> None:
-    """Threads that meet at a new label set share one child."""
+def test_a_series_used_first_by_many_threads_is_created_once(registry: ScrapedRegistry) -> None:
+    """Threads that use a new label set at the same time get one child."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     start = threading.Barrier(8)
 
@@ -272,16 +263,12 @@ def test_series_born_in_many_threads_at_once_are_born_once(registry: ScrapedRegi
         for number in range(200):
             jobs.labels(kind=str(number)).inc()
 
-    crew = [threading.Thread(target=work) for _ in range(8)]
-    for one in crew:
-        one.start()
-    for one in crew:
-        one.join()
+    run_together(*[work] * 8)
     assert [registry.sample("jobs_total", kind=str(number)) for number in range(200)] == [8.0] * 200
 
 
 def test_a_store_with_a_lock_counts_the_same(registry: ScrapedRegistry) -> None:
-    """Where there is no GIL each update is guarded; the numbers are those of the other way."""
+    """Without a GIL each update takes a lock; the results are the same."""
     registry.store.lock = threading.Lock()
     registry.counter("jobs_total", "Jobs.").inc(2)
     registry.gauge("level", "Level.", multiprocess_mode="sum").inc(3)

@@ -1,4 +1,4 @@
-"""A scrape over several workers: the rules of gauges, exemplars, and what it may cost everybody else."""
+"""Scrapes of several workers: multiprocess modes, exemplars, and how long they hold up the event loop."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from watchkeeper.metrics.exposition._exporter import Exporter
 
 
-def worker(folder: Path, told: list[MetricError] | None = None, **options: Any) -> ScrapedRegistry:
+def worker(folder: Path, errors: list[MetricError] | None = None, **options: Any) -> ScrapedRegistry:
     """Return a registry of one of the workers that share `folder`."""
-    return ScrapedRegistry(folder, on_error=None if told is None else told.append, **options)
+    return ScrapedRegistry(folder, on_error=None if errors is None else errors.append, **options)
 
 
 @contextlib.asynccontextmanager
 async def answering(*registries: ScrapedRegistry) -> AsyncIterator[list[Exporter]]:
-    """Let workers answer each other until the block ends."""
+    """Open the exporters of these workers until the block ends."""
     exporters = [registry.exporter for registry in registries]
     for one in exporters:
         await one.open()
@@ -64,7 +64,7 @@ def lines_of(exposition: Exposition, name: str) -> list[str]:
 
 
 def openmetrics_samples(exposition: Exposition) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return what the strict parser of OpenMetrics reads."""
+    """Return the samples that the strict parser of OpenMetrics reads."""
     families = parse_openmetrics(exposition.body.decode())  # type: ignore[no-untyped-call] # it has no types
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -83,10 +83,10 @@ def openmetrics_samples(exposition: Exposition) -> dict[tuple[str, frozenset[tup
         ("worker", ['level{worker="0"} 3.0', 'level{worker="1"} 2.0', 'level{worker="2"} 1.0']),
     ],
 )
-def test_a_gauge_follows_its_rule_over_all_workers(
+def test_a_gauge_follows_its_multiprocess_mode(
     mode: MultiprocessMode, expected: list[str], tmp_path: Path
 ) -> None:
-    """Each worker shows the same; one that has set nothing does not take part."""
+    """Each worker shows the same; a worker that never set the gauge does not count."""
     workers = [worker(tmp_path) for _ in range(4)]
     gauges = [one.gauge("level", "Level.", multiprocess_mode=mode) for one in workers]
     for value, gauge in zip((3, 2, 1), gauges, strict=False):
@@ -100,8 +100,8 @@ def test_a_gauge_follows_its_rule_over_all_workers(
         assert b"# TYPE level gauge" in one.scrape().body
 
 
-def test_the_latest_word_on_a_gauge_is_also_that_nothing_is_known(tmp_path: Path) -> None:
-    """A worker that clears it last has the last word; whoever sets it after that too."""
+def test_clearing_is_also_the_latest_value_of_a_gauge(tmp_path: Path) -> None:
+    """After one worker clears it, the gauge is not shown until any worker sets it."""
     one, two = worker(tmp_path), worker(tmp_path)
     first, second = one.gauge("level", "Level."), two.gauge("level", "Level.")
     first.set(1)
@@ -115,8 +115,8 @@ def test_the_latest_word_on_a_gauge_is_also_that_nothing_is_known(tmp_path: Path
     assert lines_of(two.scrape(), "level") == ["level NaN"]
 
 
-def test_a_gauge_of_several_label_sets_is_ruled_one_by_one(tmp_path: Path) -> None:
-    """The rule looks at one label set over all workers, and a worker's label stands behind its own."""
+def test_the_multiprocess_mode_applies_to_each_label_set(tmp_path: Path) -> None:
+    """The mode combines one label set of all workers; the label `worker` comes last."""
     one, two = worker(tmp_path), worker(tmp_path)
     for registry, value in ((one, 1), (two, 5)):
         summed = registry.gauge("busy", "Busy.", ("kind",), multiprocess_mode="sum")
@@ -146,10 +146,10 @@ LABEL_VALUES = st.text(
         st.tuples(st.integers(0, 1), LABEL_VALUES, st.floats(0, 1e300), st.integers(0, 12)), max_size=12
     )
 )
-def test_hostile_labels_of_two_workers_come_back_as_their_sum(
+def test_hostile_labels_of_two_workers_are_read_back_as_their_sum(
     counted: list[tuple[int, str, float, int]],
 ) -> None:
-    """Both parsers of prometheus_client read the same from either worker, whatever is in a label."""
+    """Both parsers of prometheus_client read the same from either worker, whatever a label contains."""
     with tempfile.TemporaryDirectory() as folder:
         workers = [worker(Path(folder)) for _ in range(2)]
         declared = [
@@ -179,17 +179,17 @@ def test_hostile_labels_of_two_workers_come_back_as_their_sum(
 
 
 @pytest.mark.parametrize("seen_before", [False, True])
-def test_a_worker_that_declares_another_thing_is_left_out(tmp_path: Path, *, seen_before: bool) -> None:
-    """Each shows what it declares itself, whichever was there first, and says it once."""
-    told: list[MetricError] = []
-    one, two = worker(tmp_path, told), worker(tmp_path)
+def test_a_different_declaration_of_a_peer_is_left_out(tmp_path: Path, *, seen_before: bool) -> None:
+    """Each worker shows what it declares itself, whichever was first, and reports the other once."""
+    errors: list[MetricError] = []
+    one, two = worker(tmp_path, errors), worker(tmp_path)
     two.counter("jobs_total", "Jobs.", ("kind",)).labels(kind="a").inc(7)
     if seen_before:
         assert one.sample("jobs_total", kind="a") == 7.0
     one.counter("jobs_total", "Jobs.").inc(2)
     for _ in range(3):
         assert lines_of(one.scrape(), "jobs_total") == ["jobs_total 2.0"]
-    assert [str(error) for error in told] == [
+    assert [str(error) for error in errors] == [
         (
             "Worker 1 declares 'jobs_total' differently from this one: what it counts there is left out."
             " Run the same code in all workers."
@@ -197,8 +197,8 @@ def test_a_worker_that_declares_another_thing_is_left_out(tmp_path: Path, *, see
     ]
 
 
-def test_when_a_series_began_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
-    """`created` adds the time of the first worker's series to OpenMetrics, and nothing to the text format."""
+def test_openmetrics_shows_creation_times_if_wanted(tmp_path: Path) -> None:
+    """`created` adds the time of the oldest worker's series to OpenMetrics, and nothing to text."""
     before = time.time()
     one, two = worker(tmp_path, created=True), worker(tmp_path, created=True)
     for registry in (one, two):
@@ -213,7 +213,7 @@ def test_when_a_series_began_is_shown_where_it_is_asked_for(tmp_path: Path) -> N
 
 
 async def test_exemplars_of_all_workers_are_in_one_scrape(tmp_path: Path) -> None:
-    """Each bucket and counter has the newest one, whoever saw it; the text format has none."""
+    """Each bucket and counter has the latest one of all workers; the text format has none."""
     one, two = worker(tmp_path), worker(tmp_path)
     for registry, trace in ((one, "a" * 32), (two, "b" * 32)):
         jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
@@ -242,7 +242,7 @@ async def test_exemplars_of_all_workers_are_in_one_scrape(tmp_path: Path) -> Non
 
 
 def test_an_exemplar_has_128_characters_at_most(tmp_path: Path) -> None:
-    """OpenMetrics counts names and values together; what is longer is refused, as are other names."""
+    """Names and values count together; longer exemplars and invalid names are refused."""
     registry = worker(tmp_path)
     jobs = registry.counter("jobs_total", "Jobs.")
     took = registry.histogram("took_seconds", "Time.", buckets=(1, 2))
@@ -258,7 +258,7 @@ def test_an_exemplar_has_128_characters_at_most(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "takes"),
+    ("header", "accepted"),
     [
         ("", False),
         ("gzip", True),
@@ -276,12 +276,12 @@ def test_an_exemplar_has_128_characters_at_most(tmp_path: Path) -> None:
         ("x-gzip", False),
     ],
 )
-def test_gzip_is_sent_to_those_who_take_it(header: str, *, takes: bool) -> None:
-    """As RFC 9110 has it; what cannot be read is a no."""
-    assert accepts_gzip(header) == takes
+def test_gzip_is_sent_if_it_is_accepted(header: str, *, accepted: bool) -> None:
+    """RFC 9110 decides; an invalid quality means no."""
+    assert accepts_gzip(header) == accepted
 
 
-async def test_scrapes_that_overlap_share_one_rendering(tmp_path: Path) -> None:
+async def test_overlapping_scrapes_share_one_rendering(tmp_path: Path) -> None:
     """Ten at once are rendered once for each format; the compressed one is made from the plain one."""
     rendered = 0
 
@@ -302,17 +302,17 @@ async def test_scrapes_that_overlap_share_one_rendering(tmp_path: Path) -> None:
     assert rendered == 1
     bodies = {reply.headers.get("content-encoding", ""): reply.body for reply in replies}
     assert gzip.decompress(bodies["gzip"]) == bodies[""]
-    # Both formats at once, while another worker comes and declares.
-    coming = asyncio.create_task(asyncio.to_thread(_come, tmp_path))
+    # Both formats at once, while another worker joins and declares.
+    joining = asyncio.create_task(asyncio.to_thread(_join_and_declare, tmp_path))
     replies = await asyncio.gather(
         *(ask(watched.app, "/metrics", headers=headers) for headers in (plain, openmetrics) for _ in range(5))
     )
-    await coming
+    await joining
     assert {reply.status for reply in replies} == {200}
     assert rendered == 2
 
 
-def _come(folder: Path) -> None:
+def _join_and_declare(folder: Path) -> None:
     worker(folder).counter("late_total", "Late.").inc()
 
 
@@ -320,46 +320,46 @@ async def _not_called(_scope: Any, _receive: Any, _send: Any) -> None:
     raise AssertionError("only /metrics is requested")
 
 
-def test_a_scrape_that_is_given_up_hides_nothing_from_the_next(tmp_path: Path) -> None:
-    """At whichever step it ends: what it had read and not yet written is in the next one."""
+def test_an_abandoned_scrape_hides_nothing_from_the_next(tmp_path: Path) -> None:
+    """At whichever step it ends, values that it read but did not render are in the next one."""
     one, two = worker(tmp_path), worker(tmp_path)
-    _many(one)
-    bound = _many(two)
+    _create_series(one)
+    bound = _create_series(two)
     for step in range(16):
-        for child in bound:  # in one of them: what another one changes would be written anew for that
+        for child in bound:  # in one worker only: a change in the other would also mark the rows as dirty
             child.inc()
-        given_up = one.exporter.lines(openmetrics=False)
+        abandoned = one.exporter.lines(openmetrics=False)
         for _ in range(step):
-            next(given_up, None)
-        del given_up
+            next(abandoned, None)
+        del abandoned
         values = {line.rsplit(" ")[-1] for line in lines_of(one.scrape(), "jobs_total")}
         assert values == {f"{step + 1.0}"}
 
 
-def _many(registry: ScrapedRegistry, count: int = 9000) -> list[CounterChild]:
+def _create_series(registry: ScrapedRegistry, count: int = 9000) -> list[CounterChild]:
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     return [jobs.labels(kind=str(number)) for number in range(count)]
 
 
-def test_scrapes_that_overlap_do_not_mix(tmp_path: Path) -> None:
-    """One that begins while another is at work, and sees a worker come: both show everything once."""
-    for step in range(12, 46, 3):  # while it finds the other, takes in what that has, and reads its values
+def test_overlapping_scrapes_do_not_mix(tmp_path: Path) -> None:
+    """One scrape starts during another and after a worker joined: both show everything once."""
+    for step in range(12, 46, 3):  # while it finds the peer, its series and its values
         folder = tmp_path / str(step)
         folder.mkdir()
         one, two = worker(folder), worker(folder)
-        for child in _many(one, 5000) + _many(two, 5000):
+        for child in _create_series(one, 5000) + _create_series(two, 5000):
             child.inc()
         first = one.exporter.lines(openmetrics=False)
         started = [next(first) for _ in range(step)]
-        _come(folder)
+        _join_and_declare(folder)
         second = one.scrape()
         for text in ("".join([*started, *first]), second.body.decode()):
             assert text.count("\njobs_total{") == 5000
             assert text.count("} 2.0\n") == 5000
 
 
-async def test_workers_answer_each_other_in_long_paths(tmp_path: Path) -> None:
-    """A socket's address has 107 bytes, a path may have more; the figures of both are in one scrape."""
+async def test_workers_answer_each_other_in_a_folder_with_a_long_path(tmp_path: Path) -> None:
+    """A socket's address has at most 107 bytes; a longer path works too."""
     folder = tmp_path / ("x" * 120)
     folder.mkdir()
     registries = []
@@ -374,7 +374,7 @@ async def test_workers_answer_each_other_in_long_paths(tmp_path: Path) -> None:
                 'theirs{worker="0"} 1.0',
                 'theirs{worker="1"} 2.0',
             ]
-        # One that was closed and opened again answers as before, and so does the other.
+        # A worker that was closed and opened again answers as before.
         await workers[1].close()
         assert lines_of(await workers[0].scrape(openmetrics=False), "theirs") == ['theirs{worker="0"} 1.0']
         await workers[1].open()
@@ -403,7 +403,7 @@ asyncio.run(main())
 
 
 async def test_a_worker_that_hangs_does_not_stop_a_scrape(tmp_path: Path) -> None:
-    """Its counters are there all the same; only what it alone could tell is missing."""
+    """Its counters are shown; only its third-party metrics and exemplars are missing."""
     third_party = CollectorRegistry()
     Gauge("theirs", "Theirs.", registry=third_party).set(4)
     registry = worker(tmp_path, third_party=third_party)
@@ -462,8 +462,8 @@ async def test_a_scrape_of_a_hundred_thousand_series_lets_others_in_between(tmp_
     assert max(gaps.values()) < 0.1, gaps  # about 0.01; without steps it is a second
 
 
-def test_the_exemplars_of_a_worker_have_a_bound() -> None:
-    """The oldest go first; one that is renewed is young again."""
+def test_a_worker_keeps_a_limited_number_of_exemplars() -> None:
+    """The oldest are dropped first; one that is replaced counts as new."""
     registry = ScrapedRegistry()
     jobs = registry.counter("jobs_total", "Jobs.", ("who",))
     cells = {}
@@ -478,8 +478,8 @@ def test_the_exemplars_of_a_worker_have_a_bound() -> None:
     ]  # fmt: skip
 
 
-def test_no_more_buckets_have_a_first_exemplar_than_are_kept() -> None:
-    """Where there are more of them, each would take another's place with each request."""
+def test_first_exemplars_do_not_replace_each_other() -> None:
+    """With more buckets than exemplars kept, a bucket's first one would replace another with each request."""
     registry = ScrapedRegistry()
     metrics = HttpMetrics(registry)
     for number in range(MAX_EXEMPLARS + 100):

@@ -1,4 +1,4 @@
-"""Slots that were damaged, folders that are not ours, threads that count while a registry becomes shared."""
+"""Damaged slots, unusable folders, and threads that count while their worker joins an instance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import shutil
-import sys
 import tempfile
 import threading
 from functools import partial
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.metrics import ScrapedRegistry
+from support.metrics import ScrapedRegistry, fast_switching, run_together
 from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._store import LocalMemory
@@ -33,33 +32,33 @@ if TYPE_CHECKING:
 
 
 def worker(
-    folder: Path | None = None, told: list[MetricError] | None = None, **options: Any
+    folder: Path | None = None, errors: list[MetricError] | None = None, **options: Any
 ) -> ScrapedRegistry:
     """Return the registry of a worker that has joined the instance in `folder`, if any."""
-    return ScrapedRegistry(folder, on_error=None if told is None else told.append, **options)
+    return ScrapedRegistry(folder, on_error=None if errors is None else errors.append, **options)
 
 
 def leave(registry: ScrapedRegistry) -> None:
-    """Let a worker go as a kill does: nothing is tidied up, only its lock is free."""
+    """End a worker as a kill does: its lock is released and nothing else."""
     slot = registry.worker._slot
     assert slot is not None
-    slot.values[1] = 0.0  # nobody's: in a test the process that wrote goes on
+    slot.values[1] = 0.0  # no process: the test's own process keeps running
     slot.release()
     registry.worker._slot = None
 
 
 def shown(registry: ScrapedRegistry) -> Samples:
-    """Return what a scrape of this worker shows."""
+    """Return the samples of a scrape of this worker."""
     return samples_of(registry.text())
 
 
-def read(folder: Path, told: list[MetricError]) -> Samples:
-    """Return what a worker without metrics of its own reads of all slots."""
-    return samples_of("".join(Reader(LocalMemory(), told.append, number=9, folder=folder).steps({})))
+def read(folder: Path, errors: list[MetricError]) -> Samples:
+    """Return what a worker without metrics reads from all slots."""
+    return samples_of("".join(Reader(LocalMemory(), errors.append, number=9, folder=folder).steps({})))
 
 
 def declare(registry: ScrapedRegistry, amount: float) -> None:
-    """Count something of each kind."""
+    """Count with an instrument of each kind."""
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
     for kind in ("a", "b", "c"):
         jobs.labels(kind=kind).inc(amount)
@@ -69,13 +68,13 @@ def declare(registry: ScrapedRegistry, amount: float) -> None:
 
 @pytest.fixture(scope="module")
 def two_slots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Slots of two dead workers; the second one stays whole."""
+    """The slots of two dead workers."""
     folder = tmp_path_factory.mktemp("slots")
     workers = [worker(folder), worker(folder)]
     for one in workers:
         declare(one, 7.0)
         leave(one)
-    # Without the sparse rest of 128 MiB, which would make copies slow.
+    # Cut off the sparse rest of 128 MiB, which would make copies slow.
     for path in folder.glob("*.values"):
         os.truncate(path, 64 * 1024)
     return folder
@@ -98,10 +97,10 @@ def _is_sane(value: float) -> bool:
     flips=st.lists(st.floats(0, 0.9999), max_size=3),
     garbage=st.binary(max_size=40),
 )
-def test_a_damaged_slot_costs_its_own_figures_at_most(
+def test_a_damaged_slot_affects_no_other_slot(
     two_slots: Path, kind: str, cut: float | None, flips: list[float], garbage: bytes
 ) -> None:
-    """Whatever is in it: scrapes and the next worker go on, the others' figures are right, and it is said."""
+    """Whatever it contains, scrapes and the next worker work, other values are right, and it is reported."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "slots"
         shutil.copytree(two_slots, folder)
@@ -114,12 +113,12 @@ def test_a_damaged_slot_costs_its_own_figures_at_most(
                 data = _flipped(data, int(place * 8 * min(used, len(data))))
         path.write_bytes(data + (garbage if cut is not None or kind == "keys" else b""))
 
-        told: list[MetricError] = []
-        seen = read(folder, told)
+        unread: list[MetricError] = []
+        seen = read(folder, unread)
         if kind == "keys":
             jobs = {seen["jobs_total", frozenset({("kind", one)})] for one in "abc"}
             assert jobs <= {7.0, 14.0}
-        assert len(told) <= 1
+        assert len(unread) <= 1
 
         errors: list[MetricError] = []
         first, second = worker(folder, errors), worker(folder, errors)
@@ -145,27 +144,27 @@ def test_a_damaged_slot_costs_its_own_figures_at_most(
         assert again == []
 
 
-def test_keys_that_end_early_are_noticed(tmp_path: Path) -> None:
-    """A file cut at the end of a record is whole by its checksums, but the slot says how much it uses."""
+def test_missing_keys_are_detected(tmp_path: Path) -> None:
+    """Checksums do not show a file cut off between records; the number of used cells does."""
     first = worker(tmp_path)
     declare(first, 7.0)
     leave(first)
     os.truncate(tmp_path / "0.keys", 0)
-    told: list[MetricError] = []
-    assert ("jobs_total", frozenset({("kind", "a")})) not in read(tmp_path, told)
-    assert [str(one) for one in told] == ["The metrics of worker 0 cannot be read and are left out."]
-    told.clear()
-    second = worker(tmp_path, told)
+    errors: list[MetricError] = []
+    assert ("jobs_total", frozenset({("kind", "a")})) not in read(tmp_path, errors)
+    assert [str(one) for one in errors] == ["The metrics of worker 0 cannot be read and are left out."]
+    errors.clear()
+    second = worker(tmp_path, errors)
     declare(second, 1.0)
     assert second.sample("jobs_total", kind="a") == 1.0
-    assert "The keys are cut off." in str(told[0])
+    assert "The keys are cut off." in str(errors[0])
     assert {path.name for path in tmp_path.glob("*.damaged")} == {"0.keys.damaged", "0.values.damaged"}
 
 
-def test_a_slot_that_is_set_aside_is_read_anew_by_the_others(tmp_path: Path) -> None:
-    """Who added up the old file drops it, and shows what its next worker counts."""
-    told: list[MetricError] = []
-    other = worker(tmp_path, told)
+def test_peers_read_a_replaced_slot_from_the_start(tmp_path: Path) -> None:
+    """A peer drops what it summed of the old file, and shows what the slot's next worker counts."""
+    errors: list[MetricError] = []
+    other = worker(tmp_path, errors)
     first = worker(tmp_path)
     declare(other, 1.0)
     declare(first, 7.0)
@@ -174,14 +173,14 @@ def test_a_slot_that_is_set_aside_is_read_anew_by_the_others(tmp_path: Path) -> 
     keys = tmp_path / "1.keys"
     keys.write_bytes(_flipped(keys.read_bytes(), 100))
     assert other.sample("jobs_total", kind="a") == 8.0
-    second = worker(tmp_path, told)
+    second = worker(tmp_path, errors)
     declare(second, 2.0)
     assert other.sample("jobs_total", kind="a") == 3.0
-    assert len(told) == 1
+    assert len(errors) == 1
 
 
-def test_what_others_have_is_shown_as_soon_as_it_is_there(tmp_path: Path) -> None:
-    """A family that only another worker knows, declared after the first scrape, is in the next one."""
+def test_a_peers_new_metric_is_in_the_next_scrape(tmp_path: Path) -> None:
+    """A metric that only a peer declares, after the first scrape, is in the next one."""
     one, two = worker(tmp_path), worker(tmp_path)
     assert one.sample("late_total") is None
     late = two.counter("late_total", "Late.")
@@ -194,7 +193,7 @@ def test_what_others_have_is_shown_as_soon_as_it_is_there(tmp_path: Path) -> Non
 
 
 def test_a_refused_declaration_leaves_the_first_one_as_it_was(tmp_path: Path) -> None:
-    """Also a second one that is the same: what was counted is still there, here and for the next worker."""
+    """A second declaration of the same metric loses no counts, here or for the next worker."""
     for registry in (worker(), worker(tmp_path)):
         jobs = registry.counter("jobs_total", "Jobs.")
         jobs.inc(5)
@@ -206,28 +205,11 @@ def test_a_refused_declaration_leaves_the_first_one_as_it_was(tmp_path: Path) ->
     assert worker(tmp_path).sample("jobs_total") == 6.0
 
 
-@pytest.fixture
-def tiny_switches() -> Iterator[None]:
-    """Have the interpreter change threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-def _together(*calls: Callable[[], None]) -> None:
-    threads = [threading.Thread(target=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 ROUNDS = 3000
 
 
 class _Counting:
-    """Eight threads that count, move a gauge, observe and declare, and one that shares the registry."""
+    """Eight threads that count, move a gauge, observe and declare, and one that joins an instance."""
 
     def __init__(self, folder: Path, *, locked: bool) -> None:
         folder.mkdir()
@@ -238,7 +220,7 @@ class _Counting:
         self._jobs = self.registry.counter("jobs_total", "Jobs.", ("kind",))
         self._level = self.registry.gauge("level", "Level.", multiprocess_mode="sum")
         self._took = self.registry.histogram("took_seconds", "Time.", buckets=(1, 2))
-        self._go = threading.Event()
+        self._started = threading.Event()
 
     def count(self, number: int) -> None:
         bound = self._jobs.labels(kind="all")
@@ -249,23 +231,23 @@ class _Counting:
             self._jobs.labels(kind=f"{number}.{turn % 100}").inc()
             if turn % 100 == 0:
                 self.registry.counter(f"of_{number}_{turn}_total", "Jobs.").inc()
-            self._go.set()
+            self._started.set()
 
     def share(self) -> None:
-        self._go.wait()
+        self._started.wait()
         self.registry.worker.join(self.folder)
 
     def run(self) -> None:
-        _together(*(partial(self.count, number) for number in range(8)), self.share)
+        run_together(*(partial(self.count, number) for number in range(8)), self.share)
 
 
 @pytest.mark.parametrize("locked", [False, True])
-@pytest.mark.usefixtures("tiny_switches")
-def test_threads_lose_nothing_while_a_registry_becomes_shared(tmp_path: Path, *, locked: bool) -> None:
-    """Whatever moment `share` moves the series in: what eight threads counted is there to the last event."""
+def test_threads_lose_nothing_while_their_worker_joins(tmp_path: Path, *, locked: bool) -> None:
+    """At whatever moment the series move, every event of the eight threads is counted."""
     for attempt in range(4):
         counting = _Counting(tmp_path / str(attempt), locked=locked)
-        counting.run()
+        with fast_switching():
+            counting.run()
         for one in (counting.registry, worker(counting.folder)):
             samples = shown(one)
             assert samples["jobs_total", frozenset({("kind", "all")})] == 8 * ROUNDS
@@ -276,33 +258,33 @@ def test_threads_lose_nothing_while_a_registry_becomes_shared(tmp_path: Path, *,
             assert sum(value for (name, _), value in samples.items() if name.startswith("of_")) == 8 * 30
 
 
-class _Meddling(list[float]):
-    """Cells that another thread counts in just before the first of them is written."""
+class _InterruptedCells(list[float]):
+    """Cells that call `interrupt` just before the first write, as if another thread ran."""
 
-    def __init__(self, meddle: Callable[[], None]) -> None:
+    def __init__(self, interrupt: Callable[[], None]) -> None:
         super().__init__([0.0] * 4)
-        self._meddle: Callable[[], None] | None = meddle
+        self._interrupt: Callable[[], None] | None = interrupt
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        meddle, self._meddle = self._meddle, None
-        if meddle is not None:
-            meddle()
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            interrupt()
         super().__setitem__(index, value)
 
 
-def test_a_gauge_that_is_moved_keeps_the_step_that_comes_in_between() -> None:
-    """Whether it went to the old cells or to the new ones."""
+def test_a_gauge_keeps_a_step_that_comes_during_its_move() -> None:
+    """Neither a step in the old cells nor one in the new cells is lost."""
     level = worker().gauge("level", "Level.", multiprocess_mode="sum")
     level.inc(5)
-    cells = _Meddling(level.inc)
+    cells = _InterruptedCells(level.inc)
     [(_, child)] = level.children()
     child.move(cast("memoryview[float]", cells), 0, level.family.width, carry=True)
     level.inc()
     assert cells[0] == 7.0
 
 
-def test_a_metric_that_is_declared_while_a_registry_becomes_shared_is_shared(tmp_path: Path) -> None:
-    """A declaration is whole before the series move, so that none of them stays behind."""
+def test_a_metric_declared_during_a_join_is_shared(tmp_path: Path) -> None:
+    """Series move only when a declaration is complete, so all of them move."""
     registry = worker()
     sharing = threading.Thread(target=registry.worker.join, args=(tmp_path,))
 
@@ -320,8 +302,8 @@ def test_a_metric_that_is_declared_while_a_registry_becomes_shared_is_shared(tmp
         assert other.sample("jobs_total", kind=kind) == 1.0
 
 
-def test_what_came_before_an_adopted_slot_is_added_to_it(tmp_path: Path) -> None:
-    """Counts of both are there; of gauges only what is true now."""
+def test_earlier_counts_are_added_to_an_adopted_slot(tmp_path: Path) -> None:
+    """Counts of both workers are summed; a gauge has the new worker's value only."""
     first = worker(tmp_path)
     declare(first, 7.0)
     first.gauge("gone", "Gone.", multiprocess_mode="sum").set(9)
@@ -337,10 +319,10 @@ def test_what_came_before_an_adopted_slot_is_added_to_it(tmp_path: Path) -> None
     assert ("gone", frozenset()) not in samples
 
 
-def test_label_values_without_end_are_no_series(tmp_path: Path) -> None:
-    """A megabyte in a label is counted as lost, and does not fill the memory that all share."""
-    told: list[MetricError] = []
-    one, two = worker(tmp_path, told), worker(tmp_path, told)
+def test_too_long_label_values_create_no_series(tmp_path: Path) -> None:
+    """A label value of a megabyte is counted as lost, and takes no shared memory."""
+    errors: list[MetricError] = []
+    one, two = worker(tmp_path, errors), worker(tmp_path, errors)
     jobs = one.counter("jobs_total", "Jobs.", ("kind",))
     jobs.labels(kind="x" * 60_000).inc()
     jobs.labels(kind="x" * 1_000_000).inc()
@@ -348,43 +330,43 @@ def test_label_values_without_end_are_no_series(tmp_path: Path) -> None:
     assert two.sample("jobs_total", kind="y") == 1.0
     assert two.sample("jobs_total", kind="x" * 60_000) == 1.0
     assert two.sample("metrics_overflow_total", metric="jobs_total") == 1.0
-    assert "its label values are too long" in str(told[0])
+    assert "its label values are too long" in str(errors[0])
 
 
-def test_the_overflow_is_counted_whatever_the_cap_is(tmp_path: Path) -> None:
-    """Each metric has its own count of what it lost, also where the cap is below the number of metrics."""
-    told: list[MetricError] = []
-    registry = worker(tmp_path, told, max_series=1)
+def test_lost_events_are_counted_for_each_metric(tmp_path: Path) -> None:
+    """The overflow counter has a series for each metric, even if the cap is lower than their number."""
+    errors: list[MetricError] = []
+    registry = worker(tmp_path, errors, max_series=1)
     for name in ("one_total", "two_total", "three_total"):
         jobs = registry.counter(name, "Jobs.", ("kind",))
         for number in range(5):
             jobs.labels(kind=str(number)).inc()
         assert registry.sample("metrics_overflow_total", metric=name) == 4.0
-    assert len(told) == 3
-    assert "'two_total' gets no new series: it has 1 series, its cap" in str(told[1])
+    assert len(errors) == 3
+    assert "'two_total' gets no new series: it has 1 series, its cap" in str(errors[1])
 
 
-def test_labels_at_the_cap_do_not_grow_memory(tmp_path: Path) -> None:
-    """Whatever comes when a metric is full: no series, no file that grows, nothing that is kept."""
+def test_labels_beyond_the_cap_use_no_memory(tmp_path: Path) -> None:
+    """A metric at its cap creates no series, writes to no file and keeps no object."""
     registry = worker(tmp_path, [], max_series=10)
     jobs = registry.counter("jobs_total", "Jobs.", ("kind",))
 
-    def attack() -> None:
+    def count_with_new_labels() -> None:
         for number in range(20_000):
             jobs.labels(kind=f"\x00{number}\n").inc()
 
-    attack()
+    count_with_new_labels()
     gc.collect()
     objects, keys = len(gc.get_objects()), (tmp_path / "0.keys").stat().st_size
-    attack()
+    count_with_new_labels()
     gc.collect()
     assert len(gc.get_objects()) < objects + 100
     assert (tmp_path / "0.keys").stat().st_size == keys
     assert registry.text().count("\njobs_total{") == 10
 
 
-def test_registries_that_are_dropped_leave_no_descriptor(tmp_path: Path) -> None:
-    """Neither the files of their own slot nor those of others stay open or mapped."""
+def test_freed_workers_leave_no_open_file(tmp_path: Path) -> None:
+    """Neither the files of their slots nor those of peers stay open or mapped."""
 
     def use() -> None:
         gc.collect()
@@ -407,12 +389,12 @@ def test_registries_that_are_dropped_leave_no_descriptor(tmp_path: Path) -> None
     assert len(list(tmp_path.glob("*.values"))) == 3
 
 
-def test_a_folder_that_goes_away_stops_nothing(tmp_path: Path) -> None:
-    """A cleaner of temporary files takes the folder: workers show what they know, and say it once."""
-    told: list[MetricError] = []
+def test_workers_survive_the_removal_of_their_folder(tmp_path: Path) -> None:
+    """After a cleanup of temporary files, workers show what they have read, and report it once."""
+    errors: list[MetricError] = []
     folder = tmp_path / "instance"
     folder.mkdir()
-    one, two = worker(folder, told), worker(folder)
+    one, two = worker(folder, errors), worker(folder)
     declare(one, 1.0)
     declare(two, 2.0)
     assert one.sample("jobs_total", kind="a") == 3.0
@@ -423,12 +405,12 @@ def test_a_folder_that_goes_away_stops_nothing(tmp_path: Path) -> None:
         assert one.sample("jobs_total", kind="a") == 3.0
         assert one.sample("more_total") == 1.0
     assert one.worker.running_peers() == frozenset()
-    assert len(told) == 1
-    assert "cannot be read" in str(told[0])
+    assert len(errors) == 1
+    assert "cannot be read" in str(errors[0])
 
 
-def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
-    """A file in its place, one that is not there: the worker counts by itself."""
+def test_a_worker_stays_alone_without_a_usable_folder(tmp_path: Path) -> None:
+    """A file or nothing in place of the folder is an error; the worker still counts, and can join later."""
     registry = worker()
     jobs = registry.counter("jobs_total", "Jobs.")
     jobs.inc()
@@ -442,8 +424,8 @@ def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
     assert registry.sample("jobs_total") == 2.0
 
 
-def test_a_shared_folder_of_others_is_refused(tmp_path: Path) -> None:
-    """In a place where everybody may write, a folder that others may read or that is a link is not ours."""
+def test_a_folder_that_others_can_access_is_refused(tmp_path: Path) -> None:
+    """Its mode must be 0700, its owner this user, and it must not be a link or a file."""
     ours = tmp_path / f"watchkeeper-{os.geteuid()}"
     ours.mkdir(mode=0o755)
     with pytest.raises(MetricError, match="is not a folder of this user alone: remove it, or set its mode"):
@@ -465,8 +447,8 @@ def test_a_shared_folder_of_others_is_refused(tmp_path: Path) -> None:
         Instance("shop", base=tmp_path)
 
 
-def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
-    """A worker is known by its start time too: the gauges of a dead one stay away."""
+def test_a_reused_pid_is_another_process(tmp_path: Path) -> None:
+    """A worker is identified by its start time too, so the gauges of a dead one are not shown."""
     assert is_running(os.getpid(), start_time(os.getpid()))
     assert not is_running(os.getpid(), start_time(os.getpid()) - 1)
     one, two = worker(tmp_path), worker(tmp_path)
@@ -475,13 +457,13 @@ def test_a_pid_that_is_used_again_is_another_process(tmp_path: Path) -> None:
     assert two.worker._slot is not None
     two.worker._slot.values[2] -= 1.0
     assert one.sample("level") is None
-    for garbled in (math.nan, math.inf, -1.0, 1e300):
-        two.worker._slot.values[1] = garbled
+    for damaged in (math.nan, math.inf, -1.0, 1e300):
+        two.worker._slot.values[1] = damaged
         assert one.sample("level") is None
 
 
-def test_keepers_of_one_process_are_instances_of_their_own(tmp_path: Path) -> None:
-    """Two keepers of one service side by side do not mix; a name joins them."""
+def test_each_keeper_of_a_process_has_its_own_instance(tmp_path: Path) -> None:
+    """Two keepers of one service do not mix, unless they have the same instance name."""
     folders = [Instance("shop", base=tmp_path).folder for _ in range(2)]
     folders.append(Instance("shop2", base=tmp_path).folder)
     named = [Instance("shop", name="all", base=tmp_path).folder for _ in range(2)]
@@ -489,10 +471,10 @@ def test_keepers_of_one_process_are_instances_of_their_own(tmp_path: Path) -> No
     assert len(set(named)) == 1
 
 
-def test_adoptions_while_others_scrape_take_nothing_back(tmp_path: Path) -> None:
-    """Workers die and are adopted while another scrapes all the time: no counter falls, no gauge is stale."""
-    told: list[MetricError] = []
-    reader = worker(tmp_path, told)
+def test_no_counter_falls_while_slots_are_adopted(tmp_path: Path) -> None:
+    """While another worker scrapes, workers end and their slots are adopted: no gauge is stale either."""
+    errors: list[MetricError] = []
+    reader = worker(tmp_path, errors)
     ended = threading.Event()
     fell: list[tuple[float, float]] = []
 
@@ -505,21 +487,21 @@ def test_adoptions_while_others_scrape_take_nothing_back(tmp_path: Path) -> None
                 fell.append((before, now))
             before = now
 
-    def live_and_die() -> None:
+    def adopt_again_and_again() -> None:
         for _ in itertools.repeat(None, 60):
             one = worker(tmp_path)
             declare(one, 1.0)
             leave(one)
         ended.set()
 
-    _together(scrape, live_and_die)
+    run_together(scrape, adopt_again_and_again)
     assert fell == []
     assert reader.sample("jobs_total", kind="a") == 60.0
-    assert told == []
+    assert errors == []
 
 
-def test_the_cap_holds_over_the_workers_of_a_slot(tmp_path: Path) -> None:
-    """One that is restarted again and again with labels of its own neither adds series nor grows a file."""
+def test_the_cap_includes_series_of_earlier_workers(tmp_path: Path) -> None:
+    """A worker that restarts with new labels again and again adds no series and writes to no file."""
     sizes = []
     for generation in range(4):
         registry = ScrapedRegistry(max_series=3)
@@ -538,12 +520,12 @@ def test_the_cap_holds_over_the_workers_of_a_slot(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("openmetrics", [False, True])
 @pytest.mark.parametrize("garbled", ["jobs_total", "took_seconds"])
-def test_values_that_are_no_numbers_are_left_out_and_told_once(
+def test_values_that_are_not_finite_are_left_out_and_reported_once(
     tmp_path: Path, garbled: str, *, openmetrics: bool
 ) -> None:
-    """What the other worker has of that row is left out, and no scrape fails."""
-    told: list[str] = []
-    registries = [ScrapedRegistry(on_error=lambda error: told.append(str(error))) for _ in range(2)]
+    """The other worker's part of that row is left out, and no scrape fails."""
+    errors: list[str] = []
+    registries = [ScrapedRegistry(on_error=lambda error: errors.append(str(error))) for _ in range(2)]
     for registry in registries:
         registry.counter("jobs_total", "Jobs.").inc()
         registry.histogram("took_seconds", "Took.", buckets=(1.0,)).observe(0.5, {"trace_id": "a" * 32})
@@ -558,16 +540,16 @@ def test_values_that_are_no_numbers_are_left_out_and_told_once(
         line.split(" ")[0]: line.split(" ")[1] for line in text.splitlines() if not line.startswith("#")
     }
     whole = {"jobs_total": "2.0", "took_seconds_count": "2.0"}
-    spoilt = "jobs_total" if garbled == "jobs_total" else "took_seconds_count"
-    assert {name: counts[name] for name in whole} == whole | {spoilt: "1.0"}
-    assert len(told) == 1
-    assert "no numbers" in told[0]
+    damaged = "jobs_total" if garbled == "jobs_total" else "took_seconds_count"
+    assert {name: counts[name] for name in whole} == whole | {damaged: "1.0"}
+    assert len(errors) == 1
+    assert "no numbers" in errors[0]
 
 
-def test_counts_that_add_up_to_more_than_a_number_can_be_are_left_out(tmp_path: Path) -> None:
-    """Numbers each, which the series before them in the slot hides from a look at the sum of all."""
-    told: list[str] = []
-    one, two = (ScrapedRegistry(on_error=lambda error: told.append(str(error))) for _ in range(2))
+def test_counts_whose_sum_overflows_are_left_out(tmp_path: Path) -> None:
+    """Each count is finite, and a negative one before them hides the overflow from the sum of all cells."""
+    errors: list[str] = []
+    one, two = (ScrapedRegistry(on_error=lambda error: errors.append(str(error))) for _ in range(2))
     for registry in (one, two):
         took = registry.histogram("took_seconds", "Took.", ("by",), buckets=(1.0,))
         took.labels(by="first").observe(0.5)
@@ -581,5 +563,5 @@ def test_counts_that_add_up_to_more_than_a_number_can_be_are_left_out(tmp_path: 
     for _ in range(2):
         one.scrape()
     assert [one.sample("took_seconds_count", by=by) for by in ("first", "second")] == [2.0, 1.0]
-    assert len(told) == 1
-    assert "no numbers" in told[0]
+    assert len(errors) == 1
+    assert "no numbers" in errors[0]
