@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+from hypothesis import HealthCheck, settings
+
 # The service's variables would reach tests that read the environment, and the programs that tests start.
 _OURS = (
     *(
@@ -32,7 +34,13 @@ pytest_plugins = [
 
 
 def pytest_configure() -> None:
-    """Remove the service's variables, and restore the handling of Ctrl-C."""
+    """Remove the service's variables, restore Ctrl-C, and lift the time limits of property tests."""
+    settings.register_profile(
+        "busy machine",
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+    settings.load_profile("busy machine")
     for name in list(os.environ):
         if name.startswith(_OURS) and name != "HOSTNAME":
             del os.environ[name]

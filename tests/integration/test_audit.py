@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
@@ -121,7 +121,7 @@ async def test_a_payload_arrives_as_json(
     assert (await _written(database, payload=payload)).payload == stored
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     fields=st.fixed_dictionaries(
         {

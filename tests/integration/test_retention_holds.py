@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.retention import EVENTS, SESSIONS, RetentionDB, force_index_scans
@@ -233,7 +233,7 @@ def meets(value: str | None, condition: Condition) -> bool:
     return answers[condition.operator]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(
     rows=st.lists(st.tuples(st.none() | TEXTS, st.booleans()), max_size=12),
     holds=st.lists(st.lists(CONDITIONS, max_size=2), max_size=3),

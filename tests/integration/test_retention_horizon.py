@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.retention import UNTHROTTLED, RetentionDB
@@ -68,7 +68,7 @@ def oldest(ages: Iterable[int | str | None]) -> datetime | None:
     return min(known, default=None)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10)
 @given(
     rows=st.lists(st.tuples(AGES, st.sampled_from("abcd")), max_size=40),
     held=st.sets(st.sampled_from("abc")),
@@ -126,7 +126,7 @@ async def test_rows_before_the_horizon_and_not_held_are_deleted(
             assert (result.status, result.deleted) == ("completed", len(due))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10)
 @given(keep=KEEPS, zone=ZONES)
 async def test_horizon_is_exact_across_clock_changes(db: RetentionDB, keep: timedelta, zone: str) -> None:
     """To the microsecond, for the run and for the plan."""

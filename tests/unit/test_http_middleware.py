@@ -8,8 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support.asgi import LOCAL_HOST, ask, scope_of, watch
@@ -686,7 +685,6 @@ async def test_concurrent_requests_keep_their_own_ids(tmp_path: Path) -> None:
     }
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.text(max_size=30),
     raw=st.binary(max_size=30),

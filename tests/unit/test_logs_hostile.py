@@ -65,7 +65,7 @@ def render(**fields: object) -> dict[str, Any]:
     return parsed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(TEXT, GARBAGE, max_size=4))
 def test_anything_is_one_line_of_strict_json(fields: dict[str, Any]) -> None:
     """Whatever the fields hold, the canonical keys are there and a strict reader takes the line."""
@@ -73,7 +73,7 @@ def test_anything_is_one_line_of_strict_json(fields: dict[str, Any]) -> None:
     assert len(parsed) == 4 + len(fields)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TEXT, TEXT, TEXT)
 def test_any_request_is_one_line_of_strict_json(url: str, method: str, request_id: str) -> None:
     """What a client can influence in a request line cannot break it, and comes out readable."""
@@ -97,7 +97,6 @@ def test_any_request_is_one_line_of_strict_json(url: str, method: str, request_i
     assert parse_line(line)["type"] == "request"
 
 
-@settings(deadline=None)
 @given(TEXT)
 def test_no_character_that_a_terminal_acts_on_comes_out_raw(text: str) -> None:
     """Control characters, ANSI escapes, line separators and direction marks are escaped, not lost."""

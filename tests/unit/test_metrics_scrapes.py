@@ -140,7 +140,7 @@ LABEL_VALUES = st.text(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counted=st.lists(
         st.tuples(st.integers(0, 1), LABEL_VALUES, st.floats(0, 1e300), st.integers(0, 12)), max_size=12

@@ -90,7 +90,7 @@ def _is_sane(value: float) -> bool:
     return math.isfinite(value) and value >= 0.0
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     kind=st.sampled_from(["keys", "values"]),
     cut=st.one_of(st.none(), st.floats(0, 1)),

@@ -5,7 +5,7 @@ import time
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from watchkeeper.logs import Redactor
@@ -162,7 +162,6 @@ def test_only_the_encoded_secret_is_masked(text: str, shown: str) -> None:
     assert Redactor(["CANARY-met-0123", "café au lait"]).text(text) == shown
 
 
-@settings(deadline=None)
 @given(st.text(max_size=20), st.text(max_size=20), st.sets(st.integers(0, 14)))
 def test_what_stands_around_an_encoded_secret_stays(before: str, after: str, escaped: set[int]) -> None:
     """Whichever of its characters are percent-encoded, and whatever is encoded beside it."""
@@ -187,7 +186,6 @@ def test_a_longer_secret_wins_over_one_within_it() -> None:
     assert redactor.text("at postgresql://bob:s3cr3t-password@db/shop.") == "at ***."
 
 
-@settings(deadline=None)
 @given(st.text(min_size=12, max_size=30), st.text(max_size=50), st.text(max_size=50))
 def test_a_long_secret_never_survives(secret: str, before: str, after: str) -> None:
     """Whatever it is made of and whatever stands around it."""
@@ -195,7 +193,6 @@ def test_a_long_secret_never_survives(secret: str, before: str, after: str) -> N
     assert secret not in redacted or secret in "***"
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_redacting_twice_changes_nothing_more(text: str) -> None:
     """What is masked stays masked, and only once."""
@@ -203,7 +200,6 @@ def test_redacting_twice_changes_nothing_more(text: str) -> None:
     assert PLAIN.text(once) == once
 
 
-@settings(deadline=None)
 @given(st.text("0123456789abcdef-\n", max_size=100))
 def test_ids_of_hex_digits_look_like_no_credential(ids: str) -> None:
     """So they need no look for the known kinds; a registered secret may still be one of them."""
@@ -213,7 +209,6 @@ def test_ids_of_hex_digits_look_like_no_credential(ids: str) -> None:
     assert not Redactor(["0badc0ffee"]).is_plain(f"{ids}0badc0ffee")
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 60),
     st.integers(20, 40),
