@@ -51,11 +51,11 @@ class Watchkeeper:
     Args:
         service: Name of the service, in every log line and as the name of its state folder.
         settings: The operator's settings; default: read from the environment.
-        database: Whether the service has a PostgreSQL (`DATABASE_URL`, else the embedded one); default: only
-            with policies or migrations.
+        database: Whether the service has a PostgreSQL database (`DATABASE_URL`, else the embedded one);
+            default: only with policies or migrations.
         migrations: The service's own migrations, applied after the library's.
         checks: Dependencies that `/health/detailed` checks besides the database.
-        retention: How long the rows of which table are kept; needs the database.
+        retention: Policies that say how long the rows of a table are kept.
         archive: Where policies that archive write their rows first; default: the folder of the settings.
         duration_unit: Unit of the HTTP duration histogram and of its name: "s" or "ms".
         duration_buckets: Upper bounds of that histogram, in its unit; default: the library's.
@@ -89,7 +89,6 @@ class Watchkeeper:
             on_error=self._log_metric_error,
             max_series=self.settings.metrics_max_series,
         )
-        # Instruments are declared on the registry; a service says keeper.counter(...).
         self.counter: Final = self.registry.counter
         self.gauge: Final = self.registry.gauge
         self.histogram: Final = self.registry.histogram

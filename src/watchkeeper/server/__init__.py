@@ -1,4 +1,4 @@
-"""Watchkeeper's own entry point for a service: it owns the signals, the drain and the exit code."""
+"""Watchkeeper's entry point for a service, in charge of signals, draining and the exit code."""
 
 from __future__ import annotations
 

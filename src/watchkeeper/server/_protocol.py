@@ -1,7 +1,8 @@
-"""What never reaches the app: requests that are no HTTP, heads that are too large or take too long.
+"""Refuses what is not HTTP, and request heads that are too large or too slow.
 
-They get the one error body, a count and a line all the same. uvicorn alone answers the first with plain text,
-and has no bound for the others: anybody could fill its memory or hold its connections.
+Such requests never reach the app, and get the same error body, metrics and log line as all others. uvicorn
+alone answers the first with plain text and has no limits for heads, so any client could fill its memory or
+hold its connections.
 """
 
 from __future__ import annotations
@@ -26,42 +27,36 @@ MAX_HEAD: Final = 64 * 1024
 """Largest head of a request (request line and headers), in bytes."""
 
 HEAD_TIMEOUT_S: Final = 10.0
-"""How long a head may take to arrive, from the connection or from its first byte on."""
+"""How long a head may take to arrive, from the connection or from its first byte."""
 
-_NOT_HTTP: Final = "Invalid HTTP request received."  # uvicorn's words for what it could not parse
+_NOT_HTTP: Final = "Invalid HTTP request received."  # uvicorn's message for what it cannot parse
 _REASONS: Final = {
-    400: (b"Bad Request", "This is not HTTP/1.1 that can be read: look at method, target and headers."),
+    400: (b"Bad Request", "This is not valid HTTP/1.1: check method, target and headers."),
     408: (b"Request Timeout", f"The head of the request did not arrive within {HEAD_TIMEOUT_S:g} seconds."),
     431: (b"Request Header Fields Too Large", f"The head of the request is larger than {MAX_HEAD} bytes."),
 }
 
 
 class Config(uvicorn.Config):
-    """uvicorn's configuration, with the keeper for the protocol to find.
-
-    Args:
-        app: The wrapped app.
-        keeper: The keeper that it is wrapped by.
-        **options: Further options of uvicorn.
-    """
+    """uvicorn's configuration, with the keeper for the protocol."""
 
     def __init__(self, app: Any, keeper: Watchkeeper, **options: Any) -> None:
         super().__init__(app, http=Protocol, **options)
         self.keeper = keeper
-        # The request line says it; a second line of the server's would say it without the request's id.
-        logging.getLogger("uvicorn.error").addFilter(_says_more)
+        # The request's own line reports it; uvicorn's would lack the request id.
+        logging.getLogger("uvicorn.error").addFilter(_is_not_parse_error)
 
 
-def _says_more(record: logging.LogRecord) -> bool:
+def _is_not_parse_error(record: logging.LogRecord) -> bool:
     return record.msg != _NOT_HTTP
 
 
 class _HeadTooLargeError(Exception):
-    """Ends the parsing of a head that came in one piece and is too large."""
+    """Stops the parser for a head that arrived in one piece and is too large."""
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, with bounds for the head of a request."""
+    """uvicorn's protocol with limits for the head of a request."""
 
     config: Config
 
@@ -73,17 +68,17 @@ class Protocol(HttpToolsProtocol):
         self._refusal = 400
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a head, but not for ever."""
+        """Start the timeout of the first head."""
         super().connection_made(transport)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop the timeout."""
         self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, as long as the head keeps within its bounds."""
+        """Parse `data`, and refuse a head that exceeds its limit."""
         self._head_bytes += len(data)
         super().data_received(data)
         if not self._head_is_open or self.transport.is_closing():
@@ -94,16 +89,16 @@ class Protocol(HttpToolsProtocol):
             self._start_head_timer()
 
     def on_message_begin(self) -> None:
-        """Open a head."""
+        """Begin a head."""
         super().on_message_begin()
         self._head_is_open = True
 
     def on_headers_complete(self) -> None:
-        """Close the head."""
+        """End the head."""
         self._head_is_open = False
         self._stop_head_timer()
         arrived, self._head_bytes = self._head_bytes, 0
-        # What arrived may hold a body too: only a large piece is worth adding up.
+        # The bytes may include a body, so a large piece is measured exactly.
         if arrived > MAX_HEAD and sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             self._refusal = 431
             raise _HeadTooLargeError
@@ -112,20 +107,20 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Start counting anew: what follows belongs to the next head."""
+        """Reset the count for the next head."""
         self._head_bytes = 0
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the parser's words are for nobody
-        """Answer what cannot be parsed, and close the connection."""
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the parser's message is not sent
+        """Refuse what cannot be parsed."""
         self._refuse(self._refusal)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: the request is answered as the plain one that it is, and has its line."""
+        """Log nothing: the request is answered as a plain one and has its own line."""
 
     def _take_host_from_target(self) -> None:
-        # RFC 9112, 3.2.2: the authority of an absolute target counts, whatever Host says. Who decides by
-        # Host, as /metrics does, would else be told that a stranger's address is this machine.
+        # RFC 9112, 3.2.2: the authority of an absolute target replaces Host. Otherwise code that trusts Host,
+        # as /metrics does, could be told that a remote address is this machine.
         target = httptools.parse_url(self.url)
         host = target.host or b""
         authority = b"[%s]" % host if b":" in host else host
@@ -145,11 +140,11 @@ class Protocol(HttpToolsProtocol):
     def _on_head_timeout(self) -> None:
         self._head_timer = None
         if self._is_answering():
-            self._start_head_timer()  # the next request of the connection has begun early: it can wait
+            self._start_head_timer()  # a pipelined request: its head can wait
         elif self._head_bytes:
             self._refuse(408)
         else:
-            self.transport.close()  # nobody asked anything
+            self.transport.close()  # no request began
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -166,13 +161,13 @@ class Protocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
-        # A request that is being answered is counted and said by the edge: its body broke off.
+        # The middleware records a request that is being answered: its body is incomplete.
         if not self._is_answering():
-            self._count(status, ids.request_id, ids.trace_id, ids.span_id, len(body))
+            self._record(status, ids.request_id, ids.trace_id, ids.span_id, len(body))
         self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, reason, head, body))
         self.transport.close()
 
-    def _count(self, status: int, request_id: str, trace_id: str, span_id: str, size: int) -> None:
+    def _record(self, status: int, request_id: str, trace_id: str, span_id: str, size: int) -> None:
         keeper = self.config.keeper
         if keeper.settings.metrics:
             keeper.http_metrics.record("_OTHER", "unmatched", status, 0.0)

@@ -1,8 +1,8 @@
-"""Serve an app with uvicorn in this process, and end it the way an orchestrator expects.
+"""Serves an app with uvicorn in this process and shuts down as an orchestrator expects.
 
-On SIGTERM or SIGINT: `/readyz` turns 503, `shutdown_delay` passes (so that load balancers notice), new
-connections are refused, requests in flight get `shutdown_grace` to finish, the keeper stops, lines are
-flushed, and the process exits 0. A second SIGINT does not wait. uvicorn alone would exit 143.
+On SIGTERM or SIGINT `/readyz` returns 503, `shutdown_delay` passes (so that load balancers notice), new
+connections are refused, requests in flight get `shutdown_grace` to finish, the keeper stops, log lines are
+flushed, and the process exits with 0. A second SIGINT does not wait. uvicorn alone would exit with 143.
 
 Lines: `{type: "server", status: "listening" | "stopping" | "stopped"}`.
 """
@@ -35,40 +35,40 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(keeper: Watchkeeper, app: ASGIApp, *, websockets: bool = True) -> int:
-    """Run `app` until a signal ends it.
+    """Run `app` until a signal stops it.
 
     Args:
-        keeper: The keeper that `app` is wrapped by; its settings say host, port and times.
+        keeper: The keeper that wrapped `app`; its settings define host, port and shutdown times.
         app: The wrapped app.
-        websockets: False answers upgrades as the plain requests that they are without them; True needs a
-            library for them (websockets or wsproto).
+        websockets: False answers upgrades as plain requests; True (the default) needs a library for them
+            (websockets or wsproto).
 
     Returns:
-        The exit code of the process: 0 after a clean end, 1 when the service did not start.
+        The exit code of the process: 0 after a clean shutdown, 1 if the service did not start.
     """
     keeper.logging.install()
     try:
         listener = _listen(keeper.settings)
     except ConfigurationError as error:
-        _say(keeper.settings, error)
+        _print_error(keeper.settings, error)
         return 1
     with listener:
         server = _Server(keeper, app, websockets=websockets)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.serve_on(listener))
     keeper.logging.flush()
-    if not server.started and not server.was_told_to_stop:
-        _say(keeper.settings, keeper.failure or "the app did not start; its last lines say why.")
+    if not server.started and not server.was_stopped:
+        _print_error(keeper.settings, keeper.failure or "the app did not start; see its last log lines.")
         return 1
     return 0
 
 
-def _say(settings: Settings, what: object) -> None:
+def _print_error(settings: Settings, what: object) -> None:
     sys.stderr.write(f"{settings.service}: {what}\n")
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Bind and listen now, so that a port in use is one sentence and not a traceback."""
+    """Bind and listen first, so that a port in use is reported by a sentence instead of a traceback."""
     try:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
             0
@@ -76,7 +76,7 @@ def _listen(settings: Settings) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         raise ConfigurationError(
-            f"HOST {settings.host!r} is no address of this machine: {error.strerror}."
+            f"HOST {settings.host!r} is not an address of this machine: {error.strerror}."
         ) from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -84,12 +84,12 @@ def _listen(settings: Settings) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigurationError(_why_not_bound(settings, error)) from error
+        raise ConfigurationError(_bind_problem(settings, error)) from error
     listener.setblocking(False)
     return listener
 
 
-def _why_not_bound(settings: Settings, error: OSError) -> str:
+def _bind_problem(settings: Settings, error: OSError) -> str:
     where = f"{settings.host}:{settings.port}"
     if error.errno == errno.EADDRINUSE:
         return f"{where} is in use by another process: end that one, or set PORT to a free port."
@@ -99,7 +99,7 @@ def _why_not_bound(settings: Settings, error: OSError) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, with signals that drain before they stop."""
+    """uvicorn's server, which drains before it stops on a signal."""
 
     def __init__(self, keeper: Watchkeeper, app: ASGIApp, *, websockets: bool) -> None:
         grace = keeper.settings.shutdown_grace.total_seconds()
@@ -120,12 +120,12 @@ class _Server(uvicorn.Server):
         self._serving: asyncio.Task[None] | None = None
 
     @property
-    def was_told_to_stop(self) -> bool:
-        """Whether a signal came."""
+    def was_stopped(self) -> bool:
+        """Whether a signal arrived."""
         return self._drain is not None
 
     async def serve_on(self, listener: socket.socket) -> None:
-        """Serve on `listener` until told to stop."""
+        """Serve on `listener` until a signal stops it."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
@@ -133,7 +133,7 @@ class _Server(uvicorn.Server):
         try:
             await self.serve(sockets=[listener])
         except asyncio.CancelledError:
-            await self._keeper.close()  # the app itself did not get started, nor stopped, within the grace
+            await self._keeper.close()  # the app itself neither started nor stopped within the grace period
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
@@ -141,7 +141,7 @@ class _Server(uvicorn.Server):
             self._keeper.logging.event("info", type="server", status="stopped")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start as uvicorn does, then say where; leave the exit code of a failed start to `serve`."""
+        """Start, then log the address; `serve` determines the exit code of a failed start."""
         try:
             await super().startup(sockets=sockets)
         except SystemExit:
@@ -155,7 +155,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `serve_on`: uvicorn would raise them again at the end and so exit 143."""
+        """Leave the signals to `serve_on`: uvicorn would raise them again at the end and exit with 143."""
         yield
 
     def _on_signal(self, number: int) -> None:
@@ -164,15 +164,15 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             return
         self._keeper.begin_shutdown()
-        # The keeper gives up its own start at once; the app's may take as long as a request.
+        # The keeper cancels its own start at once; the app's start may take as long as a request.
         grace = self._keeper.settings.shutdown_grace.total_seconds()
-        asyncio.get_running_loop().call_later(grace, self._give_up_starting)
+        asyncio.get_running_loop().call_later(grace, self._cancel_start)
         self._keeper.logging.event(
             "info", type="server", status="stopping", signal=signal.Signals(number).name
         )
         self._drain = asyncio.get_running_loop().create_task(self._stop_after_delay())
 
-    def _give_up_starting(self) -> None:
+    def _cancel_start(self) -> None:
         if not self.started and self._serving is not None:
             self._serving.cancel()
 
