@@ -18,6 +18,7 @@ from bench._figure import OURS
 from bench._workers import WorkerError
 from watchkeeper import Policy, Settings, Watchkeeper
 from watchkeeper.retention import Limits
+from watchkeeper.retention._model import Observers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,6 +66,17 @@ class Case:
             f" - ({self.rows} - rank) * interval '1 ms' AS received_at"
             f" FROM (SELECT g, ({rank}) % {self.rows} AS rank FROM generate_series(1, {self.rows}) g) AS r"
         ).encode()
+
+
+class _OnDeleted(Observers):
+    """Calls a function with the number of rows after each transaction that deleted some."""
+
+    def __init__(self, call: Callable[[int], None]) -> None:
+        super().__init__()
+        self._call = call
+
+    def deleted(self, _table: str, rows: int) -> None:
+        self._call(rows)
 
 
 class PrunedService:
@@ -135,7 +147,7 @@ class PrunedService:
         deleted, at = 0, time.perf_counter()
         self.transactions.clear()
 
-        def progress(_table: str, rows: int) -> None:
+        def progress(rows: int) -> None:
             nonlocal deleted, at
             now = time.perf_counter()
             self.transactions.append(now - at)
@@ -144,7 +156,9 @@ class PrunedService:
             if deleted >= expected * 0.99:
                 near_end()
 
-        (result,) = self._runner.run(self._keeper.retention.run_now(None, progress, limits=limits))
+        (result,) = self._runner.run(
+            self._keeper.retention.run_now(limits=limits, observer=_OnDeleted(progress))
+        )
         if result.status != "completed":
             raise WorkerError(f"the run {result.status}: {result.error}")
         return result.deleted

@@ -321,7 +321,7 @@ async def test_ctrl_c_in_the_middle_of_a_run_closes_it(db: RetentionDB) -> None:
     assert answer.code == 1
     assert f"inbound_events: stopped, {20_004 - left:,} rows deleted (run 1)" in answer.out
     assert [entry["deleted"] for entry in db.audit_payloads()] == [20_004 - left]
-    assert "was asked to stop: run it again, and it goes on where it ended" in answer.out
+    assert "was stopped with its process: run it again, and it continues where it ended" in answer.out
     assert "scheduled" not in answer.out
 
 

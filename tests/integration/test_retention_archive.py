@@ -16,14 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.archive import ARCHIVED, HookedArchive, archived, difference, file_of
-from support.retention import RetentionDB, force_index_scans
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.logs import Logging, Sink
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import FolderArchive, Location, Policy, Retention, RetentionMetrics
+from watchkeeper.retention import FolderArchive, Location, Policy, Retention
+from watchkeeper.retention._metrics import RetentionMetrics
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from support.retention import RetentionDB
 
 
 EVERYTHING = """
@@ -178,11 +180,9 @@ async def test_restore_returns_any_value(db: RetentionDB, rows: list[tuple[Any, 
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_rows_are_archived_before_they_are_deleted(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_rows_are_archived_before_they_are_deleted(db: RetentionDB, *, indexed: bool) -> None:
     """Each deleted row is in one segment, kept rows are in none, and the audit entry counts them."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 30_000)
     db.fill("inbound_events", 29, 100)
@@ -198,11 +198,9 @@ async def test_rows_are_archived_before_they_are_deleted(
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_row_updated_after_archiving_is_archived_again(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_row_updated_after_archiving_is_archived_again(db: RetentionDB, *, indexed: bool) -> None:
     """The first pass leaves it; a later pass archives its new values, and those are restored."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table(indexed=indexed)
     db.sql("ALTER TABLE inbound_events ADD note text")
     db.fill("inbound_events", 40, 500)
@@ -236,11 +234,9 @@ async def test_row_that_became_young_after_archiving_stays(db: RetentionDB) -> N
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_hold_added_between_archive_and_delete_applies(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_hold_added_between_archive_and_delete_applies(db: RetentionDB, *, indexed: bool) -> None:
     """Held rows stay, and the ledger lists which of the archived rows were kept."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 100)
 
@@ -304,13 +300,11 @@ async def test_row_inserted_at_an_archived_place_is_not_deleted(
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_locked_rows_are_archived_in_a_later_pass(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_locked_rows_are_archived_in_a_later_pass(db: RetentionDB, *, indexed: bool) -> None:
     """Small segments that start with locked rows do not make other rows wait."""
-    force_index_scans(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
+    db.force_index_scans()
+    db.tune(segment_bytes=2000)
+    db.tune(pass_waits=(timedelta(0),) * 2)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 600)
     with psycopg.connect(db.urls.owner_url) as other:
@@ -328,10 +322,10 @@ async def test_locked_rows_are_archived_in_a_later_pass(
 
 
 async def test_trigger_that_keeps_rows_is_reported_before_everything_is_archived(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """The run fails after three sweeps, with a sentence."""
-    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 20_000)
+    db.tune(segment_bytes=20_000)
     db.make_table()
     db.fill("inbound_events", 40, 5000)
     db.sql("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$")
@@ -359,12 +353,10 @@ async def test_segments_are_bounded_by_bytes(db: RetentionDB) -> None:
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_partitioned_table_is_archived(
-    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_partitioned_table_is_archived(any_db: RetentionDB, *, indexed: bool) -> None:
     """Rows of two partitions have the same ctids and are not confused."""
     db = any_db
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
     for part in range(3):
         bounds = f"FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
@@ -416,7 +408,7 @@ async def test_archive_file_is_a_gzip_file_of_bounded_size(
 ) -> None:
     """Segments are gzip members that zcat reads; a full file is followed by a new one."""
     monkeypatch.setattr("watchkeeper.retention.archive._archive.LARGEST_FILE", 20_000)
-    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 20_000)
+    db.tune(segment_bytes=20_000)
     db.make_table()
     db.fill("inbound_events", 40, 10_000)
     (result,) = await db.retention(ARCHIVED).run_now()

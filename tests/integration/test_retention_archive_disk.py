@@ -26,9 +26,9 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a 
 
 
 @pytest.fixture
-def db(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> RetentionDB:
+def db(db: RetentionDB) -> RetentionDB:
     """The database, with a run that writes many small segments."""
-    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 40_000)
+    db.tune(segment_bytes=40_000)
     db.make_table()
     db.fill("inbound_events", 40, 10_000)
     return db

@@ -11,11 +11,13 @@ import pytest
 
 from support.retention import EVENTS, SESSIONS, RetentionDB
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.retention import WAITING_REASONS, Backlog, Condition
+from watchkeeper.retention import Condition
+from watchkeeper.retention._metrics import WAITING_REASONS
 
 if TYPE_CHECKING:
     from support.postgres import PostgresServer
     from watchkeeper.retention import Policy
+    from watchkeeper.retention._model import Backlog
 
 HOLD: dict[str, Any] = {"reason": "case 7", "owner": "legal"}
 INDEXED = pytest.mark.parametrize("indexed", [True, False], ids=["by index", "by blocks"])

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from support.archive import ARCHIVED
-from support.retention import EVENTS, RetentionDB, force_index_scans
+from support.retention import EVENTS, RetentionDB
 from watchkeeper.exceptions import ArchiveError, ConfigurationError
-from watchkeeper.retention import FolderArchive, Location, RunCancelledError, RunPausedError
-from watchkeeper.retention.run import _batch_size
-from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan, Span, sweep
+from watchkeeper.retention import FolderArchive, Location
+from watchkeeper.retention.ledger._interrupts import RunCancelledError, RunPausedError
+from watchkeeper.retention.run._batch import AgeRange, Range, delete_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,13 +26,10 @@ ROWS = 40_000
 
 
 @pytest.fixture(params=[True, False], ids=["by age", "by place"])
-async def full_db(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> RetentionDB:
+async def full_db(db: RetentionDB, request: pytest.FixtureRequest) -> RetentionDB:
     """The database with many old rows and one young, found by index or block scan, a few at a time."""
-    force_index_scans(monkeypatch)
-    monkeypatch.setitem(_batch_size._LARGEST_SIZE, AgeSpan, 2000)
-    monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 16)
+    db.force_index_scans()
+    db.limit_batches(rows=2000, blocks=16)
     db.make_table(indexed=request.param)
     db.fill("inbound_events", 40, ROWS)
     db.fill("inbound_events", 1, 1)
@@ -44,16 +41,16 @@ async def act_during_run(
 ) -> tuple[RunResult, Any]:
     """Run, and act after the first rows were deleted; return the results of both."""
     tasks: list[asyncio.Task[Any]] = []
-    sent = retention._metrics.count_rows
+    sent = retention._metrics.deleted
 
     def once(table: str, rows: int) -> None:
         sent(table, rows)
         if not tasks:
             tasks.append(asyncio.create_task(say()))
 
-    retention._metrics.count_rows = once  # type: ignore[method-assign]
+    retention._metrics.deleted = once  # type: ignore[method-assign]
     (result,) = await (retention.tick() if tick else retention.run_now())
-    retention._metrics.count_rows = sent  # type: ignore[method-assign]
+    retention._metrics.deleted = sent  # type: ignore[method-assign]
     return result, await tasks[0]
 
 
@@ -93,15 +90,15 @@ async def test_paused_policy_deletes_nothing_until_resumed(full_db: RetentionDB)
     assert db.job_statuses() == ["scheduled", "started", "completed", "failed", "started", "completed"]
 
 
-def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
+def record_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[Range]:
     """Record where plain sweeps begin; only the first pass has those."""
-    seen: list[Span] = []
+    seen: list[Range] = []
 
-    async def noting(conn: Any, target: Any, horizon: Any, span: Span, size: int) -> Any:
+    async def noting(conn: Any, target: Any, horizon: Any, span: Range, size: int) -> Any:
         seen.append(span)
-        return await sweep(conn, target, horizon, span, size)
+        return await delete_plain(conn, target, horizon, span, size)
 
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.sweep", noting)
+    monkeypatch.setattr("watchkeeper.retention.run._batches.delete_plain", noting)
     return seen
 
 
@@ -148,7 +145,7 @@ async def test_manual_run_continues_at_the_cursor(
     """Although each has its own scheduled time, and even if a run in between ended before its first row."""
     db = full_db
     result = await stop_during_run(db, db.retention(EVENTS), tick=False)
-    assert "run it again, and it goes on where it ended" in str(result.error)
+    assert "run it again, and it continues where it ended" in str(result.error)
     assert db.job_statuses()[-2:] == ["started", "stopped"]
     if how == "failed":
         db.sql("UPDATE retention_runs SET state = 'failed'")
@@ -190,7 +187,7 @@ async def test_paused_manual_run_says_that_it_must_be_started_again(
         await retention.operator.pause("inbound_events", by="ann")
 
     result, _ = await act_during_run(retention, pause, tick=False)
-    assert "`retention resume inbound_events`, then run it again, and it begins where it" in str(result.error)
+    assert "`retention resume inbound_events`, then run it again; it begins where it" in str(result.error)
 
 
 @pytest.mark.parametrize(
@@ -213,16 +210,16 @@ async def test_index_created_between_attempts_starts_over(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block number says nothing about ages."""
-    monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 16)
+    db.limit_batches(blocks=16)
     db.make_table(indexed=False)
     db.fill("inbound_events", 40, ROWS)
     db.fill("inbound_events", 1, 1)
     await stop_during_run(db, await db.overdue(EVENTS))
     db.sql("CREATE INDEX ON inbound_events (received_at)")
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     sweeps = record_sweeps(monkeypatch)
     (result,) = await db.retention(EVENTS).tick()
-    assert sweeps[0] == AgeSpan()
+    assert sweeps[0] == AgeRange()
     assert (result.status, db.count("inbound_events")) == ("completed", 1)
 
 
@@ -279,12 +276,10 @@ async def test_manual_run_can_be_cancelled(full_db: RetentionDB) -> None:
 
 
 async def test_cancel_interrupts_a_wait_between_passes(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """Rows are locked, and the run would wait over a minute before its next pass."""
-    monkeypatch.setattr(
-        "watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0), timedelta(seconds=100))
-    )
+    db.tune(pass_waits=(timedelta(0), timedelta(seconds=100)))
     db.make_table()
     db.fill("inbound_events", 40, 100)
     retention = db.retention(EVENTS)
@@ -370,7 +365,7 @@ async def test_invalid_commands_are_refused(db: RetentionDB) -> None:
     operator = db.retention(EVENTS).operator
     with pytest.raises(ConfigurationError, match=r"inbound_events is not paused"):
         await operator.resume("inbound_events", by="ann")
-    with pytest.raises(ConfigurationError, match=r"No run of inbound_events is going on"):
+    with pytest.raises(ConfigurationError, match=r"inbound_events has no current run"):
         await operator.cancel("inbound_events", by="ann")
     with pytest.raises(ConfigurationError, match=r"Did you mean inbound_events"):
         await operator.pause("inbound_event", by="ann")
@@ -438,7 +433,7 @@ async def test_paused_run_of_a_dead_process_continues_after_resume(db: Retention
     db.make_table()
     db.fill("inbound_events", 40, 5)
     retention = await db.overdue(EVENTS)
-    await retention._ledger.claim_due(EVENTS, db.schedule.time)
+    await retention._ledger.claim_scheduled(EVENTS, db.schedule.time)
     await retention.operator.pause("inbound_events", by="ann")
     db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")
     assert [result.status for result in await db.retention(EVENTS).tick()] == ["stopped"]

@@ -246,11 +246,9 @@ def fill(db: RetentionDB, form: Form) -> tuple[str, int]:
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
 @pytest.mark.parametrize("kind", FORMS)
-async def test_exactly_the_old_rows_are_deleted(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, kind: str, *, indexed: bool
-) -> None:
+async def test_exactly_the_old_rows_are_deleted(db: RetentionDB, kind: str, *, indexed: bool) -> None:
     """The plan counts them, the run deletes and audits as many, and the others stay."""
-    monkeypatch.setattr("watchkeeper.retention.run._sweep._FEW", 1.0)
+    db.tune(index_scan_share=1.0)
     form = FORMS[kind]
     name, staying = fill(db, form)
     if indexed:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.retention import EVENTS, SESSIONS, RetentionDB, force_index_scans
+from support.retention import EVENTS, SESSIONS, OnDeleted, RetentionDB
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Condition, Policy
 
@@ -24,11 +24,9 @@ def where(*texts: str) -> list[Condition]:
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_held_rows_stay_in_plan_and_delete(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_held_rows_stay_in_plan_and_delete(db: RetentionDB, *, indexed: bool) -> None:
     """Both use one predicate; after the release the rows are deleted."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 3000)
     retention = db.retention(EVENTS)
@@ -46,11 +44,9 @@ async def test_held_rows_stay_in_plan_and_delete(
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_hold_added_during_a_run_applies_at_once(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_hold_added_during_a_run_applies_at_once(db: RetentionDB, *, indexed: bool) -> None:
     """No held row is deleted after the command has returned."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 50_000)
     retention, operator = db.retention(EVENTS), db.retention(EVENTS)
@@ -66,7 +62,7 @@ async def test_hold_added_during_a_run_applies_at_once(
         if not tasks:
             tasks.append(asyncio.create_task(hold()))
 
-    (result,) = await retention.run_now(None, once)
+    (result,) = await retention.run_now(observer=OnDeleted(once))
     await tasks[0]
     assert (result.status, db.count("inbound_events")) == ("completed", held_at[0])
     assert 0 < held_at[0] < 50_000

@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 
 from support.retention import UNTHROTTLED, RetentionDB
 from watchkeeper.database import Database
-from watchkeeper.retention import Condition, Ledger, Policy, read_backlog
+from watchkeeper.retention import Condition, Policy
+from watchkeeper.retention._model import Observers
 from watchkeeper.retention._policy import LONGEST_KEEP, SHORTEST_KEEP
+from watchkeeper.retention.ledger._ledger import Ledger
+from watchkeeper.retention.plan._backlog import read_backlog
 from watchkeeper.retention.plan._plan import plan
-from watchkeeper.retention.run._run import run
+from watchkeeper.retention.run._context import Run
+from watchkeeper.retention.run._pressure import PressureWatch
+from watchkeeper.retention.run._run import execute
+from watchkeeper.retention.run._tuning import Tuning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,7 +110,7 @@ async def test_rows_before_the_horizon_and_not_held_are_deleted(
                 await db.retention(policy).operator.hold(table, hold, reason="case 7", owner="legal")
 
             async with database.transaction() as conn, database.owner() as owner:
-                planned = await plan(conn, owner, policy, HORIZON + keep, UNTHROTTLED)
+                planned = await plan(conn, owner, policy, HORIZON + keep, UNTHROTTLED, Tuning())
                 seen = await read_backlog(conn, policy, HORIZON + keep)
             assert (planned.horizon, planned.exact, seen.exact) == (HORIZON, True, True)
             assert (planned.rows, planned.held) == (len(due), len(old) - len(due))
@@ -112,14 +118,20 @@ async def test_rows_before_the_horizon_and_not_held_are_deleted(
             assert planned.oldest == seen.oldest == oldest(rows[number][0] for number in due)
 
             claim = replace(await ledger.claim_now(policy), horizon=HORIZON)
-            result = await run(
-                database,
-                ledger,
-                policy,
-                claim,
-                limits=UNTHROTTLED,
-                stopping=asyncio.Event(),
-                on_rows=lambda _rows: None,
+            result = await execute(
+                Run(
+                    database=database,
+                    ledger=ledger,
+                    policy=policy,
+                    claim=claim,
+                    limits=UNTHROTTLED,
+                    stop=asyncio.Event(),
+                    observer=Observers(),
+                    pressure=PressureWatch(
+                        database, free_space=lambda: None, on_missing_privilege=lambda _: None
+                    ),
+                    tuning=Tuning(),
+                )
             )
             left = {number for (number,) in db.sql(f"SELECT id FROM {table}")}  # noqa: S608 - the same
             assert left == set(range(len(rows))) - due

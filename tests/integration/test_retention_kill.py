@@ -18,7 +18,8 @@ from support.archive import ARCHIVED, archived, difference
 from support.replicas import Replicas, kill_during_run, wait_for
 from support.retention import EVENTS, RetentionDB
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.retention import RETRY_WAITS, Condition
+from watchkeeper.retention import Condition
+from watchkeeper.retention.ledger._attempts import RETRY_WAITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

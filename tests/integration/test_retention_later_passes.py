@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from support.retention import EVENTS, RetentionDB, close_run_as_peer
-from watchkeeper.retention import RunCancelledError, RunLostError, RunPausedError
-from watchkeeper.retention.run import _batch_size, _throttle
-from watchkeeper.retention.run._sweep import BlockSpan, look_ahead
-from watchkeeper.retention.run._write_detector import OtherWriters
+from support.retention import EVENTS, OnDeleted, RetentionDB, close_run_as_peer
+from watchkeeper.retention.ledger._interrupts import RunCancelledError, RunLostError, RunPausedError
+from watchkeeper.retention.run._batch import skip_empty
+from watchkeeper.retention.run._write_detector import WriteDetector
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,10 +23,10 @@ ROWS = 10_000
 
 
 @pytest.fixture
-def db(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> RetentionDB:
+def db(db: RetentionDB) -> RetentionDB:
     """Old rows whose later pass reads many times, and checks for interrupts after each read."""
-    monkeypatch.setattr(_throttle, "_LOOK_S", 0.0)
-    monkeypatch.setitem(_batch_size._LARGEST_SIZE, BlockSpan, 8)
+    db.tune(check_interval=timedelta(0))
+    db.limit_batches(blocks=8)
     db.make_table(indexed=False)
     db.fill("inbound_events", 40, ROWS)
     db.fill("inbound_events", 1, 1)
@@ -49,11 +48,11 @@ def before_each_read(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Await
 
     async def acting(*args: Any) -> Any:
         await act(len(found))
-        nothing = await look_ahead(*args)
+        nothing = await skip_empty(*args)
         found.append(nothing is not None)
         return nothing
 
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.look_ahead", acting)
+    monkeypatch.setattr("watchkeeper.retention.run._batches.skip_empty", acting)
     return found
 
 
@@ -90,7 +89,7 @@ async def test_row_that_moves_behind_the_first_pass_is_deleted(
         return
 
     looks = before_each_read(monkeypatch, pass_by)
-    (result,) = await retention.run_now(None, move)
+    (result,) = await retention.run_now(observer=OnDeleted(move))
     assert looks.count(False) == 1
     assert (result.status, result.deleted, db.count("inbound_events")) == ("completed", ROWS, 1)
 
@@ -116,13 +115,13 @@ async def test_row_moved_by_a_foreign_key_is_deleted(db: RetentionDB) -> None:
 
 async def test_other_writers_are_detected(db: RetentionDB) -> None:
     """Open at the start or at the end, rolled back, in a savepoint; in doubt always."""
-    others = OtherWriters()
+    others = WriteDetector()
     connect = partial(psycopg.connect, db.urls.owner_url)
     takes_id = "SELECT pg_current_xact_id()"
 
     async def seen() -> bool:
         async with db.database.transaction() as conn:
-            return await others.seen(conn)
+            return await others.detected(conn)
 
     async def begin() -> None:
         async with db.database.transaction() as conn:
@@ -133,13 +132,13 @@ async def test_other_writers_are_detected(db: RetentionDB) -> None:
     assert not await seen()
     db.sql(takes_id)
     assert await seen()
-    others.note_own()
+    others.record_own()
     assert not await seen()
     with connect() as early, connect() as late:
         early.execute(takes_id)
         late.execute(takes_id)
         late.rollback()
-        others.note_own()
+        others.record_own()
         assert await seen()  # an older one has not ended
         await begin()
         early.rollback()
@@ -149,11 +148,11 @@ async def test_other_writers_are_detected(db: RetentionDB) -> None:
         early.execute("SAVEPOINT here")
         early.execute("CREATE TABLE things ()")
         early.rollback()
-        others.note_own()
+        others.record_own()
         assert await seen()
     await begin()
     assert not await seen()
-    others.doubt()
+    others.invalidate()
     assert await seen()
 
 

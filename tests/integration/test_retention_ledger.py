@@ -17,22 +17,18 @@ from support.lines import LineList
 from support.retention import (
     EVENTS,
     SESSIONS,
+    OnDeleted,
     RetentionDB,
     close_run_as_peer,
-    force_index_scans,
 )
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.logs import Logging, Redactor
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import (
-    FolderArchive,
-    Ledger,
-    Retention,
-    RetentionMetrics,
-    RunInterruptedError,
-    RunLostError,
-)
+from watchkeeper.retention import FolderArchive, Retention
+from watchkeeper.retention._metrics import RetentionMetrics
+from watchkeeper.retention.ledger._interrupts import RunInterruptedError, RunLostError
+from watchkeeper.retention.ledger._ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -117,8 +113,8 @@ async def test_closing_process_reports_the_duration(db: RetentionDB) -> None:
 @pytest.mark.parametrize(
     ("trigger", "rest"),
     [
-        ("schedule", "the rest is left to the next attempt, or to the next due"),
-        ("manual", "run it again, or leave the rest to the next due"),
+        ("schedule", "the rest is left to the next attempt, or to the next scheduled run"),
+        ("manual", "run it again, or leave the rest to the next scheduled run"),
     ],
 )
 async def test_interrupted_run_says_whether_it_is_retried(db: RetentionDB, trigger: str, rest: str) -> None:
@@ -129,7 +125,9 @@ async def test_interrupted_run_says_whether_it_is_retried(db: RetentionDB, trigg
     leave_a_run_open(db)
     db.sql("UPDATE retention_runs SET trigger = %s", trigger)
     await retention.tick()
-    assert db.audit_payloads()[0]["error"]["message"].endswith(f"what it deleted is counted; {rest}")
+    assert db.audit_payloads()[0]["error"]["message"].endswith(
+        f"the rows that it deleted are counted; {rest}"
+    )
 
 
 async def test_interrupted_run_is_retried(db: RetentionDB) -> None:
@@ -175,7 +173,7 @@ async def test_run_that_renews_its_lease_in_time_is_not_closed(db: RetentionDB) 
     await db.retention(EVENTS).register()
     run = leave_a_run_open(db)
     ledger = Ledger(db.database, redact=str)
-    (claim,) = await ledger.lapsed()
+    (claim,) = await ledger.find_lapsed()
     assert claim.id == run
     await ledger.renew(claim)
     assert await ledger.close_lapsed(claim, RunInterruptedError("it went away")) is None
@@ -183,11 +181,9 @@ async def test_run_that_renews_its_lease_in_time_is_not_closed(db: RetentionDB) 
 
 
 @pytest.mark.parametrize("rows", [5000, 10], ids=["in the middle", "at its end"])
-async def test_process_that_lost_its_run_deletes_nothing_more(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, rows: int
-) -> None:
+async def test_process_that_lost_its_run_deletes_nothing_more(db: RetentionDB, rows: int) -> None:
     """A process frozen for longer than its lease finds its run closed, and stops."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table()
     db.fill("inbound_events", 40, rows)
 
@@ -196,7 +192,7 @@ async def test_process_that_lost_its_run_deletes_nothing_more(
             db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")
             close_run_as_peer(db)
 
-    (result,) = await db.retention(EVENTS).run_now(None, freeze)
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(freeze))
     assert (result.status, result.left_open) == ("failed", True)
     assert isinstance(result.error, RunLostError)
     gone = rows - db.count("inbound_events")
@@ -284,7 +280,7 @@ async def test_run_whose_final_entry_fails_stays_open(db: RetentionDB) -> None:
     def revoke(_table: str, _rows: int) -> None:
         db.sql("REVOKE INSERT (actor_type) ON audit_log FROM keeper")
 
-    (result,) = await retention.run_now(None, revoke)
+    (result,) = await retention.run_now(observer=OnDeleted(revoke))
     assert (result.status, result.deleted, result.left_open) == ("failed", 3, True)
     assert db.runs() == [(1, "running", 3)]
     db.sql("GRANT INSERT (actor_type) ON audit_log TO keeper")
@@ -411,7 +407,7 @@ async def test_run_survives_a_server_restart(
             postgres_private.stop()
             postgres_private.start()
 
-    (result,) = await db.retention(EVENTS).run_now(None, restart)
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(restart))
     db.reconnect()
     assert (restarted, result.status, result.deleted) == (True, "completed", 6000)
     assert [entry["deleted"] for entry in db.audit_payloads()] == [6000]
@@ -431,7 +427,7 @@ async def test_run_is_closed_after_an_outage_at_its_end(
         postgres_private.stop()
         asyncio.get_running_loop().call_later(0.5, postgres_private.start)
 
-    (result,) = await db.retention(EVENTS).run_now(None, stop)
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(stop))
     db.reconnect()
     assert (result.status, result.deleted, result.left_open) == ("completed", 10, False)
     assert [entry["deleted"] for entry in db.audit_payloads()] == [10]
@@ -445,7 +441,7 @@ async def test_unacknowledged_commit_is_counted(
     db.make_table()
     db.fill("inbound_events", 40, 10)
     retention = db.retention(EVENTS)
-    transaction, move = Database.transaction, Ledger.move
+    transaction, move = Database.transaction, Ledger.record_deleted
     deleting, lost = False, False
 
     @asynccontextmanager
@@ -465,9 +461,9 @@ async def test_unacknowledged_commit_is_counted(
         return await move(self, conn, claim, deleted, *rest)
 
     monkeypatch.setattr(Database, "transaction", unanswered)
-    monkeypatch.setattr(Ledger, "move", note)
+    monkeypatch.setattr(Ledger, "record_deleted", note)
     counted: list[int] = []
-    (result,) = await retention.run_now(None, lambda _, rows: counted.append(rows))
+    (result,) = await retention.run_now(observer=OnDeleted(lambda _, rows: counted.append(rows)))
     assert lost
     assert (result.status, result.deleted) == ("completed" if then == "goes on" else "stopped", 10)
     assert counted == [10]

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.retention import EVENTS, RetentionDB, force_index_scans
+from support.retention import EVENTS, OnDeleted, RetentionDB
 from watchkeeper.retention import Limits
-from watchkeeper.retention.run import _batch_size
-from watchkeeper.retention.run._sweep import AgeSpan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +29,9 @@ def transaction(db: RetentionDB, statement: str) -> Iterator[psycopg.Connection]
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_briefly_locked_rows_are_deleted_in_a_later_pass(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_briefly_locked_rows_are_deleted_in_a_later_pass(db: RetentionDB, *, indexed: bool) -> None:
     """The other rows are deleted first."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 3000)
     with transaction(db, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE") as other:
@@ -45,19 +41,17 @@ async def test_briefly_locked_rows_are_deleted_in_a_later_pass(
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_rows_that_stay_locked_fail_the_run(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_rows_that_stay_locked_fail_the_run(db: RetentionDB, *, indexed: bool) -> None:
     """All other rows are deleted and counted; the error has the number and says where to look."""
-    force_index_scans(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 3)
+    db.force_index_scans()
+    db.tune(pass_waits=(timedelta(0),) * 3)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 3000)
     with transaction(db, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE"):
         ((locked,),) = db.sql("SELECT count(*) FROM inbound_events WHERE id LIKE '40-12%'")
         (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("failed", 3000 - locked)
-    told = re.match(r"Up to (\d+) rows of inbound_events that are due are locked by other", str(result.error))
+    told = re.match(r"Up to (\d+) eligible rows of inbound_events are locked by other", str(result.error))
     assert told is not None
     assert locked <= int(told[1]) <= locked + 4
     assert db.count("inbound_events") == locked
@@ -83,12 +77,12 @@ async def test_formerly_locked_rows_are_deleted_beside_locked_ones(db: Retention
 
 
 async def test_many_locked_rows_of_one_age_end_the_pass(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """More of them than a sweep takes do not make it loop."""
-    force_index_scans(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
-    monkeypatch.setitem(_batch_size._LARGEST_SIZE, AgeSpan, 1000)
+    db.force_index_scans()
+    db.tune(pass_waits=(timedelta(0),) * 2)
+    db.limit_batches(rows=1000)
     db.make_table()
     db.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 3000) g")
     with transaction(db, "SELECT FROM inbound_events FOR UPDATE"):
@@ -119,11 +113,11 @@ async def test_locked_table_is_waited_for(db: RetentionDB) -> None:
 
 
 async def test_a_table_that_stays_locked_fails_the_run(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """After a bounded number of tries."""
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(0),))
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
+    db.tune(retry_waits=(timedelta(0),))
+    db.tune(lock_timeout=timedelta(milliseconds=20))
     db.make_table()
     db.fill("inbound_events", 40, 10)
     with transaction(db, "LOCK TABLE inbound_events"):
@@ -134,11 +128,11 @@ async def test_a_table_that_stays_locked_fails_the_run(
 
 
 async def test_lease_is_renewed_while_the_run_waits_for_a_lock(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """Also for longer than the lease."""
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=50),) * 40)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(milliseconds=20))
+    db.tune(retry_waits=(timedelta(milliseconds=50),) * 40)
+    db.tune(lock_timeout=timedelta(milliseconds=20))
     db.make_table()
     db.fill("inbound_events", 40, 10)
     lease = timedelta(milliseconds=600)
@@ -154,28 +148,28 @@ async def test_lease_is_renewed_while_the_run_waits_for_a_lock(
     assert (result.status, result.deleted) == ("completed", 10)
 
 
-async def test_slow_sweeps_become_smaller(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_sweeps_become_smaller(db: RetentionDB) -> None:
     """Transactions of over 100 ms halve the number of rows, down to a hundred."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table()
     db.fill("inbound_events", 40, 2000)
     slow_down(db, "PERFORM pg_sleep(0.11)")
     batches: list[int] = []
-    (result,) = await db.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
     assert result.deleted == 2000
     assert batches == [1000, 500, 250, 125, 100, 25]
 
 
-async def test_timed_out_sweep_is_retried_smaller(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_timed_out_sweep_is_retried_smaller(db: RetentionDB) -> None:
     """Only that transaction is lost."""
-    force_index_scans(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.STATEMENT_TIMEOUT", timedelta(milliseconds=300))
+    db.force_index_scans()
+    db.tune(statement_timeout=timedelta(milliseconds=300))
     db.make_table()
     db.fill("inbound_events", 40, 1000)
     db.sql("CREATE SEQUENCE deletes")  # which a rollback does not turn back
     slow_down(db, "IF nextval('deletes') = 1 THEN PERFORM pg_sleep(5); END IF")
     batches: list[int] = []
-    (result,) = await db.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
     assert (result.status, result.deleted) == ("completed", 1000)
     assert batches[0] == 250
 
@@ -185,7 +179,7 @@ async def test_run_pauses_according_to_its_budget(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, budget: float, times: float
 ) -> None:
     """After each transaction, in proportion to its duration."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table()
     db.fill("inbound_events", 40, 3000)
     slow_down(db, "PERFORM pg_sleep(0.02)")
@@ -194,7 +188,7 @@ async def test_run_pauses_according_to_its_budget(
     async def note(_self: object, pause: timedelta) -> None:
         pauses.append(pause)
 
-    monkeypatch.setattr("watchkeeper.retention.run._throttle.Patience.pause", note)
+    monkeypatch.setattr("watchkeeper.retention.run._lease.Lease.sleep", note)
     (result,) = await db.retention(EVENTS, limits=Limits(share=1.0, budget=budget)).run_now()
     assert (result.status, result.deleted) == ("completed", 3000)
     assert all(pause >= timedelta(seconds=0.02 * times) for pause in pauses)

@@ -19,10 +19,12 @@ import pytest
 
 from support.pgbouncer import running_bouncer, through
 from support.prometheus import exporting, run_tool, running_prometheus, variant, wait_until
-from support.retention import EVENTS, RetentionDB, force_index_scans
+from support.retention import EVENTS, OnDeleted, RetentionDB
 from watchkeeper.database import Database
-from watchkeeper.retention import RunLostError, Schedule, Scheduler
-from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan, Swept
+from watchkeeper.retention._schedule import Schedule
+from watchkeeper.retention._scheduler import Scheduler
+from watchkeeper.retention.ledger._interrupts import RunLostError
+from watchkeeper.retention.run._batch import AgeRange, BatchResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,16 +60,14 @@ def put_rows_back(db: RetentionDB) -> None:
 
 
 @BY_BOTH
-async def test_pain_1_rows_that_come_back_are_seen(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_pain_1_rows_that_come_back_are_seen(db: RetentionDB, *, indexed: bool) -> None:
     """apache/airflow#65239: a clean-up job was green for 14 months and deleted nothing.
 
     A trigger puts each row back, so that every DELETE succeeds and says so. By age the run is green then, by
     place it may find that out. The table's own figures tell in either case.
     """
-    force_index_scans(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * 2)
+    db.force_index_scans()
+    db.tune(pass_waits=(timedelta(0),) * 2)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 300)
     put_rows_back(db)
@@ -90,11 +90,11 @@ async def test_pain_1_bug_that_finds_no_rows_is_seen(
 ) -> None:
     """apache/airflow#65239, were the bug ours: the backlog does not come from what a run believes."""
 
-    async def blind(*_: object) -> Swept:
-        return Swept(seen=0, held=0, deleted=0, covered=AgeSpan(), rest=None)
+    async def blind(*_: object) -> BatchResult:
+        return BatchResult(eligible=0, available=0, deleted=0, covered=AgeRange(), rest=None)
 
-    for way in ("sweep", "sweep_carefully"):
-        monkeypatch.setattr(f"watchkeeper.retention.run._pruning.{way}", blind)
+    for way in ("delete_plain", "delete_skip_locked"):
+        monkeypatch.setattr(f"watchkeeper.retention.run._batches.{way}", blind)
     db.make_table()
     db.fill("inbound_events", 40, 300)
     retention = await db.overdue(EVENTS)
@@ -123,14 +123,12 @@ async def wait(true: Callable[[], object]) -> None:
     await asyncio.to_thread(wait_until, true, "such state")
 
 
-async def test_pain_1_raises_an_alert(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_pain_1_raises_an_alert(db: RetentionDB, tmp_path: Path) -> None:
     """apache/airflow#65239: from the table through a real Prometheus with the shipped rules to an alert.
 
     It ends when the rows are really gone.
     """
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table()
     db.fill("inbound_events", 39, 5)
     put_rows_back(db)
@@ -160,13 +158,11 @@ async def test_pain_1_raises_an_alert(
 
 
 @BY_BOTH
-async def test_pain_2_delete_that_would_time_out_is_split(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_pain_2_delete_that_would_time_out_is_split(db: RetentionDB, *, indexed: bool) -> None:
     """apache/airflow#47600, que-rb/que#299: one giant DELETE times out every night."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     timeout = timedelta(milliseconds=700)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.STATEMENT_TIMEOUT", timeout)
+    db.tune(statement_timeout=timeout)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 700)
     on_delete(
@@ -237,15 +233,13 @@ async def test_pain_3_ten_replicas_make_one_run(db: RetentionDB) -> None:
 # 4
 
 
-async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer
-) -> None:
+async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(db: RetentionDB, postgres: PostgresServer) -> None:
     """goauthentik/authentik#23876: leader election by advisory locks breaks behind PgBouncer.
 
     The owner of a run seems dead while it deletes. Of those who find that, one takes its run away and another
     goes on; the former owner finds it out at its next transaction, and deletes nothing more.
     """
-    monkeypatch.setattr("watchkeeper.retention.run._batch_size._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 4})
+    db.limit_batches(rows=200, blocks=4)
     db.make_table(indexed=False)
     db.fill("inbound_events", 40, 6000)
     on_delete(db, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.02); RETURN NULL")
@@ -302,16 +296,14 @@ ROUNDS = 8
 
 
 @BY_BOTH
-async def test_pain_8_hold_applies_at_any_instant_of_a_run(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_pain_8_hold_applies_at_any_instant_of_a_run(db: RetentionDB, *, indexed: bool) -> None:
     """preloop#685: a purge ignores a legal hold.
 
     Before the run is claimed, between its transactions, in the middle of one, after the last: when the hold's
     command has returned, not one row of its goes any more.
     """
-    force_index_scans(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention.run._batch_size._LARGEST_SIZE", {AgeSpan: 200, BlockSpan: 2})
+    db.force_index_scans()
+    db.limit_batches(rows=200, blocks=2)
     db.make_table(indexed=indexed)
     on_delete(db, "BEFORE DELETE ON inbound_events", "PERFORM pg_sleep(0.008); RETURN NULL")
     retention = await db.overdue(EVENTS)
@@ -333,11 +325,9 @@ async def test_pain_8_hold_applies_at_any_instant_of_a_run(
 
 
 @BY_BOTH
-async def test_pain_8_holds_that_become_unreadable_end_the_run(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_pain_8_holds_that_become_unreadable_end_the_run(db: RetentionDB, *, indexed: bool) -> None:
     """preloop#685: rows that may be held stay, from the very next transaction on."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 5000)
     left: list[int] = []
@@ -346,7 +336,7 @@ async def test_pain_8_holds_that_become_unreadable_end_the_run(
         db.sql("REVOKE SELECT ON retention_holds FROM keeper")
         left.append(db.count("inbound_events"))
 
-    (result,) = await db.retention(EVENTS).run_now(None, close_the_holds)
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(close_the_holds))
     assert result.status == "failed"
     assert isinstance(result.error, psycopg.errors.InsufficientPrivilege)
     assert [db.count("inbound_events")] == left

@@ -16,7 +16,7 @@ import pytest
 from support.archive import ARCHIVED, archived
 from support.pgbouncer import running_bouncer, through
 from support.replicas import Replicas, kill_during_run
-from support.retention import EVENTS, RetentionDB
+from support.retention import EVENTS, OnDeleted, RetentionDB
 from watchkeeper.database import Database
 from watchkeeper.database._owner import Owner
 from watchkeeper.exceptions import DatabaseUnavailableError
@@ -115,7 +115,7 @@ async def test_old_partitions_are_dropped_and_the_rest_is_swept(any_db: Retentio
     assert plan.partitions == ("public.p65", "public.p55", "public.p45")
     assert "3 of 7 end before the horizon and are dropped as a whole" in plan.why
     assert partitions(db) == ["other", "p15", "p25", "p35", "p45", "p55", "p65"]
-    (result,) = await retention.run_now(None, lambda _, rows: batches.append(rows))
+    (result,) = await retention.run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
     assert (result.status, result.deleted, result.notes) == ("completed", old, ())
     assert batches[:2] == [100, 50]
     assert sum(batches) == old
@@ -315,7 +315,7 @@ async def test_hold_added_while_a_partition_is_counted_applies(
     monkeypatch.setattr(PartitionDrop, "_count", hold)
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", old - 1)
-    assert "public.p65, because a hold was added or ended meanwhile" in " ".join(result.notes)
+    assert "public.p65, because a hold was added or released meanwhile" in " ".join(result.notes)
     assert db.sql("SELECT id FROM p65") == [("60-7",)]
     assert dropped(db) == [["public.p55", "public.p45"]]
 
@@ -458,10 +458,10 @@ def busy_reader(db: RetentionDB) -> Iterator[None]:
 
 
 async def test_partitions_are_swept_beside_a_long_query(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """After a few short waits for the lock, the rows are deleted one by one."""
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
+    db.tune(retry_waits=(timedelta(milliseconds=10),) * 2)
     make_partitioned(db)
     old = fill(db)
     began = time.monotonic()
@@ -470,7 +470,9 @@ async def test_partitions_are_swept_beside_a_long_query(
     assert (result.status, result.deleted) == ("completed", old)
     # Three tries for the first, one for each of the others.
     assert time.monotonic() - began > 5 * LOCK_WAIT.total_seconds()
-    assert "public.p65, public.p55, public.p45, because others keep it locked" in " ".join(result.notes)
+    assert "public.p65, public.p55, public.p45, because other transactions have it locked" in " ".join(
+        result.notes
+    )
     assert (dropped(db), len(partitions(db))) == ([[]], 7)
 
 
@@ -492,10 +494,10 @@ async def test_drop_is_retried_after_a_short_query(db: RetentionDB) -> None:
     assert len(dropped(db)[0]) == 3
 
 
-def make_slow(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_slow(db: RetentionDB) -> None:
     """Add an old partition whose count takes some seconds, a block at a time."""
-    monkeypatch.setattr("watchkeeper.retention.run._partition_drop._FIRST_BLOCKS", 1)
-    monkeypatch.setattr("watchkeeper.retention.run._partition_drop._LARGEST_BLOCKS", 1)
+    db.tune(partition_first_blocks=1)
+    db.tune(partition_largest_blocks=1)
     make_partitioned(db)
     db.fill("inbound_events", 60, 300_000)
 
@@ -510,10 +512,10 @@ def wait_until_counted(db: RetentionDB) -> None:
 
 
 async def test_writer_to_an_old_partition_waits_briefly(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """The count releases its lock, and the new row is counted with the rest."""
-    make_slow(db, monkeypatch)
+    make_slow(db)
     waited: list[float] = []
 
     def write() -> None:
@@ -534,10 +536,10 @@ async def test_writer_to_an_old_partition_waits_briefly(
 
 
 async def test_interrupt_during_a_count_drops_nothing(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """The run is stopped and audited."""
-    make_slow(db, monkeypatch)
+    make_slow(db)
     retention = db.retention(EVENTS)
     loop = asyncio.get_running_loop()
 
@@ -564,7 +566,7 @@ def count_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
             until = time.monotonic() + seconds
             while time.monotonic() < until:
                 await asyncio.sleep(0.02)
-                await self._give_way(conn)
+                await self._let_others_in(conn)
         return await count(self, conn, leaf)
 
     monkeypatch.setattr(PartitionDrop, "_count", slow)
@@ -668,11 +670,11 @@ async def test_drop_may_take_longer_than_the_lock_timeout(db: RetentionDB) -> No
 
 
 async def test_slow_drop_is_tried_once_and_reported_as_slow(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """One of a partition with many tables has more time; a retry would take as long."""
-    monkeypatch.setattr("watchkeeper.retention.run._partition_drop._DROP_TIMEOUT", timedelta(seconds=0.05))
-    monkeypatch.setattr("watchkeeper.retention.run._partition_drop._TABLE_TIMEOUT", timedelta(seconds=0.05))
+    db.tune(drop_timeout=timedelta(seconds=0.05))
+    db.tune(drop_timeout_per_table=timedelta(seconds=0.05))
     make_partitioned(db)
     old = fill(db)
     add_partition(db, "deep", 75, "PARTITION BY HASH (id)")
@@ -692,7 +694,7 @@ async def test_owner_that_cannot_reconnect_is_waited_for_once(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only one partition waits for it, and all are swept."""
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
+    db.tune(retry_waits=(timedelta(milliseconds=10),) * 2)
     make_partitioned(db)
     old = fill(db)
     count, tried = PartitionDrop._count, []
@@ -726,7 +728,7 @@ async def test_drop_with_an_unacknowledged_commit_is_counted_once(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, back: bool
 ) -> None:
     """The ledger tells whether it was committed, whether or not the owner reconnects."""
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(milliseconds=10),) * 2)
+    db.tune(retry_waits=(timedelta(milliseconds=10),) * 2)
     make_partitioned(db)
     old = fill(db)
     transaction, ended = Owner.transaction, 0
@@ -744,7 +746,7 @@ async def test_drop_with_an_unacknowledged_commit_is_counted_once(
 
     monkeypatch.setattr(Owner, "transaction", unanswered)
     counted: list[int] = []
-    (result,) = await db.retention(EVENTS).run_now(None, lambda _, rows: counted.append(rows))
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(lambda _, rows: counted.append(rows)))
     assert (result.status, result.deleted, sum(counted)) == ("completed", old, old)
     assert db.sample("retention_rows_deleted_total", table="inbound_events") == old
     assert [entry["deleted"] for entry in db.audit_payloads()] == [old]
@@ -756,10 +758,10 @@ async def test_drop_with_an_unacknowledged_commit_is_counted_once(
 
 
 async def test_connection_lost_during_a_count_is_replaced(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """The transaction is rolled back, and the next one drops the partition."""
-    make_slow(db, monkeypatch)
+    make_slow(db)
     killed: list[bool] = []
 
     def kill() -> None:

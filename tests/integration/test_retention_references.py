@@ -10,13 +10,13 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from support.retention import RetentionDB, force_index_scans
+from support.retention import OnDeleted, RetentionDB
 from watchkeeper.retention import Policy
 from watchkeeper.retention._queries import QUERIES
-from watchkeeper.retention.run._sweep import AgeSpan, BlockSpan
+from watchkeeper.retention.run._batch import AgeRange, BlockRange
 from watchkeeper.retention.table._target import find_target
 
-SPANS = (AgeSpan, BlockSpan)
+SPANS = (AgeRange, BlockRange)
 BOTH_WAYS = pytest.mark.parametrize("by_age", [True, False], ids=["by age", "by place"])
 
 
@@ -46,11 +46,11 @@ def make_family(db: RetentionDB, *, key: str = "", old_kids: int = 0) -> None:
 @pytest.mark.parametrize("key", ["", "ON DELETE RESTRICT", "DEFERRABLE INITIALLY DEFERRED"])
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
 async def test_referenced_rows_stay_and_the_others_are_deleted(
-    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, key: str, *, by_age: bool, archive: bool
+    any_db: RetentionDB, key: str, *, by_age: bool, archive: bool
 ) -> None:
     """Eleven of 500 are referenced: the plan says so, and the run deletes 489 by either scan."""
     if by_age:
-        force_index_scans(monkeypatch)
+        any_db.force_index_scans()
     make_family(any_db, key=key)
     retention = any_db.retention(on("parents", archive=archive))
     (plan,) = await retention.plan()
@@ -67,12 +67,10 @@ async def test_referenced_rows_stay_and_the_others_are_deleted(
 
 
 @BOTH_WAYS
-async def test_children_are_pruned_before_their_parents(
-    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
-) -> None:
+async def test_children_are_pruned_before_their_parents(any_db: RetentionDB, *, by_age: bool) -> None:
     """Whatever the order of the policies, in one run and in one tick."""
     if by_age:
-        force_index_scans(monkeypatch)
+        any_db.force_index_scans()
     make_family(any_db, old_kids=300)
     policies = (on("parents"), on("kids"))
     results = await any_db.retention(*policies).run_now()
@@ -157,12 +155,10 @@ def make_tree(db: RetentionDB) -> None:
 
 @BOTH_WAYS
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
-async def test_tree_is_deleted_from_its_leaves(
-    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool, archive: bool
-) -> None:
+async def test_tree_is_deleted_from_its_leaves(any_db: RetentionDB, *, by_age: bool, archive: bool) -> None:
     """All of an old tree of thirty levels in one run; ancestors of a young row stay."""
     if by_age:
-        force_index_scans(monkeypatch)
+        any_db.force_index_scans()
     make_tree(any_db)
     any_db.sql(
         "INSERT INTO tree SELECT g, nullif(g - 10, 0), now() - make_interval(days => 400 - g)"
@@ -183,13 +179,11 @@ async def test_tree_is_deleted_from_its_leaves(
 
 
 @BOTH_WAYS
-async def test_deep_tree_is_deleted_over_several_runs(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
-) -> None:
+async def test_deep_tree_is_deleted_over_several_runs(db: RetentionDB, *, by_age: bool) -> None:
     """A run does so many levels and says so; rows in a circle stay."""
     if by_age:
-        force_index_scans(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning._MOST_LEVELS", 5)
+        db.force_index_scans()
+    db.tune(most_reference_passes=5)
     make_tree(db)
     db.sql("INSERT INTO tree SELECT g, nullif(g - 1, 0), '2000-01-01' FROM generate_series(1, 30) g")
     db.sql("INSERT INTO tree VALUES (101, NULL, '2000-01-01'), (102, 101, '2000-01-01')")
@@ -207,11 +201,11 @@ async def test_deep_tree_is_deleted_over_several_runs(
 @pytest.mark.parametrize("key", ["", "ON DELETE RESTRICT", "DEFERRABLE INITIALLY DEFERRED"])
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
 async def test_child_inserted_during_a_delete_keeps_its_parent(
-    any_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, key: str, *, archive: bool
+    any_db: RetentionDB, key: str, *, archive: bool
 ) -> None:
     """The DELETE has already chosen the row; the retry lets it stay."""
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.ROW_WAIT", timedelta(seconds=10))
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.LOCK_TIMEOUT", timedelta(seconds=10))
+    any_db.tune(row_lock_timeout=timedelta(seconds=10))
+    any_db.tune(lock_timeout=timedelta(seconds=10))
     make_family(any_db, key=key)
     retention = any_db.retention(on("parents", archive=archive))
     with psycopg.connect(any_db.urls.owner_url) as other:
@@ -284,8 +278,8 @@ async def test_unenforced_key_keeps_nothing(db: RetentionDB) -> None:
 
 async def test_key_created_during_a_run_fails_it(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run does not know the key; the next one does."""
-    force_index_scans(monkeypatch)
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PAUSES", (timedelta(0),) * 2)
+    db.force_index_scans()
+    db.tune(retry_waits=(timedelta(0),) * 2)
     monkeypatch.setattr("watchkeeper.retention.run._batch_size._FIRST_SIZE", dict.fromkeys(SPANS, 100))
     make_family(db)
     db.sql("ALTER TABLE kids DROP CONSTRAINT kids_parent_fkey")
@@ -297,7 +291,7 @@ async def test_key_created_during_a_run_fails_it(db: RetentionDB, monkeypatch: p
         db.sql("ALTER TABLE kids DROP CONSTRAINT IF EXISTS late")
         db.sql("ALTER TABLE kids ADD CONSTRAINT late FOREIGN KEY (parent) REFERENCES parents")
 
-    (result,) = await db.retention(on("parents")).run_now(None, refer)
+    (result,) = await db.retention(on("parents")).run_now(observer=OnDeleted(refer))
     assert (result.status, 0 < result.deleted < 499) == ("failed", True)
     assert isinstance(result.error, psycopg.errors.ForeignKeyViolation)
     (result,) = await db.retention(on("parents")).run_now()

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from support.retention import EVENTS, SESSIONS, RetentionDB, force_index_scans
+from support.retention import EVENTS, SESSIONS, OnDeleted, RetentionDB
 from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention import Limits, Policy
 
@@ -212,17 +212,17 @@ async def test_tables_whose_delete_would_mislead_are_refused(
 
 
 async def test_row_level_security_enabled_during_a_run_fails_it(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+    db: RetentionDB,
 ) -> None:
     """The rest is not silently partial."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table()
     db.fill("inbound_events", 40, 5000)
 
     def hide(_table: str, _rows: int) -> None:
         db.sql("ALTER TABLE inbound_events ENABLE ROW LEVEL SECURITY")
 
-    (result,) = await db.retention(EVENTS).run_now(None, hide)
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(hide))
     assert (result.status, result.deleted) == ("failed", 1000)
     assert "row-level security policy" in str(result.error)
 
@@ -264,10 +264,10 @@ async def test_rows_without_children_are_deleted_beside_referenced_ones(db: Rete
 @pytest.mark.parametrize("passes", [2, 4])
 @pytest.mark.parametrize("kept", ["true", "id < '40-2'"], ids=["all rows", "some rows"])
 async def test_trigger_that_keeps_rows_fails_the_run(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, kept: str, passes: int, *, indexed: bool
+    db: RetentionDB, kept: str, passes: int, *, indexed: bool
 ) -> None:
     """The run says why, and has counted what was deleted."""
-    monkeypatch.setattr("watchkeeper.retention.run._pruning.PASS_WAITS", (timedelta(0),) * passes)
+    db.tune(pass_waits=(timedelta(0),) * passes)
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 3000)
     db.sql(

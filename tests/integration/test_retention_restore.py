@@ -37,9 +37,9 @@ def db(db: RetentionDB) -> RetentionDB:
 
 
 @pytest.fixture
-async def pruned(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> Retention:
+async def pruned(db: RetentionDB) -> Retention:
     """Its retention, after a run that archived the old rows in several segments."""
-    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
+    db.tune(segment_bytes=2000)
     retention = db.retention(ARCHIVED)
     (result,) = await retention.run_now()
     assert (result.error, result.deleted) == (None, 100)
@@ -343,10 +343,11 @@ async def test_restore_command_asks_on_a_terminal(db: RetentionDB, answer: str) 
 
 
 async def test_restore_interrupted_by_an_outage_continues_later(
-    private_db: RetentionDB, postgres_private: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    private_db: RetentionDB,
+    postgres_private: PostgresServer,
 ) -> None:
     """What was restored is reported, and the same command continues."""
-    monkeypatch.setattr("watchkeeper.retention.run._archived_sweep.MOST_BYTES", 2000)
+    private_db.tune(segment_bytes=2000)
     private_db.make_table()
     private_db.fill("inbound_events", 40, 300)
     retention = private_db.retention(ARCHIVED)

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from support.retention import EVENTS, SESSIONS, FixedSchedule, RetentionDB, force_index_scans
+from support.retention import EVENTS, SESSIONS, FixedSchedule, OnDeleted, RetentionDB
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import Limits, Policy, Schedule
+from watchkeeper.retention import Limits, Policy
+from watchkeeper.retention._schedule import Schedule
 
 
 async def test_pruning_removes_old_inbound_events_and_old_chat_sessions(any_db: RetentionDB) -> None:
@@ -218,7 +219,9 @@ async def test_manual_run_runs_what_is_not_due(db: RetentionDB) -> None:
     """With ledger row, audit entry, line and progress like any other run."""
     db.make_contract_tables()
     seen: list[tuple[str, int]] = []
-    results = await db.retention().run_now(["chat_sessions"], lambda table, rows: seen.append((table, rows)))
+    results = await db.retention().run_now(
+        ["chat_sessions"], observer=OnDeleted(lambda table, rows: seen.append((table, rows)))
+    )
     assert [(result.table, result.status, result.deleted) for result in results] == [
         ("chat_sessions", "completed", 2)
     ]
@@ -258,11 +261,9 @@ async def test_changed_policy_keeps_its_registration_time(db: RetentionDB) -> No
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_many_rows_are_deleted_in_many_transactions(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_many_rows_are_deleted_in_many_transactions(db: RetentionDB, *, indexed: bool) -> None:
     """With and without an age index no transaction is large, and they add up."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table(indexed=indexed)
     db.fill("inbound_events", 40, 12_000)
     db.fill("inbound_events", 10, 500)
@@ -270,28 +271,26 @@ async def test_many_rows_are_deleted_in_many_transactions(
     batches: list[int] = []
     (plan,) = await db.retention(EVENTS).plan()
     assert (plan.rows, plan.exact, plan.strategy) == (12_000, True, "age" if indexed else "place")
-    await db.retention(EVENTS).run_now(None, lambda _, rows: batches.append(rows))
+    await db.retention(EVENTS).run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
     assert sum(batches) == 12_000
     assert len(batches) > 2
     assert db.count("inbound_events") == 501
     assert db.sql("SELECT count(*) FROM inbound_events WHERE received_at IS NULL") == [(1,)]
 
 
-async def test_many_rows_of_one_age_are_deleted(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_rows_of_one_age_are_deleted(db: RetentionDB) -> None:
     """A bulk import with one age does not stop a cursor on the age."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.make_table()
     db.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 5000) g")
     assert [result.deleted for result in await db.retention(EVENTS).run_now()] == [5000]
 
 
 @pytest.mark.parametrize("by_age", [True, False])
-async def test_extreme_ages_are_compared(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, by_age: bool
-) -> None:
+async def test_extreme_ages_are_compared(db: RetentionDB, *, by_age: bool) -> None:
     """Minus infinity and a year BC are old, infinity is not."""
     if by_age:
-        force_index_scans(monkeypatch)
+        db.force_index_scans()
     db.make_table()
     db.sql("INSERT INTO inbound_events VALUES ('a', '-infinity'), ('b', '0044-03-15 BC'), ('c', 'infinity')")
     (plan,) = await db.retention(EVENTS).plan()
@@ -342,11 +341,9 @@ async def test_unusual_tables_are_pruned(db: RetentionDB, definition: str, polic
 
 
 @pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
-async def test_partitioned_table_is_pruned_in_all_partitions(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
-) -> None:
+async def test_partitioned_table_is_pruned_in_all_partitions(db: RetentionDB, *, indexed: bool) -> None:
     """Rows of two partitions with the same ctid are each counted."""
-    force_index_scans(monkeypatch)
+    db.force_index_scans()
     db.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
     for part in range(3):
         bounds = f"FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
@@ -387,7 +384,7 @@ async def test_rows_that_move_during_a_block_scan_are_found(db: RetentionDB) -> 
             db.sql("UPDATE inbound_events SET id = id || 'x' WHERE id > '40-7900'")
             moved = 1
 
-    (result,) = await db.retention(EVENTS).run_now(None, move)
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(move))
     assert (moved, result.status, result.deleted) == (1, "completed", 8000)
     assert db.count("inbound_events") == 0
 

@@ -13,12 +13,13 @@ from psycopg import sql
 
 from support.archive import ARCHIVED
 from support.retention import EVENTS, RetentionDB
-from watchkeeper.retention import Condition, Ledger
+from watchkeeper.retention import Condition
 from watchkeeper.retention._holds import add_hold
+from watchkeeper.retention.ledger._ledger import Ledger
 
 if TYPE_CHECKING:
     from support.postgres import PostgresServer
-    from watchkeeper.retention import Claim
+    from watchkeeper.retention._model import Claim
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from psycopg import sql
 from support.postgres import SERVICE, PostgresServer
 from support.retention import EVENTS, RetentionDB, open_db
 from watchkeeper.retention import Limits, RunResult, Thresholds
-from watchkeeper.retention.run import _batch_size
-from watchkeeper.retention.run._sweep import BlockSpan
+from watchkeeper.retention.run._tuning import Sizes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -310,13 +309,14 @@ async def test_run_waits_for_a_late_vacuum(db: RetentionDB) -> None:
 
 @pytest.mark.parametrize(("grace_s", "waits"), [(120.0, False), (0.0, True)])
 async def test_run_does_not_wait_for_its_own_dead_rows_at_once(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch, grace_s: float, *, waits: bool
+    db: RetentionDB, grace_s: float, *, waits: bool
 ) -> None:
     """Autovacuum comes once a minute, longer than a short run takes."""
-    monkeypatch.setattr("watchkeeper.retention.run._throttle._LOOK_S", 0.05)
-    monkeypatch.setattr("watchkeeper.retention.run._throttle._VACUUM_GRACE", timedelta(seconds=grace_s))
-    for sizes in (_batch_size._SMALLEST_SIZE, _batch_size._LARGEST_SIZE):
-        monkeypatch.setitem(sizes, BlockSpan, 8)
+    db.tune(
+        check_interval=timedelta(seconds=0.05),
+        vacuum_grace=timedelta(seconds=grace_s),
+        blocks=Sizes(first=8, smallest=8, largest=8, largest_empty=8),
+    )
     db.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.01)")
     db.fill("inbound_events", 41, 8000)
     db.sql(
@@ -374,7 +374,7 @@ async def test_missing_privilege_is_reported_once(db: RetentionDB, server: Postg
         server.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(role))
     assert [result.status for result in results] == ["completed", "completed"]
     blind, *rest = db.lines("retention")
-    assert (blind["level"], blind["status"]) == ("warn", "blind")
+    assert (blind["level"], blind["status"]) == ("warn", "missing_privilege")
     assert "GRANT pg_read_all_stats TO keeper" in blind["msg"]
     assert [line["status"] for line in rest] == ["completed", "completed"]
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from support.retention import EVENTS, RetentionDB
-from watchkeeper.retention import Scheduler
+from watchkeeper.retention._scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -20,7 +20,8 @@ from support.retention import EVENTS, UNTHROTTLED, FixedSchedule
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging, Sink
 from watchkeeper.metrics import Registry
-from watchkeeper.retention import FolderArchive, Retention, RetentionMetrics
+from watchkeeper.retention import FolderArchive, Retention
+from watchkeeper.retention._metrics import RetentionMetrics
 
 
 async def prune(url: str, due: str, owner: str | None, archive: str | None) -> None:

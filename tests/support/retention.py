@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,14 +17,19 @@ from support.metrics import ScrapedRegistry
 from support.postgres import OWNER, SERVICE
 from watchkeeper.database import Database
 from watchkeeper.logs import Logging
-from watchkeeper.retention import LEASE, FolderArchive, Limits, Policy, Retention, RetentionMetrics
+from watchkeeper.retention import FolderArchive, Limits, Policy, Retention
+from watchkeeper.retention._metrics import RetentionMetrics
+from watchkeeper.retention._model import Observers
+from watchkeeper.retention.ledger._ledger import LEASE
+from watchkeeper.retention.run._tuning import Tuning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from support.postgres import DatabaseUrls, PostgresServer
-    from watchkeeper.retention import Archive, Calendar
+    from watchkeeper.retention import Archive
+    from watchkeeper.retention._retention import Calendar
 
 EVENTS: Final = Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=30))
 SESSIONS: Final = Policy(table="chat_sessions", age_column="updated_at", keep=timedelta(days=90))
@@ -45,6 +51,18 @@ class FixedSchedule:
         return now + timedelta(days=1)
 
 
+class OnDeleted(Observers):
+    """Calls a function with the table and the number of rows after each transaction that deleted some."""
+
+    def __init__(self, call: Callable[[str, int], object]) -> None:
+        super().__init__()
+        self._call = call
+
+    def deleted(self, table: str, rows: int) -> None:
+        """Call it."""
+        self._call(table, rows)
+
+
 class RetentionDB:
     """A database, the replicas that run retention on it, and what they logged and counted."""
 
@@ -55,6 +73,7 @@ class RetentionDB:
         self.registry = ScrapedRegistry()
         self.schedule = FixedSchedule(datetime.now(UTC) - timedelta(minutes=1))
         self._lines = lines
+        self._tuning = Tuning()
         self.reconnect()
         self._logging = Logging(service="test", env="test", sink=lines.sink)
         self._metrics: RetentionMetrics | None = None
@@ -83,9 +102,25 @@ class RetentionDB:
             limits=limits,
             archive=archive or FolderArchive(self.folder / "archive"),
             free_space=free_space,
+            tuning=self._tuning,
         )
         self._replicas.append(retention)
         return retention
+
+    def tune(self, **changes: Any) -> None:
+        """Have the replicas that are made from now on work with other sizes and waits."""
+        self._tuning = replace(self._tuning, **changes)
+
+    def force_index_scans(self) -> None:
+        """Have the replicas that are made from now on find old rows by the index, however many there are."""
+        self.tune(index_scan_share=1.0)
+
+    def limit_batches(self, *, rows: int | None = None, blocks: int | None = None) -> None:
+        """Limit the batches of the replicas that are made from now on."""
+        if rows is not None:
+            self.tune(ages=replace(self._tuning.ages, largest=rows))
+        if blocks is not None:
+            self.tune(blocks=replace(self._tuning.blocks, largest=blocks))
 
     async def overdue(self, *policies: Policy, **options: Any) -> Retention:
         """Return a retention whose policies have been registered for ten days, so that a run is due."""
@@ -221,11 +256,6 @@ async def private_db(postgres_private: PostgresServer, tmp_path: Path) -> AsyncI
         )
     async with open_db(postgres_private.create_database("wk_template"), tmp_path) as opened:
         yield opened
-
-
-def force_index_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have old rows found through the age index, however many there are."""
-    monkeypatch.setattr("watchkeeper.retention.run._sweep._FEW", 1.0)
 
 
 def close_run_as_peer(db: RetentionDB) -> None:

@@ -43,24 +43,8 @@ KNOWN_CYCLES: set[str] = {
     "watchkeeper.logs._logging",
     "watchkeeper.logs.bridges._excepthooks",
     "watchkeeper.logs.bridges._structlog",
-    "watchkeeper.retention",
-    "watchkeeper.retention._log_lines",
-    "watchkeeper.retention._metrics",
-    "watchkeeper.retention._scheduler",
-    "watchkeeper.retention.ledger._interrupts",
-    "watchkeeper.retention.ledger._ledger",
-    "watchkeeper.retention.plan._backlog",
-    "watchkeeper.retention.run._archived_sweep",
-    "watchkeeper.retention.run._partition_drop",
-    "watchkeeper.retention.run._pressure",
-    "watchkeeper.retention.run._pruning",
-    "watchkeeper.retention.run._run",
-    "watchkeeper.retention.run._throttle",
 }
-KNOWN_UPWARD: set[str] = {
-    "watchkeeper.retention.plan._backlog -> watchkeeper.retention._metrics",
-    "watchkeeper.retention.run._pressure -> watchkeeper.retention._log_lines",
-}
+KNOWN_UPWARD: set[str] = set()
 KNOWN_UNMAPPED: set[str] = {
     "_supervisor",
     "archive",

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from watchkeeper.cli._screen import Screen, days, duration, open_screen, printable, volume
+from watchkeeper.retention._model import Pressure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,7 @@ def test_a_bar_is_there_also_for_what_was_not_planned() -> None:
     """A table that could be pruned after all, although its plan said no."""
     shown, out = screen(100)
     with shown.progress({"planned": 10}) as bars:
+        assert bars is not None
         bars.advance("planned", 4)
         bars.advance("surprise", 7)
         bars.advance("surprise", 1)
@@ -117,8 +119,9 @@ def test_a_bar_that_waits_says_for_what() -> None:
     """The details stand above the bars, whatever is in them; a bar that goes on waits no more."""
     shown, out = screen(100)
     with shown.progress({"planned": 10}) as bars:
-        bars.wait("planned", "vacuum: [b]900 dead\x1b rows")
-        bars.wait("planned", None)
+        assert bars is not None
+        bars.waiting("planned", 1, Pressure(reason="vacuum", detail="[b]900 dead\x1b rows"))
+        bars.resumed("planned", 1, "vacuum", timedelta(seconds=1))
     assert "planned waits: [b]900 dead\\u001b rows" in out.getvalue()
     assert "waits: vacuum" not in out.getvalue().splitlines()[-1]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchkeeper.retention import Schedule
+from watchkeeper.retention._schedule import Schedule
 from watchkeeper.retention.ledger._attempts import next_attempt
 
 DUE = datetime(2026, 7, 1, 3, tzinfo=UTC)

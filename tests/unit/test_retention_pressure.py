@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import REASONS, Thresholds
-from watchkeeper.retention.run._pressure import _of_disk, _of_replicas, _of_transactions, _of_wal
+from watchkeeper.retention import Thresholds
+from watchkeeper.retention._model import REASONS
+from watchkeeper.retention.run._pressure import (
+    _disk_pressure,
+    _replica_pressure,
+    _transaction_pressure,
+    _wal_pressure,
+)
 from watchkeeper.retention.table._vacuum import Vacuum
 
 MIB = 1 << 20
@@ -41,12 +47,12 @@ def test_disk_threshold_is_a_share_of_small_disks_and_a_gigabyte_of_large_ones(
     free: int, size: int, *, waits: bool
 ) -> None:
     """5 % of ten terabytes is no reason to wait."""
-    assert (_of_disk((free, size), Thresholds()) is not None) == waits
+    assert (_disk_pressure((free, size), Thresholds()) is not None) == waits
 
 
 def test_unknown_disk_is_no_reason_to_wait() -> None:
     """The server is on another machine."""
-    assert _of_disk(None, Thresholds()) is None
+    assert _disk_pressure(None, Thresholds()) is None
 
 
 @pytest.mark.parametrize(
@@ -63,20 +69,20 @@ def test_unknown_disk_is_no_reason_to_wait() -> None:
 )
 def test_waiting_ends_at_half_of_the_lag(seen: dict[str, Any], part: float, detail: str | None) -> None:
     """Otherwise a run would flap around the threshold."""
-    found = _of_replicas({**QUIET, "replica": "r", "slot": "s", **seen}, Thresholds(), part)
+    found = _replica_pressure({**QUIET, "replica": "r", "slot": "s", **seen}, Thresholds(), part)
     assert (found and found.detail) == detail
 
 
 def test_idle_server_is_no_reason_to_wait() -> None:
     """No replica, slot, archive or other session."""
-    assert _of_wal(QUIET) is None
-    assert _of_replicas(QUIET, Thresholds(), 1.0) is None
-    assert _of_transactions(QUIET, Thresholds()) is None
+    assert _wal_pressure(QUIET) is None
+    assert _replica_pressure(QUIET, Thresholds(), 1.0) is None
+    assert _transaction_pressure(QUIET, Thresholds()) is None
 
 
 def test_description_starts_with_the_reason() -> None:
     """Readers of the ledger take the word before the colon."""
-    found = _of_wal({**QUIET, "unchecked": 1025 * MIB})
+    found = _wal_pressure({**QUIET, "unchecked": 1025 * MIB})
     assert str(found) == "wal: 1,025 MiB of WAL were written since the last checkpoint, over max_wal_size"
     assert str(found).partition(":")[0] in REASONS
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import Schedule
+from watchkeeper.retention._schedule import Schedule
 
 ZONES = sorted(available_timezones() - {"localtime", "Factory"})
 INSTANTS = st.datetimes(datetime(2012, 1, 1), datetime(2036, 12, 1), timezones=st.just(UTC))  # noqa: DTZ001

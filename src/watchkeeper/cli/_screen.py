@@ -8,17 +8,18 @@ import os
 import re
 import sys
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from rich.console import Console
-    from rich.progress import Task
+    from rich.progress import Progress, Task
+
+    from watchkeeper.retention._model import Pressure, Reason, RunResult
 
 
 # Control characters, and those that turn the direction of writing.
@@ -29,19 +30,6 @@ _SHORTEST_CELL: Final = 10
 _KIB: Final = 1024
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bars:
-    """What moves the bars of several things that are counted.
-
-    Args:
-        advance: Takes a name, and how many more there are.
-        wait: Takes a name, and what it waits for, such as "vacuum: 900 dead rows"; None when it goes on.
-    """
-
-    advance: Callable[[str, int], None]
-    wait: Callable[[str, str | None], None]
 
 
 class Screen:
@@ -134,15 +122,13 @@ class Screen:
         finally:
             loop.remove_reader(sys.stdin)
 
-    def progress(self, totals: Mapping[str, int]) -> AbstractContextManager[Bars]:
-        """Show a bar for each of several things that are counted; nothing where nobody watches.
+    def progress(self, totals: Mapping[str, int]) -> AbstractContextManager[ProgressBars | None]:
+        """Show a progress bar for each policy; None where no one watches.
 
         Args:
-            totals: How many there are of each, as far as it is known.
+            totals: How many rows each has to delete, as far as that is known.
         """
-        if self._console is None:
-            return nullcontext(Bars(advance=_ignore, wait=_ignore))
-        return _bars(self._console, totals)
+        return nullcontext() if self._console is None else _progress_bars(self._console, totals)
 
     def time(self, moment: datetime | None) -> str:
         """Return a time in the service's zone, a dash for none; the heads of tables name the zone."""
@@ -228,8 +214,49 @@ def _room_of_last(heads: Sequence[str], rows: Sequence[Sequence[str]], width: in
     return width - _BESIDE_TABLE - _BESIDE_CELL - sum(max(map(len, cells)) + _BESIDE_CELL for cells in others)
 
 
+class ProgressBars:
+    """A progress bar for each policy that is run."""
+
+    def __init__(self, progress: Progress, totals: Mapping[str, int]) -> None:
+        self._progress = progress
+        self._tasks = {
+            table: progress.add_task(table, total=total, rate="", start=False)
+            for table, total in totals.items()
+        }
+
+    def advance(self, table: str, rows: int) -> None:
+        """Advance the bar of a policy."""
+        task = self._started(table)
+        rate = (task.completed + rows) / max(task.elapsed or 0.0, 0.05)
+        self._progress.update(task.id, advance=rows, rate=f"{rate:,.0f} rows/s")
+
+    def deleted(self, table: str, rows: int) -> None:
+        """Advance the bar by rows that were deleted."""
+        self.advance(table, rows)
+
+    def waiting(self, table: str, _run: int, pressure: Pressure) -> None:
+        """Say what a run waits for, above the bars and beside its own."""
+        self._progress.console.print(printable(f"{table} waits: {pressure.detail}"), markup=False)
+        self._progress.update(self._started(table).id, rate=f"waits: {pressure.reason}")
+
+    def resumed(self, table: str, _run: int, _reason: Reason, _waited: timedelta) -> None:
+        """Take away what a run waited for."""
+        self._progress.update(self._started(table).id, rate="")
+
+    def finished(self, result: RunResult) -> None:
+        """Nothing: the command prints the results at its end."""
+
+    def _started(self, table: str) -> Task:
+        if table not in self._tasks:
+            self._tasks[table] = self._progress.add_task(table, total=None, rate="")
+        task = self._progress.tasks[self._tasks[table]]
+        if not task.started:
+            self._progress.start_task(task.id)
+        return task
+
+
 @contextmanager
-def _bars(console: Console, totals: Mapping[str, int]) -> Iterator[Bars]:
+def _progress_bars(console: Console, totals: Mapping[str, int]) -> Iterator[ProgressBars]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - an extra
 
     columns = (
@@ -240,34 +267,7 @@ def _bars(console: Console, totals: Mapping[str, int]) -> Iterator[Bars]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        tasks = {
-            name: progress.add_task(name, total=total, rate="", start=False) for name, total in totals.items()
-        }
-
-        def begun(name: str) -> Task:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=None, rate="")
-            task = progress.tasks[tasks[name]]
-            if not task.started:
-                progress.start_task(task.id)
-            return task
-
-        def advance(name: str, count: int) -> None:
-            task = begun(name)
-            rate = (task.completed + count) / max(task.elapsed or 0.0, 0.05)
-            progress.update(task.id, advance=count, rate=f"{rate:,.0f} rows/s")
-
-        def wait(name: str, reason: str | None) -> None:
-            kind, _, details = (reason or "").partition(": ")
-            if details:
-                progress.console.print(printable(f"{name} waits: {details}"), markup=False)
-            progress.update(begun(name).id, rate=f"waits: {kind}" if kind else "")
-
-        yield Bars(advance=advance, wait=wait)
-
-
-def _ignore(_name: str, _news: object) -> None:
-    """Count for nobody."""
+        yield ProgressBars(progress, totals)
 
 
 def _plain(value: Any) -> object:

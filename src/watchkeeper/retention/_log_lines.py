@@ -1,67 +1,35 @@
-"""The lines of the retention job."""
+"""The log lines of the retention job."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from watchkeeper.logs import describe_exception
+from watchkeeper.logs._errors import describe_exception
 from watchkeeper.retention.ledger._interrupts import RunPausedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from watchkeeper.logs import Logging
-    from watchkeeper.retention.run._pressure import Pressure, Reason
-    from watchkeeper.retention.run._run import RunResult
+    from watchkeeper.logs._logging import Logging
+    from watchkeeper.retention._model import Pressure, Reason, RunResult
 
-_BAD = ("failed", "refused")
+_FAILURES = ("failed", "refused")
 
 
-class JobLines:
-    """Writes what the job does.
-
-    Args:
-        logging: Where the lines go.
-        job: The job's name.
-    """
+class JobLog:
+    """Logs the events of runs, and how the job as a whole went."""
 
     def __init__(self, logging: Logging, job: str) -> None:
         self._logging = logging
         self._job = job
-        self._begun = False
-        self.on_wait: Callable[[str, str | None], None] = lambda _table, _reason: None
-        """Told of waiting too: the policy's name, and what its run waits for; None when that goes on."""
+        self._started = False
 
-    def scheduled(self, due: datetime) -> None:
-        """Say when the job runs next."""
-        self._write("info", status="scheduled", due=f"{due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    def deleted(self, table: str, rows: int) -> None:
+        """Nothing: the line of the finished run has the number of rows."""
 
-    def started(self) -> None:
-        """Say that the first of what is due has begun."""
-        if not self._begun:
-            self._begun = True
-            self._write("info", status="started")
-
-    def ran(self, result: RunResult) -> None:
-        """Say what a run came to."""
-        bad = result.status in _BAD
-        self._logging.event(
-            "error" if bad else "info",
-            type="retention",
-            table=result.table,
-            deleted=result.deleted,
-            status=result.status,
-            run=result.run,
-            duration=round(result.duration / timedelta(milliseconds=1), 1),
-            **({"msg": " ".join(result.notes)} if result.notes else {}),
-            **({"error": describe_exception(result.error)} if bad and result.error else {}),
-            **({"msg": str(result.error)} if result.error and not bad else {}),
-        )
-
-    def waits(self, table: str, run: int, pressure: Pressure) -> None:
-        """Say what a run begins to wait for."""
-        self.on_wait(table, str(pressure))
+    def waiting(self, table: str, run: int, pressure: Pressure) -> None:
+        """Log what a run begins to wait for."""
         self._logging.event(
             "warn",
             type="retention",
@@ -72,9 +40,8 @@ class JobLines:
             msg=f"{table} waits: {pressure.detail}",
         )
 
-    def goes_on(self, table: str, run: int, reason: Reason, waited: timedelta) -> None:
-        """Say that a run goes on, what it waited for last, and how long it waited."""
-        self.on_wait(table, None)
+    def resumed(self, table: str, run: int, reason: Reason, waited: timedelta) -> None:
+        """Log that a run continues, what it waited for last, and how long."""
         self._logging.event(
             "info",
             type="retention",
@@ -82,51 +49,79 @@ class JobLines:
             status="resumed",
             run=run,
             reason=reason,
-            duration=round(waited / timedelta(milliseconds=1), 1),
+            duration=_milliseconds(waited),
         )
 
-    def blind(self, sentence: str) -> None:
-        """Say what runs cannot wait for, because the service's role does not see it."""
-        self._logging.event("warn", type="retention", status="blind", msg=sentence)
+    def finished(self, result: RunResult) -> None:
+        """Log the outcome of a run."""
+        failed = result.status in _FAILURES
+        self._logging.event(
+            "error" if failed else "info",
+            type="retention",
+            table=result.table,
+            deleted=result.deleted,
+            status=result.status,
+            run=result.run,
+            duration=_milliseconds(result.duration),
+            **({"msg": " ".join(result.notes)} if result.notes else {}),
+            **({"error": describe_exception(result.error)} if failed and result.error else {}),
+            **({"msg": str(result.error)} if result.error and not failed else {}),
+        )
 
-    def finished(self, results: Sequence[RunResult], *, by_hand: bool = False) -> None:
-        """Say how everything went that was due; nothing if nothing was.
+    def missing_privilege(self, sentence: str) -> None:
+        """Log what runs cannot wait for, because the service's role does not see it."""
+        self._logging.event("warn", type="retention", status="missing_privilege", msg=sentence)
 
-        Args:
-            results: What was run.
-            by_hand: Whether an operator wanted it, so that nobody goes on by himself with what was stopped.
+    def job_scheduled(self, next_run: datetime) -> None:
+        """Log when the job runs next."""
+        self._log_job("info", status="scheduled", due=f"{next_run.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
+
+    def job_started(self) -> None:
+        """Log that the job has begun, once for all runs of one turn."""
+        if not self._started:
+            self._started = True
+            self._log_job("info", status="started")
+
+    def job_finished(self, results: Sequence[RunResult], *, manual: bool = False) -> None:
+        """Log how the runs of one turn went; nothing without one.
+
+        A scheduled run that was stopped continues elsewhere, a manual one does not.
         """
-        self._begun = False
-        bad = [result for result in results if result.status in _BAD]
-        if bad:
-            error = next((result.error for result in bad if result.error is not None), None)
-            self._write(
+        self._started = False
+        failures = [result for result in results if result.status in _FAILURES]
+        if failures:
+            error = next((result.error for result in failures if result.error is not None), None)
+            self._log_job(
                 "error",
                 status="failed",
-                tables=[result.table for result in bad],
+                tables=[result.table for result in failures],
                 **({"error": describe_exception(error)} if error is not None else {}),
             )
         elif any(
             result.status == "stopped" and not isinstance(result.error, RunPausedError) for result in results
         ):
-            if by_hand:
-                self._write("info", status="stopped")
+            if manual:
+                self._log_job("info", status="stopped")
             else:
-                self.scheduled(datetime.now(UTC))
+                self.job_scheduled(datetime.now(UTC))
         elif results:
-            self._write("info", status="completed")
+            self._log_job("info", status="completed")
 
-    def broke(self, error: BaseException) -> None:
-        """Say that the job itself failed."""
-        self._write("error", status="failed", error=describe_exception(error))
+    def job_failed(self, error: BaseException) -> None:
+        """Log that the job itself failed."""
+        self._log_job("error", status="failed", error=describe_exception(error))
 
-    def waiting(self, error: BaseException) -> None:
-        """Say that the job waits for the database."""
+    def schedule_waiting(self, error: BaseException) -> None:
+        """Log that the schedule waits for the database."""
         self._logging.event("warn", type="schedule", name=self._job, status="waiting", msg=str(error))
 
-    def resumed(self) -> None:
-        """Say that the job has its database again."""
+    def schedule_resumed(self) -> None:
+        """Log that the schedule has its database again."""
         self._logging.event("info", type="schedule", name=self._job, status="resumed")
 
-    def _write(self, level: str, **fields: object) -> None:
+    def _log_job(self, level: str, **fields: object) -> None:
         self._logging.event(level, type="job", name=self._job, **fields)
+
+
+def _milliseconds(duration: timedelta) -> float:
+    return round(duration / timedelta(milliseconds=1), 1)

@@ -1,37 +1,30 @@
-"""The figures of retention."""
+"""The metrics of retention."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, get_args
 
-from watchkeeper.retention.ledger._ledger import State
-from watchkeeper.retention.run._pressure import REASONS
+from watchkeeper.retention._model import REASONS, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from watchkeeper.metrics import Registry
+    from watchkeeper.retention._model import Backlog, Pressure, Reason, RunResult
     from watchkeeper.retention._policy import Policy
-    from watchkeeper.retention.plan._backlog import Backlog
-    from watchkeeper.retention.run._run import RunResult
 
-# A stopped run is no outcome: another one goes on where it ended.
+# A stopped run has no outcome: the next one continues it.
 STATUSES: Final = tuple(state for state in get_args(State) if state != "stopped")
 
-# What a run waits for begins with one of these, a colon and details; anything else counts as the last one.
+# The ledger has one of these, a colon and details; anything else counts as the last one.
 WAITING_REASONS: Final = (*REASONS, "other")
 
 _DURATION_BUCKETS_S: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 7200.0)
 
 
 class RetentionMetrics:
-    """Declares the instruments and counts with them.
-
-    Args:
-        registry: Where they are declared.
-        policies: Their series are there from the start.
-    """
+    """The instruments of retention; each policy's series exist from the start."""
 
     def __init__(self, registry: Registry, policies: Iterable[Policy]) -> None:
         policies = tuple(policies)
@@ -98,24 +91,32 @@ class RetentionMetrics:
         for policy in policies:
             self._keep.labels(table=policy.name).set(policy.keep.total_seconds())
 
-    def count_rows(self, table: str, rows: int) -> None:
-        """Count rows as they go."""
+    def deleted(self, table: str, rows: int) -> None:
+        """Count deleted rows."""
         self._rows.labels(table=table).inc(rows)
 
-    def count_run(self, result: RunResult) -> None:
-        """Count a run that ended."""
+    def waiting(self, table: str, run: int, pressure: Pressure) -> None:
+        """Nothing: what a run of any process waits for is read from the ledger."""
+
+    def resumed(self, table: str, run: int, reason: Reason, waited: timedelta) -> None:
+        """Nothing, as with `waiting`."""
+
+    def finished(self, result: RunResult) -> None:
+        """Count a run that ended; one that was left open is counted by the process that closes it."""
+        if result.left_open:
+            return
         self._bytes.labels(table=result.table).inc(result.bytes_deleted)
         if result.status in STATUSES:
             self._runs.labels(table=result.table, status=result.status).inc()
-            if result.duration:  # what was never claimed or closed took no time that is known
+            if result.duration:  # zero where it was never claimed or closed
                 self._duration.labels(table=result.table).observe(result.duration.total_seconds())
 
     def show_holds(self, table: str, holds: int) -> None:
-        """Show how many holds are in force on a table."""
+        """Set how many holds are in force on a table."""
         self._holds.labels(table=table).set(holds)
 
-    def show_doing(self, table: str, *, paused: bool, waiting: str | None) -> None:
-        """Show whether a table's policy is paused, and what its run waits for; None for nothing."""
+    def show_activity(self, table: str, *, paused: bool, waiting: str | None) -> None:
+        """Set whether a table's policy is paused, and what its run waits for; None for nothing."""
         self._paused.labels(table=table).set(float(paused))
         now = None if waiting is None else waiting.partition(":")[0].strip()
         if now is not None and now not in WAITING_REASONS:
@@ -124,7 +125,7 @@ class RetentionMetrics:
             self._waiting.labels(table=table, reason=reason).set(float(reason == now))
 
     def show_backlog(self, table: str, backlog: Backlog | None) -> None:
-        """Show what of a table is past its horizon; None takes back what is not known any more."""
+        """Set what of a table is past its horizon; None clears it: it is not known."""
         oldest, rows = self._oldest.labels(table=table), self._backlog.labels(table=table)
         if backlog is None:
             rows.clear()
@@ -135,8 +136,8 @@ class RetentionMetrics:
         else:
             oldest.set(backlog.oldest.timestamp())
 
-    def show(self, table: str, since: datetime, success: datetime | None) -> None:
-        """Show what the ledger says of a table."""
+    def show_policy(self, table: str, since: datetime, success: datetime | None) -> None:
+        """Set when a policy was declared, and when a run of it last succeeded."""
         self._since.labels(table=table).set(since.timestamp())
         if success is not None:
             self._success.labels(table=table).set(success.timestamp())

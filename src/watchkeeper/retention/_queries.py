@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.database import Queries
@@ -27,14 +28,13 @@ async def fetch_row(
     query: LiteralString | Composed,
     parameters: Mapping[str, object] | None = None,
 ) -> tuple[Any, ...]:
-    """Return the one row of a query that always has one.
-
-    Args:
-        conn: Any connection.
-        query: An aggregate, or a SELECT without FROM.
-        parameters: Its parameters.
-    """
+    """Return the row of a query that always has exactly one, such as an aggregate."""
     row: tuple[Any, ...] | None = await (await conn.execute(query, parameters)).fetchone()
     if row is None:
         raise AssertionError("an aggregate has a row")
     return row
+
+
+def milliseconds(duration: timedelta) -> str:
+    """Return a duration as PostgreSQL's settings take it."""
+    return str(round(duration / timedelta(milliseconds=1)))

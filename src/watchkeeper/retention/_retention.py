@@ -1,17 +1,17 @@
-"""Retention of one service: its policies carried out when they are due, once over all replicas.
+"""The retention of one service: its policies, run when they are due, once over all replicas.
 
-Purpose: rows that are older than their policy keeps them go, a bounded number at a time, and each run leaves
-an entry in the audit log.
+Purpose: delete rows that are older than their policy keeps them, in bounded batches; each run writes an entry
+to the audit log.
 
 Lines:
     `{type: "job", name: "retention", status: "scheduled", due}` when the policies were registered, and when a
-    run was stopped with its process (it goes on elsewhere); `started`, then `completed` or `failed` (level
-    error, with `error`) around all that was due; `stopped` where an operator stopped his own run.
+    run was stopped with its process (it continues elsewhere); `started`, then `completed` or `failed` (level
+    error, with `error`) around all runs of one turn; `stopped` where an operator stopped a manual run.
     `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
-    it failed or was refused; `msg` tells which old partitions could not be dropped as a whole, and why. While
-    it runs: `waiting` and `resumed`, with `reason`; once, `blind` with `msg`.
+    it failed or was refused; `msg` says which old partitions could not be dropped, and why. While it runs:
+    `waiting` and `resumed`, with `reason`; once, `missing_privilege` with `msg`.
 
-Metrics: those of `RetentionMetrics`: what this process does, what the ledger says, what the tables hold.
+Metrics: those of `RetentionMetrics`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,27 @@ from typing import TYPE_CHECKING, Final, Protocol
 import psycopg
 
 from watchkeeper.exceptions import AuditError, RetentionError
-from watchkeeper.retention._log_lines import JobLines
+from watchkeeper.retention._log_lines import JobLog
+from watchkeeper.retention._model import Claim, Observers, RunObserver, RunResult
 from watchkeeper.retention._operator import Operator
 from watchkeeper.retention._policy import Policy, check_policies, choose
 from watchkeeper.retention.archive._archive import Archive, check_archive
 from watchkeeper.retention.ledger._attempts import RETRY_WAITS
-from watchkeeper.retention.ledger._interrupts import find_hindrance, interrupted
-from watchkeeper.retention.ledger._ledger import ACTOR, LEASE, Claim, Ledger
-from watchkeeper.retention.ledger._status import PastRun, PolicyStatus, read_doing, read_history, read_status
+from watchkeeper.retention.ledger._interrupts import find_obstacle, interrupted
+from watchkeeper.retention.ledger._ledger import ACTOR, LEASE, Ledger
+from watchkeeper.retention.ledger._status import (
+    PastRun,
+    PolicyStatus,
+    read_activity,
+    read_history,
+    read_status,
+)
 from watchkeeper.retention.plan._backlog import BacklogWatch
 from watchkeeper.retention.plan._plan import Plan, plan
+from watchkeeper.retention.run._context import Run
 from watchkeeper.retention.run._pressure import PressureWatch
-from watchkeeper.retention.run._run import RunResult, run
+from watchkeeper.retention.run._run import execute
+from watchkeeper.retention.run._tuning import Tuning
 from watchkeeper.retention.table._references import order_policies
 from watchkeeper.settings import Limits
 
@@ -45,42 +54,40 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from watchkeeper.database import Database
-    from watchkeeper.logs import Logging
+    from watchkeeper.logs._logging import Logging
     from watchkeeper.retention._metrics import RetentionMetrics
 
-    Progress = Callable[[str, int], None]
-    """Called with the policy's name and the number of rows, after each transaction that deleted some."""
-
-# What ends one policy's turn and not the others'; a database that is away ends all of them.
-_TROUBLE_OF_ONE: Final = (RetentionError, AuditError, psycopg.Error)
+# These end the turn of one policy only; a database that is away ends the turn of all.
+_ERRORS_OF_ONE_POLICY: Final = (RetentionError, AuditError, psycopg.Error)
 
 
 class Calendar(Protocol):
-    """What is due when; `watchkeeper.retention.Schedule` is one."""
+    """Says when runs are scheduled; `Schedule` is one."""
 
     def due_before(self, now: datetime) -> datetime:
-        """Return the last due not later than `now`."""
+        """Return the last scheduled time not later than `now`."""
 
     def due_after(self, now: datetime) -> datetime:
-        """Return the first due later than `now`."""
+        """Return the first scheduled time later than `now`."""
 
 
 class Retention:
-    """Carries the policies of a service out.
+    """Runs the retention policies of a service.
 
     Args:
         database: Where the tables and the ledger are.
         policies: What is kept how long; at most one a table.
         schedule: When the runs are due.
-        metrics: What counts.
-        logging: Where the lines go, and what masks secrets in the errors that the ledger keeps.
+        metrics: Counts the runs.
+        logging: Where the lines go; masks secrets in the errors that the ledger keeps.
         job: Name of the job in its lines.
-        actor_id: Who acts, in the audit entries.
-        lease: How long a run without a sign of life is left alone, before somebody closes it.
-        limits: What a run may take, unless an operator says more.
+        actor_id: The actor in the audit entries.
+        lease: How long a run without a heartbeat is left alone, before another process closes it.
+        limits: What a run may take, unless an operator overrides it.
         archive: Where the policies that archive write their rows.
-        free_space: Returns how many bytes are free, and how many there are, where the database's files are;
-            default: nobody knows.
+        free_space: Returns the free and the total bytes of the disk with the database's files; default: not
+            known.
+        tuning: Sizes and waits of a run.
 
     Raises:
         PolicyRefusedError: Two policies are on one table.
@@ -98,9 +105,10 @@ class Retention:
         job: str = "retention",
         actor_id: str = ACTOR,
         lease: timedelta = LEASE,
-        limits: Limits = Limits(),  # noqa: B008 - it never changes
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
         archive: Archive | None = None,
         free_space: Callable[[], tuple[int, int] | None] = lambda: None,
+        tuning: Tuning = Tuning(),  # noqa: B008 - it is frozen
     ) -> None:
         self._database = database
         self._policies = check_policies(policies)
@@ -110,74 +118,75 @@ class Retention:
         self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
         self.operator: Final = Operator(database, self._ledger, self._policies, archive)
         self._metrics = metrics
-        self.backlog: Final = BacklogWatch(database, self._policies, metrics)
-        self._lines = JobLines(logging, job)
+        self.backlog: Final = BacklogWatch(database, self._policies, metrics.show_backlog)
+        self.log: Final = JobLog(logging, job)
         self.limits = limits
-        self._watch = PressureWatch(database, free_space=free_space, lines=self._lines)
-        self._stopping = asyncio.Event()
+        self._tuning = tuning
+        self._pressure = PressureWatch(
+            database, free_space=free_space, on_missing_privilege=self.log.missing_privilege
+        )
+        self._stop = asyncio.Event()
         self._registered = False
-        # Tables whose run could not even be claimed: how often in a row, and when to try again.
-        self._held_up: dict[str, tuple[int, float]] = {}
+        # Failed claims by table: how many in a row, and when to try again.
+        self._failed_claims: dict[str, tuple[int, float]] = {}
         self._unclosable: set[int] = set()
 
-    @property
-    def lines(self) -> JobLines:
-        """Where the job's lines are written."""
-        return self._lines
-
     def next_due(self, now: datetime) -> datetime:
-        """Return when the next run is due after `now`."""
+        """Return when the next run is scheduled after `now`."""
         return self._schedule.due_after(now)
 
     def interrupt(self) -> None:
-        """Stop what runs at its next transaction's end, close it, and start nothing more."""
-        self._stopping.set()
+        """Stop the current run after its transaction, close it, and start no further run."""
+        self._stop.set()
 
     async def register(self) -> None:
-        """Note the policies in the database: from the first time on, their dues count.
+        """Record the policies in the database: from the first time on, their scheduled times count.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
         await self._ledger.register(self._policies)
         self._registered = True
-        self._lines.scheduled(self._schedule.due_after(await self._ledger.now()))
+        self.log.job_scheduled(self._schedule.due_after(await self._ledger.now()))
 
     async def tick(self) -> list[RunResult]:
-        """Close what others left open, then run what is due and not yet done by anybody.
+        """Close runs whose lease has lapsed, then run what is due and not done by any process.
 
         Returns:
-            What was run or closed here; most of the time nothing.
+            The runs that ended or were closed here; most of the time none.
 
         Raises:
-            DatabaseUnavailableError: The database cannot be reached; the next tick goes on.
+            DatabaseUnavailableError: The database cannot be reached; the next tick continues.
         """
         if not self._registered:
             await self.register()
         results: list[RunResult] = []
         try:
-            await self._close_lapsed(results)
+            results += await self._close_lapsed()
             due = self._schedule.due_before(await self._ledger.now())
             for policy in await self._in_order(self._policies):
-                if not self._stopping.is_set():
-                    await self._run_if_due(policy, due, results)
+                if self._stop.is_set():
+                    break
+                result = await self._run_if_due(policy, due)
+                if result is not None:
+                    results.append(result)
         finally:
-            self._lines.finished(results)
+            self.log.job_finished(results)
         return results
 
     async def run_now(
         self,
         tables: Iterable[str] | None = None,
-        progress: Progress | None = None,
         *,
         limits: Limits | None = None,
+        observer: RunObserver | None = None,
     ) -> list[RunResult]:
-        """Run policies because an operator wants it, due or not.
+        """Run policies for an operator, due or not.
 
         Args:
             tables: Names of the policies; default all.
-            progress: Told of rows as they go.
-            limits: What each run may take; default as for the schedule.
+            limits: What each run may take; default as for scheduled runs.
+            observer: Receives the events of the runs, such as their progress.
 
         Raises:
             ConfigurationError: There is no such policy.
@@ -187,25 +196,24 @@ class Retention:
         await self._ledger.register(self._policies)
         results: list[RunResult] = []
         try:
-            await self._close_lapsed(results)
-            results.clear()  # what others left open is closed and told of, and not the operator's run
+            await self._close_lapsed()
             for policy in await self._in_order(chosen):
                 try:
                     claim = await self._ledger.claim_now(policy)
-                except _TROUBLE_OF_ONE as error:
-                    self._note(RunResult(table=policy.name, status="failed", error=error), results)
+                except _ERRORS_OF_ONE_POLICY as error:
+                    results.append(self._failed(policy.name, error))
                 else:
-                    await self._run(policy, claim, results, progress, limits)
+                    results.append(await self._run(policy, claim, limits, observer))
         finally:
-            self._lines.finished(results, by_hand=True)
+            self.log.job_finished(results, manual=True)
         return results
 
     async def plan(self, tables: Iterable[str] | None = None, *, limits: Limits | None = None) -> list[Plan]:
-        """Find out what runs would delete now; nothing is changed.
+        """Return what runs would delete now; nothing is changed.
 
         Args:
             tables: Names of the policies; default all.
-            limits: What each run may take; default as for the schedule.
+            limits: What each run may take; default as for scheduled runs.
 
         Raises:
             ConfigurationError: There is no such policy.
@@ -217,15 +225,15 @@ class Retention:
         for policy in chosen:
             try:
                 async with self._database.transaction() as conn, self._database.owner() as owner:
-                    hindrance = await find_hindrance(conn, policy.name)
-                    found = await plan(conn, owner, policy, now, limits or self.limits)
-                plans.append(replace(found, problem=hindrance or found.problem))
-            except _TROUBLE_OF_ONE as error:
+                    obstacle = await find_obstacle(conn, policy.name)
+                    found = await plan(conn, owner, policy, now, limits or self.limits, self._tuning)
+                plans.append(replace(found, problem=obstacle or found.problem))
+            except _ERRORS_OF_ONE_POLICY as error:
                 plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
         return plans
 
     async def status(self, tables: Iterable[str] | None = None) -> list[PolicyStatus]:
-        """Read how the policies stand.
+        """Return the status of the policies.
 
         Args:
             tables: Names of the policies; default all.
@@ -240,11 +248,11 @@ class Retention:
             return await read_status(conn, chosen, self._schedule.due_after(now), now)
 
     async def history(self, tables: Iterable[str] | None = None, *, limit: int = 20) -> list[PastRun]:
-        """Read what was run, the latest first.
+        """Return past runs, the latest first.
 
         Args:
             tables: Names of the policies; default all.
-            limit: How many runs at most.
+            limit: Largest number of runs.
 
         Raises:
             ConfigurationError: There is no such policy.
@@ -255,107 +263,100 @@ class Retention:
             return await read_history(conn, chosen, limit)
 
     async def refresh_metrics(self) -> None:
-        """Read from the ledger what any process of the service did, and now and then what is left to do.
+        """Set the gauges from the ledger, and from time to time the backlog.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached; the metrics stay as they are.
         """
         for status in await self.status():
             if status.since is not None:
-                self._metrics.show(status.policy.name, status.since, status.last_success)
+                self._metrics.show_policy(status.policy.name, status.since, status.last_success)
         holds = Counter(hold.table_name for hold in await self.operator.holds())
         for policy in self._policies:
             self._metrics.show_holds(policy.name, holds[policy.name])
         async with self._database.connection() as conn:
-            for table, paused, waiting in await read_doing(conn, self._policies):
-                self._metrics.show_doing(table, paused=paused, waiting=waiting)
+            for table, paused, waiting in await read_activity(conn, self._policies):
+                self._metrics.show_activity(table, paused=paused, waiting=waiting)
         await self.backlog.look()
 
     async def _in_order(self, policies: Sequence[Policy]) -> Sequence[Policy]:
-        """Return policies children first: what refers to a row goes before it."""
+        """Return the policies so that rows that refer to others are deleted before these."""
         if len(policies) < 2:
             return policies
         try:
             async with self._database.connection() as conn:
                 return await order_policies(conn, policies)
-        except psycopg.Error:  # any order is right, only slower: what is referred to goes with a later run
+        except psycopg.Error:  # any order is correct, only slower: a later run deletes the rest
             return policies
 
-    async def _run_if_due(self, policy: Policy, due: datetime, results: list[RunResult]) -> None:
-        failures, not_before = self._held_up.get(policy.name, (0, 0.0))
+    async def _run_if_due(self, policy: Policy, due: datetime) -> RunResult | None:
+        failures, not_before = self._failed_claims.get(policy.name, (0, 0.0))
         if time.monotonic() < not_before:
-            return
+            return None
         try:
-            claim = await self._ledger.claim_due(policy, due)
-        except _TROUBLE_OF_ONE as error:
+            claim = await self._ledger.claim_scheduled(policy, due)
+        except _ERRORS_OF_ONE_POLICY as error:
             wait = RETRY_WAITS[min(failures, len(RETRY_WAITS) - 1)].total_seconds()
-            self._held_up[policy.name] = (failures + 1, time.monotonic() + wait)
-            self._note(RunResult(table=policy.name, status="failed", error=error), results)
-            return
-        self._held_up.pop(policy.name, None)
-        if claim is not None:
-            await self._run(policy, claim, results)
+            self._failed_claims[policy.name] = (failures + 1, time.monotonic() + wait)
+            return self._failed(policy.name, error)
+        self._failed_claims.pop(policy.name, None)
+        return None if claim is None else await self._run(policy, claim)
 
     async def _run(
         self,
         policy: Policy,
         claim: Claim,
-        results: list[RunResult],
-        progress: Progress | None = None,
         limits: Limits | None = None,
-    ) -> None:
-        self._lines.started()
-
-        def on_rows(rows: int) -> None:
-            self._metrics.count_rows(policy.name, rows)
-            if progress is not None:
-                progress(policy.name, rows)
-
-        result = await run(
-            self._database,
-            self._ledger,
-            policy,
-            claim,
-            limits=limits or self.limits,
-            stopping=self._stopping,
-            on_rows=on_rows,
-            archive=self._archive,
-            watch=self._watch,
+        observer: RunObserver | None = None,
+    ) -> RunResult:
+        self.log.job_started()
+        observers = Observers(self._metrics, self.log, *(() if observer is None else (observer,)))
+        result = await execute(
+            Run(
+                database=self._database,
+                ledger=self._ledger,
+                policy=policy,
+                claim=claim,
+                limits=limits or self.limits,
+                stop=self._stop,
+                observer=observers,
+                pressure=self._pressure,
+                tuning=self._tuning,
+                archive=self._archive,
+            )
         )
-        self._note(result, results)
+        observers.finished(result)
+        return result
 
-    async def _close_lapsed(self, results: list[RunResult]) -> None:
-        for claim in await self._ledger.lapsed():
+    def _failed(self, table: str, error: Exception, claim: Claim | None = None) -> RunResult:
+        """Report a run that could not be claimed, or closed."""
+        result = RunResult(
+            table=table,
+            status="failed",
+            deleted=0 if claim is None else claim.rows_deleted,
+            run=None if claim is None else claim.id,
+            error=error,
+        )
+        self._report(result)
+        return result
+
+    async def _close_lapsed(self) -> list[RunResult]:
+        results = []
+        for claim in await self._ledger.find_lapsed():
             try:
                 closed = await self._ledger.close_lapsed(claim, interrupted(claim))
-            except _TROUBLE_OF_ONE as failure:
-                # Its table is not pruned until it can be closed; that is told once, not with each tick.
+            except _ERRORS_OF_ONE_POLICY as error:
+                # Its table is not pruned until it can be closed; that is reported once, not at each tick.
                 if claim.id not in self._unclosable:
                     self._unclosable.add(claim.id)
-                    result = RunResult(
-                        table=claim.table_name,
-                        status="failed",
-                        deleted=claim.rows_deleted,
-                        run=claim.id,
-                        error=failure,
-                    )
-                    self._note(result, results)
+                    results.append(self._failed(claim.table_name, error, claim))
                 continue
-            if closed is None:
-                continue
-            result = RunResult(
-                table=claim.table_name,
-                status=closed.state,
-                deleted=closed.deleted,
-                bytes_deleted=closed.bytes_deleted,
-                duration=closed.duration,
-                run=claim.id,
-                error=closed.error,
-            )
-            self._note(result, results)
+            if closed is not None:
+                result = closed.result(claim)
+                self._report(result)
+                results.append(result)
+        return results
 
-    def _note(self, result: RunResult, results: list[RunResult]) -> None:
-        results.append(result)
-        if not result.left_open:
-            self._metrics.count_run(result)
-        self._lines.ran(result)
+    def _report(self, result: RunResult) -> None:
+        self._metrics.finished(result)
+        self.log.finished(result)

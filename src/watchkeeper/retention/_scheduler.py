@@ -1,7 +1,7 @@
-"""The loop that looks after what is due.
+"""The loop that runs what is due.
 
-Purpose: to look every few seconds whether something is due, in each replica; the ledger sees to it that it is
-run once. An outage of the database is waited for and told once, not with each look.
+Purpose: check every few seconds in each replica whether a run is due; the ledger makes sure that only one
+replica runs it. An outage of the database is waited for, and logged once.
 
 Lines: those of the job; `{type: "schedule", name, status: "waiting" | "resumed"}` at both ends of an outage.
 """
@@ -16,39 +16,33 @@ from typing import TYPE_CHECKING, Final
 from watchkeeper.exceptions import DatabaseUnavailableError
 
 if TYPE_CHECKING:
-    from watchkeeper.retention import Retention
+    from watchkeeper.retention._retention import Retention
 
 POLL: Final = timedelta(seconds=15)
-"""Longest time between two looks: retries, missed runs and runs that others left open are found by it."""
+"""Longest time between two ticks, which find retries, missed runs and runs that others left open."""
 
 GRACE: Final = timedelta(seconds=10)
-"""How long a run that is going on may take to end its transaction and be closed, when the loop is stopped."""
+"""How long the current run may take to end its transaction and be closed when the loop is cancelled."""
 
 _OUTAGE: Final = "outage"
 _SOON: Final = timedelta(milliseconds=50)
 
 
 class Scheduler:
-    """Looks after a job until it is cancelled.
-
-    Args:
-        job: What is run when it is due.
-        poll: Longest time between two looks.
-        grace: How long a run may take to stop.
-    """
+    """Runs a retention job when it is due, until it is cancelled."""
 
     def __init__(self, job: Retention, *, poll: timedelta = POLL, grace: timedelta = GRACE) -> None:
         self._job = job
         self._poll = poll
         self._grace = grace
         self._stopping = asyncio.Event()
-        self._trouble: str | None = None
+        self._failure: str | None = None
 
     async def run(self) -> None:
-        """Look and run, for ever; cancel it to stop.
+        """Tick until cancelled.
 
-        A run that is going on then ends its transaction and is closed, so that another replica, or the next
-        start, goes on at once. One that takes longer than the grace is left to its lease.
+        The current run then ends its transaction and is closed, so that another replica, or the next start,
+        continues at once. One that takes longer than `grace` is left to its lease.
         """
         loop = asyncio.create_task(self._loop(), name="watchkeeper-schedule")
         try:
@@ -64,7 +58,7 @@ class Scheduler:
         while not self._stopping.is_set():
             await self._tick()
             now = datetime.now(UTC)
-            # A moment late rather than early: it is the database's clock that decides.
+            # A moment late rather than early: the database's clock decides.
             pause = min(self._job.next_due(now) - now + _SOON, self._poll)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause.total_seconds())
@@ -73,14 +67,14 @@ class Scheduler:
         try:
             await self._job.tick()
         except DatabaseUnavailableError as error:
-            if self._trouble != _OUTAGE:
-                self._job.lines.waiting(error)
-            self._trouble = _OUTAGE
-        except Exception as error:  # noqa: BLE001 - the loop outlives whatever a job does
-            if self._trouble != repr(error):
-                self._job.lines.broke(error)
-            self._trouble = repr(error)
+            if self._failure != _OUTAGE:
+                self._job.log.schedule_waiting(error)
+            self._failure = _OUTAGE
+        except Exception as error:  # noqa: BLE001 - the loop survives any failure of a job
+            if self._failure != repr(error):
+                self._job.log.job_failed(error)
+            self._failure = repr(error)
         else:
-            if self._trouble is not None:
-                self._job.lines.resumed()
-            self._trouble = None
+            if self._failure is not None:
+                self._job.log.schedule_resumed()
+            self._failure = None

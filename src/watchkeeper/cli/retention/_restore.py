@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.cli._screen import Screen
     from watchkeeper.keeper import Watchkeeper
-    from watchkeeper.retention import Restored
+    from watchkeeper.retention.archive._restore import Restored
 
 
 def add(actions: argparse._SubParsersAction[Any]) -> None:
@@ -39,7 +39,9 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         return 0
     with screen.progress({found.table: found.rows} if found.rows else {}) as bars:
         restored = await operator.restore(
-            arguments.run, restored_by=arguments.by, on_rows=lambda rows: bars.advance(found.table, rows)
+            arguments.run,
+            restored_by=arguments.by,
+            on_rows=lambda rows: None if bars is None else bars.advance(found.table, rows),
         )
     if screen.json:
         screen.document(_document(restored))

@@ -74,8 +74,7 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         if not arguments.yes:
             tables = list(totals)  # what was asked for
     with _stoppable(retention), screen.progress(totals) as bars:
-        retention.lines.on_wait = bars.wait
-        results = await retention.run_now(tables, bars.advance, limits=limits)
+        results = await retention.run_now(tables, limits=limits, observer=bars)
     _show(results, screen)
     return int(problems > 0 or any(result.status != "completed" for result in results))
 

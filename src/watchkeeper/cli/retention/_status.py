@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from watchkeeper.keeper import Watchkeeper
-    from watchkeeper.retention import PastRun, PolicyStatus, Vacuum
+    from watchkeeper.retention import PastRun, PolicyStatus
+    from watchkeeper.retention.table._vacuum import Vacuum
 
 _NO_TABLE: Final = "there is no such table that the service can see"
 

@@ -1,7 +1,7 @@
-"""What a run is told while it runs: by its process, by operators, by the ledger.
+"""What interrupts a run: the process, operators, or the ledger.
 
-An operator's word is a mark on the run's row, made under the lock that each transaction of the run takes:
-from its commit on nothing more is deleted. A run that waits looks for such marks each second.
+An operator command is a mark on the run's row, made under the lock that each transaction of the run takes:
+once it is committed, nothing more is deleted. A waiting run checks for such marks each second.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from watchkeeper.retention._queries import QUERIES
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-    from watchkeeper.retention.ledger._ledger import Claim
+    from watchkeeper.retention._model import Claim
 
 
 class RunLostError(RetentionError):
-    """The run was closed by somebody else, because its lease had lapsed."""
+    """Another process closed the run, because its lease had lapsed."""
 
 
 class RunInterruptedError(RetentionError):
-    """The process that ran it went away in the middle."""
+    """The process that ran it ended."""
 
 
 class StopRequestedError(RetentionError):
-    """The run was asked to stop, and did so between two transactions."""
+    """The run stopped between two transactions, because its process is to stop."""
 
 
 class RunPausedError(StopRequestedError):
-    """An operator paused its policy."""
+    """An operator paused the policy."""
 
 
 class RunCancelledError(RetentionError):
-    """An operator wants it to end for good."""
+    """An operator cancelled the run."""
 
 
 class RunTimeoutError(RetentionError):
@@ -42,116 +42,79 @@ class RunTimeoutError(RetentionError):
 
 
 def lost(claim: Claim) -> RunLostError:
-    """Return the error of a run that is not ours any more."""
+    """Return the error of a run that this process does not hold any more."""
     return RunLostError(
         f"Run {claim.id} on {claim.table_name} was closed by another process, because it gave no sign of life"
-        " for the time of its lease: it stops here."
+        " for the time of its lease. It stops here."
     )
 
 
 def interrupted(claim: Claim) -> RunInterruptedError:
-    """Return the error of a run whose process went away."""
+    """Return the error of a run whose process ended."""
     if claim.trigger == "schedule":
-        rest = "the rest is left to the next attempt, or to the next due"
+        rest = "the rest is left to the next attempt, or to the next scheduled run"
     else:
-        rest = "run it again, or leave the rest to the next due"
+        rest = "run it again, or leave the rest to the next scheduled run"
     return RunInterruptedError(
         f"interrupted: the process that ran it gave no sign of life (run {claim.id}, attempt"
-        f" {claim.attempt}); what it deleted is counted; {rest}"
+        f" {claim.attempt}); the rows that it deleted are counted; {rest}"
     )
 
 
 def cancelled(table: str, by: str) -> RunCancelledError:
-    """Return the error of a run that an operator ended for good."""
+    """Return the error of a cancelled run."""
     return RunCancelledError(
-        f"The run on {table} was cancelled by {by}: what it has not deleted is left to the next due."
+        f"The run on {table} was cancelled by {by}: the rest is left to the next scheduled run."
     )
 
 
 def paused(claim: Claim, by: str) -> RunPausedError:
-    """Return the error of a run that stopped because an operator paused its policy."""
+    """Return the error of a run that stopped because its policy was paused."""
     resume = f"`retention resume {claim.table_name}`"
-    again = f"{resume} lets its due go on" if claim.trigger == "schedule" else f"{resume}, then run it again"
+    again = f"{resume} continues it" if claim.trigger == "schedule" else f"{resume}, then run it again"
     return RunPausedError(
-        f"The run on {claim.table_name} was stopped, because {by} paused its policy: {again}, and it begins"
-        " where it ended."
+        f"The run on {claim.table_name} was stopped, because {by} paused its policy: {again}; it begins where"
+        " it ended."
     )
 
 
-def obey(claim: Claim, orders: tuple[Any, ...] | None) -> None:
-    """Go on, if nobody wants otherwise.
-
-    Args:
-        claim: The run.
-        orders: What the ledger has: who paused it, who cancelled it; None if it is not ours any more.
-
-    Raises:
-        RunLostError: It is not ours any more.
-        RunCancelledError: An operator wants it to end for good.
-        RunPausedError: An operator wants it to stop for now.
-    """
-    if orders is None:
+def raise_if_interrupted(claim: Claim, marks: tuple[Any, ...] | None) -> None:
+    """Raise what the marks on a run's row mean: who paused it, who cancelled it; None if it is not ours."""
+    if marks is None:
         raise lost(claim)
-    paused_by, cancelled_by = orders
+    paused_by, cancelled_by = marks
     if cancelled_by is not None:
         raise cancelled(claim.table_name, cancelled_by)
     if paused_by is not None:
         raise paused(claim, paused_by)
 
 
-async def look_for_orders(conn: AsyncConnection[Any], claim: Claim) -> None:
-    """Go on waiting, if nobody wants otherwise; raises what `obey` does.
-
-    Args:
-        conn: Any connection.
-        claim: The run.
-    """
-    found = await conn.execute(QUERIES["orders"], {"run": claim.id, "epoch": claim.epoch})
-    obey(claim, await found.fetchone())
+async def check_interrupts(conn: AsyncConnection[Any], claim: Claim) -> None:
+    """Read the marks on a run's row, and raise what they mean."""
+    found = await conn.execute(QUERIES["interrupts"], {"run": claim.id, "epoch": claim.epoch})
+    raise_if_interrupted(claim, await found.fetchone())
 
 
 async def show_plan(conn: AsyncConnection[Any], claim: Claim, rows: float) -> None:
-    """Note about how many rows a run has to delete.
-
-    Args:
-        conn: Any connection.
-        claim: The run.
-        rows: How many.
-    """
+    """Record about how many rows a run has to delete."""
     parameters = {"run": claim.id, "epoch": claim.epoch, "rows": round(rows)}
     await conn.execute(QUERIES["show_plan"], parameters)
 
 
 async def show_waiting(conn: AsyncConnection[Any], claim: Claim, reason: str | None) -> None:
-    """Note what a run waits for.
-
-    Args:
-        conn: Any connection.
-        claim: The run.
-        reason: One of `REASONS`, a colon and details; None if it goes on.
-    """
+    """Record what a run waits for: a reason, a colon and details; None if it continues."""
     parameters = {"run": claim.id, "epoch": claim.epoch, "reason": reason}
     await conn.execute(QUERIES["show_waiting"], parameters)
 
 
-async def why_not_now(conn: AsyncConnection[Any], table: str) -> RetentionError:
-    """Return the error of a run that cannot begin: its policy is paused, or has a run already.
-
-    Args:
-        conn: Any connection.
-        table: Name of a registered policy.
-    """
-    # Between the claim that failed and this look, it may have ended.
-    return RetentionError(await find_hindrance(conn, table) or f"{table} was being pruned: run it again.")
+async def cannot_start(conn: AsyncConnection[Any], table: str) -> RetentionError:
+    """Return the error of a run that could not be claimed."""
+    # The other run may have ended between the claim that failed and this look.
+    return RetentionError(await find_obstacle(conn, table) or f"{table} was being pruned: run it again.")
 
 
-async def find_hindrance(conn: AsyncConnection[Any], table: str) -> str | None:
-    """Say why no run of a policy can begin now: it is paused, or has a run already; None if one can.
-
-    Args:
-        conn: Any connection.
-        table: Name of a policy.
-    """
+async def find_obstacle(conn: AsyncConnection[Any], table: str) -> str | None:
+    """Return why no run of a policy can begin now: it is paused, or has an open run; None if one can."""
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is not None and paused[0] is not None:
         return (
@@ -164,25 +127,13 @@ async def find_hindrance(conn: AsyncConnection[Any], table: str) -> str | None:
     run, since, lease_until, _ = row
     return (
         f"{table} is being pruned already (run {run}, since {since:%Y-%m-%d %H:%M:%S %Z}): wait for it to"
-        f" end. If its process is gone, its lease ends at {lease_until:%Y-%m-%d %H:%M:%S %Z}, and another"
+        f" end. If its process is gone, its lease ends at {lease_until:%Y-%m-%d %H:%M:%S %Z}, and another run"
         " can begin after that."
     )
 
 
 async def pause_policy(conn: AsyncConnection[Any], table: str, by: str) -> int | None:
-    """Let no run of a policy begin, and have the one that is going on stop.
-
-    Args:
-        conn: The connection of a transaction of its own.
-        table: Name of a registered policy.
-        by: Who wants that.
-
-    Returns:
-        The run that stops; None if none is going on.
-
-    Raises:
-        ConfigurationError: It is paused already.
-    """
+    """Pause a policy and stop its current run, whose number is returned; None without one."""
     await _lock(conn, table)
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is not None and paused[0] is not None:
@@ -194,18 +145,7 @@ async def pause_policy(conn: AsyncConnection[Any], table: str, by: str) -> int |
 
 
 async def resume_policy(conn: AsyncConnection[Any], table: str) -> int | None:
-    """Let runs of a policy begin again.
-
-    Args:
-        conn: The connection of a transaction of its own.
-        table: Name of a registered policy.
-
-    Returns:
-        The run that had not stopped yet, and goes on; None if there is none.
-
-    Raises:
-        ConfigurationError: It is not paused.
-    """
+    """Resume a policy; return the run that had not stopped yet and continues, None without one."""
     await _lock(conn, table)
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is None or paused[0] is None:
@@ -215,19 +155,7 @@ async def resume_policy(conn: AsyncConnection[Any], table: str) -> int | None:
 
 
 async def cancel_run(conn: AsyncConnection[Any], table: str, by: str) -> int:
-    """Have the run of a policy that is going on end for good.
-
-    Args:
-        conn: The connection of a transaction of its own.
-        table: Name of a policy.
-        by: Who wants that.
-
-    Returns:
-        The run.
-
-    Raises:
-        ConfigurationError: None is going on, or it was cancelled already.
-    """
+    """Cancel the current run of a policy, and return its number."""
     await _lock(conn, table)
     marked = await (await conn.execute(QUERIES["cancel_run"], {"table": table, "by": by})).fetchone()
     if marked is not None:
@@ -236,7 +164,7 @@ async def cancel_run(conn: AsyncConnection[Any], table: str, by: str) -> int:
     if run is not None:
         raise ConfigurationError(f"Run {run[0]} on {table} was cancelled already; it ends in a moment.")
     raise ConfigurationError(
-        f"No run of {table} is going on: see `retention status`; `retention pause {table}` keeps the next one"
+        f"{table} has no current run: see `retention status`; `retention pause {table}` keeps the next one"
         " from starting."
     )
 

@@ -1,23 +1,24 @@
-"""The ledger of runs: who may run what, what each run deleted, and the audit entry that closes it.
+"""The ledger of runs: claims, leases, the count of deleted rows, and the audit entry that closes a run.
 
-Nothing of this is kept in a process. A run is a row; of all replicas one gets to insert it. It stays open
-under a lease that each of its transactions renews, and is closed together with its audit entry, by its owner
-or, once the lease has lapsed, by whoever finds it.
+A run is a row that only one replica can insert. It stays open under a lease that each of its transactions
+renews. It is closed together with its audit entry, by the process that runs it or, once the lease has lapsed,
+by any process that finds it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import psycopg
 from psycopg.rows import class_row, dict_row
 
 from watchkeeper.audit import append
 from watchkeeper.exceptions import AuditError, RetentionError
-from watchkeeper.retention._queries import QUERIES, fetch_row
+from watchkeeper.retention._model import Claim, RunResult
+from watchkeeper.retention._queries import QUERIES, fetch_row, milliseconds
 from watchkeeper.retention.archive._segment import read_totals
 from watchkeeper.retention.ledger._attempts import next_attempt
 from watchkeeper.retention.ledger._interrupts import (
@@ -25,72 +26,34 @@ from watchkeeper.retention.ledger._interrupts import (
     RunPausedError,
     StopRequestedError,
     cancelled,
+    cannot_start,
     lost,
-    obey,
     paused,
-    why_not_now,
+    raise_if_interrupted,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from psycopg import AsyncConnection
 
     from watchkeeper.database import Database
+    from watchkeeper.retention._model import State, Trigger
     from watchkeeper.retention._policy import Policy
-
-Trigger = Literal["schedule", "manual"]
-State = Literal["completed", "failed", "refused", "stopped", "cancelled"]
 
 ACTION: Final = "retention.prune"
 ACTOR: Final = "retention-job"
 
-# How long a claim waits for whoever has the policy locked: whoever restores has it for a while.
-_CLAIM_WAIT_MS: Final = "2000"
+_CLAIM_WAIT: Final = timedelta(seconds=2)  # a restore has the policy locked for a while
 
 LEASE: Final = timedelta(seconds=60)
-"""How long a run that gives no sign of life is taken for alive."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """A run that is ours.
-
-    Args:
-        id: Its number in the ledger.
-        table_name: The policy's name.
-        epoch: Ours, as long as the ledger says the same.
-        trigger: The schedule, or an operator.
-        due_at: When it was due.
-        attempt: Its place among the attempts at this due.
-        horizon: Rows older than this go; one instant for the whole run.
-        started_at: When it was claimed.
-        rows_deleted: How many had gone when the ledger was read.
-    """
-
-    id: int
-    table_name: str
-    epoch: int
-    trigger: Trigger
-    due_at: datetime
-    attempt: int
-    horizon: datetime
-    started_at: datetime
-    rows_deleted: int
+"""How long a run without a heartbeat is taken to be alive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Closed:
-    """What a closed run came to.
-
-    Args:
-        state: How it ended.
-        error: Why it did not complete.
-        deleted: How many rows went.
-        bytes_deleted: About how many bytes these took.
-        duration: From its claim to its end.
-        audit_id: Its audit entry.
-    """
+    """What the ledger has of a run that was closed."""
 
     state: State
     error: BaseException | None
@@ -99,15 +62,29 @@ class Closed:
     duration: timedelta
     audit_id: int
 
+    def result(self, claim: Claim, notes: tuple[str, ...] = ()) -> RunResult:
+        """Return the outcome of the run."""
+        return RunResult(
+            table=claim.table_name,
+            status=self.state,
+            deleted=self.deleted,
+            bytes_deleted=self.bytes_deleted,
+            duration=self.duration,
+            run=claim.id,
+            error=self.error,
+            notes=notes,
+        )
+
 
 class Ledger:
     """Claims runs, counts what they delete, and closes them.
 
     Args:
         database: Where the ledger is.
-        redact: Masks secrets in an error's text, which ledger and audit log keep for good.
-        actor_id: Who acts, in the audit entries.
-        lease: How long a run without a sign of life is left alone.
+        redact: Masks secrets in the errors that the ledger and the audit log keep for good.
+        actor_id: The actor of the audit entries.
+        lease: How long a run without a heartbeat is left alone.
+        claim_wait: How long a claim waits for an operator command that has the policy locked.
     """
 
     def __init__(
@@ -117,16 +94,13 @@ class Ledger:
         redact: Callable[[str], str],
         actor_id: str = ACTOR,
         lease: timedelta = LEASE,
+        claim_wait: timedelta = _CLAIM_WAIT,
     ) -> None:
         self._database = database
         self._redact = redact
         self._actor_id = actor_id
-        self._lease = lease
-
-    @property
-    def lease(self) -> timedelta:
-        """How long a run without a sign of life is left alone."""
-        return self._lease
+        self.lease = lease
+        self._claim_wait = claim_wait
 
     async def now(self) -> datetime:
         """Read the database's clock."""
@@ -135,21 +109,17 @@ class Ledger:
         return cast("datetime", now)
 
     async def register(self, policies: Iterable[Policy]) -> None:
-        """Note the declared policies; from the first time on, their dues count."""
+        """Record the declared policies; from the first time on, their scheduled times count."""
         async with self._database.transaction() as conn:
-            # In one order, so that replicas that start together wait for each other and not in a circle.
+            # In one order, so that replicas that start together cannot deadlock.
             for policy in sorted(policies, key=lambda policy: policy.name):
                 await conn.execute(
                     QUERIES["register"],
                     {"table": policy.name, "age_column": policy.age_column, "keep": policy.keep},
                 )
 
-    async def claim_due(self, policy: Policy, due_at: datetime) -> Claim | None:
-        """Claim the run of a due, unless it was done, is being done, or has to wait for its next attempt.
-
-        Args:
-            policy: A registered one.
-            due_at: The last due of the schedule.
+    async def claim_scheduled(self, policy: Policy, due_at: datetime) -> Claim | None:
+        """Claim the run of a scheduled time, unless it is done, is running, or waits for its next attempt.
 
         Raises:
             RetentionError: Its audit entry could not be written; nothing was claimed.
@@ -163,13 +133,10 @@ class Ledger:
             try:
                 return await self._claim(conn, policy, "schedule", due_at, attempt)
             except psycopg.errors.LockNotAvailable:
-                return None  # somebody restores its rows, or changes its holds: a later look finds it free
+                return None  # an operator command has it locked, such as a restore: the next tick tries again
 
     async def claim_now(self, policy: Policy) -> Claim:
         """Claim a run that an operator asks for.
-
-        Args:
-            policy: A registered one.
 
         Raises:
             RetentionError: The table is being pruned already, its policy is paused, or the audit entry could
@@ -180,11 +147,11 @@ class Ledger:
                 claim = await self._claim(conn, policy, "manual", None, 1)
             except psycopg.errors.LockNotAvailable as error:
                 raise RetentionError(
-                    f"{policy.name} is not pruned now: an operator's command has its policy locked, such as"
+                    f"{policy.name} is not pruned now: an operator command has its policy locked, such as"
                     " `retention restore`. Run it again when that has ended."
                 ) from error
             if claim is None:
-                raise await why_not_now(conn, policy.name)
+                raise await cannot_start(conn, policy.name)
             return claim
 
     async def _claim(
@@ -196,7 +163,7 @@ class Ledger:
         attempt: int,
     ) -> Claim | None:
         async with conn.transaction(), conn.cursor(row_factory=class_row(Claim)) as cursor:
-            await cursor.execute(QUERIES["lock_timeout"], {"lock_ms": _CLAIM_WAIT_MS})
+            await cursor.execute(QUERIES["lock_timeout"], {"lock_ms": milliseconds(self._claim_wait)})
             await cursor.execute(
                 QUERIES["claim"],
                 {
@@ -204,7 +171,7 @@ class Ledger:
                     "trigger": trigger,
                     "due_at": due_at,
                     "attempt": attempt,
-                    "lease": self._lease,
+                    "lease": self.lease,
                     "keep_seconds": policy.keep.total_seconds(),
                 },
             )
@@ -214,7 +181,7 @@ class Ledger:
         return claim
 
     async def _try_audit_entry(self, conn: AsyncConnection[Any], claim: Claim) -> None:
-        """Write the run's audit entry and take it back: a run that could not be audited does not start."""
+        """Write an audit entry and roll it back: a run that cannot be audited does not start."""
         try:
             async with conn.transaction(force_rollback=True):
                 await self._append(conn, claim, {"deleted": 0, "run": claim.id})
@@ -226,16 +193,10 @@ class Ledger:
             ) from error
 
     async def lock(self, conn: AsyncConnection[Any], claim: Claim) -> None:
-        """Lock the run, as the first thing in a transaction that deletes.
+        """Lock the run, first in each transaction that deletes; raises if it was interrupted or lost."""
+        raise_if_interrupted(claim, await (await conn.execute(QUERIES["lock"], _key(claim))).fetchone())
 
-        Raises:
-            RunLostError: It is not ours any more.
-            RunPausedError: An operator wants it to stop for now.
-            RunCancelledError: An operator wants it to end for good.
-        """
-        obey(claim, await (await conn.execute(QUERIES["lock"], _key(claim))).fetchone())
-
-    async def move(
+    async def record_deleted(
         self,
         conn: AsyncConnection[Any],
         claim: Claim,
@@ -247,23 +208,23 @@ class Ledger:
 
         Args:
             conn: The connection of that transaction.
-            claim: Our run.
-            deleted: How many rows.
-            bytes_deleted: About how many bytes these took.
-            cursor: How far the first pass has come, as JSON; None leaves it where it is.
+            claim: The run.
+            deleted: Number of rows.
+            bytes_deleted: Their estimated size.
+            cursor: The position of the first pass, as JSON; None leaves it unchanged.
 
         Returns:
             How many rows the run has deleted so far.
 
         Raises:
-            RunLostError: It is not ours any more; the transaction must not commit.
+            RunLostError: The run was closed by another process; the transaction must not commit.
         """
         parameters = {
             **_key(claim),
             "deleted": deleted,
             "bytes_deleted": bytes_deleted,
             "cursor": cursor,
-            "lease": self._lease,
+            "lease": self.lease,
         }
         row = await (await conn.execute(QUERIES["move"], parameters)).fetchone()
         if row is None:
@@ -271,27 +232,19 @@ class Ledger:
         return int(row[0])
 
     async def renew(self, claim: Claim) -> None:
-        """Give a sign of life while nothing is deleted.
-
-        Raises:
-            RunLostError: The run is not ours any more.
-        """
+        """Renew the lease while nothing is deleted; raises RunLostError."""
         async with self._database.transaction() as conn:
-            await self.move(conn, claim, 0)
+            await self.record_deleted(conn, claim, 0)
 
     async def close(self, claim: Claim, state: State, error: BaseException | None = None) -> Closed:
-        """Close our run and write its audit entry, in one transaction.
-
-        Raises:
-            RunLostError: It is not ours any more.
-        """
+        """Close the run and write its audit entry in one transaction; raises RunLostError."""
         closed = await self._close(claim, state, error, lapsed=False)
         if closed is None:
             raise lost(claim)
         return closed
 
-    async def lapsed(self) -> list[Claim]:
-        """List the open runs whose lease has lapsed."""
+    async def find_lapsed(self) -> list[Claim]:
+        """Return the open runs whose lease has lapsed."""
         async with (
             self._database.connection() as conn,
             conn.cursor(row_factory=class_row(Claim)) as cursor,
@@ -300,9 +253,9 @@ class Ledger:
             return await cursor.fetchall()
 
     async def close_lapsed(self, claim: Claim, error: RunInterruptedError) -> Closed | None:
-        """Close a run whose process went away; None if somebody else did, or it showed a sign of life.
+        """Close a run whose process ended; None if it was closed meanwhile, or renewed its lease.
 
-        One that an operator had cancelled is that.
+        If an operator had cancelled it, it is closed as cancelled.
         """
         return await self._close(claim, "failed", error, lapsed=True)
 
@@ -315,7 +268,7 @@ class Ledger:
             if row is None:
                 return None
             deleted, bytes_deleted, duration, partitions, cancelled_by, paused_by = row
-            # What an operator wants holds for a run that ended before it heard, too.
+            # An operator command also applies to a run that ended before it saw it.
             if state in {"stopped", "failed"} and cancelled_by is not None:
                 state, error = "cancelled", cancelled(claim.table_name, cancelled_by)
             elif lapsed and paused_by is not None:
@@ -356,10 +309,10 @@ class Ledger:
 
     def _describe(self, error: BaseException | None) -> dict[str, str] | None:
         if error is None or (isinstance(error, StopRequestedError) and not isinstance(error, RunPausedError)):
-            return None  # that it was stopped with its process says it all
-        # Masked while it still has its lines, which some of what is masked ends at; then made one.
+            return None  # its state says all
+        # Masked before the lines are joined: some patterns end at a line break.
         message = " ".join(self._redact(str(error)).split())
-        # Such as the names of files that are no text: PostgreSQL takes neither.
+        # PostgreSQL takes neither lone surrogates (file names that are not UTF-8) nor NUL.
         message = message.encode("utf-8", "backslashreplace").decode().replace("\0", "")
         return {"type": type(error).__name__, "message": message}
 

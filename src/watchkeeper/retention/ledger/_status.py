@@ -1,4 +1,4 @@
-"""How each policy stands, as the ledger has it."""
+"""The status of each policy and its past runs, from the ledger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastRun:
-    """A run as the ledger has it; the last one may still be going on.
+    """A run as the ledger has it; the latest one may still be running.
 
     Args:
         id: Its number in the ledger.
@@ -31,15 +31,15 @@ class PastRun:
         trigger: schedule or manual.
         started_at: When it was claimed.
         finished_at: When it was closed; None while it runs.
-        deleted: How many rows went, so far.
-        planned: About how many it had to delete, when it began; None if it did not get that far.
-        waiting: What it waits for now: one of `REASONS`, a colon and details; None if it does not.
+        deleted: Number of rows deleted so far.
+        planned: About how many rows it had to delete when it began; None if it did not get that far.
+        waiting: What it waits for now: a reason, a colon and details; None if it does not wait.
         error: Why it did not complete.
-        due: When it was due; for a run by hand, when it was asked for.
-        attempt: Its place among the attempts at that due.
-        partitions: What it dropped as a whole.
-        archived: How many of the rows that went are in the archive.
-        restored: How many of these were put back, or were there when they were to be.
+        due: When it was scheduled; for a manual run, when it was started.
+        attempt: Its number among the attempts at that time.
+        partitions: The partitions that it dropped.
+        archived: How many of the deleted rows are in the archive.
+        restored: How many of these were restored, or were in the table again already.
     """
 
     id: int
@@ -59,20 +59,12 @@ class PastRun:
     restored: int
 
     def rate(self, now: datetime) -> float:
-        """Return how many rows a second went, over all of its time.
-
-        Args:
-            now: The database's time.
-        """
+        """Return the rows deleted per second, over the whole run until `now`, the database's time."""
         seconds = ((self.finished_at or now) - self.started_at).total_seconds()
         return self.deleted / seconds if seconds > 0 else 0.0
 
     def left(self, now: datetime) -> timedelta | None:
-        """Return about how long it still takes; None if that cannot be said.
-
-        Args:
-            now: The database's time.
-        """
+        """Return about how long it still takes at `now`, the database's time; None if that is not known."""
         rate = self.rate(now)
         if self.planned is None or rate <= 0:
             return None
@@ -81,18 +73,18 @@ class PastRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyStatus:
-    """How a policy stands.
+    """The status of a policy.
 
     Args:
         policy: What is declared now.
         since: When it was first declared; None before the first start with it.
-        next_due: When its next run is due.
-        last_success: When a run last completed; None if none ever did.
-        last: The last run; None without one.
+        next_due: When its next run is scheduled.
+        last_success: When a run last completed; None if none has.
+        last: The latest run; None without one.
         paused_at: Since when it is paused; None if it is not.
         paused_by: Who paused it.
-        vacuum: How its table stands to vacuum; None if it is not there.
-        now: The database's time of all this.
+        vacuum: The state of vacuum on its table; None without the table.
+        now: The database's time of this status.
     """
 
     policy: Policy
@@ -109,14 +101,7 @@ class PolicyStatus:
 async def read_status(
     conn: AsyncConnection[Any], policies: Sequence[Policy], next_due: datetime, now: datetime
 ) -> list[PolicyStatus]:
-    """Read how the policies stand, in the order that they are given in.
-
-    Args:
-        conn: Any connection.
-        policies: What is declared.
-        next_due: When the schedule is due next.
-        now: The database's time.
-    """
+    """Return the status of the policies, in their order."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(QUERIES["status"], {"tables": [policy.name for policy in policies]})
         rows = {row["table_name"]: row for row in await cursor.fetchall()}
@@ -127,27 +112,16 @@ async def read_status(
     ]
 
 
-async def read_doing(
+async def read_activity(
     conn: AsyncConnection[Any], policies: Sequence[Policy]
 ) -> list[tuple[str, bool, str | None]]:
-    """Read of each registered policy whether it is paused, and what its open run waits for.
-
-    Args:
-        conn: Any connection.
-        policies: What is declared.
-    """
+    """Return for each registered policy whether it is paused, and what its open run waits for."""
     tables = [policy.name for policy in policies]
-    return await (await conn.execute(QUERIES["doing"], {"tables": tables})).fetchall()
+    return await (await conn.execute(QUERIES["activity"], {"tables": tables})).fetchall()
 
 
 async def read_history(conn: AsyncConnection[Any], policies: Sequence[Policy], limit: int) -> list[PastRun]:
-    """Read the runs of the policies, the latest first.
-
-    Args:
-        conn: Any connection.
-        policies: What is declared.
-        limit: How many at most.
-    """
+    """Return the runs of the policies, the latest first."""
     async with conn.cursor(row_factory=class_row(PastRun)) as cursor:
         parameters = {"tables": [policy.name for policy in policies], "limit": limit}
         await cursor.execute(QUERIES["history"], parameters)

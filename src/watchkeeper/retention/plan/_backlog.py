@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,18 +16,18 @@ import psycopg
 from psycopg import errors
 
 from watchkeeper.exceptions import DatabaseUnavailableError, RetentionError
+from watchkeeper.retention._model import Backlog
 from watchkeeper.retention._queries import QUERIES, fetch_row
-from watchkeeper.retention.table._share import sample, sampled_percent
+from watchkeeper.retention.table._sample import sample, sampled_percent
 from watchkeeper.retention.table._target import Target, find_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from psycopg import AsyncConnection
 
     from watchkeeper.database import Database
-    from watchkeeper.retention._metrics import RetentionMetrics
     from watchkeeper.retention._policy import Policy
 
 LOOK_EVERY: Final = timedelta(minutes=1)
@@ -47,22 +46,6 @@ _PATIENCE: Final = timedelta(seconds=3)
 _COUNTED: Final = 1000
 # A table that only grows has its oldest rows at its beginning, where a random sample rarely looks.
 _FIRST_BLOCKS: Final = 64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Backlog:
-    """What of a table is past its horizon and not held.
-
-    Args:
-        rows: How many rows.
-        exact: Whether they were counted; otherwise it is an estimate.
-        oldest: Age of the oldest of them that was seen; None without one. By an index of the ages it is the
-            oldest of all; otherwise it is the oldest of a few blocks.
-    """
-
-    rows: int
-    exact: bool
-    oldest: datetime | None
 
 
 async def read_backlog(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Backlog:
@@ -125,13 +108,15 @@ class BacklogWatch:
     Args:
         database: Where the tables are.
         policies: What is declared.
-        metrics: Where the figures are shown.
+        show: Called with the backlog of each table.
     """
 
-    def __init__(self, database: Database, policies: Iterable[Policy], metrics: RetentionMetrics) -> None:
+    def __init__(
+        self, database: Database, policies: Iterable[Policy], show: Callable[[str, Backlog | None], None]
+    ) -> None:
         self._database = database
         self._policies = tuple(policies)
-        self._metrics = metrics
+        self._show = show
         self._looking: asyncio.Task[None] | None = None
         self._not_before = 0.0
 
@@ -186,6 +171,6 @@ class BacklogWatch:
         except DatabaseUnavailableError:  # db_up tells that
             return
         for table, backlog in backlogs.items():
-            self._metrics.show_backlog(table, backlog)
+            self._show(table, backlog)
         ended = time.monotonic()
         self._not_before = max(self._not_before, ended + (ended - began) * _REST)

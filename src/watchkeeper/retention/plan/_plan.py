@@ -11,9 +11,11 @@ from psycopg import errors
 from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention._queries import QUERIES, fetch_row
 from watchkeeper.retention.plan._estimate import estimate_time, measure_size, propose_index
-from watchkeeper.retention.run._sweep import AgeSpan, first_span
+from watchkeeper.retention.run._batch import AgeRange, choose_range
+from watchkeeper.retention.run._tuning import Tuning
 from watchkeeper.retention.table._partitions import Partitions, explain, find_partitions, shortened
-from watchkeeper.retention.table._share import COUNT_TIMEOUT_MS, check_share, sample
+from watchkeeper.retention.table._sample import sample
+from watchkeeper.retention.table._share import COUNT_TIMEOUT_MS, check_share
 from watchkeeper.retention.table._target import Target, find_target
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from watchkeeper.database._owner import Owner
     from watchkeeper.retention._holds import Hold
     from watchkeeper.retention._policy import Policy
+    from watchkeeper.retention.run._tuning import Tuning
     from watchkeeper.settings import Limits
 
 _LOOKUP_TIMEOUT_MS: Final = 5000
@@ -76,22 +79,15 @@ class Plan:
     problem: str | None = None
 
 
-async def plan(
-    conn: AsyncConnection[Any], owner: Owner, policy: Policy, now: datetime, limits: Limits
+async def plan(  # noqa: PLR0913, PLR0917 - one of each part
+    conn: AsyncConnection[Any],
+    owner: Owner,
+    policy: Policy,
+    now: datetime,
+    limits: Limits,
+    tuning: Tuning,
 ) -> Plan:
-    """Find out what a run would delete; nothing is changed.
-
-    Args:
-        conn: The connection of a transaction of its own.
-        owner: Looks what can be dropped, if there is anything.
-        policy: What was declared.
-        now: The database's time.
-        limits: What a run may take.
-
-    Raises:
-        PolicyRefusedError: The policy may not be carried out.
-        RetentionError: The table or its age column does not exist.
-    """
+    """Return what a run would delete; raise PolicyRefusedError or RetentionError where it could not run."""
     await _limit(conn, _LOOKUP_TIMEOUT_MS)
     target = await (await find_target(conn, policy)).with_holds(conn)
     horizon = policy.horizon(now)
@@ -104,7 +100,7 @@ async def plan(
     except PolicyRefusedError as refusal:
         problem = str(refusal)
     partitions = await find_partitions(conn, owner, target, horizon, held=True)
-    by_age = isinstance(await first_span(conn, target, drawn), AgeSpan)
+    by_age = isinstance(await choose_range(conn, target, drawn, tuning.index_scan_share), AgeRange)
     size = await measure_size(conn, target)
     # Statistics lag behind; there are at least as many rows as were just counted.
     table_rows = max(size.rows, rows)

@@ -1,8 +1,8 @@
-"""How far the first pass of a run has come, so that the next one need not begin again.
+"""How far the first pass of a run has come, so that the next attempt continues there.
 
-What is deleted does not depend on it: a run that began in the middle goes over the whole table again. It
-counts for the same way through the table only, and for the same files: one that was written anew (VACUUM
-FULL, CLUSTER, TRUNCATE) has its rows at other places.
+Which rows are deleted does not depend on it: a run that began in the middle sweeps the whole table again. A
+cursor is valid for the same scan and the same files only: a table that was rewritten (VACUUM FULL, CLUSTER,
+TRUNCATE) has its rows in other places.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.retention._queries import QUERIES, fetch_row
-from watchkeeper.retention.run._sweep import AgeSpan, Span, Swept
+from watchkeeper.retention.run._batch import AgeRange, BatchResult, Range
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-    from watchkeeper.retention.ledger._ledger import Claim
+    from watchkeeper.retention._model import Claim
     from watchkeeper.retention.table._target import Target
 
 _AGE: Final = "age"
@@ -26,33 +26,21 @@ _PLACE: Final = "place"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
-    """Says how far the first pass has come.
-
-    Args:
-        way: Through the table: by age, or by place.
-        files: The files that the table has, as one text.
-    """
+    """The scan (by age or by place) and the table's files that a position belongs to."""
 
     way: str
     files: str
 
-    def after(self, swept: Swept) -> str:
-        """Return what the ledger keeps after a sweep, as JSON."""
-        at = swept.covered.stop if swept.rest is None else swept.rest.start
+    def after(self, batch: BatchResult) -> str:
+        """Return the position after a batch, as JSON for the ledger."""
+        at = batch.covered.stop if batch.rest is None else batch.rest.start
         return json.dumps({"way": self.way, "filenode": self.files, "at": at})
 
 
 async def find_cursor(
-    conn: AsyncConnection[Any], claim: Claim, target: Target, span: Span
-) -> tuple[Cursor, Span]:
-    """Return the cursor of a run, and what its first pass has to go over.
-
-    Args:
-        conn: Any connection.
-        claim: The run.
-        target: The table.
-        span: All of it, as the first pass would go over it.
-    """
+    conn: AsyncConnection[Any], claim: Claim, target: Target, range_: Range
+) -> tuple[Cursor, Range]:
+    """Return the cursor of a run, and the part of the range that its first pass still has to sweep."""
     parameters = {
         "oid": target.oid,
         "run": claim.id,
@@ -62,7 +50,7 @@ async def find_cursor(
         "attempt": claim.attempt,
     }
     files, last = await fetch_row(conn, QUERIES["last_cursor"], parameters)
-    cursor = Cursor(way=_AGE if isinstance(span, AgeSpan) else _PLACE, files=files)
+    cursor = Cursor(way=_AGE if isinstance(range_, AgeRange) else _PLACE, files=files)
     if last is None or (last["way"], last["filenode"]) != (cursor.way, files):
-        return cursor, span
-    return cursor, replace(span, start=last["at"])
+        return cursor, range_
+    return cursor, replace(range_, start=last["at"])

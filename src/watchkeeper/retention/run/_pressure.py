@@ -1,18 +1,18 @@
-"""What makes a run hurt others: replicas that lag, WAL that grows, vacuum that is behind, a disk that fills.
+"""Measures the pressure on the database: replication lag, WAL, vacuum behind, long transactions, a full disk.
 
-A run looks between its transactions, at most once a second, and waits as long as there is something. What its
-role may not see is told once, and is no error.
+A run measures between its transactions, at most once a second, and waits as long as there is pressure. What
+its role may not see is logged once, and is not an error.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg.rows import dict_row
 
 from watchkeeper.exceptions import DatabaseUnavailableError
+from watchkeeper.retention._model import Pressure
 from watchkeeper.retention._queries import QUERIES
 from watchkeeper.retention.table._vacuum import read_vacuum
 
@@ -20,44 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from watchkeeper.database import Database
-    from watchkeeper.retention._log_lines import JobLines
     from watchkeeper.retention._policy import Policy
     from watchkeeper.settings import Thresholds
 
-Reason = Literal["replication lag", "long transaction", "vacuum", "wal", "disk"]
-
-REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
-"""What a run waits for; in the ledger a colon and the details follow."""
-
 _MIB: Final = 1 << 20
-# Once it waits, a run goes on when the lag is half of what made it wait, not the moment it is a byte less.
+# Hysteresis: a waiting run continues when the lag is half of its threshold.
 _EASED: Final = 0.5
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pressure:
-    """What a run waits for.
-
-    Args:
-        reason: One of `REASONS`.
-        detail: What was seen, as a sentence.
-    """
-
-    reason: Reason
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
-
 class PressureWatch:
-    """Looks at the server for the runs of one service.
+    """Measures the server for the runs of one service.
 
     Args:
         database: Where the tables are.
-        free_space: Returns how many bytes are free, and how many there are, where the database's files are;
-            None if that is not known here.
-        lines: Where waiting is told, and once what the role may not see, with what mends it.
+        free_space: Returns the free and the total bytes of the disk with the database's files; None if that
+            is not known here.
+        on_missing_privilege: Called once, with a sentence, if the role may not see what runs would wait for.
     """
 
     def __init__(
@@ -65,26 +43,26 @@ class PressureWatch:
         database: Database,
         *,
         free_space: Callable[[], tuple[int, int] | None],
-        lines: JobLines,
+        on_missing_privilege: Callable[[str], None],
     ) -> None:
         self._database = database
         self._free_space = free_space
-        self.lines = lines
-        self._blind = False
+        self._on_missing_privilege = on_missing_privilege
+        self._reported = False
 
-    async def look(
-        self, policy: Policy, thresholds: Thresholds, *, patient: bool, vacuum: bool, waits: bool
+    async def measure(
+        self, policy: Policy, thresholds: Thresholds, *, share_time: bool, vacuum: bool, waiting: bool
     ) -> Pressure | None:
-        """Return what a run would make worse, None if nothing.
+        """Return what a run would make worse; None if nothing.
 
         Args:
             policy: What the run prunes.
-            thresholds: From where on it waits.
-            patient: Whether it also waits for long transactions, and for vacuum,
-            vacuum: the latter unless it has waited for that long enough.
-            waits: Whether it waits already.
+            thresholds: Above which it waits.
+            share_time: Whether it also waits for long transactions and vacuum.
+            vacuum: Whether it still waits for vacuum.
+            waiting: Whether it waits already.
         """
-        found = _of_disk(self._free_space(), thresholds)
+        found = _disk_pressure(self._free_space(), thresholds)
         if found is not None:
             return found
         try:
@@ -94,33 +72,33 @@ class PressureWatch:
             ):
                 await cursor.execute(QUERIES["pressure"])
                 (seen,) = await cursor.fetchall()
-                tables = await read_vacuum(conn, [policy]) if patient and vacuum else {}
+                tables = await read_vacuum(conn, [policy]) if share_time and vacuum else {}
         except DatabaseUnavailableError:
-            return None  # if that does not pass, the next transaction has it too
+            return None  # the next transaction meets it too
         except psycopg.Error as error:
-            self._tell(f"the database refuses to say ({' '.join(str(error).split())})")
+            self._report(f"the database refuses to say ({' '.join(str(error).split())})")
             return None
         if not seen["sees_all"]:
-            self._tell(f"{seen['role']} lacks a privilege: GRANT pg_read_all_stats TO {seen['role']}")
-        found = _of_wal(seen) or _of_replicas(seen, thresholds, _EASED if waits else 1.0)
-        if found is None and patient:
-            found = _of_transactions(seen, thresholds)
+            self._report(f"{seen['role']} lacks a privilege: GRANT pg_read_all_stats TO {seen['role']}")
+        found = _wal_pressure(seen) or _replica_pressure(seen, thresholds, _EASED if waiting else 1.0)
+        if found is None and share_time:
+            found = _transaction_pressure(seen, thresholds)
         table = tables.get(policy.name)
         if found is None and table is not None and table.is_behind(thresholds.dead_rows):
             detail = f"{table.due:,} dead rows of {policy.name} wait for vacuum"
             found = Pressure(reason="vacuum", detail=f"{detail}, which starts at {table.starts_at:,.0f}")
         return found
 
-    def _tell(self, why: str) -> None:
-        if not self._blind:
-            self._blind = True
-            self.lines.blind(
-                "Retention does not see all that it would wait for (lag of replicas, long transactions of"
+    def _report(self, why: str) -> None:
+        if not self._reported:
+            self._reported = True
+            self._on_missing_privilege(
+                "Retention cannot see all that runs should wait for (replication lag, long transactions of"
                 f" others): {why}."
             )
 
 
-def _of_disk(space: tuple[int, int] | None, thresholds: Thresholds) -> Pressure | None:
+def _disk_pressure(space: tuple[int, int] | None, thresholds: Thresholds) -> Pressure | None:
     if space is None:
         return None
     free, size = space
@@ -129,7 +107,7 @@ def _of_disk(space: tuple[int, int] | None, thresholds: Thresholds) -> Pressure 
     return Pressure(reason="disk", detail=f"{_size(free)} are free where the database is")
 
 
-def _of_wal(seen: Mapping[str, Any]) -> Pressure | None:
+def _wal_pressure(seen: Mapping[str, Any]) -> Pressure | None:
     if seen["archiver_fails"]:
         detail = f"the archiving of WAL fails (archive_command, {seen['archiver_file']})"
         return Pressure(reason="wal", detail=detail)
@@ -141,7 +119,7 @@ def _of_wal(seen: Mapping[str, Any]) -> Pressure | None:
     return None
 
 
-def _of_replicas(seen: Mapping[str, Any], thresholds: Thresholds, part: float) -> Pressure | None:
+def _replica_pressure(seen: Mapping[str, Any], thresholds: Thresholds, part: float) -> Pressure | None:
     if (seen["lag_bytes"] or 0) > thresholds.lag_bytes * part:
         detail = f"the replica {seen['replica']} is {_size(seen['lag_bytes'])} behind"
         return Pressure(reason="replication lag", detail=detail)
@@ -154,7 +132,7 @@ def _of_replicas(seen: Mapping[str, Any], thresholds: Thresholds, part: float) -
     return None
 
 
-def _of_transactions(seen: Mapping[str, Any], thresholds: Thresholds) -> Pressure | None:
+def _transaction_pressure(seen: Mapping[str, Any], thresholds: Thresholds) -> Pressure | None:
     if (seen["transaction_seconds"] or 0) <= thresholds.transaction.total_seconds():
         return None
     seconds = seen["transaction_seconds"]

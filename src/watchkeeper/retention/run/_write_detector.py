@@ -1,4 +1,4 @@
-"""Whether anybody but a run itself wrote while it went over a table: if not, no row has moved past it."""
+"""Whether anyone but the run itself wrote while it swept a table: if not, no row has moved behind it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 
-class OtherWriters:
-    """Counts the transactions that got an id, which all that write do, against a run's own.
+class WriteDetector:
+    """Compares the transaction ids that the server gave out, which all writers get, with the run's own.
 
-    The ids are the whole server's, whichever database and table somebody wrote to.
+    The ids are the whole server's, whichever database and table was written to.
     """
 
     def __init__(self) -> None:
@@ -21,27 +21,19 @@ class OtherWriters:
         self._own = 0
 
     async def begin(self, conn: AsyncConnection[Any]) -> None:
-        """Count from here on.
-
-        Args:
-            conn: The connection of a transaction that has not written.
-        """
+        """Count from now on; the transaction must not have written yet."""
         self._next, self._own = await _next_id(conn), 0
 
-    def note_own(self) -> None:
-        """Note that the run has committed a transaction that wrote."""
+    def record_own(self) -> None:
+        """Record that the run has committed a transaction that wrote."""
         self._own += 1
 
-    def doubt(self) -> None:
-        """Note that the run cannot know, such as after an outage: another server may count in its own way."""
+    def invalidate(self) -> None:
+        """Record that the run cannot know, for example after an outage: a new server counts on its own."""
         self._next = None
 
-    async def seen(self, conn: AsyncConnection[Any]) -> bool:
-        """Say whether there were others. In doubt there were: not every one that is counted has moved a row.
-
-        Args:
-            conn: The connection of a transaction that has not written.
-        """
+    async def detected(self, conn: AsyncConnection[Any]) -> bool:
+        """Return whether others wrote, or may have; the transaction must not have written yet."""
         upcoming = await _next_id(conn)
         return self._next is None or upcoming is None or upcoming - self._next != self._own
 

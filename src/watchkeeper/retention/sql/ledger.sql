@@ -80,7 +80,7 @@ SET state = %(state)s, error = %(error)s::jsonb, audit_id = %(audit_id)s, finish
     waiting = NULL, epoch = epoch + 1
 WHERE id = %(run)s;
 
--- name: orders
+-- name: interrupts
 -- What operators want of an open run of ours.
 SELECT paused_by, cancelled_by
 FROM retention_runs
@@ -215,7 +215,7 @@ CROSS JOIN LATERAL (
 ) AS kept
 WHERE p.table_name = ANY (%(tables)s);
 
--- name: doing
+-- name: activity
 -- Which of the registered policies are paused, and what their open runs wait for.
 SELECT p.table_name, p.paused_at IS NOT NULL, r.waiting
 FROM retention_policies p

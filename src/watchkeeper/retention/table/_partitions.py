@@ -10,7 +10,7 @@ from psycopg import errors, sql
 
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention._holds import doubled
-from watchkeeper.retention._queries import QUERIES, fetch_row
+from watchkeeper.retention._queries import QUERIES, fetch_row, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ async def find_partitions(
     Raises:
         psycopg.errors.LockNotAvailable: Somebody has locked one of them.
     """
-    if not target.in_parts:
+    if not target.has_children:
         return Partitions()
     seen = await read_partitions(conn, target, horizon)
     if not seen.old:
@@ -208,8 +208,3 @@ def _identifier(schema: str, table: str) -> sql.Identifier:
 def one_line(error: BaseException) -> str:
     """Return the error's text without line breaks."""
     return " ".join(str(error).split())
-
-
-def milliseconds(duration: timedelta) -> str:
-    """Return a duration as PostgreSQL's settings take it."""
-    return str(round(duration / timedelta(milliseconds=1)))

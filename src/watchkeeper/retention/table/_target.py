@@ -51,7 +51,7 @@ class Target:
         index: Name of an index that leads with the age column; None without one.
         holds: What keeps rows of it.
         references: Foreign keys that keep rows of it as long as others refer to them.
-        in_parts: Whether its rows lie in several: partitions, or tables that inherit from it.
+        has_children: Whether its rows lie in several: partitions, or tables that inherit from it.
         triggered: Whether a trigger fires when rows are deleted, its own or a foreign key's.
         archived: Whether its rows are archived before they go.
     """
@@ -62,7 +62,7 @@ class Target:
     age_column: str
     age: sql.Identifier
     index: str | None
-    in_parts: bool
+    has_children: bool
     triggered: bool = False
     archived: bool = False
     holds: tuple[Hold, ...] = ()
@@ -85,7 +85,7 @@ class Target:
         return sql.SQL("({}) IS TRUE").format(held if self.holds else sql.SQL("false"))
 
     @property
-    def nested(self) -> bool:
+    def self_referencing(self) -> bool:
         """Whether rows of it refer to others of it: some may go only when the others are gone."""
         return any(reference.within for reference in self.references)
 
@@ -170,8 +170,8 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         raise RetentionError(
             f"There is no table {policy.name} that the service can see: create it, or remove its policy."
         )
-    oid, schema, table, in_parts, triggered = row
-    if policy.archive and in_parts:
+    oid, schema, table, has_children, triggered = row
+    if policy.archive and has_children:
         heir = await (await conn.execute(QUERIES["heirs"], {"oid": oid})).fetchone()
         if heir is not None:
             raise PolicyRefusedError(
@@ -199,7 +199,7 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         age_column=policy.age_column,
         age=sql.Identifier(doubled(policy.age_column)),
         index=await _find_index(conn, oid, policy),
-        in_parts=in_parts,
+        has_children=has_children,
         triggered=triggered,
         archived=policy.archive,
         references=await read_references(conn, oid),
