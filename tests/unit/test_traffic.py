@@ -92,7 +92,7 @@ def test_screens_show_figures_and_verdict() -> None:
     out = io.StringIO()
     console = Console(file=out, width=100)
     console.print(screen.live(tally, 1.5))
-    console.print(screen.verdict(compare(*_scrapes(1, 0), tally)))
+    console.print(screen.comparison(compare(*_scrapes(1, 0), tally)))
     assert "3 requests   2.0/s   p50 250.0 ms" in out.getvalue()
     assert "ReadTimeout" in out.getvalue()
     assert "http_request_duration_ms_count" in out.getvalue()

@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def credentials(environ: Mapping[str, str], settings: Settings) -> Credentials:
-    """Return what the service was started with: from the environment, else from its state folder.
+    """Return the backend's credentials: from the environment, otherwise from its state folder.
 
     Raises:
-        ConfigurationError: There are none, or not of the right form.
+        ConfigurationError: They are missing or malformed.
     """
     found = {name: environ[name] for name in NAMES if environ.get(name)}
     path = settings.service_dir / FILE_NAME
@@ -67,7 +67,7 @@ def credentials(environ: Mapping[str, str], settings: Settings) -> Credentials:
             ) from error
     sources = parse_webhook_secrets(found.get("WEBHOOK_SECRETS", ""))
     if not found.get("SERVICE_TOKEN") or not sources:
-        raise ConfigurationError(f"{' and '.join(NAMES)} are both needed to play a client.")
+        raise ConfigurationError(f"{' and '.join(NAMES)} are both needed.")
     return Credentials(
         service_token=found["SERVICE_TOKEN"],
         webhook_secrets={source: secrets[0].reveal() for source, secrets in sources.items()},
@@ -76,41 +76,43 @@ def credentials(environ: Mapping[str, str], settings: Settings) -> Credentials:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="traffic", description=_PURPOSE)
-    parser.add_argument("--url", help="of the service; default http://HOST:PORT of the environment")
+    parser.add_argument("--url", help="URL of the service (default http://HOST:PORT of the environment)")
     parser.add_argument("--rate", type=_positive, default=20.0, help="actions a second (default 20)")
     parser.add_argument(
-        "--faults", type=_share, default=0.3, help="share of bad actions, 0 to 1 (default 0.3)"
+        "--faults", type=_fraction, default=0.3, help="fraction of faulty actions, 0 to 1 (default 0.3)"
     )
-    parser.add_argument("--seconds", type=_positive, help="how long; default until Ctrl-C")
-    parser.add_argument("--seed", type=int, help="repeats the choices of another play")
+    parser.add_argument("--seconds", type=_positive, help="duration (default until Ctrl-C)")
+    parser.add_argument("--seed", type=int, help="seed of the random choices, to repeat a run")
     return parser
 
 
-async def _play(options: argparse.Namespace, url: str, shown: Credentials, token: str | None) -> int:
+async def _play(options: argparse.Namespace, url: str, given: Credentials, token: str | None) -> int:
     console = Console()
-    dice = random.Random(options.seed)  # noqa: S311 - choices of a play, nothing secret
-    tally = Tally(sources=frozenset(shown.webhook_secrets))
+    rng = random.Random(options.seed)  # noqa: S311 - chooses actions, no secrets
+    tally = Tally(sources=frozenset(given.webhook_secrets))
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits, trust_env=False) as http:
         before = await scrape(http, token)
         play = Play(rate=options.rate, faults=options.faults, seconds=options.seconds)
-        player = Player(play, Scenarios(Client(http, shown, tally), dice), tally, dice)
-        with _stopping(player):
-            await _watch(player, tally, console)
+        player = Player(play, Scenarios(Client(http, given, tally), rng), tally, rng)
+        with _stop_on_signals(player):
+            await _show_progress(player, tally, console)
         await asyncio.sleep(_SETTLE_S)
         rows = compare(before, await scrape(http, token), tally)
-    console.print(screen.verdict(rows))
+    console.print(screen.comparison(rows))
     for row in rows:
         for difference in row.differing:
             console.print(difference, style="red", markup=False, highlight=False, soft_wrap=True)
     if tally.unanswered:
         console.print(
-            f"Not comparable to the last request: {dict(tally.unanswered)}", style="yellow", markup=False
+            f"Unanswered requests, so the comparison is not exact: {dict(tally.unanswered)}",
+            style="yellow",
+            markup=False,
         )
     return 0 if all(row.agrees and row.moved for row in rows) else 1
 
 
-async def _watch(player: Player, tally: Tally, console: Console) -> None:
+async def _show_progress(player: Player, tally: Tally, console: Console) -> None:
     playing = asyncio.create_task(player.run())
     if console.is_terminal:
         with Live(
@@ -124,7 +126,7 @@ async def _watch(player: Player, tally: Tally, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _stopping(player: Player) -> Iterator[None]:
+def _stop_on_signals(player: Player) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, player.stop)
@@ -153,10 +155,10 @@ def _positive(text: str) -> float:
     return number
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError("takes a share from 0 to 1")
+        raise argparse.ArgumentTypeError("takes a number from 0 to 1")
     return number
 
 

@@ -1,4 +1,4 @@
-"""One client of the service: it signs, sends, and counts every answer."""
+"""A client of the service: signs, sends, and counts every response."""
 
 from __future__ import annotations
 
@@ -25,25 +25,14 @@ _KNOWN_METHODS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credentials:
-    """What the client may show.
-
-    Args:
-        service_token: The bearer token of tools, pairing and writes.
-        webhook_secrets: One secret a source.
-    """
+    """The bearer token, and one secret per webhook source."""
 
     service_token: str
     webhook_secrets: Mapping[str, str]
 
 
 class Client:
-    """Sends requests and tallies their answers.
-
-    Args:
-        http: The connection pool, with the service's address.
-        credentials: What it may show.
-        tally: Where the answers are counted.
-    """
+    """Sends requests and counts their responses in `tally`."""
 
     def __init__(self, http: httpx.AsyncClient, credentials: Credentials, tally: Tally) -> None:
         self._http = http
@@ -58,13 +47,13 @@ class Client:
         Args:
             method: HTTP method.
             path: Path and query.
-            route: The template that the service should count it under.
-            body: Sent as JSON; `content=` sends bytes as they are.
-            token: Whether to show the service's token.
-            **options: Further arguments of httpx.
+            route: The template under which the service should count it.
+            body: Sent as JSON; `content=` sends bytes.
+            token: Whether to send the service's token.
+            **options: Options of httpx.
 
         Returns:
-            The answer; None when there was none, which makes the comparison inexact.
+            The response, or None without one, which makes the comparison inexact.
         """
         headers = {**options.pop("headers", {})}
         if token:
@@ -87,10 +76,10 @@ class Client:
         """Deliver a webhook.
 
         Args:
-            source: Who sends it.
+            source: Its source.
             content: The raw body.
-            age: How many seconds ago it claims to have been signed.
-            secret: Signs it; default the source's own.
+            age: Seconds since the claimed time of signing.
+            secret: Signs it; default the source's secret.
         """
         timestamp = str(int(time.time()) - age)
         secret = secret or self.credentials.webhook_secrets[source]
@@ -108,7 +97,7 @@ class Client:
         return answer
 
     async def call(self, tool: str, arguments: Any, *, token: bool = True) -> dict[str, Any]:
-        """Call a tool and return its result; an empty one when it was refused."""
+        """Call a tool and return its result; empty if it was refused."""
         path = f"/api/tools/{tool}"
         answer = await self.send("POST", path, route=_TOOL_ROUTE, body=arguments, token=token)
         if answer is None:
@@ -118,14 +107,14 @@ class Client:
         return result
 
     async def pair(self, channel: str, step: str, **body: str) -> dict[str, Any]:
-        """Take one step of pairing (`request` or `confirm`) and return the answer."""
+        """Run a step of pairing (`request` or `confirm`) and return the response."""
         route = f"/api/pairing/{{channel}}/{step}"
         answer = await self.send("POST", f"/api/pairing/{channel}/{step}", route=route, body=body)
         if answer is None:
             return {}
         self.tally.pairing(channel, answer.status_code)
-        told: dict[str, Any] = answer.json()
-        return told
+        body_of_answer: dict[str, Any] = answer.json()
+        return body_of_answer
 
 
 def encode(event: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Does `/metrics` say what the client counted? To the last request, if the client was alone."""
+"""Compares `/metrics` with the client's count; exact if the client is the only one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNTED: Final = (
     "tool_call_duration_ms_count",
     "pairing_failures_total",
 )
-# Asked by orchestrators and Prometheus too, so a client that is not alone there still is elsewhere.
+# Orchestrators and Prometheus request these too, so they are not compared.
 _SHARED_ROUTES: Final = frozenset({"/health", "/health/detailed", "/livez", "/readyz", "/metrics"})
 _SESSIONS: Final = series("active_sessions")
 
@@ -34,10 +34,10 @@ class Row:
     """One metric of the contract, as both sides counted it.
 
     Args:
-        name: Of the metric.
-        counted: By the client.
-        exposed: By the service, since the play began.
-        differing: Series on which the two do not agree.
+        name: Name of the metric.
+        counted: The client's count.
+        exposed: The service's count since the start of the run.
+        differing: Series whose counts differ.
     """
 
     name: str
@@ -47,24 +47,20 @@ class Row:
 
     @property
     def moved(self) -> bool:
-        """Whether there was anything to count."""
+        """Whether the service counted anything."""
         return self.exposed > 0
 
     @property
     def agrees(self) -> bool:
-        """Whether both counted the same in every series."""
+        """Whether the counts of every series are equal."""
         return not self.differing
 
 
 async def scrape(http: httpx.AsyncClient, token: str | None) -> Samples:
     """Read `/metrics`.
 
-    Args:
-        http: With the service's address.
-        token: `METRICS_TOKEN`, when there is one.
-
     Raises:
-        httpx.HTTPError: It does not answer, or not to us.
+        httpx.HTTPError: The service does not answer, or refuses.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     answer = await http.get("/metrics", headers=headers)
@@ -77,13 +73,7 @@ async def scrape(http: httpx.AsyncClient, token: str | None) -> Samples:
 
 
 def compare(before: Samples, after: Samples, tally: Tally) -> list[Row]:
-    """Hold the client's count against two scrapes.
-
-    Args:
-        before: The scrape before the first request.
-        after: The scrape after the last answer.
-        tally: What the client counted in between.
-    """
+    """Compare the client's count with the difference of the scrapes before and after the run."""
     rows = [_row(name, before, after, tally) for name in COUNTED]
     return [*rows, _sessions_row(before, after, tally)]
 
@@ -100,7 +90,7 @@ def _row(name: str, before: Samples, after: Samples, tally: Tally) -> Row:
         if key[0] == name and dict(key[1]).get("route") not in _SHARED_ROUTES
     }
     differing = sorted(
-        f"{_shown(key)}: counted {counted.get(key, 0):g}, exposed {exposed.get(key, 0.0):g}"
+        f"{_format(key)}: counted {counted.get(key, 0):g}, exposed {exposed.get(key, 0.0):g}"
         for key in counted.keys() | exposed.keys()
         if counted.get(key, 0) != exposed.get(key, 0.0)
     )
@@ -110,13 +100,13 @@ def _row(name: str, before: Samples, after: Samples, tally: Tally) -> Row:
 
 
 def _sessions_row(before: Samples, after: Samples, tally: Tally) -> Row:
-    # The gauge counts everybody's sessions of half an hour: those of an earlier play may end during this one.
+    # The gauge counts all sessions of 30 minutes: those of an earlier run may end during this one.
     ours, now = len(tally.sessions), after.get(_SESSIONS, 0.0)
     possible = ours <= now <= before.get(_SESSIONS, 0.0) + ours
     wrong = () if possible else (f"active_sessions: touched {ours}, exposed {now:g}",)
     return Row(name="active_sessions", counted=ours, exposed=now, differing=wrong)
 
 
-def _shown(key: Series) -> str:
+def _format(key: Series) -> str:
     labels = ",".join(f'{name}="{value}"' for name, value in sorted(key[1]))
     return f"{key[0]}{{{labels}}}"

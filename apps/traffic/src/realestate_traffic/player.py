@@ -1,4 +1,4 @@
-"""Plays scenarios at a rate, whatever the service answers."""
+"""Starts actions at a rate, whatever the service answers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from realestate_traffic.scenarios import Scenarios
     from realestate_traffic.tally import Tally
 
-_AT_ONCE: Final = 64
+_MAX_CONCURRENT: Final = 64
 _TICK_S: Final = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Play:
-    """How much of what.
+    """The parameters of a run.
 
     Args:
-        rate: Actions a second; an action is one or a few requests.
-        faults: Share of actions that are clumsy or hostile, 0 to 1.
-        seconds: How long; None until it is stopped.
+        rate: Actions per second; an action is one or a few requests.
+        faults: Fraction of faulty actions, 0 to 1.
+        seconds: Duration; None runs until it is stopped.
     """
 
     rate: float
@@ -34,41 +34,34 @@ class Play:
 
 
 class Player:
-    """Starts actions at the play's rate and waits for all of them at the end.
+    """Starts actions at the rate of `play`, and waits for all of them at the end."""
 
-    Args:
-        play: How much of what.
-        scenarios: The actions.
-        tally: Where they are counted by name.
-        dice: Chooses among them.
-    """
-
-    def __init__(self, play: Play, scenarios: Scenarios, tally: Tally, dice: random.Random) -> None:
+    def __init__(self, play: Play, scenarios: Scenarios, tally: Tally, rng: random.Random) -> None:
         self._play = play
         self._scenarios = scenarios
         self._tally = tally
-        self._dice = dice
+        self._rng = rng
         self._running: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._began = time.monotonic()
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the play began."""
+        """Seconds since the start."""
         return time.monotonic() - self._began
 
     def stop(self) -> None:
-        """Start no further action."""
+        """Start no further actions."""
         self._stopped.set()
 
     async def run(self) -> None:
-        """Play to the end, and wait for the last answer."""
+        """Run to the end, and wait for the last response."""
         self._began = time.monotonic()
         started = 0
         while not self._stopped.is_set() and not self._is_over():
             due = int(self.elapsed * self._play.rate) + 1
-            # A service that falls behind is not to be buried: what does not fit is not made up for later.
-            for _ in range(min(due - started, _AT_ONCE - len(self._running))):
+            # Actions that do not fit are dropped, so that a slow service is not overloaded later.
+            for _ in range(min(due - started, _MAX_CONCURRENT - len(self._running))):
                 self._start()
             started = due
             await asyncio.sleep(_TICK_S)
@@ -80,18 +73,18 @@ class Player:
 
     def _start(self) -> None:
         scenarios = self._scenarios
-        chosen = self._pick(scenarios.faults if self._dice.random() < self._play.faults else scenarios.good)
+        chosen = self._pick(scenarios.faults if self._rng.random() < self._play.faults else scenarios.good)
         task = asyncio.create_task(self._run_one(chosen))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
     def _pick(self, actions: Mapping[Callable[[], Awaitable[None]], int]) -> Callable[[], Awaitable[None]]:
-        return self._dice.choices(list(actions), weights=list(actions.values()))[0]
+        return self._rng.choices(list(actions), weights=list(actions.values()))[0]
 
     async def _run_one(self, action: Callable[[], Awaitable[None]]) -> None:
         name = getattr(action, "__name__", "action")
         self._tally.actions[name] += 1
         try:
             await action()
-        except Exception as error:  # noqa: BLE001 - one odd answer must not end the play; it is shown at the end
+        except Exception as error:  # noqa: BLE001 - a failed action must not end the run; it is shown at the end
             self._tally.unanswered[f"{name}: {type(error).__name__}"] += 1

@@ -1,4 +1,4 @@
-"""What clients do: the good, the clumsy and the hostile."""
+"""What clients do: correct, mistaken and hostile requests."""
 
 from __future__ import annotations
 
@@ -30,17 +30,12 @@ _SEARCH_ROUTE: Final = "/api/listings/search"
 
 
 class Scenarios:
-    """The things that one population of clients does.
+    """The actions of clients. Every choice uses `rng`, so that a seed repeats a run."""
 
-    Args:
-        client: Sends the requests.
-        dice: Every choice comes from here, so that a seed repeats a play.
-    """
-
-    def __init__(self, client: Client, dice: random.Random) -> None:
+    def __init__(self, client: Client, rng: random.Random) -> None:
         self._client = client
-        self._dice = dice
-        # Unlike the dice, new in each play: events and peers of an earlier one are in the database already.
+        self._rng = rng
+        # New in each run, unlike the rng: the database has the events and peers of earlier runs.
         self._run = secrets.token_hex(4)
         self._number = 0
         self._sent: list[tuple[str, bytes]] = []
@@ -57,11 +52,11 @@ class Scenarios:
         self.faults: Mapping[Callable[[], Awaitable[None]], int] = {
             self.forge: 8,
             self.deliver_garbage: 6,
-            self.deliver_from_nowhere: 3,
+            self.deliver_from_unknown_source: 3,
             self.deliver_too_much: 1,
             self.misuse_tools: 8,
             self.guess_codes: 8,
-            self.hand_in_nonsense: 6,
+            self.submit_invalid: 6,
             self.scan: 12,
         }
 
@@ -69,8 +64,8 @@ class Scenarios:
         """A new event, half of them for a chat session."""
         event: dict[str, Any] = {"id": self._new("event"), "type": "message", "data": {"text": "Muraho"}}
         session = None
-        if self._dice.random() < 0.5:
-            session = (self._dice.choice(CHANNELS), f"peer-{self._run}-{self._dice.randrange(200)}")
+        if self._rng.random() < 0.5:
+            session = (self._rng.choice(CHANNELS), f"peer-{self._run}-{self._rng.randrange(200)}")
             event |= {"channel": session[0], "peer_id": session[1]}
         source, content = self._source(), encode(event)
         answer = await self._client.deliver(source, content)
@@ -80,17 +75,17 @@ class Scenarios:
                 self._client.tally.sessions.add(session)
 
     async def replay(self) -> None:
-        """An event that was sent before, as senders do that missed the answer."""
+        """A repeated event, as from a sender that missed the response."""
         if not self._sent:
             await self.webhook()
             return
-        source, content = self._dice.choice(self._sent)
+        source, content = self._rng.choice(self._sent)
         await self._client.deliver(source, content)
 
     async def forge(self) -> None:
         """A wrong signature, or an old one."""
         source, content = self._source(), encode({"id": self._new("forged")})
-        if self._dice.random() < 0.5:
+        if self._rng.random() < 0.5:
             await self._client.deliver(source, content, secret="guessed")  # noqa: S106 - a wrong one
         else:
             await self._client.deliver(source, content, age=3600)
@@ -98,26 +93,26 @@ class Scenarios:
     async def deliver_garbage(self) -> None:
         """A signed body that is no event."""
         bodies = (b"{", b'{"id": NaN}', b"[]", b'{"id": 7}', b'{"id": "x\\u0000"}', b"\xff\xfe", b"")
-        await self._client.deliver(self._source(), self._dice.choice(bodies))
+        await self._client.deliver(self._source(), self._rng.choice(bodies))
 
-    async def deliver_from_nowhere(self) -> None:
-        """A source that nobody configured."""
-        await self._client.deliver(f"nobody{self._dice.randrange(1000)}", b"{}", secret="x")  # noqa: S106 - the same
+    async def deliver_from_unknown_source(self) -> None:
+        """A source that is not configured."""
+        await self._client.deliver(f"nobody{self._rng.randrange(1000)}", b"{}", secret="x")  # noqa: S106 - a wrong one
 
     async def deliver_too_much(self) -> None:
         """A body over the limit."""
         await self._client.deliver(self._source(), b" " * _TOO_LARGE)
 
     async def browse(self) -> None:
-        """A visitor who searches, and looks at what was found."""
-        query = f"?type={self._dice.choice(_KINDS)}&limit=5"
+        """A visitor searches and opens some results."""
+        query = f"?type={self._rng.choice(_KINDS)}&limit=5"
         answer = await self._client.send("GET", f"{_SEARCH_ROUTE}{query}", route=_SEARCH_ROUTE, token=False)
         found = answer.json()["listings"] if answer is not None and answer.is_success else []
         for listing in found[:2]:
-            await self._look_at(listing["id"], token=False)
+            await self._open(listing["id"], token=False)
 
     async def publish(self) -> None:
-        """An agent hands a listing in, and an operator publishes it."""
+        """An agent submits a listing, and an operator publishes it."""
         key = {"Idempotency-Key": self._new("key")}
         answer = await self._client.send(
             "POST", "/api/listings", route="/api/listings", body=self._draft(), headers=key
@@ -128,20 +123,20 @@ class Scenarios:
         self._listings = [*self._listings[-99:], listing]
         for decision in ("approve", "publish"):
             await self._client.call("admin.decision", {"listing_id": listing, "decision": decision})
-        await self._look_at(listing, token=True)
+        await self._open(listing, token=True)
 
     async def ask_tools(self) -> None:
-        """An agent asks one of the tools."""
-        tool = self._dice.choice(TOOLS[:4])
+        """An agent calls one of the tools."""
+        tool = self._rng.choice(TOOLS[:4])
         arguments: dict[str, Any] = {}
         if tool in {"listing.validate", "listing.dedupe"}:
             arguments = {"listing": self._draft()}
         elif tool == "listing.search":
-            arguments = {"type": self._dice.choice(_KINDS), "limit": 10}
+            arguments = {"type": self._rng.choice(_KINDS), "limit": 10}
         await self._client.call(tool, arguments)
 
     async def misuse_tools(self) -> None:
-        """Arguments that make no sense, decisions that are not allowed, tools that do not exist, no token."""
+        """Invalid arguments, decisions that are not allowed, unknown tools, no token."""
         calls: tuple[tuple[str, Any, bool], ...] = (
             ("listing.dedupe", {"listing": {"title": 7}}, True),
             ("listing.search", {"limit": 10_000}, True),
@@ -150,28 +145,28 @@ class Scenarios:
             ("listing.demolish", {}, True),
             ("admin.review-queue", {}, False),
         )
-        tool, arguments, token = self._dice.choice(calls)
-        if self._listings and self._dice.random() < 0.3:
+        tool, arguments, token = self._rng.choice(calls)
+        if self._listings and self._rng.random() < 0.3:
             tool, token = "admin.decision", True
-            arguments = {"listing_id": self._dice.choice(self._listings), "decision": "review"}
+            arguments = {"listing_id": self._rng.choice(self._listings), "decision": "review"}
         await self._client.call(tool, arguments, token=token)
 
     async def pair(self) -> None:
-        """A peer asks for a code and the operator confirms it."""
-        channel, peer = self._dice.choice(CHANNELS), self._new("peer")
-        told = await self._client.pair(channel, "request", peer_id=peer)
-        if "code" in told:
-            await self._client.pair(channel, "confirm", peer_id=peer, code=told["code"])
+        """A peer requests a code and the operator confirms it."""
+        channel, peer = self._rng.choice(CHANNELS), self._new("peer")
+        answer = await self._client.pair(channel, "request", peer_id=peer)
+        if "code" in answer:
+            await self._client.pair(channel, "confirm", peer_id=peer, code=answer["code"])
 
     async def guess_codes(self) -> None:
-        """Somebody guesses, now and then until the lock."""
-        channel, peer = self._dice.choice(CHANNELS), self._new("victim")
+        """Wrong codes, sometimes until the lock-out."""
+        channel, peer = self._rng.choice(CHANNELS), self._new("victim")
         await self._client.pair(channel, "request", peer_id=peer)
-        for _ in range(self._dice.choice((1, 1, 1, 2, 7))):
+        for _ in range(self._rng.choice((1, 1, 1, 2, 7))):
             await self._client.pair(channel, "confirm", peer_id=peer, code="WRONGCODE")
 
-    async def hand_in_nonsense(self) -> None:
-        """A listing that cannot be one, or an address where there is none."""
+    async def submit_invalid(self) -> None:
+        """An invalid listing, or the id of none."""
         route = "/api/listings"
         bad: tuple[Any, ...] = (
             {"title": ""},
@@ -180,21 +175,21 @@ class Scenarios:
             [],
             "text",
         )
-        if self._dice.random() < 0.3:
-            await self._look_at("00000000-0000-4000-8000-000000000000", token=False)
-        elif self._dice.random() < 0.3:
+        if self._rng.random() < 0.3:
+            await self._open("00000000-0000-4000-8000-000000000000", token=False)
+        elif self._rng.random() < 0.3:
             nan = b'{"title":"x","type":"house","price_amount":NaN}'
             headers = {"Content-Type": "application/json"}
             await self._client.send("POST", route, route=route, content=nan, headers=headers)
         else:
-            await self._client.send("POST", route, route=route, body=self._dice.choice(bad))
+            await self._client.send("POST", route, route=route, body=self._rng.choice(bad))
 
     async def scan(self) -> None:
-        """A scanner: paths that do not exist, and odd methods."""
-        path = f"/{self._dice.choice(_PROBED)}?{self._dice.randrange(10**9)}"
-        if self._dice.random() < 0.7:
-            path = f"/{self._dice.randrange(10**12):x}/{self._dice.randrange(10**6)}"
-        method = self._dice.choice(("GET", "GET", "GET", "POST", "PROPFIND", "DELETE"))
+        """A scanner: unknown paths and odd methods."""
+        path = f"/{self._rng.choice(_PROBED)}?{self._rng.randrange(10**9)}"
+        if self._rng.random() < 0.7:
+            path = f"/{self._rng.randrange(10**12):x}/{self._rng.randrange(10**6)}"
+        method = self._rng.choice(("GET", "GET", "GET", "POST", "PROPFIND", "DELETE"))
         await self._client.send(method, path, route="unmatched", token=False)
 
     async def probe(self) -> None:
@@ -202,24 +197,24 @@ class Scenarios:
         for path in ("/health", "/readyz"):
             await self._client.send("GET", path, route=path, token=False)
 
-    async def _look_at(self, listing: str, *, token: bool) -> None:
+    async def _open(self, listing: str, *, token: bool) -> None:
         path, route = f"/api/listings/{listing}", "/api/listings/{listing_id}"
         await self._client.send("GET", path, route=route, token=token)
 
     def _draft(self) -> dict[str, Any]:
-        dice = self._dice
+        rng = self._rng
         return {
-            "title": f"Inzu {dice.randrange(10**6)}, {dice.choice(_STREETS)}",
-            "type": dice.choice(_KINDS),
-            "price_amount": dice.randrange(5, 500) * 1_000_000,
-            "bedrooms": dice.randrange(1, 7),
-            "address_text": f"{dice.choice(_STREETS)}, Kigali",
-            "lat": round(-1.95 + dice.uniform(-0.05, 0.05), 6),
-            "lng": round(30.06 + dice.uniform(-0.05, 0.05), 6),
+            "title": f"Inzu {rng.randrange(10**6)}, {rng.choice(_STREETS)}",
+            "type": rng.choice(_KINDS),
+            "price_amount": rng.randrange(5, 500) * 1_000_000,
+            "bedrooms": rng.randrange(1, 7),
+            "address_text": f"{rng.choice(_STREETS)}, Kigali",
+            "lat": round(-1.95 + rng.uniform(-0.05, 0.05), 6),
+            "lng": round(30.06 + rng.uniform(-0.05, 0.05), 6),
         }
 
     def _source(self) -> str:
-        return self._dice.choice(sorted(self._client.credentials.webhook_secrets))
+        return self._rng.choice(sorted(self._client.credentials.webhook_secrets))
 
     def _new(self, kind: str) -> str:
         self._number += 1

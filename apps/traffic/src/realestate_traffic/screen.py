@@ -1,4 +1,4 @@
-"""What the operator sees: live figures while it plays, and both counts at the end."""
+"""The live display of a run, and the comparison at its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLES: Final = {2: "green", 4: "yellow", 5: "red"}
 
 
 def live(tally: Tally, elapsed: float) -> RenderableType:
-    """Return the screen of a running play."""
+    """Return the display of a running play."""
     rate = tally.requests / elapsed if elapsed else 0.0
     head = Text(f"{elapsed:6.1f} s   {tally.requests} requests   {rate:.1f}/s   ")
     head.append(
@@ -40,20 +40,20 @@ def live(tally: Tally, elapsed: float) -> RenderableType:
 
 
 def line(tally: Tally, elapsed: float) -> str:
-    """Return the same in one line, for where there is no terminal."""
+    """Return the same in one line, without a terminal."""
     statuses = " ".join(f"{status}:{count}" for status, count in sorted(tally.statuses.items()))
     return (
         f"{elapsed:.0f} s  {tally.requests} requests  p95 {tally.percentile(0.95) * 1000:.1f} ms  {statuses}"
     )
 
 
-def verdict(rows: Sequence[Row]) -> RenderableType:
-    """Return both counts of each metric, beside each other."""
+def comparison(rows: Sequence[Row]) -> RenderableType:
+    """Return both counts of each metric side by side."""
     table = Table(Column("metric", no_wrap=True), "counted", "exposed", "agrees", "moved")
     for row in rows:
         table.add_row(row.name, f"{row.counted:g}", f"{row.exposed:g}", _mark(row.agrees), _mark(row.moved))
     return table
 
 
-def _mark(good: bool) -> Text:  # noqa: FBT001 - one argument, and it is the question
+def _mark(good: bool) -> Text:  # noqa: FBT001 - the only argument
     return Text("yes", style="green") if good else Text("no", style="bold red")

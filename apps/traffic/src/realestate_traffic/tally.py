@@ -1,4 +1,4 @@
-"""What the client saw, counted the way the service has to count it."""
+"""What the client saw, counted as the service has to count it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Series: TypeAlias = tuple[str, frozenset[tuple[str, str]]]
 
 _PAIRING_REFUSALS: Final = frozenset({403, 410, 429})
-# So many latencies are kept for the live figures; older ones make room.
+# Recent latencies for the live display.
 _WINDOW: Final = 2000
 
 
@@ -25,11 +25,7 @@ def series(name: str, **labels: str) -> Series:
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """Counts of one play.
-
-    Args:
-        sources: The configured webhook sources: no other has a series.
-    """
+    """Counts of one run. Only the configured webhook `sources` have series."""
 
     sources: Container[str]
     expected: Counter[Series] = field(default_factory=Counter)
@@ -41,23 +37,23 @@ class Tally:
 
     @property
     def requests(self) -> int:
-        """How many requests were answered."""
+        """Number of answered requests."""
         return self.statuses.total()
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answer as `http_requests_total` and its histogram have to."""
+        """Count one response, as `http_requests_total` and its histogram."""
         self.statuses[status] += 1
         self.latencies.append(seconds)
         self.expected[series("http_requests_total", method=method, route=route, status=str(status))] += 1
         self.expected[series("http_request_duration_ms_count", method=method, route=route)] += 1
 
     def webhook(self, source: str, status: int) -> None:
-        """Count a delivery: whatever is not accepted from a configured source is a failure."""
+        """Count a refused delivery of a configured source."""
         if status >= 400 and source in self.sources:
             self.expected[series("webhook_failures_total", source=source)] += 1
 
     def tool(self, tool: str, status: int) -> None:
-        """Count a call of a known tool that got past the token."""
+        """Count a call of a known tool with the token."""
         if tool in TOOLS and status != 401:
             outcome = "ok" if status < 400 else "rejected" if status < 500 else "error"
             self.expected[series("tool_calls_total", tool=tool, status=outcome)] += 1
@@ -69,6 +65,6 @@ class Tally:
             self.expected[series("pairing_failures_total", channel=channel)] += 1
 
     def percentile(self, share: float) -> float:
-        """Return the latency in seconds that this share of the last answers did not exceed."""
+        """Return a percentile of the recent latencies in seconds; `share` is 0 to 1."""
         ordered = sorted(self.latencies)
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
