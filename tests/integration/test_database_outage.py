@@ -52,10 +52,8 @@ async def _until_back(database: Database) -> None:
             return
 
 
-async def test_the_pool_comes_back_with_its_server(
-    fragile: Database, postgres_private: PostgresServer
-) -> None:
-    """Requests fail while the server is stopped, and work again soon after its start."""
+async def test_the_pool_recovers_with_the_server(fragile: Database, postgres_private: PostgresServer) -> None:
+    """Requests fail while the server is stopped and work again soon after its start."""
     postgres_private.stop()
     outage_ends = time.monotonic() + 3
     while time.monotonic() < outage_ends:
@@ -65,10 +63,10 @@ async def test_the_pool_comes_back_with_its_server(
     await _until_back(fragile)
 
 
-async def test_who_waits_is_served_when_the_server_is_back(
+async def test_a_waiting_request_is_served_after_the_outage(
     urls: DatabaseUrls, postgres_private: PostgresServer
 ) -> None:
-    """A request that came during the outage gets its connection, without another one coming after it."""
+    """A request made during the outage gets its connection without another request."""
     async with Database(urls.url, acquire_timeout=60 * SECOND) as database:
         await database.ping()
         postgres_private.stop()
@@ -81,7 +79,7 @@ async def test_who_waits_is_served_when_the_server_is_back(
 async def test_a_restart_between_two_requests_is_not_noticed(
     fragile: Database, postgres_private: PostgresServer
 ) -> None:
-    """The dead connections of the pool are found out and replaced before they are lent."""
+    """The dead connections of the pool are detected and replaced."""
     for sign in (signal.SIGINT, signal.SIGKILL):
         postgres_private.stop(sign)
         postgres_private.start()
@@ -91,7 +89,7 @@ async def test_a_restart_between_two_requests_is_not_noticed(
 async def test_losing_the_server_in_a_transaction_is_unavailability(
     fragile: Database, postgres_private: PostgresServer
 ) -> None:
-    """The next statement tells it, whether the server stopped in order or crashed."""
+    """The next statement raises, whether the server was stopped or crashed."""
 
     async def work(sign: signal.Signals) -> None:
         async with fragile.transaction() as conn:
@@ -109,7 +107,7 @@ async def test_losing_the_server_in_a_transaction_is_unavailability(
 async def test_a_lost_transaction_is_never_taken_for_a_commit(
     fragile: Database, postgres_private: PostgresServer
 ) -> None:
-    """Neither when the server goes before the commit, nor when the block swallows the error."""
+    """This holds when the server stops before the commit and when the block suppresses the error."""
 
     async def go_on() -> None:
         async with fragile.transaction() as conn:
@@ -132,7 +130,7 @@ async def test_a_lost_transaction_is_never_taken_for_a_commit(
 
 
 async def test_killed_connections_are_replaced(urls: DatabaseUrls, postgres_private: PostgresServer) -> None:
-    """After `pg_terminate_backend` of each, as many as before are there, and nobody sees an error."""
+    """After `pg_terminate_backend` of each there are as many as before, and no request fails."""
 
     async def use(everybody: asyncio.Barrier) -> None:
         async with database.connection() as conn:
@@ -146,8 +144,8 @@ async def test_killed_connections_are_replaced(urls: DatabaseUrls, postgres_priv
             postgres_private.terminate_clients()
 
 
-async def test_a_connection_that_got_a_message_is_still_good(fragile: Database, urls: DatabaseUrls) -> None:
-    """Not everything that an idle connection receives is its server's farewell."""
+async def test_a_message_does_not_invalidate_a_connection(fragile: Database, urls: DatabaseUrls) -> None:
+    """A readable socket does not always mean that the server has stopped."""
     async with fragile.connection() as conn:
         await conn.execute("LISTEN news")
         before = conn.info.backend_pid
@@ -158,10 +156,10 @@ async def test_a_connection_that_got_a_message_is_still_good(fragile: Database, 
         assert conn.info.backend_pid == before
 
 
-async def test_being_terminated_in_mid_statement_is_unavailability(
+async def test_a_terminated_statement_is_unavailability(
     fragile: Database, postgres_private: PostgresServer
 ) -> None:
-    """A statement that the administrator ends fails as unavailable; the next one gets a new connection."""
+    """A statement that the administrator terminates fails as unavailable; the next one works."""
 
     async def work() -> None:
         async with fragile.connection() as conn:
@@ -176,7 +174,7 @@ async def test_being_terminated_in_mid_statement_is_unavailability(
 
 
 async def test_nothing_hangs_on_a_frozen_server(fragile: Database, postgres_private: PostgresServer) -> None:
-    """Each request ends within its limits, a cancelled one at once, and after the thaw all is well."""
+    """Each request ends within its limits, a cancelled one at once, and all works after the thaw."""
     postgres_private.freeze()
     with pytest.raises(DatabaseUnavailableError, match="gave no answer within"):
         async with fragile.transaction() as conn:
@@ -190,7 +188,7 @@ async def test_nothing_hangs_on_a_frozen_server(fragile: Database, postgres_priv
 async def test_a_cancelled_request_does_not_wait_for_a_frozen_server(
     urls: DatabaseUrls, postgres_private: PostgresServer
 ) -> None:
-    """By itself psycopg would hang for up to ten seconds here."""
+    """Alone, psycopg would hang for up to ten seconds."""
     async with Database(urls.url) as database:
         await database.ping()
         postgres_private.freeze()
@@ -204,7 +202,7 @@ async def test_a_cancelled_request_does_not_wait_for_a_frozen_server(
 async def test_too_many_connections_are_unavailability(
     urls: DatabaseUrls, postgres_private: PostgresServer
 ) -> None:
-    """A role at its limit gets the server's reason."""
+    """The error of a role at its limit has the server's reason."""
     postgres_private.execute(sql.SQL("ALTER ROLE keeper CONNECTION LIMIT 1"))
     async with (
         await psycopg.AsyncConnection.connect(urls.url),
@@ -214,8 +212,8 @@ async def test_too_many_connections_are_unavailability(
             await database.ping()
 
 
-async def test_a_crowd_survives_a_restart(urls: DatabaseUrls, postgres_private: PostgresServer) -> None:
-    """Fifty users of five connections see unavailability or success, nothing else, and all succeed after."""
+async def test_many_requests_survive_a_restart(urls: DatabaseUrls, postgres_private: PostgresServer) -> None:
+    """Fifty users of five connections get unavailability or success only, and finally succeed."""
     outcomes: set[str] = set()
     over = asyncio.Event()
 

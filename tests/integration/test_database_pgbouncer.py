@@ -38,7 +38,7 @@ def urls(bouncer: Path, postgres: PostgresServer) -> Iterator[DatabaseUrls]:
 
 
 async def test_everything_works_without_prepared_statements(urls: DatabaseUrls) -> None:
-    """Migrations, and more transactions at once than there are server connections, each often repeated."""
+    """This includes migrations and more concurrent transactions than server connections."""
 
     async def work(database: Database) -> None:
         for _ in range(10):
@@ -58,8 +58,8 @@ async def test_everything_works_without_prepared_statements(urls: DatabaseUrls) 
             assert await (await conn.execute("SHOW lock_timeout")).fetchall() == [("0",)]
 
 
-async def test_the_limit_of_a_statement_holds_there_too(urls: DatabaseUrls) -> None:
-    """It is the client's, and its cancel request finds the way through."""
+async def test_the_statement_timeout_holds_through_pgbouncer(urls: DatabaseUrls) -> None:
+    """The client enforces it, and its cancel request reaches the server."""
 
     async def work() -> None:
         async with database.connection() as conn:
@@ -79,8 +79,8 @@ async def test_the_limit_of_a_statement_holds_there_too(urls: DatabaseUrls) -> N
             assert await cursor.fetchall() == [(0,)]
 
 
-async def test_a_database_that_is_not_there_is_unavailability(bouncer: Path) -> None:
-    """What PgBouncer says on behalf of its server counts as a refused connection."""
+async def test_a_missing_database_is_unavailability(bouncer: Path) -> None:
+    """PgBouncer's error counts as a refused connection."""
     url = f"postgresql://{SERVICE}@/nowhere?host={bouncer}&port=6432"
     async with Database(url, prepared_statements=False, acquire_timeout=timedelta(seconds=0.5)) as database:
         with pytest.raises(DatabaseUnavailableError, match='"nowhere" does not exist'):
@@ -90,7 +90,7 @@ async def test_a_database_that_is_not_there_is_unavailability(bouncer: Path) -> 
 async def test_losing_a_server_connection_is_unavailability(
     urls: DatabaseUrls, postgres: PostgresServer
 ) -> None:
-    """PgBouncer reports it in its own way; the next request works."""
+    """PgBouncer reports it with its own error; the next request works."""
 
     async def work() -> None:
         async with database.transaction() as conn:

@@ -42,10 +42,10 @@ def _settings(urls: DatabaseUrls, folder: Path, *, owner: bool = True) -> Settin
     )
 
 
-async def test_a_database_that_is_there_is_opened_and_migrated(
+async def test_an_available_database_is_opened_and_migrated(
     database_urls: DatabaseUrls, tmp_path: Path
 ) -> None:
-    """Opening leaves a database whose tables can be used, and says so in one line."""
+    """After opening, the tables can be used, and one line was logged."""
     lines = _Lines()
     service = DatabaseService(_settings(database_urls, tmp_path), [], lines)
     await service.open()
@@ -61,8 +61,8 @@ async def test_a_database_that_is_there_is_opened_and_migrated(
         await service.ping()
 
 
-async def test_the_disk_of_the_embedded_server_is_known(folder: Path) -> None:
-    """Retention waits while it is nearly full; where it cannot be asked, nothing is known."""
+async def test_free_space_of_the_embedded_server(folder: Path) -> None:
+    """It is None where the disk cannot be read, and for an external server."""
     service = DatabaseService(Settings(service="shop", state_dir=folder), [], _Lines())
     assert service.free_space() is None
     await service.open(migrate=False)
@@ -79,8 +79,8 @@ async def test_the_disk_of_the_embedded_server_is_known(folder: Path) -> None:
         await service.close()
 
 
-async def test_a_server_that_is_away_is_waited_for(postgres_private: PostgresServer, tmp_path: Path) -> None:
-    """The service starts without its database, and has it within seconds of its return."""
+async def test_an_unavailable_server_is_awaited(postgres_private: PostgresServer, tmp_path: Path) -> None:
+    """The service starts without its database and migrates within seconds of its return."""
     urls = postgres_private.create_database()
     postgres_private.stop()
     lines = _Lines()
@@ -101,8 +101,8 @@ async def test_a_server_that_is_away_is_waited_for(postgres_private: PostgresSer
         await service.close()
 
 
-async def test_closing_ends_the_waiting(postgres_private: PostgresServer, tmp_path: Path) -> None:
-    """A service that is stopped before its database came ends at once."""
+async def test_closing_ends_the_wait(postgres_private: PostgresServer, tmp_path: Path) -> None:
+    """A service stops at once while it waits for its database."""
     urls = postgres_private.create_database()
     postgres_private.stop()
     service = DatabaseService(_settings(urls, tmp_path), [], _Lines())
@@ -120,7 +120,7 @@ def _pretend_newer(urls: DatabaseUrls) -> None:
 
 
 async def test_a_newer_database_stops_the_start(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """Code that is older than its database does not touch it."""
+    """Code that is older than its database does not change it."""
     _pretend_newer(database_urls)
     service = DatabaseService(_settings(database_urls, tmp_path), [], _Lines())
     with pytest.raises(MigrationError, match="newer"):
@@ -128,10 +128,10 @@ async def test_a_newer_database_stops_the_start(database_urls: DatabaseUrls, tmp
     await service.close()
 
 
-async def test_a_newer_database_that_comes_later_is_said_once(
+async def test_a_newer_database_after_an_outage_is_reported(
     postgres_private: PostgresServer, tmp_path: Path
 ) -> None:
-    """A service that already runs stays not ready, and its line says what to do."""
+    """The running service stays not ready, and its line says what to do."""
     urls = postgres_private.create_database()
     first = DatabaseService(_settings(urls, tmp_path), [], _Lines())
     await first.open()
@@ -152,10 +152,10 @@ async def test_a_newer_database_that_comes_later_is_said_once(
         await service.close()
 
 
-async def test_a_role_that_owns_its_audit_log_is_warned_of(
+async def test_a_role_that_owns_the_audit_log_is_reported(
     database_urls: DatabaseUrls, tmp_path: Path
 ) -> None:
-    """With one role for everything the service works, and the line says what is weaker."""
+    """The service works with one role, and a line reports its excess privileges."""
     lines = _Lines()
     service = DatabaseService(_settings(database_urls, tmp_path, owner=False), [], lines)
     await service.open()

@@ -70,10 +70,10 @@ def lines_to() -> Any:
     os.close(writer)
 
 
-async def test_a_service_with_a_database_is_ready_when_it_is(
+async def test_readiness_needs_database_and_migrations(
     database_urls: DatabaseUrls, tmp_path: Path, lines_to: int
 ) -> None:
-    """Ready needs the database, its migrations, and that nobody has told the service to stop."""
+    """A service is ready when the database answers, is migrated, and no shutdown has begun."""
     keeper = Watchkeeper(
         "shop", settings=_settings(database_urls, tmp_path), database=True, lines_to=lines_to
     )
@@ -88,7 +88,7 @@ async def test_a_service_with_a_database_is_ready_when_it_is(
 
 
 async def test_details_need_the_token(database_urls: DatabaseUrls, tmp_path: Path, lines_to: int) -> None:
-    """What runs here, and where its data is, is for the operator only."""
+    """Details of the service are shown only with the token."""
     settings = _settings(database_urls, tmp_path, metrics_token=Secret("hush"), retention=False)
     policy = Policy(table="events", age_column="at", keep=timedelta(days=1))
     keeper = Watchkeeper("shop", settings=settings, retention=[policy], lines_to=lines_to)
@@ -103,7 +103,7 @@ async def test_details_need_the_token(database_urls: DatabaseUrls, tmp_path: Pat
 async def test_gauges_are_refreshed_before_a_scrape(
     database_urls: DatabaseUrls, tmp_path: Path, lines_to: int
 ) -> None:
-    """A scrape shows what the service knows now, and one refresh that fails or hangs stops no other."""
+    """A scrape shows current values, and a refresh that fails or hangs does not affect the others."""
     keeper = Watchkeeper(
         "shop", settings=_settings(database_urls, tmp_path), database=True, lines_to=lines_to
     )
@@ -129,10 +129,8 @@ async def test_gauges_are_refreshed_before_a_scrape(
             keeper.on_scrape(count)
 
 
-async def test_a_failed_start_is_remembered_and_undone(
-    database_urls: DatabaseUrls, tmp_path: Path, lines_to: int
-) -> None:
-    """What stopped the start is there for whoever has to say it, and nothing stays open."""
+async def test_a_failed_start_is_undone(database_urls: DatabaseUrls, tmp_path: Path, lines_to: int) -> None:
+    """The keeper closes everything and keeps the exception in `failure`."""
     bad = tmp_path / "migrations"
     bad.mkdir()
     (bad / "0001_broken.sql").write_text("CREATE NONSENSE;")
@@ -164,8 +162,8 @@ async def test_running_opens_database_and_retention_without_the_schedule(
         _ = keeper.retention
 
 
-async def test_off_loopback_without_a_token_the_metrics_are_closed_and_the_log_says_so() -> None:
-    """The operator who binds to the world reads why nobody can scrape."""
+async def test_metrics_are_closed_off_loopback_without_a_token() -> None:
+    """A log line tells the operator why."""
     reader, writer = os.pipe()
     keeper = Watchkeeper("shop", settings=Settings(service="shop", host="0.0.0.0"), lines_to=writer)  # noqa: S104
     async with _served(keeper) as client:
@@ -199,8 +197,8 @@ async def test_removed_protection_of_the_audit_log_is_reported(
     assert "not ENABLE ALWAYS" in lines[0]["msg"]
 
 
-def test_what_cannot_be_is_refused_when_it_is_declared() -> None:
-    """Contradictions and forbidden policies are errors before anything runs."""
+def test_contradictions_are_refused_at_declaration() -> None:
+    """Contradictory options and forbidden policies are errors before anything runs."""
     policy = Policy(table="events", age_column="at", keep=timedelta(days=1))
     with pytest.raises(ConfigurationError, match="need a database"):
         Watchkeeper("shop", settings=Settings(service="shop"), database=False, retention=[policy])
@@ -214,8 +212,8 @@ def test_what_cannot_be_is_refused_when_it_is_declared() -> None:
     assert alone.database_service is None
 
 
-async def test_switched_off_parts_are_gone(tmp_path: Path, lines_to: int) -> None:
-    """Without metrics and health there are their paths no more, and the service still answers."""
+async def test_parts_can_be_switched_off(tmp_path: Path, lines_to: int) -> None:
+    """Without metrics and health their paths are 404, and the service still answers."""
     settings = Settings(service="shop", state_dir=tmp_path, metrics=False, health=False, request_lines=False)
     async with _served(Watchkeeper("shop", settings=settings, lines_to=lines_to)) as client:
         assert (await client.get("/hello")).text == "hello"

@@ -61,17 +61,17 @@ def _decoded(payload: dict[Any, Any]) -> Any:
     ],
 )
 def test_anything_becomes_json(value: object, expected: object) -> None:
-    """Known types keep their meaning, unknown ones become text, and a secret stays one."""
+    """Known types keep their meaning, unknown ones become text, and a secret stays masked."""
     assert _decoded({"value": value}) == {"value": expected}
 
 
-def test_a_number_beyond_all_bounds_does_not_raise() -> None:
+def test_a_huge_integer_does_not_raise() -> None:
     """Python itself refuses to print it."""
     assert _decoded({"value": 10**5000}) == {"value": "<int>"}
 
 
 def test_a_cycle_is_cut() -> None:
-    """An object that holds itself ends where it begins again; one that is there twice is written twice."""
+    """An object inside itself is cut; one that occurs twice is written twice."""
     twice = ["x"]
     payload: dict[str, Any] = {"a": twice, "b": twice}
     payload["self"] = payload
@@ -79,7 +79,7 @@ def test_a_cycle_is_cut() -> None:
 
 
 def test_depth_is_bounded() -> None:
-    """A payload that nobody could read is cut off rather than refused by the server."""
+    """A payload that is too deep is cut instead of refused by the server."""
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -103,7 +103,7 @@ _TEXT = st.text(st.characters(exclude_categories=[]), max_size=20)
     )
 )
 def test_every_payload_is_strict_json(payload: dict[str, Any]) -> None:
-    """An object, without NaN, NUL or a lone surrogate, whatever went in."""
+    """Any payload becomes an object without NaN, NUL or a lone surrogate."""
     text = encode_payload(payload)
     decoded = json.loads(text, parse_constant=pytest.fail)
     assert isinstance(decoded, dict)
@@ -129,10 +129,8 @@ def test_every_payload_is_strict_json(payload: dict[str, Any]) -> None:
         ({"payload": {"x": "y" * 300_000}}, "payload is 292 KiB of JSON, more than 256"),
     ],
 )
-async def test_what_cannot_be_written_is_refused_before_it_is_sent(
-    fields: dict[str, Any], message: str
-) -> None:
-    """The error names the field and the constraint; no connection is needed for it."""
+async def test_unusable_arguments_are_refused_before_sending(fields: dict[str, Any], message: str) -> None:
+    """The error names the field and the constraint; no connection is used."""
     entry: dict[str, Any] = {"actor_type": "user", "actor_id": "u", "action": "a", "entity": "e"}
     with pytest.raises(AuditError, match=message):
         await audit.append(None, **{**entry, **fields})  # type: ignore[arg-type]  # never reached

@@ -36,8 +36,8 @@ NOBODY = Account(name="nobody", uid=65534, gid=65534, is_other=True)
 # -- the log
 
 
-def test_embedded_journal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log file moves aside when it is over its limit, and only one such file is kept."""
+def test_embedded_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log file is renamed when it exceeds its limit, and only one such file is kept."""
     monkeypatch.setattr("watchkeeper.database.embedded._supervisor._server_log._LIMIT_BYTES", 100)
     server_log = ServerLog(tmp_path / "log")
     for number in range(100):
@@ -47,7 +47,7 @@ def test_embedded_journal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "log").read_text().endswith("line 099\n")
 
 
-def test_embedded_journal_goes_on_in_its_file(tmp_path: Path) -> None:
+def test_embedded_log_is_appended_to(tmp_path: Path) -> None:
     """A later supervisor appends to the log, which only its account may read."""
     for text in (b"one\n", b"two\n"):
         ServerLog(tmp_path / "log").write(text)
@@ -55,8 +55,8 @@ def test_embedded_journal_goes_on_in_its_file(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
 
 
-def test_embedded_journal_keeps_the_last_lines_without_a_disk(tmp_path: Path) -> None:
-    """What cannot be written is still in memory: whole lines, the last 40, none of them endless."""
+def test_embedded_log_keeps_the_last_lines_in_memory(tmp_path: Path) -> None:
+    """Where writing fails, the last 40 lines remain in memory, each of limited length."""
     server_log = ServerLog(tmp_path / "missing" / "log")
     server_log.write(b"from an earlier program\n")
     server_log.begin()
@@ -104,23 +104,23 @@ def test_embedded_journal_keeps_the_last_lines_without_a_disk(tmp_path: Path) ->
         ),
     ],
 )
-def test_embedded_last_words_become_a_sentence(line: str, sentence: str) -> None:
-    """Each cause that an operator can mend is named with what mends it; others with PostgreSQL's words."""
+def test_embedded_log_lines_are_explained(line: str, sentence: str) -> None:
+    """A cause that an operator can fix is explained with the fix; others by PostgreSQL's own message."""
     event = {"event": "failed", "stage": "postgres", "code": 1, "log": ["LOG:  starting", line, "LOG:  end"]}
     said = explain(event, PATHS)
     assert re.search(sentence, said)
     assert "\n" not in said
 
 
-def test_embedded_silent_end_is_still_told() -> None:
-    """A program that ended without a word gives its exit status and the log's place."""
+def test_embedded_exit_without_output_is_reported() -> None:
+    """The message has the exit status and the path of the log."""
     event = {"event": "failed", "stage": "initdb", "code": 1, "log": []}
     expected = "The embedded PostgreSQL could not create its data: no output. See /srv/state/postgres.log."
     assert explain(event, PATHS) == expected
 
 
-def test_embedded_data_of_another_version_says_how_to_move() -> None:
-    """Both versions are named, and the way with a dump."""
+def test_embedded_data_of_another_version_is_explained() -> None:
+    """The message names both versions and the upgrade by a dump."""
     log = [
         "FATAL:  database files are incompatible with server",
         (
@@ -144,7 +144,7 @@ def test_embedded_data_of_another_version_says_how_to_move() -> None:
         (errno.ELOOP, r"cannot be used \(/srv: "),
     ],
 )
-def test_embedded_folder_that_fails_is_named(number: int, sentence: str) -> None:
+def test_embedded_folder_errors_name_the_folder(number: int, sentence: str) -> None:
     """Each error of the file system becomes a sentence with the folder."""
     assert re.search(sentence, str(folder_error(PATHS.state, OSError(number, os.strerror(number), "/srv"))))
 
@@ -164,7 +164,7 @@ def test_embedded_folder_that_fails_is_named(number: int, sentence: str) -> None
     ],
 )
 def test_embedded_names_are_checked(names: dict[str, str], sentence: str) -> None:
-    """A name that PostgreSQL would refuse, or that makes the roles one, is refused at once."""
+    """A name that PostgreSQL would refuse, or the same name for both roles, is refused."""
     given = {"database": "app", "owner_role": "owner", "service_role": "svc", **names}
     with pytest.raises(ConfigurationError, match=re.escape(sentence)):
         EmbeddedServer(
@@ -175,8 +175,8 @@ def test_embedded_names_are_checked(names: dict[str, str], sentence: str) -> Non
         )
 
 
-def test_embedded_url_survives_odd_names() -> None:
-    """Folders and roles with separators in their names stay one piece of the URL."""
+def test_embedded_url_quotes_names() -> None:
+    """Folders and roles with separators in their names are quoted in the URL."""
     names = Names(database="a/b", owner_role="o@p", service_role="s")
     expected = "postgresql://o%40p@/a%2Fb?host=%2Fx%2C%26y%2Frun&port=5432"
     assert names.url(Path("/x,&y/run"), "o@p") == expected
@@ -186,7 +186,7 @@ def test_embedded_url_survives_odd_names() -> None:
 
 
 def test_embedded_folders_of_an_ordinary_user_are_private(tmp_path: Path) -> None:
-    """State and sockets are closed to all others, and the folders above are made too."""
+    """State and sockets are closed to all others, and parent folders are created."""
     paths = Paths(state=tmp_path / "a" / "state")
     for _ in range(2):
         paths.prepare(ME)
@@ -197,8 +197,8 @@ def test_embedded_folders_of_an_ordinary_user_are_private(tmp_path: Path) -> Non
         paths.prepare(ME)
 
 
-def test_embedded_sockets_have_a_path_that_will_do() -> None:
-    """A path that is too long for a socket, or that libpq would split, gives way to a short one."""
+def test_embedded_sockets_have_a_usable_path() -> None:
+    """A path that is too long for a socket, or that libpq would split, is replaced by a short one."""
     assert Paths(state=Path("/srv")).sockets == Path("/srv/run")
     assert Paths(state=Path("/") / ("s" * 88)).sockets.parent == Path("/") / ("s" * 88)
     short = {Paths(state=Path(state)).sockets for state in ("/" + "s" * 89, "/a,b", "/a,c")}
@@ -210,7 +210,7 @@ def test_embedded_sockets_have_a_path_that_will_do() -> None:
 
 
 def test_embedded_closed_folder_is_found(tmp_path: Path) -> None:
-    """The first folder that an account may not pass is named, by the bits that are its own."""
+    """The first folder that an account may not enter is returned."""
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
     stranger = Account(name="stranger", uid=54321, gid=54321, is_other=True)
@@ -245,10 +245,10 @@ def _pretend_owner(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
 
 
 @pytest.mark.usefixtures("as_root")
-def test_embedded_root_runs_it_as_the_first_account_without_rights(
+def test_embedded_root_uses_the_first_unprivileged_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody runs it, else the next account that exists and is not root; without one there is a sentence."""
+    """The candidates are tried in order; where none exists, the error says how to create one."""
     known = {"daemon": 1, "postgres": 0}
 
     def getpwnam(name: str) -> pwd.struct_passwd:
@@ -264,10 +264,8 @@ def test_embedded_root_runs_it_as_the_first_account_without_rights(
 
 
 @pytest.mark.usefixtures("as_root")
-def test_embedded_root_runs_it_as_the_owner_of_the_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Data has its account; data of root, or of a number without an account, is refused."""
+def test_embedded_root_uses_the_owner_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that belongs to root, or to no account, is refused."""
     daemon = pwd.getpwuid(1)
     _pretend_owner(monkeypatch, 1)
     assert choose_account(tmp_path) == Account(name=daemon.pw_name, uid=1, gid=daemon.pw_gid, is_other=True)
@@ -279,8 +277,10 @@ def test_embedded_root_runs_it_as_the_owner_of_the_data(
         choose_account(tmp_path)
 
 
-def test_embedded_ordinary_user_runs_his_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ordinary user is his own account, and data of another one is refused with both names."""
+def test_embedded_ordinary_user_runs_only_their_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data of another user is refused with both names."""
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     account = choose_account(tmp_path / "data")
     assert (account.name, account.uid, account.is_other) == ("user number 54321", 54321, False)
@@ -292,8 +292,8 @@ def test_embedded_ordinary_user_runs_his_own_data(tmp_path: Path, monkeypatch: p
 # -- spec
 
 
-def test_embedded_orders_listen_nowhere_but_in_the_private_folder() -> None:
-    """Sockets only, the locale that the version has, and the caller's settings last."""
+def test_embedded_spec_listens_only_on_private_sockets() -> None:
+    """There is no TCP, the locale fits the version, and the caller's settings come last."""
     binaries = Binaries(folder=Path("/bin"), version="18.6", major=18)
     parameters = {"port": "1", "work_mem": "8MB"}
     timeout = timedelta(seconds=3)
@@ -311,8 +311,8 @@ def test_embedded_orders_listen_nowhere_but_in_the_private_folder() -> None:
 # -- what the supervisor reads
 
 
-def test_embedded_supervisor_without_orders_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parent that ended before it gave spec is no error; spec may come in pieces."""
+def test_embedded_supervisor_without_a_spec_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parent that ends before it has sent the spec is no error; the spec may arrive in pieces."""
     pieces = [b'{"lock', b'_fd": 3}\n', b""]
     monkeypatch.setattr(os, "read", lambda _fd, _size: pieces.pop(0))
     assert read_spec() == {"lock_fd": 3}
@@ -321,7 +321,7 @@ def test_embedded_supervisor_without_orders_stops(monkeypatch: pytest.MonkeyPatc
 
 
 def test_embedded_pid_file_is_read_as_pg_ctl_does(tmp_path: Path) -> None:
-    """Only the line `ready` of this very server counts."""
+    """Only a line `ready` of the same server counts."""
     assert recorded_pid(tmp_path) is None
     lines = ["12", "/data", "0", "5432", "/run", "", " 1 2", "starting"]
     for pid, state, ready in ((12, "starting", False), (12, "ready   ", True), (13, "ready   ", False)):
@@ -332,14 +332,14 @@ def test_embedded_pid_file_is_read_as_pg_ctl_does(tmp_path: Path) -> None:
     assert recorded_pid(tmp_path) is None
 
 
-def test_embedded_process_that_is_no_server_is_known(tmp_path: Path) -> None:
-    """Neither this process nor one that does not exist is_server a data folder."""
+def test_embedded_other_processes_are_not_servers(tmp_path: Path) -> None:
+    """Neither this process nor one that does not exist is taken for a server."""
     assert not is_server(os.getpid(), tmp_path)
     assert not is_server(2**30, tmp_path)
 
 
 def test_embedded_reports_go_to_the_standard_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a callable of the caller's, what happens is logged at its level."""
+    """Without a `report` function, events are logged at their level."""
     with caplog.at_level(logging.INFO):
         for level in ("info", "warn", "error"):
             _log(level, f"said {level}")

@@ -111,7 +111,7 @@ JSON = {"Content_Type": "application/json"}
     ],
 )
 async def test_a_good_answer_is_healthy(answer: bytes) -> None:
-    """2xx, no HTML, and no `ok` that is anything but true."""
+    """A 2xx status without HTML, and without an `ok` other than true, is healthy."""
     async with _asking(answer) as (check, _):
         await check()
 
@@ -142,7 +142,7 @@ async def test_a_good_answer_is_healthy(answer: bytes) -> None:
     ],
 )
 async def test_a_bad_answer_is_unhealthy(answer: bytes, message: str) -> None:
-    """An error, a redirect, a page for people, JSON that says otherwise or is broken."""
+    """An error, a redirect, an HTML page, and JSON that is broken or says `ok: false` are unhealthy."""
     async with _asking(answer) as (check, server):
         with pytest.raises(UnhealthyError, match=message):
             await check()
@@ -170,8 +170,8 @@ async def _drip_headers(_reader: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 @pytest.mark.parametrize("behaviour", [_silent, _drip, _drip_headers])
-async def test_an_answer_that_does_not_come_whole_in_time_is_unhealthy(behaviour: Behaviour) -> None:
-    """Each byte in time does not help: the time-out is for all of it."""
+async def test_the_timeout_covers_the_whole_response(behaviour: Behaviour) -> None:
+    """A server that keeps sending single bytes still times out."""
     async with _asking(behaviour, seconds=0.3) as (check, _):
         start = time.monotonic()
         with pytest.raises(TimeoutError, match=r"^$"):
@@ -179,8 +179,8 @@ async def test_an_answer_that_does_not_come_whole_in_time_is_unhealthy(behaviour
         assert 0.25 < time.monotonic() - start < 50
 
 
-async def test_a_huge_body_is_not_read_to_its_end() -> None:
-    """One mebibyte is enough for a health report, whatever the gateway goes on to send."""
+async def test_a_large_body_is_not_read_to_its_end() -> None:
+    """At most one mebibyte is read."""
     sent = 0
 
     async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -198,7 +198,7 @@ async def test_a_huge_body_is_not_read_to_its_end() -> None:
 
 
 async def test_a_compressed_body_is_not_unpacked() -> None:
-    """We ask for none; a small body that grows a thousandfold when unpacked stays small."""
+    """Compression is not requested, so a body that grows a thousandfold is not decompressed."""
     packed = gzip.compress(b'{"ok":true}' + b" " * 5_000_000)
     async with _asking(_answer("200 OK", packed, Content_Encoding="gzip", **JSON)) as (check, server):
         with pytest.raises(UnhealthyError, match="is not valid JSON"):
@@ -207,8 +207,8 @@ async def test_a_compressed_body_is_not_unpacked() -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"\0\1\2", b"HTTP/9.9 what\r\n\r\n", b"SSH-2.0-OpenSSH\r\n", b""])
-async def test_what_is_no_http_at_all_is_unhealthy(garbage: bytes) -> None:
-    """Another service on the port does not look like health."""
+async def test_a_response_that_is_not_http_is_unhealthy(garbage: bytes) -> None:
+    """Another protocol on the port is not a healthy service."""
 
     async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(garbage)
@@ -222,7 +222,7 @@ async def test_what_is_no_http_at_all_is_unhealthy(garbage: bytes) -> None:
 
 
 async def test_a_closed_port_is_unhealthy_at_once() -> None:
-    """Where no gateway answers, the check is false."""
+    """A refused connection fails without waiting for the timeout."""
     async with _serving(b"") as server:
         port = server.port
     check = HttpCheck("gateway", f"http://127.0.0.1:{port}/", timeout=timedelta(seconds=20))
@@ -234,7 +234,7 @@ async def test_a_closed_port_is_unhealthy_at_once() -> None:
 
 
 async def test_plain_text_where_tls_should_be_is_unhealthy() -> None:
-    """And nothing of the question is sent to it in the clear."""
+    """The request is not sent in plain text either."""
     heard = bytearray()
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -254,14 +254,14 @@ async def test_plain_text_where_tls_should_be_is_unhealthy() -> None:
 
 
 async def test_tls_where_plain_text_should_be_is_unhealthy() -> None:
-    """A server that wants TLS drops the plain request."""
+    """A server that expects TLS drops the plain request."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     async with _asking(_answer(), ssl=context) as (check, _):
         assert not (await CheckRunner([check]).run())["gateway"].ok
 
 
-async def test_connections_are_kept_and_closed_in_the_end() -> None:
-    """Ten questions are one connection; after closing, a check can be asked again."""
+async def test_connections_are_reused_and_closed() -> None:
+    """Ten checks use one connection, and a closed check can be used again."""
     async with _asking(_answer("200 OK", b'{"ok":true}', **JSON)) as (check, server):
         for _ in range(10):
             await check()
@@ -272,8 +272,8 @@ async def test_connections_are_kept_and_closed_in_the_end() -> None:
         assert server.connections == 2
 
 
-async def test_a_connection_that_gave_a_bad_answer_is_not_used_up() -> None:
-    """A thousand failed questions leave no connection behind."""
+async def test_failed_checks_leak_no_connections() -> None:
+    """A thousand failed checks leave no connection open."""
     async with _asking(_answer("503 Later", b"x" * 5000)) as (check, server):
         for _ in range(20):
             with pytest.raises(UnhealthyError, match="503"):
@@ -281,8 +281,8 @@ async def test_a_connection_that_gave_a_bad_answer_is_not_used_up() -> None:
     assert server.connections <= 2
 
 
-async def test_the_ids_of_the_request_are_passed_on() -> None:
-    """The gateway's lines can be found by ours."""
+async def test_the_trace_headers_are_sent() -> None:
+    """The gateway's log lines can be found by the ids of ours."""
     trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     ids = RequestContext(request_id="order-7", trace_id=trace, span_id=span)
     async with _asking(_answer()) as (check, server):
@@ -299,8 +299,8 @@ async def test_the_ids_of_the_request_are_passed_on() -> None:
     assert "traceparent" not in second
 
 
-async def test_a_login_in_the_url_is_sent_as_a_login() -> None:
-    """A gateway behind Basic authorization can be asked; its password is in no error."""
+async def test_credentials_in_the_url_are_sent_as_basic_authorization() -> None:
+    """The password appears in no error."""
     async with _serving(_answer("403 Forbidden")) as server:
         check = HttpCheck("gateway", f"http://us%40er:p%C3%A9@127.0.0.1:{server.port}/health")
         await check.aopen()
@@ -312,7 +312,7 @@ async def test_a_login_in_the_url_is_sent_as_a_login() -> None:
 
 
 async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy for the outside must not hide a gateway next door, nor hear of it."""
+    """A proxy for external addresses must not handle a local gateway."""
     async with _serving(_answer("502 Bad Gateway")) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -322,7 +322,7 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 
 async def test_cookies_are_not_kept() -> None:
-    """Each question is the same question."""
+    """Every request is the same."""
     async with _asking(_answer("200 OK", Set_Cookie="a=b")) as (check, server):
         await check()
         await check()
@@ -330,22 +330,22 @@ async def test_cookies_are_not_kept() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "gateway:18789", "ftp://127.0.0.1/", "http://", "/health", "http:///x"])
-def test_a_url_that_cannot_be_asked_is_refused(url: str) -> None:
-    """When the check is made, not when it first runs; the URL itself is not shown, it may hold a password."""
+def test_an_unusable_url_is_refused(url: str) -> None:
+    """It is refused when the check is declared, and not shown, because it may contain a password."""
     with pytest.raises(ConfigurationError, match="'gateway' needs a URL such as http:") as error:
         HttpCheck("gateway", url)
     assert isinstance(error.value, WatchkeeperError)
 
 
 @pytest.mark.parametrize("timeout", [timedelta(0), timedelta(seconds=-1)])
-def test_a_time_out_is_positive(timeout: timedelta) -> None:
-    """No time at all would make every answer too late."""
+def test_the_timeout_must_be_positive(timeout: timedelta) -> None:
+    """With no time at all, every check would fail."""
     with pytest.raises(ConfigurationError, match="time-out of the check 'gateway' must be positive"):
         HttpCheck("gateway", "http://127.0.0.1/", timeout=timeout)
 
 
 def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that declares such a check installs what it needs."""
+    """A check that is declared without httpx is refused with the name of the extra."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(ConfigurationError, match=r"needs httpx: install watchkeeper\[checks\]"):
         HttpCheck("gateway", "http://127.0.0.1/")

@@ -51,8 +51,8 @@ async def _hang() -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_result_says_whether_when_how_long_and_why() -> None:
-    """A healthy check has no error; a failed one has the type and the text."""
+async def test_a_result_has_status_time_latency_and_error() -> None:
+    """A healthy check has no error; a failed one has its type and text."""
     runner = CheckRunner([_Check("good", lambda: asyncio.sleep(0.02)), _Check("bad", OSError("refused"))])
     results = await runner.run()
     assert (results["good"].ok, results["good"].error) == (True, None)
@@ -61,8 +61,8 @@ async def test_a_result_says_whether_when_how_long_and_why() -> None:
     assert (results["bad"].ok, results["bad"].error) == (False, "OSError: refused")
 
 
-async def test_only_the_named_checks_are_asked() -> None:
-    """The health endpoint asks the database alone, never the gateway."""
+async def test_only_the_named_checks_run() -> None:
+    """`/health` runs the database's check and not the gateway's."""
     db, gateway = _Check("db"), _Check("gateway")
     runner = CheckRunner([db, gateway])
     assert runner.names == ("db", "gateway")
@@ -71,7 +71,7 @@ async def test_only_the_named_checks_are_asked() -> None:
 
 
 async def test_an_unknown_check_is_refused_with_the_near_miss() -> None:
-    """A misspelled name is the programmer's, and said at once."""
+    """The error suggests the name that was probably meant."""
     runner = CheckRunner([_Check("gateway")])
     with pytest.raises(ConfigurationError, match="no check 'gatewy'; did you mean 'gateway'"):
         await runner.run("gatewy")
@@ -80,13 +80,13 @@ async def test_an_unknown_check_is_refused_with_the_near_miss() -> None:
 
 
 def test_two_checks_of_one_name_are_refused() -> None:
-    """One would hide the other."""
+    """One of them would hide the other."""
     with pytest.raises(ConfigurationError, match="Two checks are named 'db'"):
         CheckRunner([_Check("db"), _Check("db")])
 
 
-async def test_checks_run_side_by_side() -> None:
-    """Each of ten begins before any of them has ended."""
+async def test_checks_run_in_parallel() -> None:
+    """Each of ten checks starts before any of them has ended."""
     together = asyncio.Barrier(10)
 
     async def meet() -> None:
@@ -97,8 +97,8 @@ async def test_checks_run_side_by_side() -> None:
     assert [result.ok for result in results.values()] == [True] * 10
 
 
-async def test_two_hundred_probes_at_once_are_one_call() -> None:
-    """A thundering herd of probes is one question; all get its answer."""
+async def test_concurrent_probes_share_one_call() -> None:
+    """Two hundred probes at once run the check once and get the same result."""
     check = _Check("db", lambda: asyncio.sleep(0.05))
     told: list[tuple[str, CheckResult]] = []
     runner = CheckRunner([check], on_result=lambda name, result: told.append((name, result)))
@@ -108,8 +108,8 @@ async def test_two_hundred_probes_at_once_are_one_call() -> None:
     assert told == [("db", results[0]["db"])]
 
 
-async def test_a_result_is_good_for_its_time() -> None:
-    """Within the time it is given again; after it the check is asked again."""
+async def test_a_result_is_cached_for_its_ttl() -> None:
+    """Within the ttl the result is returned again; after it the check runs again."""
     check = _Check("db")
     runner = CheckRunner([check], ttl=SHORT)
     first = (await runner.run())["db"]
@@ -119,8 +119,8 @@ async def test_a_result_is_good_for_its_time() -> None:
     assert check.calls == 2
 
 
-async def test_a_check_may_have_times_of_its_own() -> None:
-    """Its own time-out and its own freshness win over the runner's."""
+async def test_a_check_may_have_its_own_timeout_and_ttl() -> None:
+    """They replace the runner's."""
     slow = _Check("slow", _hang, timeout=SHORT)
     fresh = _Check("fresh", ttl=timedelta(0))
     runner = CheckRunner([slow, fresh], timeout=timedelta(seconds=60), ttl=timedelta(seconds=60))
@@ -130,15 +130,15 @@ async def test_a_check_may_have_times_of_its_own() -> None:
     assert [slow.calls, fresh.calls] == [1, 2]
 
 
-async def test_a_check_that_hangs_fails_in_time_and_does_not_hold_the_others() -> None:
-    """The probe answers when the time is up."""
+async def test_a_check_that_hangs_fails_without_delaying_others() -> None:
+    """The probe returns when the timeout has passed."""
     runner = CheckRunner([_Check("stuck", _hang), _Check("good")], timeout=SHORT)
     results = await asyncio.wait_for(runner.run(), 60)
     assert (results["stuck"].ok, results["good"].ok) == (False, True)
     await runner.close()
 
 
-async def test_a_time_out_does_not_wait_for_the_check_to_end() -> None:
+async def test_a_timeout_does_not_wait_for_the_cancelled_check() -> None:
     """A check may take seconds to be cancelled, as psycopg does."""
     release, ended = asyncio.Event(), asyncio.Event()
 
@@ -156,8 +156,8 @@ async def test_a_time_out_does_not_wait_for_the_check_to_end() -> None:
     await asyncio.wait_for(ended.wait(), 60)
 
 
-async def test_checks_that_never_end_do_not_pile_up() -> None:
-    """After eight that cannot be cancelled no more are begun; when they end, it goes on."""
+async def test_calls_that_cannot_be_cancelled_are_limited() -> None:
+    """After eight of them no more are started, until they end."""
     release = asyncio.Event()
 
     async def deaf() -> None:
@@ -197,16 +197,16 @@ class _Evil(BaseException):
         (ValueError("x" * 10_000), "ValueError: " + "x" * 488),
     ],
 )
-async def test_whatever_a_check_raises_is_a_failed_check(error: BaseException, text: str) -> None:
-    """Nothing that a check can raise ends the probe or the event loop."""
+async def test_any_exception_is_a_failed_check(error: BaseException, text: str) -> None:
+    """No exception of a check ends the probe or the event loop."""
     runner = CheckRunner([_Check("bad", error), _Check("good")])
     results = await runner.run()
     assert (results["bad"].ok, results["bad"].error) == (False, text)
     assert results["good"].ok
 
 
-async def test_a_check_that_is_no_coroutine_function_is_a_failed_check() -> None:
-    """A plain function in its place is found out by the first probe."""
+async def test_a_check_that_is_not_async_fails() -> None:
+    """The first probe reports a plain function."""
 
     class Plain:
         name = "plain"
@@ -218,8 +218,8 @@ async def test_a_check_that_is_no_coroutine_function_is_a_failed_check() -> None
     assert "TypeError" in str((await runner.run())["plain"].error)
 
 
-async def test_a_probe_that_gives_up_does_not_take_the_check_from_the_others() -> None:
-    """The client of one probe leaves; the other probes still get the answer."""
+async def test_a_cancelled_probe_does_not_cancel_the_check() -> None:
+    """The other probes still get the result."""
     check = _Check("db", lambda: asyncio.sleep(0.05))
     runner = CheckRunner([check])
     leaving, staying = asyncio.create_task(runner.run()), asyncio.create_task(runner.run())
@@ -231,8 +231,8 @@ async def test_a_probe_that_gives_up_does_not_take_the_check_from_the_others() -
     assert check.calls == 1
 
 
-async def test_closing_ends_what_runs_and_closes_the_checks() -> None:
-    """Neither a check that hangs nor one that cannot be cancelled holds the shutdown up."""
+async def test_closing_cancels_and_closes_the_checks() -> None:
+    """Neither a check that hangs nor one that cannot be cancelled delays the shutdown."""
     release = asyncio.Event()
 
     async def deaf() -> None:
@@ -253,15 +253,15 @@ async def test_closing_ends_what_runs_and_closes_the_checks() -> None:
     await asyncio.sleep(0)
 
 
-async def test_opening_lets_the_checks_load_what_they_need() -> None:
-    """Once for each, before the first probe."""
+async def test_opening_prepares_the_checks() -> None:
+    """`aopen` is called once for each check, before the first probe."""
     check = _Check("db")
     await CheckRunner([check]).open()
     assert [check.opened, check.calls] == [1, 0]
 
 
-async def test_closing_what_never_ran_is_nothing() -> None:
-    """A service that was never probed shuts down like any other; a check need not have anything to close."""
+async def test_checks_that_never_ran_can_be_closed() -> None:
+    """A check needs neither `aopen` nor `aclose`."""
 
     class Bare:
         name = "bare"
@@ -276,16 +276,16 @@ async def test_closing_what_never_ran_is_nothing() -> None:
     await runner.close()
 
 
-async def test_a_bounded_call_gives_back_what_was_raised() -> None:
-    """None, the error, or a TimeoutError: never an exception for the caller."""
+async def test_a_bounded_call_returns_the_exception() -> None:
+    """It returns None, the exception or a TimeoutError, and raises nothing."""
     assert await BoundedCall(lambda: asyncio.sleep(0), SHORT)() is None
     error = OSError("x")
     assert await BoundedCall(_Check("x", error), SHORT)() is error
     assert isinstance(await BoundedCall(_hang, SHORT)(), TimeoutError)
 
 
-async def test_a_shared_call_starts_anew_when_the_last_one_is_done() -> None:
-    """Shared is what overlaps, nothing is kept."""
+async def test_a_shared_call_starts_again_after_the_last_one() -> None:
+    """Only overlapping callers share a result."""
     calls: list[int] = []
 
     async def call() -> int:

@@ -20,8 +20,8 @@ def _source(folder: Path, **files: str) -> MigrationSource:
     return MigrationSource(name="app", folder=folder)
 
 
-def test_files_are_read_in_their_order(tmp_path: Path) -> None:
-    """The number decides; grants and what is no SQL file are no migrations."""
+def test_files_are_read_in_order(tmp_path: Path) -> None:
+    """The number decides; grants and other files are not migrations."""
     source = _source(tmp_path, **{"0002_b": "SELECT 2", "0001_a": "SELECT 1", "grants": "GRANT"})
     (tmp_path / "README.md").write_text("how these are made")
     assert [str(migration) for migration in source.read()] == ["app/0001_a.sql", "app/0002_b.sql"]
@@ -30,12 +30,12 @@ def test_files_are_read_in_their_order(tmp_path: Path) -> None:
 
 
 def test_a_source_without_grants_has_none(tmp_path: Path) -> None:
-    """A folder need not have a grants.sql."""
+    """A folder does not need a grants.sql."""
     assert _source(tmp_path).grants() is None
 
 
 def test_line_ends_do_not_change_a_checksum(tmp_path: Path) -> None:
-    """A checkout with Windows line ends is the same migration."""
+    """A checkout with Windows line ends has the same migrations."""
     source = _source(tmp_path, **{"0001_a": "SELECT 1;\nSELECT 2;\n"})
     (before,) = source.read()
     (tmp_path / "0001_a.sql").write_bytes(b"SELECT 1;\r\nSELECT 2;\r\n")
@@ -55,20 +55,20 @@ def test_line_ends_do_not_change_a_checksum(tmp_path: Path) -> None:
     ],
 )
 def test_a_folder_out_of_order_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
-    """A gap, a number that is there twice and a name that does not fit are errors, each with its file."""
+    """A gap, a duplicate number and a malformed name are errors that name the file."""
     with pytest.raises(MigrationError, match=message):
         _source(tmp_path, **dict.fromkeys(names, "SELECT 1")).read()
 
 
 @pytest.mark.parametrize("name", ["", "App", "a b", "1a", "a" * 64])
 def test_a_source_needs_a_plain_name(tmp_path: Path, name: str) -> None:
-    """It is what a database remembers, so it is checked."""
+    """The name is stored in the database, so its characters are restricted."""
     with pytest.raises(MigrationError, match="needs a name of 1 to 63"):
         MigrationSource(name=name, folder=tmp_path)
 
 
-def test_what_is_missing_comes_after_what_is_there(tmp_path: Path) -> None:
-    """A database that has the first lacks the rest; one that has all lacks none."""
+def test_missing_migrations_follow_the_applied_ones(tmp_path: Path) -> None:
+    """A database with the first migration lacks the rest; one with all lacks none."""
     migrations = _source(tmp_path, **{"0001_a": "SELECT 1", "0002_b": "SELECT 2"}).read()
     first, second = migrations
     assert find_missing("app", migrations, {}) == migrations
@@ -77,7 +77,7 @@ def test_what_is_missing_comes_after_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
-    """The sentence names both numbers and says what to do."""
+    """The error has both numbers and says what to do."""
     migrations = _source(tmp_path, **{"0001_a": "SELECT 1"}).read()
     with pytest.raises(MigrationError, match=r"newer than this code: it has migration 0002 of app.* has 1\."):
         find_missing("app", migrations, {1: migrations[0].checksum, 2: "x"})
@@ -85,13 +85,13 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("applied", [{1: "something else"}, {2: "x"}])
 def test_a_changed_or_lost_migration_is_refused(tmp_path: Path, applied: dict[int, str]) -> None:
-    """What a database was migrated with must still be what the files say."""
+    """The applied migrations must match the files."""
     migrations = _source(tmp_path, **{"0001_a": "SELECT 1", "0002_b": "SELECT 2"}).read()
     with pytest.raises(MigrationError, match=r"app/0001_a\.sql was changed after this database"):
         find_missing("app", migrations, applied)
 
 
-def test_the_library_brings_its_own() -> None:
-    """They are found as package data, wherever the package lies."""
+def test_the_library_has_migrations() -> None:
+    """They are read as package data."""
     assert LIBRARY_MIGRATIONS.read()[0].name == "0001_audit_log.sql"
     assert "{service}" in (LIBRARY_MIGRATIONS.grants() or "")

@@ -12,7 +12,7 @@ from watchkeeper.exceptions import MigrationError
 
 
 async def test_a_server_that_is_too_old_is_refused() -> None:
-    """The sentence names its version and the oldest that works; nothing is sent to it."""
+    """The error has its version and the oldest supported one; no statement is sent."""
     old: Any = SimpleNamespace(info=SimpleNamespace(server_version=140012))
     migrator = Migrator(cast("Any", old), service=None, timeouts=MigrationTimeouts())
     with pytest.raises(MigrationError, match="The server is PostgreSQL 14: take 15 or newer"):

@@ -26,14 +26,14 @@ SELECT '--', -- with a remark
 
 
 def test_a_query_is_found_by_its_name() -> None:
-    """Comments of a line's own and the closing semicolon are left behind, the rest is as it was written."""
+    """Comment lines and the final semicolon are removed; the rest is unchanged."""
     queries = Queries(GOOD, source="good.sql")
     assert queries["first"] == "SELECT 1"
     assert queries["second_one"] == "SELECT '--', -- with a remark\n    2"
 
 
 def test_an_unknown_name_gets_the_near_miss() -> None:
-    """A misspelled name is an error that says which one may be meant."""
+    """The error suggests the name that was probably meant."""
     queries = Queries(GOOD, source="good.sql")
     with pytest.raises(ConfigurationError, match=r"good\.sql has no query 'frist'\. Did you mean 'first'\?"):
         queries["frist"]
@@ -54,13 +54,13 @@ def test_an_unknown_name_gets_the_near_miss() -> None:
     ],
 )
 def test_a_malformed_file_is_refused(text: str, message: str) -> None:
-    """What would be lost or unexplained is an error that names the file and the query."""
+    """The error names the file and the query."""
     with pytest.raises(ConfigurationError, match=rf"bad\.sql: .*{message}"):
         Queries(text, source="bad.sql")
 
 
 def test_a_services_own_queries_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service loads its queries the same way."""
+    """A service loads its own queries the same way."""
     (tmp_path / "shop" / "sql").mkdir(parents=True)
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "sql" / "mine.sql").write_text(GOOD)
@@ -69,7 +69,7 @@ def test_a_services_own_queries_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_files_are_joined_unless_they_have_a_name_in_common() -> None:
-    """Which of the two would be meant?"""
+    """A name in both files would be ambiguous."""
     first = Queries("-- name: a\n-- A.\nSELECT 1", source="one.sql")
     second = Queries("-- name: b\n-- B.\nSELECT 2", source="two.sql")
     both = first | second
@@ -81,7 +81,7 @@ def test_files_are_joined_unless_they_have_a_name_in_common() -> None:
 
 
 def test_every_query_file_of_the_library_loads() -> None:
-    """Each is well formed, also those that nothing has loaded yet."""
+    """Each file of the library is well-formed."""
     root = Path(watchkeeper.__file__).parent
     found = sorted(root.rglob("sql/*.sql"))
     assert root / "audit/sql/audit.sql" in found

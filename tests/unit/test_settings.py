@@ -132,14 +132,14 @@ def test_every_variable_is_read() -> None:
     ],
 )
 def test_an_unusable_value_is_named_with_its_fix(environ: dict[str, str], message: str) -> None:
-    """An unusable variable is an error that names it, and never its value's secrets."""
+    """An unusable variable is an error that names it and the fix, and shows no value."""
     with pytest.raises(ConfigurationError, match=message):
         Settings.from_env("shop", environ)
 
 
 @pytest.mark.parametrize("name", ["", "Shop", "-shop", "a b", "x" * 64, "shop\n"])
 def test_a_service_name_is_safe_as_a_folder(name: str) -> None:
-    """The service's name becomes a folder, a role and a label, so it is a plain one."""
+    """The service's name becomes a folder, a role and a label, so its characters are restricted."""
     with pytest.raises(ConfigurationError, match=r"The service name .* is not usable"):
         Settings(service=name)
 
@@ -154,7 +154,7 @@ def test_a_service_name_is_safe_as_a_folder(name: str) -> None:
         (0, {"HOME": "/root", "XDG_STATE_HOME": "/var/state"}, "/var/state/watchkeeper"),
     ],
 )
-def test_state_lies_where_its_user_can_reach_it(
+def test_default_state_dir(
     monkeypatch: pytest.MonkeyPatch, user: int, environ: dict[str, str], folder: str
 ) -> None:
     """State follows the XDG specification; root's lies outside root's home, so that PostgreSQL can enter."""
@@ -164,7 +164,7 @@ def test_state_lies_where_its_user_can_reach_it(
 
 @given(st.text(min_size=1))
 def test_a_secret_never_shows(value: str) -> None:
-    """Whatever a secret holds, printing it gives the same mask."""
+    """Printing any secret gives the same mask."""
     secret = Secret(value)
     assert f"{secret} {secret!r}" == "Secret('***') Secret('***')"
     assert secret.matches(value)
@@ -173,26 +173,26 @@ def test_a_secret_never_shows(value: str) -> None:
 
 
 def test_a_secret_matches_bytes_and_other_secrets() -> None:
-    """A secret compares with what arrives on the wire, and with nothing that is no secret."""
+    """A secret equals another secret of the same value, and no plain text."""
     assert Secret("hush").matches(b"hush")
     assert Secret("hush") == Secret("hush")
     assert Secret("hush") != "hush"
 
 
 def test_a_secret_is_not_pickled() -> None:
-    """Pickling would write the value where nobody masks it."""
+    """Pickling would write the value unmasked."""
     with pytest.raises(TypeError, match="A Secret cannot be pickled"):
         pickle.dumps(Secret("hush"))
 
 
 def test_an_empty_secret_is_refused() -> None:
-    """An empty token would let everybody in."""
+    """An empty token would admit everyone."""
     with pytest.raises(ConfigurationError, match="A secret is empty"):
         Secret("")
 
 
-def test_every_secret_is_named_for_those_who_mask() -> None:
-    """Tokens, whole URLs and the passwords inside them, as written and as meant, are all to be masked."""
+def test_settings_list_their_secrets() -> None:
+    """Tokens, whole URLs, and their passwords as written and decoded are listed for redaction."""
     settings = Settings(
         service="shop",
         metrics_token=Secret("hush"),
