@@ -1,4 +1,4 @@
-"""What real Prometheus makes of the metrics of two workers with hostile labels: exactly what was exposed."""
+"""Real Prometheus stores the metrics of two workers with hostile labels exactly as they are exposed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRACES: Final = ("a" * 32, "b" * 32)
 
 @pytest.fixture(scope="module")
 def registries(tmp_path_factory: pytest.TempPathFactory) -> list[ScrapedRegistry]:
-    """Two workers that count in one folder, and one of them third-party metrics too."""
+    """Two workers of one instance; one of them has third-party metrics too."""
     folder = tmp_path_factory.mktemp("instance")
     third_party = CollectorRegistry()
     legacy = ThirdPartyCounter("legacy", "Legacy.", ["kind"], registry=third_party)
@@ -54,7 +54,7 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> list[ScrapedRegistry
 def prometheus(
     registries: list[ScrapedRegistry], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """Run Prometheus with two jobs over these workers, one for each format."""
+    """Run Prometheus with two jobs that scrape these workers, one for each format."""
     config = tmp_path_factory.mktemp("prometheus") / "prometheus.yml"
     with contextlib.ExitStack() as stack:
         exporters = {
@@ -86,10 +86,10 @@ def _samples(families: Iterable[Any]) -> dict[tuple[str, frozenset[tuple[str, st
 
 
 @pytest.mark.parametrize("format_", ["text", "openmetrics"])
-def test_prometheus_has_exactly_what_was_exposed(
+def test_prometheus_stores_exactly_what_was_exposed(
     format_: str, registries: list[ScrapedRegistry], prometheus: Prometheus
 ) -> None:
-    """Every series, every label to the last character, every value to the last bit; and nothing more."""
+    """Every series has exactly its labels and value, and there is no other series."""
     if format_ == "text":
         exposed = samples_of(registries[0].text())
     else:
@@ -111,7 +111,7 @@ def test_prometheus_has_exactly_what_was_exposed(
 
 
 def test_prometheus_stores_the_exemplars(prometheus: Prometheus) -> None:
-    """Each counter and bucket that has one, with its trace id; of the text format there are none."""
+    """Each counter and bucket has its exemplar with the trace id; the text format has none."""
     now = time.time()
     found = prometheus.get(
         "query_exemplars",

@@ -1,4 +1,4 @@
-"""The metrics of real servers with four workers, of which some are killed: nothing is lost, nothing twice."""
+"""Metrics of real servers with four workers, of which some are killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAST_ROUND = 40
 
 
 class Scraper(threading.Thread):
-    """Scrapes again and again, and notes every counter that went down or vanished."""
+    """Scrapes until it is stopped, and records every counter that went down or disappeared."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class Scraper(threading.Thread):
             before = now
 
     def stop(self) -> None:
-        """End after the scrape that runs."""
+        """Stop after the current scrape."""
         self._ended.set()
         self.join()
 
 
 def kill_for(seconds: float, service: Service, rest: float) -> int:
-    """Kill workers at random moments, none within `rest` seconds of its birth but the first ones."""
+    """Kill workers at random moments, respawned ones not within `rest` seconds; return how many."""
     since = dict.fromkeys(service.workers().values(), 0.0)
     kills = 0
     end = time.monotonic() + seconds
@@ -74,8 +74,8 @@ def kill_for(seconds: float, service: Service, rest: float) -> int:
 
 
 @pytest.mark.parametrize("server", COMMANDS)
-def test_workers_that_are_killed_under_load_lose_nothing(server: str, tmp_path: Path) -> None:
-    """Kills at random moments: totals are what the client counted, no counter falls, no gauge is stale."""
+def test_workers_killed_under_load_lose_nothing(server: str, tmp_path: Path) -> None:
+    """Totals are what the client counted, no counter falls, and no gauge is stale."""
     with serving_workers(tmp_path / "app", tmp_path, server) as service:
         scraper, client = Scraper(service), Client(service, "/load")
         scraper.start()
@@ -94,7 +94,7 @@ def test_workers_that_are_killed_under_load_lose_nothing(server: str, tmp_path: 
         assert scraper.scrapes > 5
         assert scraper.fell == []
         assert client.answered <= counted <= client.answered + client.broken
-        # What has its last byte was counted before it left; what broke may be too.
+        # A complete response was counted before it was sent; a broken one may have been counted.
         assert client.answered <= of_http <= client.answered + client.broken
         for _ in range(LAST_ROUND):
             service.get("/load")
@@ -107,12 +107,12 @@ def test_workers_that_are_killed_under_load_lose_nothing(server: str, tmp_path: 
         files = service.files()
         assert len(files) <= 1 + 4 * 2 * WORKERS
         assert max(files.values()) <= 128 * 1024
-        assert [line for line in service.told() if line["level"] == "error"] == []
+        assert [line for line in service.metric_lines() if line["level"] == "error"] == []
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "granian"])
-def test_two_servers_of_one_service_never_mix_and_leave_nothing(server: str, tmp_path: Path) -> None:
-    """Started twice side by side each counts its own; what both left goes with the next start."""
+def test_two_servers_of_one_service_do_not_mix(server: str, tmp_path: Path) -> None:
+    """Each counts its own requests, and the next start removes what both left."""
     with (
         serving_workers(tmp_path / "one", tmp_path, server) as one,
         serving_workers(tmp_path / "two", tmp_path, server) as two,
@@ -131,8 +131,8 @@ def test_two_servers_of_one_service_never_mix_and_leave_nothing(server: str, tmp
         assert len(list(three.shared.iterdir())) == 1
 
 
-def test_one_scrape_has_the_processes_and_third_party_metrics_of_all_workers(tmp_path: Path) -> None:
-    """What prometheus_client holds and the figures of each process are there once for each worker."""
+def test_a_scrape_has_the_third_party_metrics_of_all_workers(tmp_path: Path) -> None:
+    """The metrics of prometheus_client and of the process are there once for each worker."""
     with serving_workers(tmp_path / "app", tmp_path, "gunicorn") as service:
         for _ in range(20):
             service.get("/a")

@@ -1,4 +1,4 @@
-"""The configuration files under the tools that read them: promtool, amtool, a real Alertmanager."""
+"""The shipped configuration files, checked by promtool, amtool and a real Alertmanager."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 JOB = {"job": "realestate-backend"}
 
 
-def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
-    """`promtool check config` finds nothing, once the token's file is there."""
+def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
+    """`promtool check config` finds nothing if the token's file exists."""
     shutil.copytree(MONITORING, tmp_path / "monitoring", ignore=shutil.ignore_patterns("secrets"))
     (tmp_path / "monitoring/secrets").mkdir()
     (tmp_path / "monitoring/secrets/metrics_token").write_text("a-token", encoding="utf-8")
-    code, said = run_tool("promtool", "check", "config", "prometheus.yml", folder=tmp_path / "monitoring")
-    assert code == 0, said
-    assert "1 rule files found" in said
+    code, output = run_tool("promtool", "check", "config", "prometheus.yml", folder=tmp_path / "monitoring")
+    assert code == 0, output
+    assert "1 rule files found" in output
 
 
-def test_a_forgotten_token_file_is_named(tmp_path: Path) -> None:
-    """Without the file the check says which one is missing, before Prometheus is refused by the backend."""
+def test_promtool_names_a_missing_token_file(tmp_path: Path) -> None:
+    """The check shows a missing file before the backend refuses Prometheus."""
     shutil.copytree(MONITORING, tmp_path / "monitoring", ignore=shutil.ignore_patterns("secrets"))
-    code, said = run_tool("promtool", "check", "config", "prometheus.yml", folder=tmp_path / "monitoring")
+    code, output = run_tool("promtool", "check", "config", "prometheus.yml", folder=tmp_path / "monitoring")
     assert code == 1
-    assert "secrets/metrics_token" in said
+    assert "secrets/metrics_token" in output
 
 
-def test_alertmanager_takes_its_configuration() -> None:
+def test_amtool_accepts_the_configuration() -> None:
     """`amtool check-config` finds nothing."""
-    code, said = run_tool("amtool", "check-config", "alertmanager.yml", folder=MONITORING)
-    assert code == 0, said
-    assert "SUCCESS" in said
+    code, output = run_tool("amtool", "check-config", "alertmanager.yml", folder=MONITORING)
+    assert code == 0, output
+    assert "SUCCESS" in output
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_alertmanager_takes_its_configuration() -> None:
     ],
 )
 def test_an_alert_goes_to_its_receiver(labels: tuple[str, ...], receiver: str) -> None:
-    """Critical ones wake somebody up, warnings wait, the heartbeat goes outside, and nothing is lost."""
-    code, said = run_tool(
+    """Critical alerts go to on-call, others to the team, and the heartbeat to an outside service."""
+    code, output = run_tool(
         "amtool",
         "config",
         "routes",
@@ -69,11 +69,11 @@ def test_an_alert_goes_to_its_receiver(labels: tuple[str, ...], receiver: str) -
         *labels,
         folder=MONITORING,
     )
-    assert code == 0, said
+    assert code == 0, output
 
 
-def test_causes_silence_their_effects_and_nothing_else(tmp_path: Path) -> None:
-    """A real Alertmanager gets all alerts at once; what it holds back is exactly what a cause explains."""
+def test_causes_inhibit_their_effects_and_nothing_else(tmp_path: Path) -> None:
+    """A real Alertmanager that has all alerts at once inhibits exactly those that another one explains."""
     a, b = {**JOB, "instance": "a"}, {**JOB, "instance": "b"}
     alerts = [
         {"alertname": "TargetDown", "severity": "critical", **a},
@@ -105,19 +105,19 @@ def test_causes_silence_their_effects_and_nothing_else(tmp_path: Path) -> None:
         ]
         assert alertmanager.post("/api/v2/alerts", json=body).status_code == 200
 
-        def held_back() -> list[dict[str, str]]:
-            held = [
+        def inhibited() -> list[dict[str, str]]:
+            found = [
                 alert["labels"]
                 for alert in alertmanager.get("/api/v2/alerts").json()
                 if alert["status"]["inhibitedBy"]
             ]
-            return sorted(held, key=lambda labels: tuple(sorted(labels.items())))
+            return sorted(found, key=lambda labels: tuple(sorted(labels.items())))
 
         expected = [
             alerts[index]
             for index in (1, 2, 5, 6, 7, 11, 13, 15, 17)  # in the order of the list above
         ]
         expected.sort(key=lambda labels: tuple(sorted(labels.items())))
-        wait_until(lambda: len(held_back()) >= len(expected), "inhibited alerts")
-        time.sleep(0.3)  # one too many would come now
-        assert held_back() == expected
+        wait_until(lambda: len(inhibited()) >= len(expected), "inhibited alerts")
+        time.sleep(0.3)  # an inhibition too many would appear now
+        assert inhibited() == expected

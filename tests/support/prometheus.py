@@ -1,7 +1,7 @@
-"""Real Prometheus and Alertmanager processes, and what stands at their two ends.
+"""Real Prometheus and Alertmanager processes, the server they scrape and the receiver they notify.
 
-The processes run the files of `infra/monitoring`, or a variant of them: `variant` states what a test may
-change (addresses and times), so that everything else is what an operator gets.
+The processes run the files of `infra/monitoring`. `variant` changes only addresses and times, so everything
+else is what an operator gets.
 """
 
 from __future__ import annotations
@@ -35,14 +35,7 @@ _LISTENING: Final = re.compile(r'msg="Listening on" address=(127\.0\.0\.1:\d+)')
 
 
 def run_tool(program: str, *arguments: str | Path, folder: Path, stdin: str = "") -> tuple[int, str]:
-    """Run promtool or amtool; its exit code, and all that it said.
-
-    Args:
-        program: The tool's name.
-        arguments: Its arguments.
-        folder: Where it runs.
-        stdin: What it reads.
-    """
+    """Run promtool or amtool in `folder`; return its exit code and output."""
     done = subprocess.run(
         [require_tool(program), *arguments],
         cwd=folder,
@@ -57,11 +50,11 @@ def run_tool(program: str, *arguments: str | Path, folder: Path, stdin: str = ""
 
 
 def wait_until(true: Callable[[], Any], what: str, seconds: float = 20) -> Any:
-    """Return the first true value of `true`, asked again and again.
+    """Return the first true value of `true`, which is called every 50 ms; an HTTP error counts as false.
 
     Args:
-        true: Asked every 50 ms; an answer that cannot be had yet counts as false.
-        what: Ends the sentence "there was no …" of the failure.
+        true: Called until its value is true.
+        what: Completes the failure message "there was no …".
         seconds: How long to try.
     """
     end = time.monotonic() + seconds
@@ -75,15 +68,12 @@ def wait_until(true: Callable[[], Any], what: str, seconds: float = 20) -> Any:
 
 @contextlib.contextmanager
 def running(program: str, *arguments: str | Path, folder: Path) -> Iterator[httpx.Client]:
-    """Run a server on a free port of 127.0.0.1 until the block ends.
+    """Run Prometheus or Alertmanager on a free loopback port; yields a client of its API.
 
     Args:
         program: `prometheus` or `alertmanager`.
         arguments: Without the address.
-        folder: Where it runs and leaves its log.
-
-    Returns:
-        A client of its HTTP API, which is ready.
+        folder: Where it runs and writes its log.
     """
     log = folder / f"{program}.log"
     with log.open("w", encoding="utf-8") as output:
@@ -95,9 +85,9 @@ def running(program: str, *arguments: str | Path, folder: Path) -> Iterator[http
         )
 
     def address() -> str | None:
-        said = log.read_text(encoding="utf-8")
-        assert process.poll() is None, f"{program} ended: {said}"
-        found = _LISTENING.search(said)
+        output_so_far = log.read_text(encoding="utf-8")
+        assert process.poll() is None, f"{program} ended: {output_so_far}"
+        found = _LISTENING.search(output_so_far)
         return found[1] if found else None
 
     try:
@@ -111,17 +101,13 @@ def running(program: str, *arguments: str | Path, folder: Path) -> Iterator[http
 
 
 class Prometheus:
-    """What the tests ask a running Prometheus.
-
-    Args:
-        api: A client of it.
-    """
+    """Queries to a running Prometheus."""
 
     def __init__(self, api: httpx.Client) -> None:
         self._api = api
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer of its API."""
+        """Return the data of a response of its API."""
         answer = self._api.get(f"/api/v1/{path}", params=parameters).json()
         assert answer["status"] == "success", answer
         return answer["data"]
@@ -132,11 +118,11 @@ class Prometheus:
         return {tuple(sorted(one["metric"].items())): float(one["value"][1]) for one in result}
 
     def rules(self) -> list[dict[str, Any]]:
-        """Return all rules that it has loaded, with their health."""
+        """Return all loaded rules, with their health."""
         return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
 
     def firing(self) -> set[str]:
-        """Return the names of the alerts that fire."""
+        """Return the names of the firing alerts."""
         return {dict(labels)["alertname"] for labels in self.query('ALERTS{alertstate="firing"}')}
 
     def metric_names(self, job: str) -> set[str]:
@@ -145,8 +131,8 @@ class Prometheus:
 
 
 @dataclass
-class _Ends:
-    """An HTTP server of our own at one end of the chain."""
+class _HttpServer:
+    """An HTTP server of the tests."""
 
     server: ThreadingHTTPServer
 
@@ -156,27 +142,27 @@ class _Ends:
         return f"127.0.0.1:{self.server.server_address[1]}"
 
     def stop(self) -> None:
-        """Stop answering, for good."""
+        """Stop the server."""
         self.server.shutdown()
         self.server.server_close()
 
 
 @dataclass
-class MetricsServer(_Ends):
-    """Serves a registry as `/metrics` of a service, to whoever has the token."""
+class MetricsServer(_HttpServer):
+    """Serves a registry at `/metrics`, for requests with the token."""
 
     registry: ScrapedRegistry
     token: str
 
 
 @dataclass
-class Receiver(_Ends):
-    """Takes what Alertmanager sends: path, Authorization header and message of each."""
+class Receiver(_HttpServer):
+    """Receives what Alertmanager sends: path, Authorization header and message."""
 
     received: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
     def alerts(self, path: str, status: str = "firing") -> list[dict[str, Any]]:
-        """Return the alerts that arrived at a path."""
+        """Return the alerts that were sent to a path."""
         return [
             alert
             for at, _, message in list(self.received)
@@ -199,9 +185,9 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPSer
         thread.join(60)
 
 
-class _Quiet(BaseHTTPRequestHandler):
+class _QuietHandler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def answer(self, status: int, body: bytes = b"", content_type: str = "text/plain") -> None:
         """Send a whole response."""
@@ -216,7 +202,7 @@ class _Quiet(BaseHTTPRequestHandler):
 def exporting(registry: ScrapedRegistry, token: str, *, text_only: bool = False) -> Iterator[MetricsServer]:
     """Serve `registry` until the block ends."""
 
-    class Handler(_Quiet):
+    class Handler(_QuietHandler):
         def do_GET(self) -> None:
             if self.headers["Authorization"] != f"Bearer {token}" or self.path != "/metrics":
                 self.answer(403)
@@ -231,10 +217,10 @@ def exporting(registry: ScrapedRegistry, token: str, *, text_only: bool = False)
 
 @contextlib.contextmanager
 def receiving() -> Iterator[Receiver]:
-    """Take messages of Alertmanager until the block ends."""
+    """Receive messages of Alertmanager until the block ends."""
     received: list[tuple[str, str, dict[str, Any]]] = []
 
-    class Handler(_Quiet):
+    class Handler(_QuietHandler):
         def do_POST(self) -> None:
             message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             received.append((self.path, self.headers["Authorization"], message))
@@ -252,13 +238,13 @@ def variant(
     alertmanager: str = "127.0.0.1:9",
     every: str = "1s",
 ) -> Path:
-    """Write the shipped Prometheus configuration with other addresses and times; the file.
+    """Write the shipped Prometheus configuration with other addresses and times; return its file.
 
     Args:
-        folder: Gets the configuration, the rules and the token's file.
-        target: What is scraped instead of `backend:3001`.
-        token: The scraped service's `METRICS_TOKEN`.
-        alertmanager: Instead of `alertmanager:9093`.
+        folder: For the configuration, the rules and the token's file.
+        target: Scraped instead of `backend:3001`.
+        token: The `METRICS_TOKEN` of the scraped service.
+        alertmanager: Notified instead of `alertmanager:9093`.
         every: Interval of scrapes and evaluations instead of 15 s; `for` and `keep_firing_for` become 0 s.
     """
     shutil.copytree(MONITORING, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("secrets"))
@@ -277,12 +263,12 @@ def variant(
 
 
 def alertmanager_variant(folder: Path, receiver: str, token: str) -> Path:
-    """Write the shipped Alertmanager configuration with another receiver's address and no waiting; the file.
+    """Write the shipped Alertmanager configuration with another receiver and no waiting; return its file.
 
     Args:
-        folder: Gets the configuration and the token's file.
-        receiver: Host and port instead of the placeholders'; their paths become the receivers' names.
-        token: What Alertmanager shows to the receiver.
+        folder: For the configuration and the token's file.
+        receiver: Host and port that replace the placeholders; the paths become the receivers' names.
+        token: What Alertmanager sends to the receiver.
     """
     (folder / "secrets").mkdir(parents=True)
     (folder / "secrets/webhook_token").write_text(token, encoding="utf-8")
@@ -297,7 +283,7 @@ def alertmanager_variant(folder: Path, receiver: str, token: str) -> Path:
 
 @contextlib.contextmanager
 def running_prometheus(config: Path, *arguments: str) -> Iterator[Prometheus]:
-    """Run Prometheus with a configuration until the block ends."""
+    """Run Prometheus with this configuration until the block ends."""
     data = f"--storage.tsdb.path={config.parent / 'data'}"
     with running("prometheus", f"--config.file={config}", data, *arguments, folder=config.parent) as api:
         yield Prometheus(api)
@@ -305,7 +291,7 @@ def running_prometheus(config: Path, *arguments: str) -> Iterator[Prometheus]:
 
 @contextlib.contextmanager
 def running_alertmanager(config: Path, arguments: Sequence[str] = ()) -> Iterator[httpx.Client]:
-    """Run Alertmanager, alone and without a cluster, with a configuration until the block ends."""
+    """Run Alertmanager without a cluster with this configuration until the block ends."""
     with running(
         "alertmanager",
         f"--config.file={config}",

@@ -1,4 +1,4 @@
-"""Which metrics a PromQL expression reads, for the tests that compare names with what is really exposed."""
+"""Which metrics a PromQL expression reads, for tests that compare names with what is exposed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 _NAME_MATCHER: Final = re.compile(r'__name__=~"([^"]*)"')
-# What stands in quotes, braces or brackets, comments, and the label lists of aggregations and joins.
+# Quoted text, braces, brackets, comments, and the label lists of aggregations and joins.
 _NO_METRICS: Final = re.compile(
     r"""
     "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*'
@@ -20,12 +20,8 @@ _KEYWORDS: Final = frozenset(("and", "or", "unless", "offset", "bool", "by", "wi
 
 
 def metric_names(expression: str) -> set[str]:
-    """Return the metrics that an expression reads.
-
-    Args:
-        expression: One that Prometheus has found valid.
-    """
+    """Return the metrics that a valid expression reads."""
     named = {name for group in _NAME_MATCHER.findall(expression) for name in group.split("|")}
-    # Quotes first: a brace within a label's value closes nothing.
+    # Empty the quotes first: a brace in a label's value does not close the selector.
     unquoted = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
     return named | (set(_WORD.findall(_NO_METRICS.sub(" ", unquoted))) - _KEYWORDS)

@@ -1,7 +1,4 @@
-"""A small watched service behind real servers with several workers, and a client that counts its answers.
-
-`Service` runs one; `Client` asks it from several threads while `Service.kill_a_worker` is called.
-"""
+"""A small service behind real servers with several workers, and a client that counts its responses."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ from watchkeeper import Watchkeeper
 
 keeper = Watchkeeper("shop")
 orders = keeper.counter("orders_total", "Orders.", ("kind",))
-busy = keeper.gauge("busy", "Workers that are there.", multiprocess_mode="sum")
+busy = keeper.gauge("busy", "Running workers.", multiprocess_mode="sum")
 pids = keeper.gauge("worker_pid", "Pid of each worker.", multiprocess_mode="worker")
 legacy = Counter("legacy_orders", "Orders, as an old library counts them.")
 
@@ -54,7 +51,7 @@ app = keeper.wrap(inner)
 """
 
 WORKERS: Final = 4
-# granian takes a worker that is killed within 5.5 s of being respawned for a crash loop, and gives up.
+# granian gives up when a respawned worker ends within 5.5 s: it takes that for a crash loop.
 REST_S: Final = {"granian": 5.7}
 BIN: Final = Path(sys.executable).parent
 _PORT: Final = "PORT"
@@ -79,7 +76,7 @@ class Service:
     """A server with workers.
 
     Args:
-        folder: Where the app is written and the lines go.
+        folder: For the app and its log.
         shared: Parent of the instances' folders.
         server: One of `COMMANDS`.
     """
@@ -109,7 +106,7 @@ class Service:
             )
 
     def workers(self) -> dict[int, int]:
-        """Return the workers that run as the service tells it: pid by number."""
+        """Return the pids of the running workers by number, as the metrics show them."""
         return {
             int(dict(labels)["worker"]): int(value)
             for (name, labels), value in self.scrape().items()
@@ -126,15 +123,10 @@ class Service:
                     return found
             assert self._process.poll() is None, self.lines.read_text()
             time.sleep(0.05)
-        raise AssertionError(f"the workers did not come: {self.lines.read_text()[-3000:]}")
+        raise AssertionError(f"the workers did not start: {self.lines.read_text()[-3000:]}")
 
     def get(self, path: str, accept: str = "text/plain") -> bytes:
-        """Ask for a path on a new connection.
-
-        Raises:
-            OSError: There was no whole answer.
-            http.client.HTTPException: The same.
-        """
+        """Request a path on a new connection; OSError or HTTPException without a complete response."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as one:
             one.request("GET", path, headers={"accept": accept, "connection": "close"})
             answer = one.getresponse()
@@ -142,20 +134,20 @@ class Service:
             return answer.read()
 
     def scrape(self) -> Samples:
-        """Scrape whichever worker answers."""
+        """Scrape one of the workers."""
         return samples_of(self.get("/metrics").decode())
 
     def total(self, name: str, **labels: str) -> float:
         """Return the sum of all samples of a name that have these labels."""
         return total(self.scrape(), name, **labels)
 
-    def told(self) -> list[dict[str, str]]:
-        """Return the lines about metrics."""
+    def metric_lines(self) -> list[dict[str, str]]:
+        """Return the log lines about metrics."""
         lines = [json.loads(line) for line in self.lines.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("type") == "metrics"]
 
     def files(self) -> dict[str, int]:
-        """Return the files of all instances, with the bytes that they take on the disk."""
+        """Return the files of all instances, with their bytes on disk."""
         return {
             str(path.relative_to(self.shared)): path.stat().st_blocks * 512
             for path in self.shared.rglob("*")
@@ -172,7 +164,7 @@ class Service:
                 self._process.kill()
                 self._process.wait(60)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # its session: workers that it left behind
+            os.killpg(self._process.pid, signal.SIGKILL)  # workers that it left behind are in its session
 
 
 @contextlib.contextmanager
@@ -187,13 +179,7 @@ def serving_workers(folder: Path, shared: Path, server: str) -> Iterator[Service
 
 
 class Client:
-    """Asks for one path from several threads until it is stopped, and counts.
-
-    Args:
-        service: Whom it asks.
-        path: What for.
-        threads: How many at once.
-    """
+    """Requests a path from several threads until it is stopped, and counts the responses."""
 
     def __init__(self, service: Service, path: str, threads: int = 4) -> None:
         self.answered = 0
@@ -219,14 +205,14 @@ class Client:
                     self.answered += 1
 
     def stop(self) -> None:
-        """Wait for the answers to the last requests."""
+        """Stop after the current requests."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
 
 
 def samples_of(text: str) -> Samples:
-    """Return the samples of an exposition, read by prometheus_client."""
+    """Return the samples of an exposition as prometheus_client reads them."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -242,7 +228,7 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 
 def counters(samples: Samples) -> Samples:
-    """Return what may never go down: our own counters and histograms, not those of single processes."""
+    """Return the samples that never go down: our counters and histograms, not those of one process."""
     return {
         key: value
         for key, value in samples.items()
