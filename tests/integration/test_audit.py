@@ -35,7 +35,7 @@ async def _written(database: Database, **fields: Any) -> audit.Entry:
 
 
 async def test_an_entry_is_read_back_as_it_was_written(database: Database) -> None:
-    """What `append` writes is what `recent` returns, with its number and the time."""
+    """`recent` returns what `append` wrote, with its id and time."""
     async with database.transaction() as conn:
         entry_id = await audit.append(
             conn,
@@ -60,8 +60,8 @@ async def test_an_entry_is_read_back_as_it_was_written(database: Database) -> No
     assert abs(datetime.now(UTC) - entry.created_at) < timedelta(minutes=1)
 
 
-async def test_an_entry_goes_with_its_transaction(database: Database) -> None:
-    """What is rolled back was not done, so it is not in the log."""
+async def test_an_entry_belongs_to_its_transaction(database: Database) -> None:
+    """An entry that is rolled back is not in the log."""
 
     async def fail() -> None:
         async with database.transaction() as conn:
@@ -75,7 +75,7 @@ async def test_an_entry_goes_with_its_transaction(database: Database) -> None:
 
 
 async def test_the_latest_come_first(database: Database) -> None:
-    """Of all or of one entity, as many as asked for."""
+    """This holds for all entries and for those of one entity."""
     async with database.transaction() as conn:
         ids = [await audit.append(conn, **{**ENTRY, "entity": entity}) for entity in "aabab"]
         assert [entry.id for entry in await audit.recent(conn, limit=2)] == [ids[4], ids[3]]
@@ -84,15 +84,15 @@ async def test_the_latest_come_first(database: Database) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
-async def test_reading_takes_a_sensible_limit(database: Database, limit: int) -> None:
-    """Nobody loads the whole log by a typing error."""
+async def test_the_limit_is_checked(database: Database, limit: int) -> None:
+    """A typing error does not load the whole log."""
     async with database.connection() as conn:
         with pytest.raises(AuditError, match="limit takes a number from 1 to 1000"):
             await audit.recent(conn, limit=limit)
 
 
 async def test_the_callers_row_factory_does_not_matter(database_urls: DatabaseUrls) -> None:
-    """A service that reads its rows as dicts appends and reads all the same."""
+    """A service that reads its rows as dicts can append and read."""
     connect = psycopg.AsyncConnection[dict[str, Any]].connect
     async with await connect(database_urls.url, row_factory=dict_row) as conn:
         entry_id = await audit.append(conn, **ENTRY)
@@ -117,7 +117,7 @@ async def test_the_callers_row_factory_does_not_matter(database_urls: DatabaseUr
 async def test_a_payload_arrives_as_json(
     database: Database, payload: dict[str, Any] | None, stored: dict[str, Any]
 ) -> None:
-    """What jsonb cannot hold is written out visibly, the rest as it is."""
+    """What jsonb cannot represent is stored as text, the rest unchanged."""
     assert (await _written(database, payload=payload)).payload == stored
 
 
@@ -143,10 +143,10 @@ async def test_a_payload_arrives_as_json(
         ),
     ),
 )
-def test_what_is_accepted_is_stored(
+def test_accepted_arguments_are_stored(
     database_urls: DatabaseUrls, fields: dict[str, Any], payload: dict[str, Any]
 ) -> None:
-    """Whatever the arguments: a sentence before anything is sent, or an entry; no error of the server."""
+    """Any arguments either raise before sending or become an entry."""
 
     async def attempt() -> None:
         async with await psycopg.AsyncConnection.connect(database_urls.url) as conn:
@@ -161,8 +161,8 @@ def test_what_is_accepted_is_stored(
     asyncio.run(attempt())
 
 
-async def test_a_swallowed_entry_is_an_error(database_urls: DatabaseUrls, database: Database) -> None:
-    """A rule of the owner's that drops what is written does not go unnoticed."""
+async def test_a_discarded_entry_is_an_error(database_urls: DatabaseUrls, database: Database) -> None:
+    """A rule of the owner that discards inserts is detected."""
     with psycopg.connect(database_urls.owner_url, autocommit=True) as conn:
         conn.execute("CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
         conn.execute("CREATE TRIGGER a BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION drop_it()")

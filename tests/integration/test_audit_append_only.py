@@ -58,7 +58,7 @@ def _count(conn: psycopg.Connection) -> int:
 
 @pytest.mark.parametrize("statement", CHANGES)
 def test_the_owner_is_refused(owner: psycopg.Connection, statement: str) -> None:
-    """With a sentence and a hint, even where no row would be met."""
+    """The error has a hint, even where no row would be affected."""
     with pytest.raises(
         errors.InsufficientPrivilege, match=r"audit_log is append-only: \w+ is refused"
     ) as caught:
@@ -71,15 +71,15 @@ def test_the_owner_is_refused(owner: psycopg.Connection, statement: str) -> None
 
 @pytest.mark.parametrize("statement", CHANGES)
 def test_a_superuser_is_refused_even_as_a_replica(superuser: psycopg.Connection, statement: str) -> None:
-    """The triggers are ENABLE ALWAYS: session_replication_role, which silences others, does not these."""
+    """The triggers are ENABLE ALWAYS, so session_replication_role does not disable them."""
     superuser.execute("SET session_replication_role = replica")
     with pytest.raises(errors.InsufficientPrivilege, match="audit_log is append-only"):
         superuser.execute(statement.encode())
     assert _count(superuser) == 1
 
 
-def test_a_parent_table_is_no_way_around(superuser: psycopg.Connection) -> None:
-    """Made the child of another table, its rows are still out of reach of that one's statements."""
+def test_a_parent_table_does_not_bypass_the_triggers(superuser: psycopg.Connection) -> None:
+    """Statements on a parent table cannot change its rows."""
     superuser.execute("CREATE TABLE parent (actor_id text)")
     superuser.execute("ALTER TABLE audit_log INHERIT parent")
     for statement in ("UPDATE parent SET actor_id = 'x'", "DELETE FROM parent", "TRUNCATE parent"):
@@ -104,7 +104,7 @@ def test_a_parent_table_is_no_way_around(superuser: psycopg.Connection) -> None:
     ],
 )
 def test_the_service_may_only_add_and_read(any_urls: DatabaseUrls, statement: str) -> None:
-    """Its role has no other right: no change, no DDL, no entry with a time or a number of its choice."""
+    """Its role may not update, run DDL, or choose an entry's time or id."""
     with psycopg.connect(any_urls.url, autocommit=True) as conn:
         conn.execute(INSERT)
         with pytest.raises(errors.InsufficientPrivilege, match=r"permission denied|must be owner"):
@@ -112,7 +112,7 @@ def test_the_service_may_only_add_and_read(any_urls: DatabaseUrls, statement: st
         assert _count(conn) == 1
 
 
-def test_the_service_role_is_nobody_special(any_urls: DatabaseUrls) -> None:
+def test_the_service_role_has_no_privileges(any_urls: DatabaseUrls) -> None:
     """It is no superuser and owns nothing in the database."""
     with psycopg.connect(any_urls.url, autocommit=True) as conn:
         owns = conn.execute(
@@ -139,10 +139,10 @@ def test_the_service_role_is_nobody_special(any_urls: DatabaseUrls) -> None:
         ("'user', 'u', 'a', 'e', NULL, '[]'", "payload"),
     ],
 )
-def test_the_table_checks_what_is_written_past_us(
+def test_the_table_checks_other_programs_inserts(
     owner: psycopg.Connection, values: str, constraint: str
 ) -> None:
-    """Another program's INSERT meets the same rules as `append`'s arguments."""
+    """Another program's INSERT has to satisfy the rules of `append`."""
     columns = "actor_type, actor_id, action, entity, entity_id, payload"
     statement = f"INSERT INTO audit_log ({columns}) VALUES ({values})"  # noqa: S608  # our own values, above
     with pytest.raises(errors.CheckViolation, match=f"audit_log_{constraint}_check"):
@@ -155,7 +155,7 @@ async def _findings(urls: DatabaseUrls) -> list[str]:
 
 
 async def test_a_fresh_log_has_no_findings(any_urls: DatabaseUrls) -> None:
-    """What the migrations make is what is looked for, on each supported server."""
+    """`protection` finds nothing on a migrated database of each supported version."""
     assert await _findings(any_urls) == []
 
 
@@ -201,7 +201,7 @@ TAMPERING = {
 
 @pytest.mark.parametrize("statement", TAMPERING)
 async def test_tampering_with_the_protection_is_found(any_urls: DatabaseUrls, statement: str) -> None:
-    """What the owner's DDL can do is not prevented, but each way has its finding."""
+    """The owner's DDL is not prevented, but each way is detected."""
     with psycopg.connect(any_urls.owner_url, autocommit=True) as conn:
         conn.execute(statement.encode())
     found = await _findings(any_urls)

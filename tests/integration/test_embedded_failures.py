@@ -53,7 +53,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @only_root
 async def test_embedded_cold_start_on_a_full_disk(small_disk: Path) -> None:
-    """No room for the data is said in a sentence, leaves nothing, and is mended by room."""
+    """The error says so, no files remain, and the next start works once there is space."""
     with pytest.raises(
         EmbeddedServerError, match=rf"The disk that holds {small_disk}/state is full: free some"
     ):
@@ -66,7 +66,7 @@ async def test_embedded_cold_start_on_a_full_disk(small_disk: Path) -> None:
 
 @only_root
 async def test_embedded_disk_that_fills_up_while_it_runs(small_disk: Path, made_state: Path) -> None:
-    """A full disk fails statements, is reported, and the server goes on by itself when there is room."""
+    """A full disk fails statements and is reported; the server continues once there is space."""
     _mount("-o", "remount,size=70m", str(small_disk))
     state = copy_of(made_state, small_disk / "state")
     reports: list[tuple[str, str]] = []
@@ -88,7 +88,7 @@ async def test_embedded_disk_that_fills_up_while_it_runs(small_disk: Path, made_
 
 @only_root
 async def test_embedded_state_on_a_read_only_disk(small_disk: Path) -> None:
-    """A folder that cannot be written is named with the reason, also by root."""
+    """The error names the folder and the reason, for root too."""
     _mount("-o", "remount,ro", str(small_disk))
     with pytest.raises(EmbeddedServerError, match=rf"{small_disk}/state cannot be written \(.*Read-only"):
         await server_over(small_disk / "state").start()
@@ -96,7 +96,7 @@ async def test_embedded_state_on_a_read_only_disk(small_disk: Path) -> None:
 
 @only_root
 async def test_embedded_shared_memory_too_small(state: Path, starter: Callable[..., Starter]) -> None:
-    """A container's tiny /dev/shm is told apart from a full disk."""
+    """A container's small /dev/shm is distinguished from a full disk."""
     if str(state).startswith("/dev/shm"):  # noqa: S108 - where these tests' folders are
         state = copy_of(state, Path("/var/tmp") / f"wk-shm-{os.getpid()}")  # noqa: S108 - outside of it
     script = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$0" "$@"'
@@ -109,8 +109,8 @@ async def test_embedded_shared_memory_too_small(state: Path, starter: Callable[.
 
 
 @only_root
-async def test_embedded_root_without_its_rights(folder: Path, starter: Callable[..., Starter]) -> None:
-    """Root of a container that lost its capabilities is told which it needs."""
+async def test_embedded_root_without_capabilities(folder: Path, starter: Callable[..., Starter]) -> None:
+    """The error names the capabilities that root needs in the container."""
     for lost in ("setuid", "chown"):
         weakly = ["/usr/bin/setpriv", f"--bounding-set=-{lost}", sys.executable]
         refused = starter(folder / lost, argv=weakly)
@@ -119,7 +119,7 @@ async def test_embedded_root_without_its_rights(folder: Path, starter: Callable[
 
 
 async def test_embedded_foreign_data_is_not_touched(folder: Path) -> None:
-    """A data folder with files that are no PostgreSQL data is left alone."""
+    """A data folder with other files is refused and left unchanged."""
     kept = folder / "state" / "data" / "letter.txt"
     kept.parent.mkdir(parents=True)
     kept.write_text("dear")
@@ -131,7 +131,7 @@ async def test_embedded_foreign_data_is_not_touched(folder: Path) -> None:
 
 
 async def test_embedded_file_in_the_way_of_the_state_folder(folder: Path) -> None:
-    """A file where the folder should be is named."""
+    """The error names the file."""
     (folder / "file").write_text("")
     with pytest.raises(EmbeddedServerError, match=rf"because a file is in the way \({folder}/file"):
         await server_over(folder / "file" / "state").start()
@@ -147,13 +147,13 @@ async def test_embedded_file_in_the_way_of_the_state_folder(folder: Path) -> Non
 async def test_embedded_setting_that_postgresql_refuses(
     state: Path, parameters: dict[str, str], sentence: str
 ) -> None:
-    """A setting that PostgreSQL does not take is named, and where it may come from."""
+    """The error names the setting and the files that may contain it."""
     with pytest.raises(EmbeddedServerError, match=sentence):
         await server_over(state, parameters=parameters).start()
 
 
 async def test_embedded_damaged_data(state: Path) -> None:
-    """Data that cannot be read asks for the backup."""
+    """The error asks to restore the backup."""
     with (state / "data" / "global" / "pg_control").open("r+b") as file:
         file.truncate(100)
     with pytest.raises(EmbeddedServerError, match=r"is damaged: move it away and restore the last backup"):
@@ -161,14 +161,14 @@ async def test_embedded_damaged_data(state: Path) -> None:
 
 
 async def test_embedded_data_with_loose_permissions(state: Path) -> None:
-    """Data that others may read is refused, with the way back."""
+    """Data that others may read is refused with the fix."""
     (state / "data").chmod(0o755)
     with pytest.raises(EmbeddedServerError, match=r"with mode 0700: restore that with chown -R"):
         await server_over(state).start()
 
 
 async def test_embedded_owner_that_does_not_answer(state: Path, starter: Callable[..., Starter]) -> None:
-    """A start beside a server that hangs ends after its time, with a sentence."""
+    """A start beside a server that hangs ends after its timeout."""
     starter(state).wait_for("started")
     numbers = supervisor_of(state), postmaster_of(state)
     for number in numbers:
@@ -181,10 +181,10 @@ async def test_embedded_owner_that_does_not_answer(state: Path, starter: Callabl
             os.kill(number, signal.SIGCONT)
 
 
-async def test_embedded_take_over_that_fails_is_reported_and_tried_again(
+async def test_embedded_failed_takeover_is_reported_and_retried(
     state: Path, starter: Callable[..., Starter]
 ) -> None:
-    """Who cannot take over says why, once, and does so as soon as the cause is mended."""
+    """The reason is reported once, and the takeover succeeds once it is fixed."""
     owner = starter(state)
     owner.wait_for("started")
     reports: list[tuple[str, str]] = []
@@ -202,10 +202,10 @@ async def test_embedded_take_over_that_fails_is_reported_and_tried_again(
         assert reports[1] == ("info", "This process now owns the embedded PostgreSQL.")
 
 
-async def test_embedded_interpreter_that_does_not_run(
+async def test_embedded_supervisor_that_does_not_run(
     state: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    """A supervisor that cannot be started, or says something and dies, is told with what is known."""
+    """The error contains what the supervisor printed before it ended."""
     loud = folder / "loud"
     loud.write_text("#!/bin/sh\necho 'library libpython is missing' >&2\nexit 1\n")
     loud.chmod(0o755)
@@ -219,8 +219,8 @@ async def test_embedded_interpreter_that_does_not_run(
             await server_over(state).start()
 
 
-async def test_embedded_server_that_takes_no_roles(state: Path) -> None:
-    """What fails inside the server ends the start, with PostgreSQL's own words."""
+async def test_embedded_server_that_refuses_roles(state: Path) -> None:
+    """An error inside the server ends the start with PostgreSQL's message."""
     server = server_over(state, parameters={"default_transaction_read_only": "on"})
     with pytest.raises(EmbeddedServerError, match=r"roles and database: cannot execute .* in a read-only tr"):
         await server.start()

@@ -33,7 +33,7 @@ only_root = pytest.mark.skipif(not AS_ROOT, reason="only root can become another
 
 
 async def test_embedded_cold_start_gives_a_database_with_two_plain_roles(folder: Path) -> None:
-    """The first start makes everything: the service's role owns nothing and may make no table."""
+    """The service's role owns nothing and may not create tables."""
     state = folder / "state"
     state.mkdir(mode=0o700)
     async with server_over(state) as server:
@@ -80,8 +80,8 @@ def _check_modes(state: Path) -> None:
     assert stat.S_IMODE((state / "postgres.log").stat().st_mode) == 0o600
 
 
-async def test_embedded_warm_start_finds_the_data_and_mends_the_roles(state: Path) -> None:
-    """What was stored is there after a restart, and a role that became mighty is plain again."""
+async def test_embedded_warm_start_keeps_data_and_resets_roles(state: Path) -> None:
+    """Data survives a restart, and a role that was given privileges loses them."""
     async with server_over(state) as server:
         await ask(server.url, "INSERT INTO kept VALUES (7)")
         await ask(server.superuser_url, "ALTER ROLE app SUPERUSER")
@@ -94,7 +94,7 @@ async def test_embedded_warm_start_finds_the_data_and_mends_the_roles(state: Pat
 
 
 async def test_embedded_stop_leaves_no_process(state: Path) -> None:
-    """After a stop nothing runs, the server was shut down cleanly, and a second stop does nothing."""
+    """After a stop nothing runs, the shutdown was clean, and a second stop does nothing."""
     server = server_over(state)
     await server.start()
     await server.start()
@@ -107,7 +107,7 @@ async def test_embedded_stop_leaves_no_process(state: Path) -> None:
 
 
 async def test_embedded_server_runs_on_any_postgresql(folder: Path) -> None:
-    """The oldest supported version works from its own `bin` folder, which the operator can use too."""
+    """The oldest supported version works from its own `bin` folder."""
     bin_dir = require_postgres(15)
     async with server_over(folder / "state", bin_dir=bin_dir) as server:
         assert (await ask(server.url, "SELECT version()")).startswith(
@@ -128,7 +128,7 @@ async def test_embedded_server_runs_on_any_postgresql(folder: Path) -> None:
 
 
 async def test_embedded_bin_dir_is_known_after_the_start(tmp_path: Path) -> None:
-    """Asking for the programs of a server that was not started says so."""
+    """Before the start, `bin_dir` raises."""
     with pytest.raises(EmbeddedServerError, match="was not started"):
         _ = server_over(tmp_path).bin_dir
 
@@ -156,7 +156,7 @@ async def test_embedded_sockets_move_where_their_path_is_short(made_state: Path,
 
 
 async def test_embedded_second_starter_attaches(state: Path, starter: Callable[..., Starter]) -> None:
-    """Another process uses the same server, and letting go of it stops nothing."""
+    """Another process uses the same server, and its stop does not stop the server."""
     async with server_over(state) as server:
         second = starter(state)
         line = second.wait_for("started")
@@ -169,7 +169,7 @@ async def test_embedded_second_starter_attaches(state: Path, starter: Callable[.
 async def test_embedded_attached_takes_over_on_the_same_sockets(
     state: Path, starter: Callable[..., Starter]
 ) -> None:
-    """When the owner stops, an attached process runs the server, and its pool finds it again."""
+    """When the owner stops, an attached process runs the server, and its pool reconnects."""
     owner = starter(state)
     owner.wait_for("started")
     reports: list[tuple[str, str]] = []
@@ -195,7 +195,7 @@ async def test_embedded_attached_takes_over_on_the_same_sockets(
 async def test_embedded_short_command_does_not_take_over(
     state: Path, starter: Callable[..., Starter]
 ) -> None:
-    """With take_over off an attached process lets the server go with its owner."""
+    """With take_over=False an attached process does not restart the server."""
     owner = starter(state)
     owner.wait_for("started")
     async with server_over(state, take_over=False) as server:
@@ -206,7 +206,7 @@ async def test_embedded_short_command_does_not_take_over(
 
 
 async def test_embedded_many_starters_have_one_owner(folder: Path, starter: Callable[..., Starter]) -> None:
-    """Three processes that start at once without data all get the same server, made once."""
+    """Three processes that start at once without data get the same server."""
     starters = [starter(folder / "state") for _ in range(3)]
     lines = [await asyncio.to_thread(one.wait_for, "started") for one in starters]
     assert [line["owner"] for line in lines].count(True) == 1
@@ -219,7 +219,7 @@ async def test_embedded_many_starters_have_one_owner(folder: Path, starter: Call
 def test_embedded_server_starts_from_any_thread_and_loop(
     state: Path, factory: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    """The server outlives the thread that started it, on asyncio's own loop and on uvloop."""
+    """The server outlives the thread that started it, on asyncio's loop and on uvloop."""
     server = server_over(state)
 
     def run(step: Callable[[], object]) -> None:
@@ -235,8 +235,8 @@ def test_embedded_server_starts_from_any_thread_and_loop(
     assert not processes_over(state)
 
 
-async def test_embedded_start_that_is_cancelled_leaves_nothing(folder: Path) -> None:
-    """A start that is given up half-way takes its initdb with it, and the next one works."""
+async def test_embedded_cancelled_start_leaves_no_process(folder: Path) -> None:
+    """Its initdb ends too, and the next start works."""
     server = server_over(folder / "state")
     starting = asyncio.create_task(server.start())
     await asyncio.to_thread(wait_until, lambda: any("initdb" in line for line in processes_over(folder)))
@@ -247,8 +247,8 @@ async def test_embedded_start_that_is_cancelled_leaves_nothing(folder: Path) -> 
     assert not list((folder / "state").glob("data*"))
 
 
-def test_embedded_server_that_is_forgotten_ends(state: Path) -> None:
-    """A server whose loop ended without a stop is stopped as soon as nobody holds it."""
+def test_embedded_unreferenced_server_stops(state: Path) -> None:
+    """A server whose loop ended without a stop is stopped when its object is collected."""
     server = server_over(state)
     asyncio.run(server.start())
     del server
@@ -259,7 +259,7 @@ def test_embedded_server_that_is_forgotten_ends(state: Path) -> None:
 
 @only_root
 async def test_embedded_server_of_an_ordinary_user(folder: Path, starter: Callable[..., Starter]) -> None:
-    """An ordinary user runs it as himself; root then runs it as him, and he cannot use another's."""
+    """A user runs it as themselves; root then runs it as that user, who cannot use another's."""
     folder.chmod(0o777)
     become, environ = _as_nobody()
     ordinary = starter(folder / "his", argv=become, environ=environ)
@@ -300,7 +300,7 @@ def postmaster_uid(state: Path) -> int:
 async def test_embedded_binaries_are_copied_where_the_account_cannot_reach_them(
     state: Path, starter: Callable[..., Starter]
 ) -> None:
-    """Root's private venv stays private: the server runs from a copy, and older copies go."""
+    """The server runs from a copy, and older copies are removed."""
     private = state.parent / "private"
     private.mkdir(mode=0o700)
     site = next(Path(path) for path in sys.path if path.endswith("site-packages"))
@@ -318,7 +318,7 @@ async def test_embedded_binaries_are_copied_where_the_account_cannot_reach_them(
 
 @only_root
 async def test_embedded_state_below_a_closed_folder_is_refused(folder: Path) -> None:
-    """A state folder that the server's account cannot reach is named, with the folder that is in the way."""
+    """The error names the folder that the server's account cannot enter."""
     (folder / "closed").mkdir(mode=0o700)
     with pytest.raises(EmbeddedServerError, match=rf"{folder}/closed is closed to it.*/var/lib/watchkeeper"):
         await server_over(folder / "closed" / "state").start()

@@ -50,7 +50,7 @@ def _rows(url: str, query: str) -> list[Any]:
 
 
 async def test_migrating_makes_the_schema_that_the_code_expects(empty_urls: DatabaseUrls) -> None:
-    """From nothing, on each supported server; a second time there is nothing left to do."""
+    """On each supported server the first run creates everything, and the second applies nothing."""
     database = _database(empty_urls)
     applied = await database.migrate(LIBRARY_MIGRATIONS)
     assert applied == [str(migration) for migration in LIBRARY_MIGRATIONS.read()]
@@ -73,7 +73,7 @@ async def test_migrating_makes_the_schema_that_the_code_expects(empty_urls: Data
 
 
 async def test_the_record_says_what_was_applied(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """One row a migration, of each source, with its checksum."""
+    """There is one row per migration of each source, with its checksum."""
     source = _source(tmp_path, "CREATE TABLE a (id integer)", "CREATE TABLE b (id integer)")
     await _database(empty_urls).migrate(LIBRARY_MIGRATIONS, source)
     recorded = _rows(
@@ -83,8 +83,8 @@ async def test_the_record_says_what_was_applied(empty_urls: DatabaseUrls, tmp_pa
     assert recorded == [(m.source, m.number, m.name, m.checksum) for m in expected]
 
 
-async def test_a_failing_migration_leaves_nothing_half_done(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """What came before it stays, of itself nothing does, and the error names file, line and reason."""
+async def test_a_failing_migration_is_rolled_back(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """Earlier migrations stay applied, and the error names file, line and reason."""
     source = _source(
         tmp_path,
         "CREATE TABLE a (id integer);",
@@ -100,8 +100,8 @@ async def test_a_failing_migration_leaves_nothing_half_done(empty_urls: Database
     assert await database.migrate(source) == ["app/0002_step.sql"]
 
 
-async def test_a_script_of_many_statements_is_run_as_it_is(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """Dollar quotes, percent signs and semicolons in strings need no care."""
+async def test_a_script_of_many_statements_runs_unchanged(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """Dollar quotes, percent signs and semicolons in strings need no escaping."""
     text = """
         CREATE TABLE a (t text);
         DO $$ BEGIN INSERT INTO a VALUES ('50 %; {x} %s'); END $$;
@@ -115,7 +115,7 @@ async def test_a_script_of_many_statements_is_run_as_it_is(empty_urls: DatabaseU
 async def test_a_migration_may_not_end_its_transaction(
     empty_urls: DatabaseUrls, tmp_path: Path, end: str
 ) -> None:
-    """It would be half done if it failed later, so it is refused and not recorded."""
+    """A later failure would leave it half applied, so it is refused and not recorded."""
     source = _source(tmp_path, f"CREATE TABLE a (id integer); {end} SELECT 1;")
     with pytest.raises(MigrationError, match="ends its transaction by itself"):
         await _database(empty_urls).migrate(source)
@@ -123,7 +123,7 @@ async def test_a_migration_may_not_end_its_transaction(
 
 
 async def test_a_changed_migration_is_refused(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """Nobody would know what a database has otherwise."""
+    """Otherwise the schema of a database would be unknown."""
     source = _source(tmp_path, "CREATE TABLE a (id integer)")
     database = _database(empty_urls)
     await database.migrate(source)
@@ -147,8 +147,8 @@ async def test_a_newer_database_is_refused_by_older_code(empty_urls: DatabaseUrl
         assert await database.pending(newer, LIBRARY_MIGRATIONS)
 
 
-async def test_pending_is_what_readiness_asks(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """As the service's role: true before migrating and when the code is newer, false in between."""
+async def test_pending_reports_missing_migrations(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """For the service's role it is true before migrating and with newer code, else false."""
     source = _source(tmp_path, "CREATE TABLE a (id integer)")
     async with _database(empty_urls) as database:
         assert await database.pending(source)
@@ -160,7 +160,7 @@ async def test_pending_is_what_readiness_asks(empty_urls: DatabaseUrls, tmp_path
 
 
 async def test_grants_name_the_service_role(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """They are given again at each migrating, so that what was taken away comes back."""
+    """They are applied at each migration, so that revoked ones return."""
     source = _source(
         tmp_path,
         "CREATE TABLE a (id integer)",
@@ -178,14 +178,14 @@ async def test_grants_name_the_service_role(empty_urls: DatabaseUrls, tmp_path: 
 
 
 async def test_failing_grants_are_an_error_that_names_them(empty_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """A typing error in grants.sql does not pass silently."""
+    """An error in grants.sql names the file."""
     source = _source(tmp_path, "CREATE TABLE a (id integer)", grants="GRANT SELECT ON b TO {service}")
     with pytest.raises(MigrationError, match=r'app/grants\.sql failed: relation "b" does not exist'):
         await _database(empty_urls).migrate(source)
 
 
-async def test_one_role_for_all_works_and_is_warned_of(empty_urls: DatabaseUrls) -> None:
-    """Without an owner of its own the service migrates too, and a sentence says what is weaker."""
+async def test_a_single_role_works_with_a_warning(empty_urls: DatabaseUrls) -> None:
+    """Without an owner of its own the service migrates too, and a warning explains the risk."""
     async with Database(empty_urls.owner_url) as database:
         await database.migrate()
         assert not await database.pending()
@@ -193,8 +193,8 @@ async def test_one_role_for_all_works_and_is_warned_of(empty_urls: DatabaseUrls)
     assert "keeper_owner, which owns the tables: it can switch off the protection" in warning
 
 
-async def test_a_superuser_is_warned_of(any_urls: DatabaseUrls) -> None:
-    """It works, but nothing in the database stops it."""
+async def test_a_superuser_gets_a_warning(any_urls: DatabaseUrls) -> None:
+    """It works, but the database cannot restrict it."""
     database = Database(any_urls.superuser_url, owner_url=any_urls.owner_url)
     await database.migrate()
     (warning,) = database.warnings
@@ -202,12 +202,12 @@ async def test_a_superuser_is_warned_of(any_urls: DatabaseUrls) -> None:
 
 
 async def test_separate_roles_give_no_warning(any_urls: DatabaseUrls) -> None:
-    """The recommended way is silent."""
+    """The recommended set-up has no warnings."""
     assert await _database(any_urls).inspect() == []
 
 
-async def test_a_service_that_does_not_see_the_tables_is_warned_of(any_urls: DatabaseUrls) -> None:
-    """Another search_path would otherwise show as 'never ready' only."""
+async def test_invisible_tables_give_a_warning(any_urls: DatabaseUrls) -> None:
+    """A different search_path would otherwise show only as never ready."""
     with psycopg.connect(any_urls.superuser_url, autocommit=True) as conn:
         conn.execute("CREATE SCHEMA elsewhere AUTHORIZATION keeper")
         conn.execute(
@@ -222,8 +222,8 @@ async def test_a_service_that_does_not_see_the_tables_is_warned_of(any_urls: Dat
         assert await database.pending()
 
 
-async def test_a_server_that_only_reads_is_refused(empty_urls: DatabaseUrls) -> None:
-    """A standby, say: the error is one of migrating, with the server's reason."""
+async def test_a_read_only_server_is_refused(empty_urls: DatabaseUrls) -> None:
+    """The error has the server's reason."""
     with psycopg.connect(empty_urls.superuser_url, autocommit=True) as conn:
         conn.execute(
             sql.SQL("ALTER ROLE keeper_owner IN DATABASE {} SET default_transaction_read_only = on").format(
@@ -234,14 +234,14 @@ async def test_a_server_that_only_reads_is_refused(empty_urls: DatabaseUrls) -> 
         await _database(empty_urls).migrate()
 
 
-async def test_a_role_that_may_not_create_is_told_what_it_needs(empty_urls: DatabaseUrls) -> None:
-    """The service's role alone cannot migrate; the sentence names the setting."""
+async def test_a_role_without_create_is_refused(empty_urls: DatabaseUrls) -> None:
+    """The service's role alone cannot migrate; the error names the setting."""
     with pytest.raises(MigrationError, match=r"keeper may not create tables here .* set DATABASE_OWNER_URL"):
         await Database(empty_urls.url).migrate()
 
 
 def test_ten_replicas_may_start_at_once(postgres: PostgresServer, tmp_path: Path) -> None:
-    """Of ten processes each finds the database migrated, and each migration ran once."""
+    """Each of ten processes finds the database migrated, and each migration ran once."""
     source = _source(
         tmp_path,
         "CREATE TABLE a (id integer)",
@@ -283,8 +283,8 @@ print(json.dumps(asyncio.run(Database(url, owner_url=owner_url).migrate(LIBRARY_
     postgres.drop_database(urls.name)
 
 
-async def test_a_migration_tries_again_for_its_lock(any_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """Somebody's long transaction delays it, and is named when it does not end."""
+async def test_a_migration_retries_for_its_lock(any_urls: DatabaseUrls, tmp_path: Path) -> None:
+    """A long transaction delays it, and is mentioned if it does not end."""
     source = _source(tmp_path, "ALTER TABLE audit_log ADD COLUMN more text")
     database = _database(any_urls)
     async with await psycopg.AsyncConnection.connect(any_urls.owner_url) as holder:
@@ -297,8 +297,8 @@ async def test_a_migration_tries_again_for_its_lock(any_urls: DatabaseUrls, tmp_
         assert await waiting == ["app/0001_step.sql"]
 
 
-async def test_waiting_for_another_migrator_ends_with_a_sentence(any_urls: DatabaseUrls) -> None:
-    """A process that is stuck in its migration does not hold up the others for ever."""
+async def test_the_wait_for_another_migration_is_bounded(any_urls: DatabaseUrls) -> None:
+    """A process that is stuck in its migration does not block the others for ever."""
     async with await psycopg.AsyncConnection.connect(any_urls.owner_url) as other:
         await other.execute("SELECT pg_advisory_xact_lock(hashtextextended('watchkeeper_migrations', 0))")
         with pytest.raises(
@@ -311,7 +311,7 @@ async def test_waiting_for_another_migrator_ends_with_a_sentence(any_urls: Datab
 async def test_losing_the_server_while_migrating_is_unavailability(
     postgres_private: PostgresServer, tmp_path: Path, text: str | None
 ) -> None:
-    """It can be started again afterwards, and goes on where it was; grants are no exception."""
+    """The migration can be started again and continues, grants included."""
     urls = postgres_private.create_database()
     end_it = "SELECT pg_terminate_backend(pg_backend_pid())"
     source = _source(tmp_path, "CREATE TABLE a (id integer)", text or end_it, grants=end_it if text else None)
@@ -339,7 +339,7 @@ def _numbered(query: str) -> str:
     ids=["audit", "migrations", "retention"],
 )
 def test_every_query_fits_the_migrated_schema(any_urls: DatabaseUrls, queries: Queries) -> None:
-    """The server knows each table, column and function that a query names, on each supported version."""
+    """Each supported server knows every table, column and function of the queries."""
     fixed = [query for query in queries if "{" not in queries[query]]
     assert fixed
     with psycopg.connect(any_urls.url, autocommit=True) as conn:

@@ -130,7 +130,7 @@ def test_a_signal_drains_and_exits_0(start: Callable[..., Program], number: sign
 
 
 def test_not_ready_comes_before_the_stop(start: Callable[..., Program]) -> None:
-    """During the shutdown delay the service still answers, and says that it is not ready."""
+    """During the shutdown delay the service still answers, and reports not ready."""
     program = start(WATCHKEEPER_SHUTDOWN_DELAY="2")
     with httpx.Client(base_url=program.url) as client:
         assert client.get("/readyz").status_code == 200
@@ -172,7 +172,7 @@ def test_a_second_interrupt_does_not_wait(start: Callable[..., Program]) -> None
 
 
 def test_a_port_in_use_is_a_sentence(start: Callable[..., Program]) -> None:
-    """The sentence names the address and what to do, without a traceback."""
+    """The error names the address and the fix, without a traceback."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -188,7 +188,7 @@ def test_a_port_in_use_is_a_sentence(start: Callable[..., Program]) -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
 def test_a_foreign_address_is_a_sentence(start: Callable[..., Program], host: str) -> None:
-    """An address that this machine does not have is named, with the setting that mends it."""
+    """The error names the address that this machine does not have, and the setting."""
     program = start(HOST=host)
     assert program.finish() == 1
     assert program.process.stderr is not None
@@ -199,7 +199,7 @@ def test_a_foreign_address_is_a_sentence(start: Callable[..., Program], host: st
 
 
 def test_the_server_and_the_library_write_one_kind_of_line(start: Callable[..., Program]) -> None:
-    """Uvicorn's own records come out as JSON beside ours, each once."""
+    """Uvicorn's records are JSON lines as well, each written once."""
     program = start()
     assert httpx.get(f"{program.url}/").text == "done"
     program.process.send_signal(signal.SIGTERM)
@@ -220,8 +220,8 @@ def test_the_server_and_the_library_write_one_kind_of_line(start: Callable[..., 
         b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     ],
 )
-def test_what_is_not_http_gets_the_one_error_body(start: Callable[..., Program], garbage: bytes) -> None:
-    """Odd methods, broken headers and other protocols get a structured 400, one count and one line."""
+def test_invalid_requests_get_the_common_error_body(start: Callable[..., Program], garbage: bytes) -> None:
+    """Odd methods, broken headers and other protocols get a 400, one count and one line."""
     program = start()
     host, port = program.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as client:
@@ -249,7 +249,7 @@ def _exchange(program: Program, *parts: bytes, pause: float = 0.0) -> bytes:
 
 @pytest.mark.parametrize("pause", [0.0, 0.02])
 def test_a_head_that_is_too_large_is_refused(start: Callable[..., Program], pause: float) -> None:
-    """Headers without end fill no memory, in one piece or in many; just below the bound they pass."""
+    """Headers cannot fill the memory, in one piece or in many; just below the limit they pass."""
     program = start()
     headers = [b"X-%d: %s\r\n" % (number, b"y" * 6000) for number in range(10)]
     request = [b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", *headers]
@@ -261,16 +261,16 @@ def test_a_head_that_is_too_large_is_refused(start: Callable[..., Program], paus
     program.wait_for(type="request", outcome="unreadable")
 
 
-def test_a_body_larger_than_a_head_may_be_passes(start: Callable[..., Program]) -> None:
-    """The bound is for the head alone, also where the body arrives with it, and request after request."""
+def test_the_head_limit_does_not_apply_to_bodies(start: Callable[..., Program]) -> None:
+    """This holds where the body arrives with the head, and for every request of a connection."""
     program = start()
     with httpx.Client(base_url=program.url) as client:
         for _ in range(3):
             assert client.post("/", content=b"z" * 300_000).status_code == 200
 
 
-def test_a_head_that_does_not_arrive_is_not_waited_for(start: Callable[..., Program]) -> None:
-    """Who sends half a head gets 408; who sends nothing at all is let go without a word."""
+def test_the_wait_for_a_head_is_bounded(start: Callable[..., Program]) -> None:
+    """Half a head gets a 408; an idle connection is closed without a response."""
     program = start(HEAD_TIMEOUT="0.5")
     answer = _exchange(program, b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow:", b" y\r\n", pause=0.1)
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
@@ -279,8 +279,8 @@ def test_a_head_that_does_not_arrive_is_not_waited_for(start: Callable[..., Prog
     assert httpx.get(f"{program.url}/slow?1.2").status_code == 200
 
 
-def test_the_next_head_may_wait_while_an_answer_takes_its_time(start: Callable[..., Program]) -> None:
-    """Half a head behind a request that is being answered does not cost that request its answer."""
+def test_a_pipelined_head_may_wait_for_the_response(start: Callable[..., Program]) -> None:
+    """Half a head behind a running request does not end that request."""
     program = start(HEAD_TIMEOUT="0.3")
     request = b"GET /slow?1 HTTP/1.1\r\nHost: x\r\n\r\n"
     answer = _exchange(program, request, b"GET / HTTP/1.1\r\nHost:", pause=0.05)
@@ -289,7 +289,7 @@ def test_the_next_head_may_wait_while_an_answer_takes_its_time(start: Callable[.
 
 
 def test_a_broken_body_is_counted_once(start: Callable[..., Program]) -> None:
-    """A chunk that is none ends the request that is running, and makes no second one."""
+    """An invalid chunk ends the running request and is not counted as a second one."""
     program = start()
     request = b"POST /slow?0.5 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert _exchange(program, request, b"nonsense\r\n", pause=0.1).startswith(b"HTTP/1.1 400 ")
@@ -303,7 +303,7 @@ def test_a_broken_body_is_counted_once(start: Callable[..., Program]) -> None:
 def test_a_signal_during_the_start_ends_it(
     start: Callable[..., Program], postgres: PostgresServer, name: str
 ) -> None:
-    """Whether the database's migrations or the app itself take their time, SIGTERM is obeyed."""
+    """SIGTERM ends the start during migrations and during the app's own startup."""
     urls = postgres.create_database()
     value = urls.owner_url if name == "DATABASE_URL" else "60"
     with psycopg.connect(urls.owner_url) as other:
@@ -345,6 +345,6 @@ def test_a_database_without_its_extra_ends_the_service(start: Callable[..., Prog
 def test_the_authority_of_an_absolute_target_counts(
     start: Callable[..., Program], target: str, status: int
 ) -> None:
-    """Host says nothing where the target itself names another address (RFC 9112, 3.2.2)."""
+    """Host is ignored where the target itself has an address (RFC 9112, 3.2.2)."""
     request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     assert _exchange(start(), request.encode()).startswith(f"HTTP/1.1 {status} ".encode())
