@@ -16,15 +16,10 @@ from watchkeeper.http._local import is_loopback
 from watchkeeper.http._middleware import Middleware
 from watchkeeper.http._recorder import RecorderConfig
 from watchkeeper.http.routes._resolve import resolver_for
-from watchkeeper.logs import (
-    DROP_REASONS,
-    Logging,
-    Redactor,
-    Sink,
-    carry_context_into_threads,
-    describe_exception,
-    stop_carrying_context_into_threads,
-)
+from watchkeeper.logs import Redactor
+from watchkeeper.logs._exceptions import describe_exception
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs.output._sink import DROP_REASONS, Sink
 from watchkeeper.metrics import Registry
 from watchkeeper.metrics._http import HttpMetrics
 from watchkeeper.metrics._websockets import WebsocketMetrics
@@ -209,8 +204,7 @@ class Watchkeeper:
             WatchkeeperError: The service cannot run, or was told to stop; the message says why.
         """
         self.logging.install()
-        self.logging.sink.at_once = False
-        carry_context_into_threads()
+        self.logging.sink.immediate = False
         self._started_at = time.monotonic()
         self._stopping = False
         await self._open_metrics()
@@ -238,9 +232,8 @@ class Watchkeeper:
             await self._retention.close()
         if self._database is not None:
             await self._database.close()
-        stop_carrying_context_into_threads()
         # The server still logs, and may exit before the event loop's turn ends, when lines are written.
-        self.logging.sink.at_once = True
+        self.logging.sink.immediate = True
         self.logging.flush()
         if self.logging.sink.is_behind:
             # A server killed by a signal runs no exit handler that could wait for a slow reader.

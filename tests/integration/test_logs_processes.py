@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 START = """
 import asyncio, logging, os, sys, threading, time
 from datetime import timedelta
-from watchkeeper.logs import Logging, Redactor, Sink
+from watchkeeper.logs import Redactor
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs.output._sink import Sink
 logs = Logging(service="shop", env="test")
 logs.install()
 """
@@ -65,7 +67,7 @@ def test_processes_that_share_a_pipe_do_not_break_each_others_lines(
     body = f"""
         {kernel}
         me = int(sys.argv[1])
-        logs.sink._patience = 30.0
+        logs.sink._flush_timeout_s = 30.0
         async def main():
             for turn in range(60):
                 for number in range(15):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 APP = """
 import asyncio, logging, warnings
 import structlog
-from watchkeeper.logs import Logging
+from watchkeeper.logs._logging import Logging
 
 logs = Logging(service="shop", env="test")
 logs.install()

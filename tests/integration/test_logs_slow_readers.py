@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 START = """
 import asyncio, json, os, signal, sys, threading, time
 from datetime import timedelta
-from watchkeeper.logs import Logging, Sink
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs.output._sink import Sink
 logs = Logging(service="shop", env="test")
 logs.install()
 """
@@ -236,7 +237,7 @@ def test_a_stuck_reader_does_not_hang_the_exit(output: Output, change: str) -> N
         {change}
         drops = []
         logs.sink.on_drop = lambda *drop: drops.append(drop)
-        logs.sink._patience = 1.0
+        logs.sink._flush_timeout_s = 1.0
         async def main():
             for number in range(500):
                 logs.event("info", n=number, pad="x" * 1000)
@@ -246,7 +247,7 @@ def test_a_stuck_reader_does_not_hang_the_exit(output: Output, change: str) -> N
             begun = time.monotonic()
             logs.flush()
             times.append(time.monotonic() - begun)
-            logs.sink._patience = 100.0
+            logs.sink._flush_timeout_s = 100.0
             logs.event("info", msg="y" * 3900)  # more than the rest of a page in the pipe takes
         print(json.dumps({{"times": times, "drops": drops, "at": time.time()}}), file=sys.stderr)
         """

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from support.archive import ARCHIVED, HookedArchive, archived, difference, file_of
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.logs import Logging, Sink
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs.output._sink import Sink
 from watchkeeper.metrics import Registry
 from watchkeeper.retention import FolderArchive, Location, Policy, Retention
 from watchkeeper.retention._metrics import RetentionMetrics

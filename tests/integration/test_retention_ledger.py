@@ -23,7 +23,8 @@ from support.retention import (
 )
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.logs import Logging, Redactor
+from watchkeeper.logs import Redactor
+from watchkeeper.logs._logging import Logging
 from watchkeeper.metrics import Registry
 from watchkeeper.retention import FolderArchive, Retention
 from watchkeeper.retention._metrics import RetentionMetrics

@@ -24,7 +24,9 @@ from watchkeeper.http._endpoints import Endpoints
 from watchkeeper.http._middleware import Middleware
 from watchkeeper.http._recorder import RecorderConfig
 from watchkeeper.http.routes._resolve import resolver_for
-from watchkeeper.logs import Logging, Redactor, Sink
+from watchkeeper.logs import Redactor
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs.output._sink import Sink
 from watchkeeper.metrics._http import HttpMetrics
 from watchkeeper.metrics._websockets import WebsocketMetrics
 from watchkeeper.settings import Settings

@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from watchkeeper.logs import Sink
+from watchkeeper.logs.output._sink import Sink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ class LineList(Sink):
         super().__init__()
         self.lines: list[bytes] = []
 
-    def _take(self, lines: bytes) -> None:
+    def _add(self, lines: bytes) -> None:
         self.lines.append(lines)
 
 

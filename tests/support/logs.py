@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from watchkeeper.logs import Logging
+from watchkeeper.logs._logging import Logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

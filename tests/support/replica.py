@@ -18,7 +18,8 @@ from pathlib import Path
 
 from support.retention import EVENTS, UNTHROTTLED, FixedSchedule
 from watchkeeper.database import Database
-from watchkeeper.logs import Logging, Sink
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs.output._sink import Sink
 from watchkeeper.metrics import Registry
 from watchkeeper.retention import FolderArchive, Retention
 from watchkeeper.retention._metrics import RetentionMetrics

@@ -16,7 +16,7 @@ from support.lines import LineFile
 from support.metrics import ScrapedRegistry
 from support.postgres import OWNER, SERVICE
 from watchkeeper.database import Database
-from watchkeeper.logs import Logging
+from watchkeeper.logs._logging import Logging
 from watchkeeper.retention import FolderArchive, Limits, Policy, Retention
 from watchkeeper.retention._metrics import RetentionMetrics
 from watchkeeper.retention._model import Observers

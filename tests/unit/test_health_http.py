@@ -13,7 +13,8 @@ import pytest
 from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
 from watchkeeper.health import HttpCheck, UnhealthyError
 from watchkeeper.health._runner import CheckRunner
-from watchkeeper.logs import RequestContext, bind_request, unbind_request
+from watchkeeper.logs import RequestContext
+from watchkeeper.logs._context import bind_request, unbind_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

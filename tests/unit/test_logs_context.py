@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from watchkeeper.logs import (
-    RequestContext,
-    bind_request,
-    carry_context_into_threads,
-    current_request,
-    stop_carrying_context_into_threads,
-    trace_headers,
-    unbind_request,
-)
+from watchkeeper.logs import RequestContext, current_request, propagate_context_to_threads, trace_headers
+from watchkeeper.logs._context import bind_request, unbind_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +21,12 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 @pytest.fixture
-def carried() -> Iterator[None]:
-    """Contexts are carried into threads."""
-    carry_context_into_threads()
-    yield
-    stop_carrying_context_into_threads()
+def propagated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Propagate contexts to threads until the test ends."""
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)
+    pool_class = concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(pool_class, "submit", pool_class.submit)
+    propagate_context_to_threads()
 
 
 @pytest.fixture
@@ -95,7 +89,7 @@ def test_outgoing_calls_carry_the_ids_on() -> None:
     unbind_request(token)
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 def test_a_thread_belongs_to_the_request_that_started_it() -> None:
     """Also a subclass with a run of its own, and a timer."""
     seen: dict[str, str | None] = {}
@@ -119,7 +113,7 @@ def test_a_thread_belongs_to_the_request_that_started_it() -> None:
     assert seen == {"thread": "a", "subclass": "a", "timer": "a"}
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 def test_a_thread_keeps_a_run_that_was_put_on_it() -> None:
     """Some libraries replace run on the instance; it runs once, and is still there afterwards."""
     seen: list[str | None] = []
@@ -132,7 +126,7 @@ def test_a_thread_keeps_a_run_that_was_put_on_it() -> None:
     assert thread.run is own
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 def test_a_finished_thread_does_not_keep_the_context() -> None:
     """The thread object may live on; what was bound in the request is let go."""
     thread = threading.Thread()
@@ -141,7 +135,7 @@ def test_a_finished_thread_does_not_keep_the_context() -> None:
     assert "run" not in vars(thread)
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 def test_what_a_thread_changes_stays_in_it() -> None:
     """It runs in a copy: its bindings do not reach the request that started it."""
 
@@ -154,7 +148,7 @@ def test_what_a_thread_changes_stays_in_it() -> None:
     assert run_in_request("a", start) == "a"
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 def test_a_pools_thread_belongs_to_whoever_submits(pool: concurrent.futures.ThreadPoolExecutor) -> None:
     """The worker that one request's job started logs the next request's id for the next request's job."""
     seen = [run_in_request(name, lambda: pool.submit(request_id).result()) for name in ("a", "b")]
@@ -163,20 +157,19 @@ def test_a_pools_thread_belongs_to_whoever_submits(pool: concurrent.futures.Thre
     assert run_in_request("c", lambda: list(pool.map(lambda _: request_id(), range(2)))) == ["c", "c"]
 
 
-@pytest.mark.usefixtures("carried")
-def test_a_pools_thread_keeps_nothing_of_the_request_that_started_it(
-    pool: concurrent.futures.ThreadPoolExecutor,
+def test_a_worker_thread_does_not_keep_the_context_of_the_request_that_started_it(
+    pool: concurrent.futures.ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own context is empty: a job that was not submitted within a request has no request."""
-    seen: list[str | None] = []
-    run_in_request("a", lambda: pool.submit(request_id).result())
-    stop_carrying_context_into_threads()
-    seen.append(pool.submit(request_id).result())
-    carry_context_into_threads()
-    assert seen == [None]
+    """Its own context is empty, as a job that is submitted without propagation shows."""
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", threading.Thread.start)
+        patch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", pool.__class__.submit)
+        propagate_context_to_threads()
+        assert run_in_request("a", lambda: pool.submit(request_id).result()) == "a"
+    assert pool.submit(request_id).result() is None
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 def test_a_job_is_submitted_as_it_was_given(pool: concurrent.futures.ThreadPoolExecutor) -> None:
     """Arguments, results and exceptions are the pool's own."""
     assert pool.submit(int, "12", base=8).result() == 10
@@ -184,7 +177,7 @@ def test_a_job_is_submitted_as_it_was_given(pool: concurrent.futures.ThreadPoolE
         pool.submit(int, "x").result()
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 async def test_tasks_threads_and_executors_of_asyncio_belong_to_the_request() -> None:
     """create_task, to_thread, run_in_executor with the loop's own pool and with another."""
     token = bind_request(RequestContext(request_id="a"))
@@ -204,7 +197,7 @@ async def test_tasks_threads_and_executors_of_asyncio_belong_to_the_request() ->
     assert seen == ["a"] * 4
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 async def test_requests_side_by_side_do_not_mix() -> None:
     """A hundred requests in one pool each see their own id, every time."""
 
@@ -217,45 +210,31 @@ async def test_requests_side_by_side_do_not_mix() -> None:
     assert seen == [{str(number)} for number in range(100)]
 
 
-def test_carrying_is_undone_with_the_last_who_asked_for_it() -> None:
-    """Two keepers in one process; once more than needed does no harm."""
+@pytest.mark.usefixtures("propagated")
+def test_propagating_again_changes_nothing() -> None:
+    """Two services in one process may both ask for it."""
     before = (threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit)
-    carry_context_into_threads()
-    carry_context_into_threads()
-    stop_carrying_context_into_threads()
-    assert threading.Thread.start is not before[0]
-    stop_carrying_context_into_threads()
-    stop_carrying_context_into_threads()
+    propagate_context_to_threads()
     assert (threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit) == before
 
 
-def test_a_patch_on_top_of_ours_stays_and_works(
+@pytest.mark.usefixtures("propagated")
+def test_a_patch_on_top_of_ours_works(
     pool: concurrent.futures.ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another library's patch calls ours below it, which passes calls on until somebody carries again."""
-    start, submit = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
-    monkeypatch.setattr(threading.Thread, "start", start)
-    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", submit)
-    carry_context_into_threads()
+    """Another library may wrap what we patched, also before a service asks for propagation again."""
     for owner, name in ((threading.Thread, "start"), (concurrent.futures.ThreadPoolExecutor, "submit")):
         monkeypatch.setattr(owner, name, functools.partialmethod(getattr(owner, name)))
-    stop_carrying_context_into_threads()
+    propagate_context_to_threads()
     seen: list[str | None] = []
-
-    def look() -> None:
-        thread = threading.Thread(target=lambda: seen.append(request_id()))
-        run_in_request("a", thread.start)
-        thread.join()
-        seen.append(run_in_request("a", lambda: pool.submit(request_id).result()))
-
-    look()
-    carry_context_into_threads()
-    look()
-    stop_carrying_context_into_threads()
-    assert seen == [None, None, "a", "a"]
+    thread = threading.Thread(target=lambda: seen.append(request_id()))
+    run_in_request("a", thread.start)
+    thread.join()
+    seen.append(run_in_request("a", lambda: pool.submit(request_id).result()))
+    assert seen == ["a", "a"]
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 def test_a_thread_that_has_a_context_keeps_it() -> None:
     """From 3.14 a thread may be given one; there it is not put into another."""
     seen: list[str | None] = []
@@ -266,7 +245,7 @@ def test_a_thread_that_has_a_context_keeps_it() -> None:
     assert seen == [None]
 
 
-@pytest.mark.usefixtures("carried")
+@pytest.mark.usefixtures("propagated")
 def test_jobs_for_other_interpreters_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """3.14's InterpreterPoolExecutor pickles its jobs, and a context cannot be pickled."""
 

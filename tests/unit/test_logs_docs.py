@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from support.lines import LineList, parse_line
-from watchkeeper.logs import DEFAULT_KEYS, DROP_REASONS, LEVELS, MAX_LINE, Logging
+from watchkeeper.logs._levels import LEVELS
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs._render import MAX_LINE
 from watchkeeper.logs._request_line import RequestLine
+from watchkeeper.logs.output._sink import DROP_REASONS
+from watchkeeper.logs.redaction._redactor import DEFAULT_KEYS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/logs.md").read_text()

@@ -11,14 +11,10 @@ from typing import TYPE_CHECKING, Any, Never
 import pytest
 
 from support.lines import LineFile, raised
-from watchkeeper.logs import (
-    Logging,
-    RequestContext,
-    bind_request,
-    claim_exception,
-    describe_exception,
-    unbind_request,
-)
+from watchkeeper.logs import RequestContext
+from watchkeeper.logs._context import bind_request, unbind_request
+from watchkeeper.logs._exceptions import claim_exception, describe_exception
+from watchkeeper.logs._logging import Logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

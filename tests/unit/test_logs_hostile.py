@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.lines import LineList, parse_line, raised
-from watchkeeper.logs import MAX_LINE, Logging, Redactor
+from watchkeeper.logs import Redactor
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs._render import MAX_LINE
 from watchkeeper.logs._request_line import RequestLine
 
 LOGS = Logging(service="shop", env="test")
@@ -313,7 +315,7 @@ class Hollow(Redactor):
 
 def test_a_handler_that_meets_a_broken_record_does_not_raise(capsys: pytest.CaptureFixture[str]) -> None:
     """Logging reports it on stderr, as it does for every handler."""
-    handler = LOGS._takeover._handler
+    handler = LOGS._stdlib._handler
     record = logging.makeLogRecord({"msg": "x", "levelno": "high"})
     handler.handle(record)
     assert "Logging error" in capsys.readouterr().err

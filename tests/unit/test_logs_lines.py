@@ -13,17 +13,11 @@ import structlog
 
 from support.lines import LineFile, parse_line, raised
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.logs import (
-    LEVELS,
-    MAX_LINE,
-    Logging,
-    Redactor,
-    RequestContext,
-    bind_request,
-    line_handler,
-    parse_level,
-    unbind_request,
-)
+from watchkeeper.logs import Redactor, RequestContext, line_handler
+from watchkeeper.logs._context import bind_request, unbind_request
+from watchkeeper.logs._levels import LEVELS, parse_level
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs._render import MAX_LINE
 from watchkeeper.logs._request_line import RequestLine
 
 if TYPE_CHECKING:
@@ -200,7 +194,7 @@ def test_a_wrong_placeholder_does_not_cost_the_line(owner: Logging, lines: LineF
     structlog.get_logger().info("50% of %d", "x")
     structlog.get_logger().info("%(a)s and %(b)s", {"a": 1, "b": 2})
     record = logging.makeLogRecord({"levelno": 40, "msg": "50%% of %d", "args": ("x",)})
-    owner._takeover._handler.handle(record)
+    owner._stdlib._handler.handle(record)
     assert [line["msg"] for line in lines.read()] == ["50% of %d ('x',)", "1 and 2", "50%% of %d ('x',)"]
 
 
@@ -269,7 +263,7 @@ def test_a_level_between_two_takes_the_lower_ones_label(
     owner.set_level("trace")
     logging.getLogger("lib").setLevel(1)
     logging.getLogger().setLevel(1)
-    owner._takeover._handler.setLevel(1)
+    owner._stdlib._handler.setLevel(1)
     logging.getLogger("lib").log(number, "text")
     assert lines.read()[0]["level"] == label
 
@@ -579,9 +573,9 @@ async def test_an_interrupt_loses_no_line_of_the_turn(
     for number in range(5):
         owner.log_request(RequestLine(**REQUEST | {"status": 200 + number}))
     with monkeypatch.context() as patch:
-        patch.setattr(owner.sink, "render", interrupted)
+        patch.setattr(owner.sink, "render_deferred", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            owner.sink.render_later()
+            owner.sink.flush_deferred()
     assert [line["statusCode"] for line in lines.read()] == [200, 201, 202, 203, 204]
 
 

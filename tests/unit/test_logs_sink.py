@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.lines import LineFile
-from watchkeeper.logs import DROP_REASONS, Logging, Sink
+from watchkeeper.logs._logging import Logging
+from watchkeeper.logs.output._sink import DROP_REASONS, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SHORT = timedelta(milliseconds=30)
-PATIENCE = timedelta(milliseconds=200)
+TIMEOUT = timedelta(milliseconds=200)
 
 
 class Pipe:
@@ -111,10 +112,10 @@ async def test_what_waits_for_its_line_is_bounded_within_a_turn(pipe: Pipe) -> N
         made.append(len(said))
         return b"".join(b"%d\n" % one for one in said)
 
-    sink.render = render
+    sink.render_deferred = render
     for number in range(2500):
-        sink.write_later(number)
-        assert len(sink.later) < 1024
+        sink.defer(number)
+        assert len(sink.deferred) < 1024
     assert made == [1024, 1024]
     await asyncio.sleep(0)
     assert made == [1024, 1024, 452]
@@ -132,7 +133,7 @@ async def test_flush_does_not_wait_for_the_turn(pipe: Pipe) -> None:
 async def test_flush_within_a_loop_waits_for_nobody(pipe: Pipe) -> None:
     """What the reader has not taken stays gathered; nothing is dropped."""
     filled = pipe.fill()
-    sink = Sink(pipe.writer, patience=timedelta(seconds=100))
+    sink = Sink(pipe.writer, flush_timeout=timedelta(seconds=100))
     sink.write(b"one\n")
     sink.flush()
     assert (sink.is_behind, sink.dropped) == (True, 0)
@@ -214,7 +215,7 @@ def test_a_long_line_waits_for_the_reader_and_then_gives_up(pipe: Pipe) -> None:
     fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, 1 << 20)
     pipe.fill()
     drops: list[tuple[int, str]] = []
-    sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop), patience=SHORT)
+    sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop), flush_timeout=SHORT)
     sink.write(line(1, 10_000))
     assert drops == []
     sink.flush()
@@ -345,15 +346,15 @@ def test_a_reader_that_does_not_read_costs_its_patience_once(pipe: Pipe, *, bloc
     filled = pipe.fill()
     os.set_blocking(pipe.writer, blocking)
     drops: list[tuple[int, str]] = []
-    sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop), patience=PATIENCE)
+    sink = Sink(pipe.writer, on_drop=lambda *drop: drops.append(drop), flush_timeout=TIMEOUT)
     before, cpu = time.monotonic(), time.process_time()
     for _ in range(20):
         sink.write(b"one\n")
     assert drops == []
     sink.flush()
-    assert time.monotonic() - before >= PATIENCE.total_seconds()
+    assert time.monotonic() - before >= TIMEOUT.total_seconds()
     assert drops == [(20, "blocked")]
-    sink._patience = 100.0
+    sink._flush_timeout_s = 100.0
     sink.write(b"more\n")
     sink.flush()
     assert time.monotonic() - before < 50
@@ -372,7 +373,7 @@ def test_a_slow_reader_loses_nothing(pipe: Pipe) -> None:
     out: list[bytes] = []
     reader = threading.Timer(0.05, lambda: out.append(pipe.read()))
     reader.start()
-    sink = Sink(pipe.writer, patience=timedelta(seconds=10))
+    sink = Sink(pipe.writer, flush_timeout=timedelta(seconds=10))
     sink.write(b"one\n")
     sink.flush()
     reader.join()
@@ -393,7 +394,7 @@ def test_a_partial_write_is_completed() -> None:
             out.append(data)
 
     reader = threading.Thread(target=read)
-    sink = Sink(left.fileno(), patience=timedelta(seconds=10))
+    sink = Sink(left.fileno(), flush_timeout=timedelta(seconds=10))
     reader.start()
     for number in range(20):
         sink.write(line(number, 30_000))
@@ -426,7 +427,7 @@ def test_a_line_that_broke_off_does_not_spoil_the_next(monkeypatch: pytest.Monke
 
 def test_what_was_dropped_is_said_when_writing_works_again(pipe: Pipe) -> None:
     """One line says how many are missing, in the place where they are missing."""
-    sink = Sink(pipe.writer, patience=SHORT)
+    sink = Sink(pipe.writer, flush_timeout=SHORT)
     logs = Logging(service="shop", env="test", sink=sink)
     pipe.fill()
     os.set_blocking(pipe.writer, False)
@@ -469,7 +470,7 @@ def test_saying_what_was_dropped_may_fail(pipe: Pipe) -> None:
     for on_recover in (fail, None):
         sink = Sink(-1, on_recover=on_recover)
         sink.write(b"lost\n")
-        sink._pieces._outlet.fd = pipe.writer
+        sink._chunks._writer.fd = pipe.writer
         sink.write(b"one\n")
         assert pipe.read() == b"one\n"
 
@@ -516,7 +517,7 @@ def test_flush_waits_for_a_thread_that_is_writing(pipe: Pipe, monkeypatch: pytes
         return write(fd, data)
 
     replace_write(monkeypatch, slowly)
-    sink = Sink(pipe.writer, patience=timedelta(seconds=10))
+    sink = Sink(pipe.writer, flush_timeout=timedelta(seconds=10))
     writer = threading.Thread(target=sink.write, args=(b"one\n",))
     writer.start()
     begun.wait(60)

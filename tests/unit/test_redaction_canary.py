@@ -15,7 +15,9 @@ import pytest
 import structlog
 
 from support.lines import LineFile, raised
-from watchkeeper.logs import Logging, Redactor, RequestContext, bind_request, unbind_request
+from watchkeeper.logs import Redactor, RequestContext
+from watchkeeper.logs._context import bind_request, unbind_request
+from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.settings import Secret
 
@@ -125,7 +127,7 @@ REGISTERED_PLACES: dict[str, Callable[[Logging], object]] = {
     "key within": lambda o: o.event("info", a={REGISTERED: {REGISTERED: [REGISTERED]}}),
     "text of logging": lambda _: LIB.warning("a " + REGISTERED),
     "argument of logging": lambda _: LIB.warning("a %s %r", "x", {"y": REGISTERED}),
-    "wrong argument of logging": lambda o: o._takeover._handler.handle(
+    "wrong argument of logging": lambda o: o._stdlib._handler.handle(
         logging.makeLogRecord({"levelno": 40, "msg": "%d", "args": (REGISTERED,)})
     ),
     "extra": lambda _: LIB.warning("x", extra={"note": [REGISTERED], "more": {"n": REGISTERED}}),
@@ -137,7 +139,7 @@ REGISTERED_PLACES: dict[str, Callable[[Logging], object]] = {
     "exception's message": lambda o: o.exception(raised(StoreError("x")), message=REGISTERED),
     "cause": lambda o: o.exception(raised(StoreError("x"), cause=KeyError(REGISTERED)), message="x"),
     "stack": lambda _: structlog.get_logger().info("x", stack=f"File x\n {REGISTERED}"),
-    "exc_text": lambda o: o._takeover._handler.handle(
+    "exc_text": lambda o: o._stdlib._handler.handle(
         logging.makeLogRecord({"levelno": 40, "msg": "x", "exc_text": f"Traceback\n{REGISTERED}"})
     ),
     "percent-encoded": lambda o: o.event("info", a=f"/x/{quote(REGISTERED, safe='')}"),

@@ -15,8 +15,9 @@ import yaml
 from realestate.monitoring import POLICIES
 from realestate.settings import DEFAULT_PORT, BackendSettings
 from watchkeeper.cli._main import _GROUPS
-from watchkeeper.logs import Logging, Sink
+from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._request_line import RequestLine
+from watchkeeper.logs.output._sink import Sink
 from watchkeeper.settings import Limits, Settings, Thresholds
 
 ROOT = Path(__file__).parents[2]

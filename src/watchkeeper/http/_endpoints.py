@@ -14,7 +14,7 @@ from watchkeeper.health._bounded import BoundedCall, SharedCall
 from watchkeeper.health._database import DATABASE_CHECK
 from watchkeeper.http._errors import error_body
 from watchkeeper.http._local import is_local, is_loopback
-from watchkeeper.logs import describe_exception
+from watchkeeper.logs._exceptions import describe_exception
 from watchkeeper.metrics.exposition._exposition import accepts_gzip, prefers_openmetrics
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from watchkeeper.health._checks import CheckResult
     from watchkeeper.health._runner import CheckRunner
     from watchkeeper.http._asgi import Scope
-    from watchkeeper.logs import Logging
+    from watchkeeper.logs._logging import Logging
     from watchkeeper.metrics.exposition._exporter import Exporter
     from watchkeeper.metrics.exposition._exposition import Exposition
     from watchkeeper.settings import Settings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from watchkeeper.http._recorder import SCOPE_KEY
 from watchkeeper.http._request_recorder import RequestRecorder
 from watchkeeper.http._websocket_recorder import WebSocketRecorder
-from watchkeeper.logs import bind_request, unbind_request
+from watchkeeper.logs._context import bind_request, unbind_request
 
 if TYPE_CHECKING:
     from watchkeeper.http._asgi import ASGIApp, Receive, Scope, Send

@@ -1,4 +1,4 @@
-"""What belongs to the request being served now: its ids, in every line and in every outgoing call."""
+"""The ids of the current request, for its lines and its outgoing calls."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class RequestContext(Struct, frozen=True, gc=False):
-    """The ids of one request; a Struct, because one is made for each request (0.2 µs, a dataclass takes 1).
+    """The ids of one request. A Struct because each request makes one: 0.2 µs, against 1 for a dataclass.
 
     Args:
-        request_id: The id that the client sent or that was made for it.
-        trace_id: W3C trace id, 32 lower-case hex digits.
-        span_id: Id of this service's part of the trace, 16 lower-case hex digits.
-        trace_flags: W3C flags, two lower-case hex digits.
-        trace_state: The `tracestate` header as it came, passed on unread.
+        request_id: The id that the client sent, or a new one.
+        trace_id: W3C trace id, 32 lower-case hex digits; default none.
+        span_id: Id of this service's part of the trace, 16 lower-case hex digits; default none.
+        trace_flags: W3C flags, two lower-case hex digits; default "01".
+        trace_state: The `tracestate` header as received, passed on unread; default none.
     """
 
     request_id: str
@@ -36,18 +36,18 @@ current_request: Final = _request.get
 
 
 def unbind_request(token: Token[RequestContext | None]) -> None:
-    """End what `bind_request` began; a token of another context only clears the current one."""
+    """Undo `bind_request`; with a token of another context, only clear the current one."""
     try:
         _request.reset(token)
     except ValueError:
-        # A body generator may be closed by another task than the one that began it.
+        # A body generator may be closed by another task than the one that started it.
         _request.set(None)
 
 
 def trace_headers() -> dict[str, str]:
-    """Return the headers that pass the current request's ids on to another service; empty outside one.
+    """Return the headers that pass the current request's ids to another service; outside a request, none.
 
-    `traceparent` and `tracestate` are those of https://www.w3.org/TR/trace-context/.
+    `traceparent` and `tracestate` are defined by https://www.w3.org/TR/trace-context/.
     """
     request = _request.get()
     if request is None:

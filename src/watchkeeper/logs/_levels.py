@@ -1,4 +1,4 @@
-"""The six levels of a line, and every name that an operator may use for them."""
+"""The six levels of a line, and all names for them that are accepted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from watchkeeper.exceptions import ConfigurationError
 
 LEVELS: Final = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40, "fatal": 50}
-"""The labels in rising order, with the number that the standard library's logging uses for each."""
+"""Each level in rising order, with its number in the standard library's logging."""
 
 ALIASES: Final = {
     **{name: name for name in LEVELS},
@@ -20,13 +20,10 @@ ALIASES: Final = {
 
 
 def parse_level(value: str) -> str:
-    """Return the level that `value` names.
-
-    Args:
-        value: One of the contract's names or of Python's, in any case.
+    """Return the level with this name, one of ours or of Python's, in any case.
 
     Raises:
-        ConfigurationError: There is no such level; the message lists them and names the nearest.
+        ConfigurationError: There is no such level; the message lists the levels and suggests the nearest.
     """
     name = value.strip().lower()
     if name in ALIASES:
@@ -38,8 +35,8 @@ def parse_level(value: str) -> str:
     )
 
 
-def label_of(number: int) -> str:
-    """Return the label for a level number of the standard library, which may lie between two levels."""
+def level_of(number: int) -> str:
+    """Return the level of one of logging's numbers; between two levels it is the lower one."""
     if number >= 40:
         return "fatal" if number >= 50 else "error"
     if number >= 20:

@@ -1,4 +1,4 @@
-"""From fields to one line of strict JSON, whatever the fields hold."""
+"""Rendering of fields as one line of strict JSON, whatever they hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from watchkeeper.logs._clock import timestamp
 from watchkeeper.logs._context import current_request
-from watchkeeper.logs._plain import Limits, Shaper
+from watchkeeper.logs._serialize import Limits, Serializer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from watchkeeper.logs.redaction._redactor import Redactor
 
 MAX_LINE: Final = 32 * 1024
-"""The longest line in bytes, newline included: half of what a pipe holds by default."""
+"""The longest line in bytes, newline included: half of a pipe's default capacity."""
 
-_CANONICAL: Final = frozenset(("level", "time", "service", "env"))
-_TIGHTER: Final = (
+_LIMITS: Final = (
     Limits(),
     Limits(text=1024, items=32, depth=6, total=4096),
     Limits(text=128, items=8, total=512),
 )
+"""Tried in turn until the line is short enough."""
 
-# Control characters that JSON allows raw, and characters that change how a terminal shows what is around
-# them: DEL, C1, zero width, line separators, direction marks (Unicode TR 36), as UTF-8.
+# In UTF-8: DEL, C1 controls, zero-width characters, line separators and direction marks (Unicode TR 36). JSON
+# allows them unescaped, but a terminal acts on them.
 _UNSAFE: Final = re.compile(
     rb"\x7f|\xc2[\x80-\x9f\xad]|\xd8\x9c|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf"
     rb"|\xef\xbf[\xb9-\xbb]|\xf3\xa0[\x80\x81][\x80-\xbf]"
@@ -35,26 +35,8 @@ _UNSAFE: Final = re.compile(
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def _escape(found: re.Match[bytes]) -> bytes:
-    units = found[0].decode().encode("utf-16-be").hex()
-    return b"".join(b"\\u" + units[at : at + 4].encode() for at in range(0, len(units), 4))
-
-
-def neutralise(line: bytes) -> bytes:
-    """Return a line of JSON with every character escaped that a terminal or a reader might act on."""
-    if line.isascii() and b"\x7f" not in line:
-        return line
-    return _UNSAFE.sub(_escape, line)
-
-
 class Renderer:
-    """Renders lines of one service.
-
-    Args:
-        service: The `service` of each line.
-        env: The `env` of each line.
-        redactor: What masks secrets.
-    """
+    """Renders the lines of one service."""
 
     def __init__(self, service: str, env: str, redactor: Redactor) -> None:
         self.service = service
@@ -69,7 +51,7 @@ class Renderer:
             "service": self.service,
             "env": self.env,
         }
-        for limits in _TIGHTER:
+        for limits in _LIMITS:
             line = self._try(dict(start), fields, limits)
             if line is not None and len(line) <= MAX_LINE:
                 return line
@@ -80,14 +62,14 @@ class Renderer:
     def _try(self, record: dict[str, Any], fields: Mapping[str, object], limits: Limits) -> bytes | None:
         try:
             self._fill(record, fields, limits)
-            return neutralise(_encode(record)) + b"\n"
-        except (TypeError, ValueError, OverflowError, RecursionError):
-            return None  # UnicodeEncodeError is a ValueError
+            return _escape_unsafe(_encode(record)) + b"\n"
+        except (TypeError, ValueError, OverflowError, RecursionError):  # UnicodeEncodeError is a ValueError
+            return None
 
     def _fill(self, record: dict[str, Any], fields: Mapping[str, object], limits: Limits) -> None:
-        shaper = Shaper(self._redactor, limits)
+        serializer = Serializer(self._redactor, limits)
         for key, value in fields.items():
-            name, plain = shaper.pair(key, value)
+            name, plain = serializer.serialize_pair(key, value)
             while name in record:
                 name += "_"
             record[name] = plain
@@ -97,3 +79,14 @@ class Renderer:
             if request.trace_id:
                 record.setdefault("trace_id", request.trace_id)
                 record.setdefault("span_id", request.span_id)
+
+
+def _escape_unsafe(line: bytes) -> bytes:
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return _UNSAFE.sub(_escape, line)
+
+
+def _escape(found: re.Match[bytes]) -> bytes:
+    units = found[0].decode().encode("utf-16-be").hex()
+    return b"".join(b"\\u" + units[at : at + 4].encode() for at in range(0, len(units), 4))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from watchkeeper.logs._clock import calendar
+from watchkeeper.logs._clock import format_second
 
 if TYPE_CHECKING:
     from watchkeeper.logs._render import Renderer
@@ -159,7 +159,7 @@ class RequestLineRenderer:
         second, rest = divmod(millisecond, 1000)
         start = self._second
         if start[0] != second:
-            start = self._second = (second, b'"info","time":"' + calendar(second).encode())
+            start = self._second = (second, b'"info","time":"' + format_second(second).encode())
         raw = msgspec.Raw(b'%b.%03dZ",%b' % (start[1], rest, self._constant))
         self._head = millisecond, raw
         return raw

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from watchkeeper.logs._errors import describe_exception
+from watchkeeper.logs._exceptions import describe_exception
 from watchkeeper.retention.ledger._interrupts import RunPausedError
 
 if TYPE_CHECKING:

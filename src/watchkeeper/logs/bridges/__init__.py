@@ -1,1 +1,1 @@
-"""structlog, the standard library's logging and uncaught exceptions, in the same lines."""
+"""Bridges that turn other log sources into lines: structlog, the standard library, uncaught exceptions."""

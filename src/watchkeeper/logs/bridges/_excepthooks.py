@@ -1,4 +1,4 @@
-"""Exceptions that nobody catches become a line instead of a traceback over many."""
+"""Uncaught exceptions as one line each, instead of a traceback over many."""
 
 from __future__ import annotations
 
@@ -10,34 +10,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from watchkeeper.logs._logging import Logging
+    from watchkeeper.logs._event_log import EventLog
 
 
-class Hooks:
-    """The interpreter's three last resorts: main thread, other threads, and where nothing can be raised.
+class ExceptHooks:
+    """The interpreter's hooks for the main thread, for other threads, and for what cannot be raised.
 
-    What asyncio reports (a task's exception that was never retrieved) comes through its logger.
-
-    Args:
-        owner: Where the lines go.
+    asyncio reports a task's exception that was never retrieved through its logger.
     """
 
-    def __init__(self, owner: Logging) -> None:
-        self._owner = owner
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
         self._restore: Callable[[], None] | None = None
-        self._interrupted = sys.excepthook
+        self._previous = sys.excepthook
 
-    def begin(self) -> None:
-        """Take the hooks over."""
+    def install(self) -> None:
+        """Replace the hooks."""
         if self._restore is not None:
             return
         ours = (self._uncaught, self._uncaught_in_thread, self._unraisable)
         before = (sys.excepthook, threading.excepthook, sys.unraisablehook)
         sys.excepthook, threading.excepthook, sys.unraisablehook = ours
-        self._interrupted = before[0]
+        self._previous = before[0]
 
         def restore() -> None:
-            # A hook that somebody put on top of ours since then stays.
+            # A hook that has replaced ours since stays.
             if sys.excepthook == ours[0]:
                 sys.excepthook = before[0]
             if threading.excepthook == ours[1]:
@@ -47,8 +44,8 @@ class Hooks:
 
         self._restore = restore
 
-    def end(self) -> None:
-        """Put back what was there."""
+    def uninstall(self) -> None:
+        """Restore the previous hooks."""
         if self._restore is not None:
             self._restore()
             self._restore = None
@@ -57,20 +54,20 @@ class Hooks:
         self, kind: type[BaseException], exc: BaseException, traceback: TracebackType | None
     ) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            self._interrupted(kind, exc, traceback)
+            self._previous(kind, exc, traceback)
             return
-        self._owner.exception(exc, message="Uncaught exception", level="fatal")
-        self._owner.flush()
+        self._log.exception(exc, message="Uncaught exception", level="fatal")
+        self._log.flush()
 
     def _uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:
         if args.exc_value is None or issubclass(args.exc_type, SystemExit):
             return
         name = args.thread.name if args.thread is not None else None
-        self._owner.exception(args.exc_value, message="Uncaught exception in a thread", thread=name)
+        self._log.exception(args.exc_value, message="Uncaught exception in a thread", thread=name)
 
     def _unraisable(self, args: Any) -> None:
         message = args.err_msg or "Exception ignored"
         if args.exc_value is None:
-            self._owner.event("error", msg=message, object=args.object)
+            self._log.event("error", msg=message, object=args.object)
         else:
-            self._owner.exception(args.exc_value, message=message, object=args.object)
+            self._log.exception(args.exc_value, message=message, object=args.object)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from watchkeeper.logs._errors import claim_exception
-from watchkeeper.logs._levels import ALIASES, LEVELS, label_of
+from watchkeeper.logs._exceptions import claim_exception
+from watchkeeper.logs._levels import ALIASES, LEVELS, level_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    from watchkeeper.logs._logging import Logging
+    from watchkeeper.logs._event_log import EventLog
 
 
-class _Output:
-    """What structlog calls a logger: takes the rendered line; the name is that of `get_logger(name)`."""
+class _LineLogger:
+    """The logger at the end of structlog's chain: it writes rendered lines."""
 
     __slots__ = ("_write", "name")
 
@@ -31,35 +32,35 @@ class _Output:
     trace = debug = warn = error = fatal = info
 
 
-def make_logger(owner: Logging) -> Any:
-    """Return a logger that writes through `owner`, whatever structlog is configured for."""
+def make_logger(log: EventLog) -> Any:
+    """Return a logger that writes to `log`, however structlog is configured."""
     return structlog.wrap_logger(
-        _Output(owner.sink.write),
-        processors=[structlog.contextvars.merge_contextvars, _Render(owner)],
-        wrapper_class=type("Logger", (_Logger,), {"_owner": owner}),
+        _LineLogger(log.sink.write),
+        processors=[structlog.contextvars.merge_contextvars, _RenderProcessor(log)],
+        wrapper_class=type("Logger", (_BoundLogger,), {"_log": log}),
         context_class=dict,
         cache_logger_on_first_use=True,
     )
 
 
-def configure(owner: Logging) -> Callable[[], None]:
-    """Make structlog write through `owner`; return what puts its configuration back."""
-    logger_class = type("Logger", (_Logger,), {"_owner": owner})
+def configure(log: EventLog) -> Callable[[], None]:
+    """Make structlog write to `log`; return a function that restores its configuration."""
+    logger_class = type("Logger", (_BoundLogger,), {"_log": log})
     was_configured = structlog.is_configured()
     before = dict(structlog.get_config())
-    write = owner.sink.write
+    write = log.sink.write
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _Render(owner)],
+        processors=[structlog.contextvars.merge_contextvars, _RenderProcessor(log)],
         wrapper_class=logger_class,
         context_class=dict,
-        logger_factory=lambda *names: _Output(write, *names[:1]),
-        # Loggers look the configuration up each time: uninstall() and a second keeper reach them too.
+        logger_factory=lambda *names: _LineLogger(write, *names[:1]),
+        # Loggers look up the configuration each time, so uninstall() and a second keeper affect them too.
         cache_logger_on_first_use=False,
     )
 
     def restore() -> None:
         if structlog.get_config()["wrapper_class"] is not logger_class:
-            return  # somebody has configured it since
+            return  # configured by someone else since
         structlog.reset_defaults()
         if was_configured:
             structlog.configure(**before)
@@ -67,11 +68,11 @@ def configure(owner: Logging) -> Callable[[], None]:
     return restore
 
 
-class _Render:
-    """The last processor: from an event to its line."""
+class _RenderProcessor:
+    """structlog's last processor: renders an event as a line."""
 
-    def __init__(self, owner: Logging) -> None:
-        self._owner = owner
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
         level = ALIASES.get(method, "info")
@@ -88,11 +89,11 @@ class _Render:
             fields["error"] = exc
         if stack:
             fields["stack"] = _stack_here() if stack is True else stack
-        line = self._owner.render(level, fields)
-        if isinstance(logger, _Output):
+        line = self._log.render(level, fields)
+        if isinstance(logger, _LineLogger):
             return line
-        # A logger of the standard library, wrapped in structlog: through it the line would be in a line.
-        self._owner.sink.write(line)
+        # A wrapped logger of the standard library would put the rendered line into a line of its own.
+        self._log.sink.write(line)
         raise structlog.DropEvent
 
 
@@ -105,18 +106,16 @@ def _exception_of(exc_info: Any) -> BaseException | None:
 
 
 def _stack_here() -> str:
-    import traceback  # noqa: PLC0415 - only on request
-
     return "".join(traceback.format_stack()[:-4])
 
 
-class _Logger(structlog.BoundLoggerBase):
-    """structlog's methods, with trace, and with a level that may change while the service runs."""
+class _BoundLogger(structlog.BoundLoggerBase):
+    """structlog's methods and `trace`, with a level that may change while the service runs."""
 
-    _owner: Logging
+    _log: EventLog
 
     def log(self, level: int | str, event: str, *args: Any, **fields: Any) -> None:
-        name = label_of(level) if isinstance(level, int) else ALIASES.get(level.lower(), "info")
+        name = level_of(level) if isinstance(level, int) else ALIASES.get(level.lower(), "info")
         self._emit(name, event, args, fields)
 
     def exception(self, event: str, *args: Any, **fields: Any) -> None:
@@ -124,17 +123,17 @@ class _Logger(structlog.BoundLoggerBase):
         self._emit("error", event, args, fields)
 
     def is_enabled_for(self, level: int) -> bool:
-        return level >= self._owner.threshold
+        return level >= self._log.threshold
 
     isEnabledFor = is_enabled_for  # noqa: N815 - the standard library's name
 
     def get_effective_level(self) -> int:
-        return self._owner.threshold
+        return self._log.threshold
 
     getEffectiveLevel = get_effective_level  # noqa: N815 - the standard library's name
 
     def _emit(self, level: str, event: str, args: tuple[Any, ...], fields: dict[str, Any]) -> None:
-        if LEVELS[level] >= self._owner.threshold:
+        if LEVELS[level] >= self._log.threshold:
             self._proxy_to_logger(level, _interpolate(event, args), **fields)
 
 
@@ -143,19 +142,19 @@ def _interpolate(event: str, args: tuple[Any, ...]) -> str:
         return event
     try:
         return event % (args[0] if len(args) == 1 and isinstance(args[0], dict) and args[0] else args)
-    except Exception:  # noqa: BLE001 - a wrong placeholder must not cost the line
+    except Exception:  # noqa: BLE001 - wrong arguments must not cost the line
         return f"{event} {args!r}"
 
 
 def _method_of(level: str) -> Callable[..., None]:
-    def method(self: _Logger, event: str = "", *args: Any, **fields: Any) -> None:
+    def method(self: _BoundLogger, event: str = "", *args: Any, **fields: Any) -> None:
         self._emit(level, event, args, fields)
 
     return method
 
 
 def _async_method_of(name: str) -> Callable[..., Any]:
-    async def method(self: _Logger, *args: Any, **fields: Any) -> None:
+    async def method(self: _BoundLogger, *args: Any, **fields: Any) -> None:
         getattr(self, name)(*args, **fields)
 
     return method
@@ -163,6 +162,6 @@ def _async_method_of(name: str) -> Callable[..., Any]:
 
 _METHODS: Final = {name: level for name, level in ALIASES.items() if name not in ("notset", "exception")}
 for _name, _level in {**_METHODS, "msg": "info"}.items():
-    setattr(_Logger, _name, _method_of(_level))
+    setattr(_BoundLogger, _name, _method_of(_level))
 for _name in (*_METHODS, "msg", "exception", "log"):
-    setattr(_Logger, f"a{_name}", _async_method_of(_name))
+    setattr(_BoundLogger, f"a{_name}", _async_method_of(_name))

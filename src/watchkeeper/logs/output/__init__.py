@@ -1,1 +1,1 @@
-"""Where lines leave the process."""
+"""Writing lines to a file descriptor without blocking the caller."""

@@ -1,1 +1,1 @@
-"""Secrets that may not leave in a line."""
+"""Masking of secrets in text, URLs and values."""

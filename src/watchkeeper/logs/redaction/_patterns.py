@@ -1,4 +1,4 @@
-"""What a credential looks like in running text, in patterns whose time grows with the text only."""
+"""Patterns of credentials in running text; the time of each grows linearly with the text."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ KEYS: Final = (
 )
 
 _WORD: Final = re.compile(r"[A-Z]*[a-z]+|[A-Z]+|[^\W_A-Za-z]+")
-_ALWAYS: Final = frozenset(("password", "passwd", "passphrase", "secret"))
+_SECRET_WORDS: Final = frozenset(("password", "passwd", "passphrase", "secret"))
 
-# Names of query parameters beyond those: too common a word elsewhere.
-_PARAMETERS: Final = frozenset(
+# Names that are secret only as query parameters: elsewhere these words are too common.
+_PARAMETER_KEYS: Final = frozenset(
     ("code", "key", "sig", "sid", "session", "pin", "state", "assertion", "hmac", "nonce")
 )
 
-# A word in lower case that each pattern needs: looking for it first is ten times as quick as the pattern.
-_HINTS: Final = (
+# Each match of _PAIR and _WHOLE_LINE has one of these, and finding that is ten times as quick as a pattern.
+_PAIR_HINTS: Final = (
     "pass",
     "pwd",
     "secret",
@@ -58,10 +58,10 @@ _HINTS: Final = (
 
 _USERINFO: Final = re.compile(r"://([^\s\"'<>\\]+)")
 _SCHEME: Final = re.compile(r"(?i)(?<![a-z])(bearer|basic|negotiate)(\s{1,4})([^\s\"',;]+)")
-_NOT_A_CREDENTIAL: Final = frozenset(
+_WORDS_AFTER_SCHEME: Final = frozenset(
     ("token", "tokens", "auth", "authentication", "authorization", "credentials")
 )
-# A value without quotes ends at white space only: a password may hold any other sign.
+# An unquoted value ends only at white space: a password may contain any other character.
 _PAIR: Final = re.compile(
     r"""(?ix)
     ( pass(?:word|wd|phrase) | pwd | secret | token | (?:api|access|secret|private|session)[_-]?key
@@ -78,44 +78,44 @@ _WHOLE_LINE: Final = re.compile(
 _PARAMETER: Final = re.compile(r"([?&;])([^=&;?#\s\"'<>]{1,64})=([^&;#\s\"<>]+)")
 _PEM: Final = re.compile(r"(-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY-----).*?(-----END |\Z)", re.DOTALL)
 _JWT: Final = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){0,4}")
-_KNOWN: Final = re.compile(
+_KNOWN_KINDS: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[abeprs]-[\w-]{10,}"
     r"|[sr]k_(?:live|test)_\w{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|bot\d{5,12}:[\w-]{30,})"
 )
 _KNOWN_HINTS: Final = ("gh", "glpat", "xox", "k_live_", "k_test_", "AKIA", "AIza", "bot")
 
-# Each begins with a letter and not with a set of them: then `re` looks for the letters first, twice as quick.
-TELLING: Final = re.compile(
+# Each alternative starts with a letter, not with a set: then `re` searches for the letters, twice as quickly.
+CREDENTIAL_START: Final = re.compile(
     r"eyJ|gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|sk_(?:live|test)_|rk_(?:live|test)_|AKIA|AIza|bot\d{5}"
 )
-"""What the last two find begins like this: without it, a word by itself is none of them."""
+"""How each match of _JWT and _KNOWN_KINDS starts."""
 
 
 def mask_credentials(text: str) -> str:
-    """Return `text` with everything masked that looks like a credential."""
+    """Return `text` with all that looks like a credential masked."""
     lower = text.lower()
     if "://" in lower:
-        text = _USERINFO.sub(_without_userinfo, text)
+        text = _USERINFO.sub(_mask_userinfo, text)
     if "bearer" in lower or "basic" in lower or "negotiate" in lower:
-        text = _SCHEME.sub(_without_credential, text)
+        text = _SCHEME.sub(_mask_scheme, text)
     if "=" in lower and ("?" in lower or "&" in lower or ";" in lower):
-        text = _PARAMETER.sub(_without_parameter, text)
+        text = _PARAMETER.sub(_mask_parameter, text)
     if "private key-----" in lower:
         text = _PEM.sub(rf"\1{MASK}\2", text)
-    for hint in _HINTS:
+    for hint in _PAIR_HINTS:
         if hint in lower:
             text = _WHOLE_LINE.sub(rf"\1{MASK}", text)
-            text = _PAIR.sub(_without_value, text)
+            text = _PAIR.sub(_mask_pair, text)
             break
     if "eyj" in lower:
         text = _JWT.sub(MASK, text)
     for hint in _KNOWN_HINTS:
         if hint in text:
-            return _KNOWN.sub(MASK, text)
+            return _KNOWN_KINDS.sub(MASK, text)
     return text
 
 
-def _without_userinfo(found: re.Match[str]) -> str:
+def _mask_userinfo(found: re.Match[str]) -> str:
     token = found[1]
     at = token.rfind("@")
     if at < 0:
@@ -123,14 +123,14 @@ def _without_userinfo(found: re.Match[str]) -> str:
     authority_end = min((i for i in map(token.find, "/?#") if i >= 0), default=len(token))
     user, colon, rest = token[:at].partition(":")
     if at > authority_end and (not colon or len(user) > authority_end or rest.split("/", 1)[0].isdigit()):
-        # The @ stands in the path (https://host:8080/@name), not in front of a host.
+        # The @ is part of the path (https://host:8080/@name).
         return found[0]
     return f"://{user}:{MASK}{token[at:]}" if colon else f"://{MASK}{token[at:]}"
 
 
-def _without_credential(found: re.Match[str]) -> str:
+def _mask_scheme(found: re.Match[str]) -> str:
     scheme, space, value = found.groups()
-    if value.lower().rstrip(".:") in _NOT_A_CREDENTIAL:
+    if value.lower().rstrip(".:") in _WORDS_AFTER_SCHEME:
         return found[0]
     if scheme.lower() != "bearer" and not _is_credential(value):
         return found[0]
@@ -138,7 +138,7 @@ def _without_credential(found: re.Match[str]) -> str:
 
 
 def _is_credential(value: str) -> bool:
-    # "basic" is a word too: what decodes to user:password is one, and what is too long for a word.
+    # "basic" is also an ordinary word: it counts if user:password follows, or something too long for a word.
     try:
         decoded = base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
     except (binascii.Error, ValueError):
@@ -146,25 +146,23 @@ def _is_credential(value: str) -> bool:
     return b":" in decoded or len(value) >= 24
 
 
-def _without_parameter(found: re.Match[str]) -> str:
+def _mask_parameter(found: re.Match[str]) -> str:
     before, name, _ = found.groups()
-    return f"{before}{name}={MASK}" if names_secret(name) or name.lower() in _PARAMETERS else found[0]
+    return f"{before}{name}={MASK}" if names_secret(name) or name.lower() in _PARAMETER_KEYS else found[0]
 
 
-def _without_value(found: re.Match[str]) -> str:
+def _mask_pair(found: re.Match[str]) -> str:
     return f"{found[1]}{found[2]}{found[3] or ''}{MASK}"
 
 
 def names_secret(name: str, keys: frozenset[str] = frozenset(KEYS)) -> bool:
-    """Say whether what goes by this name is a secret.
+    """Return whether a key, parameter or header of this name, in any spelling, holds a secret.
 
-    Args:
-        name: A key, a parameter or a header, in any spelling.
-        keys: In lower case without separators. A long one may be the end of the name (`accesstoken`), a short
-            one is its last word (`X-Auth`, not `oauth`). A name with the word password or secret is one.
+    The keys are in lower case without separators. A long key may be the end of the name (`accesstoken`), a
+    short one has to be its last word (`X-Auth`, not `oauth`). The word password or secret may be anywhere.
     """
     words = [word.lower() for word in _WORD.findall(name)]
     flat = "".join(words)
-    if not words or flat in keys or words[-1] in keys or not _ALWAYS.isdisjoint(words):
+    if not words or flat in keys or words[-1] in keys or not _SECRET_WORDS.isdisjoint(words):
         return bool(words)
     return any(len(key) > 4 and flat.endswith(key) for key in keys)

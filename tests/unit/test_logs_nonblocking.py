@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from watchkeeper.logs import Sink
-from watchkeeper.logs.output._nonblocking import Outlet
+from watchkeeper.logs.output._nonblocking import NonBlockingWriter
+from watchkeeper.logs.output._sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MOMENT = timedelta(milliseconds=20)
-PATIENCE = timedelta(seconds=10)
+TIMEOUT = timedelta(seconds=10)
 
 
 def _make_pipe() -> tuple[int, int]:
@@ -84,15 +84,15 @@ def ends() -> Iterator[Callable[[Callable[[], tuple[int, int]]], tuple[int, int]
             continue
 
 
-def fill(outlet: Outlet) -> int:
+def fill(target: NonBlockingWriter) -> int:
     """Write until there is no more room; return how many bytes that took."""
     filled = 0
     while True:
         try:
-            filled += outlet.write_aside(b"." * 4096)
+            filled += target.write_in_thread(b"." * 4096)
         except BlockingIOError:
             # A terminal makes room for itself once more.
-            if not select.select([], [outlet.fd], [], 0.02)[1]:
+            if not select.select([], [target.fd], [], 0.02)[1]:
                 return filled
 
 
@@ -116,12 +116,12 @@ def test_no_way_of_writing_blocks_or_touches_the_flags(
     change(monkeypatch)
     socket.setdefaulttimeout(5)
     flags = fcntl.fcntl(writer, fcntl.F_GETFL)
-    outlet = Outlet(writer)
-    filled = fill(outlet)
+    target = NonBlockingWriter(writer)
+    filled = fill(target)
     with pytest.raises(BlockingIOError, match="unavailable"):
-        outlet.write(b"." * 4096)
+        target.write(b"." * 4096)
     before = time.monotonic()
-    outlet.wait(MOMENT)
+    target.wait(MOMENT)
     assert time.monotonic() - before >= MOMENT.total_seconds()
     assert fcntl.fcntl(writer, fcntl.F_GETFL) == flags
     socket.setdefaulttimeout(None)
@@ -129,8 +129,8 @@ def test_no_way_of_writing_blocks_or_touches_the_flags(
     while select.select([reader], [], [], 0)[0]:
         read += len(os.read(reader, 1 << 20))
     assert read == filled > 4096
-    outlet.wait(PATIENCE)
-    assert outlet.write_aside(b"on\n") == 3
+    target.wait(TIMEOUT)
+    assert target.write_in_thread(b"on\n") == 3
     assert os.read(reader, 10) == b"on\n"
 
 
@@ -141,7 +141,7 @@ def test_where_nothing_else_works_only_a_thread_writes(
     reader, writer = ends(_make_pipe)
     _forbid_opening(monkeypatch)
     with pytest.raises(BlockingIOError, match="unavailable"):
-        Outlet(writer).write(b"one\n")
+        NonBlockingWriter(writer).write(b"one\n")
     sink = Sink(writer)
     sink.write(b"one\n")
     sink.write(b"two\n")
@@ -177,22 +177,22 @@ def test_a_reader_that_left_is_told_in_every_way(
 def test_after_an_error_what_is_behind_the_number_is_looked_at_anew(
     ends: Callable[..., tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A descriptor of our own does not outlive what it was opened for, nor the outlet."""
+    """A descriptor of our own does not outlive what it was opened for, nor the target."""
     reader, writer = ends(_make_pipe)
     other_reader, other = ends(_make_pipe)
     _make_kernel_old(monkeypatch)
-    outlet = Outlet(writer)
-    outlet.write(b"one\n")
+    target = NonBlockingWriter(writer)
+    target.write(b"one\n")
     os.close(reader)
     os.dup2(other, writer)
     with pytest.raises(BrokenPipeError, match="Broken pipe"):
-        outlet.write(b"lost\n")
-    outlet.forget()
-    assert outlet.write(b"two\n") == 4
+        target.write(b"lost\n")
+    target.reset()
+    assert target.write(b"two\n") == 4
     assert os.read(other_reader, 10) == b"two\n"
     os.close(other)
     os.close(writer)
-    del outlet
+    del target
     gc.collect()
     assert os.read(other_reader, 10) == b""
 
@@ -201,10 +201,10 @@ def test_a_file_is_written_at_its_end(tmp_path: Path) -> None:
     """No own descriptor, so no own position: what others append stays."""
     path = tmp_path / "lines"
     fd = os.open(path, os.O_CREAT | os.O_WRONLY)
-    outlet = Outlet(fd)
-    outlet.write(b"one\n")
+    target = NonBlockingWriter(fd)
+    target.write(b"one\n")
     os.write(fd, b"two\n")
-    outlet.write(b"three\n")
+    target.write(b"three\n")
     os.close(fd)
     assert path.read_bytes() == b"one\ntwo\nthree\n"
 
@@ -216,7 +216,7 @@ def test_a_thread_that_hangs_in_a_terminal_does_not_hang_the_flush(
     reader, writer = ends(_make_terminal)
     _forbid_opening(monkeypatch)
     drops: list[tuple[int, str]] = []
-    sink = Sink(writer, on_drop=lambda *drop: drops.append(drop), patience=MOMENT)
+    sink = Sink(writer, on_drop=lambda *drop: drops.append(drop), flush_timeout=MOMENT)
     for number in range(1000):
         sink.write(b"%d %s\n" % (number, b"x" * 1000))
     sink.flush()
@@ -241,8 +241,8 @@ def test_without_a_thread_lines_wait_for_the_next_flush(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    sink = Sink(writer, patience=PATIENCE)
-    filled = fill(Outlet(writer))
+    sink = Sink(writer, flush_timeout=TIMEOUT)
+    filled = fill(NonBlockingWriter(writer))
     sink.write(b"one\n")
     sink.write(b"two\n")
     assert os.read(reader, 1 << 20) == b"." * filled
@@ -254,8 +254,8 @@ def test_the_thread_ends_with_its_sink(ends: Callable[..., tuple[int, int]]) -> 
     """A sink that nobody holds any more is gone, and so is the thread that once wrote for it."""
     reader, writer = ends(_make_pipe)
     before = set(threading.enumerate())
-    sink = Sink(writer, patience=PATIENCE)
-    fill(Outlet(writer))
+    sink = Sink(writer, flush_timeout=TIMEOUT)
+    fill(NonBlockingWriter(writer))
     sink.write(b"one\n")
     (thread,) = set(threading.enumerate()) - before
     assert thread.daemon
@@ -272,14 +272,14 @@ def test_the_thread_ends_with_its_sink(ends: Callable[..., tuple[int, int]]) -> 
 def test_callbacks_in_the_thread_may_log_and_flush(ends: Callable[..., tuple[int, int]]) -> None:
     """What the thread itself would have to wait for is not waited for."""
     reader, writer = ends(_make_pipe)
-    sink = Sink(writer, patience=PATIENCE)
+    sink = Sink(writer, flush_timeout=TIMEOUT)
 
     def say(dropped: int) -> None:
         sink.write(b"dropped %d\n" % dropped)
         sink.flush()
 
     sink.on_recover = say
-    filled = fill(Outlet(writer))
+    filled = fill(NonBlockingWriter(writer))
     for _ in range(2):
         sink.write(b"x" * (9 << 20) + b"\n")
     assert os.read(reader, 1 << 20) == b"." * filled
@@ -293,7 +293,9 @@ def test_callbacks_in_the_thread_may_log_and_flush(ends: Callable[..., tuple[int
 def test_a_signal_handler_may_log_and_flush_at_any_time(ends: Callable[..., tuple[int, int]]) -> None:
     """While this thread writes, hands over or flushes: no dead-lock, and every line is there once."""
     reader, writer = ends(_make_pipe)
-    sink = Sink(writer, patience=timedelta(minutes=2))  # the reader hardly gets its turn beside the handler
+    sink = Sink(
+        writer, flush_timeout=timedelta(minutes=2)
+    )  # the reader hardly gets its turn beside the handler
     numbers = itertools.count()
     flushing = False
 

@@ -1,4 +1,4 @@
-"""Any object becomes what JSON can say, within bounds, and without ever raising."""
+"""Serialization of any object as plain data that JSON can hold: bounded, masked, and without raising."""
 
 from __future__ import annotations
 
@@ -14,87 +14,70 @@ from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from msgspec import Struct
 
-from watchkeeper.logs._errors import describe_exception
+from watchkeeper.logs._exceptions import describe_exception
+from watchkeeper.logs.redaction._patterns import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MASK: Final = "***"
-_KEY_LENGTH: Final = 128
-_HARMLESS: Final = 32  # what a harmless field takes of a line, by and large
+    from watchkeeper.logs.redaction._redactor import Redactor
+
+_MAX_KEY: Final = 128
+_MAX_INT_BITS: Final = 1024  # Python itself refuses to print much longer ones (sys.set_int_max_str_digits)
+_HARMLESS_SIZE: Final = 32  # what a harmless field is counted as
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _AS_TEXT: Final = (UUID, datetime, date, time, Decimal, PurePath)
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """How much of a value a line holds.
-
-    Args:
-        text: Characters of one string.
-        items: Entries of one container.
-        depth: Containers in each other.
-        total: Characters of everything together.
-    """
+    """How much of a value is kept."""
 
     text: int = 8192
+    """Characters of one string."""
     items: int = 256
+    """Entries of one container."""
     depth: int = 10
+    """Nested containers."""
     total: int = 24_000
+    """Characters altogether."""
 
 
 class _Printing(threading.local):
-    busy = False
+    active = False
 
 
 _printing: Final = _Printing()
 
 
 def _repr(value: object) -> str:
-    # An object whose repr logs itself would never end.
-    if _printing.busy:
+    # A __repr__ that logs its own object would recurse forever.
+    if _printing.active:
         return f"<{type(value).__name__}>"
-    _printing.busy = True
+    _printing.active = True
     try:
         return repr(value)
     finally:
-        _printing.busy = False
+        _printing.active = False
 
 
-class Mask(Protocol):
-    """What a shaper asks about texts and keys; `Redactor` answers."""
+class Serializer:
+    """Serializes the values of one line; it counts what it has kept, so each line needs a new one."""
 
-    def bounded(self, value: str, limit: int, /) -> str:
-        """Return a text without secrets, and no longer than about the limit."""
+    __slots__ = ("_left", "_limits", "_open", "_redactor")
 
-    def hides(self, key: str, /) -> bool:
-        """Say whether what stands under this key is masked."""
-
-    def is_harmless(self, key: str, value: object, /) -> bool:
-        """Say, quickly, that a field may stand as it is; False when in doubt."""
-
-
-class Shaper:
-    """Turns one line's values into plain ones; it remembers what it met, so each line gets a new one.
-
-    Args:
-        mask: What to do with texts and keys.
-        limits: How much to keep.
-    """
-
-    __slots__ = ("_left", "_limits", "_mask", "_open")
-
-    def __init__(self, mask: Mask, limits: Limits) -> None:
-        self._mask = mask
+    def __init__(self, redactor: Redactor, limits: Limits) -> None:
+        self._redactor = redactor
         self._limits = limits
         self._left = limits.total
         self._open: set[int] = set()
+        """Ids of the containers that are being serialized, to detect cycles."""
 
-    def shape(self, value: object, depth: int = 0) -> Any:
+    def serialize(self, value: object, depth: int = 0) -> Any:
         """Return `value` as str, int, float, bool, None, list or dict with string keys."""
         kind = type(value)
         if kind is str:
@@ -105,18 +88,18 @@ class Shaper:
             if isinstance(value, int | float):
                 return self._number(value)
             return self._other(value, depth)
-        except Exception:  # noqa: BLE001 - a foreign object's own methods may raise anything at all
+        except Exception:  # noqa: BLE001 - the methods of an unknown object may raise anything
             return f"<unprintable {kind.__name__}>"
 
-    def pair(self, key: object, value: object, depth: int = 0) -> tuple[str, Any]:
-        """Return a key as text and its value; what a telling key names is masked."""
-        if type(key) is str and self._mask.is_harmless(key, value):
-            self._left -= _HARMLESS
+    def serialize_pair(self, key: object, value: object, depth: int = 0) -> tuple[str, Any]:
+        """Return a key as text, and its value, masked if the key names a secret."""
+        if type(key) is str and self._redactor.is_harmless(key, value):
+            self._left -= _HARMLESS_SIZE
             return key, value
         name = self._key(key)
-        if self._mask.hides(name) and value is not None and not isinstance(value, bool):
+        if self._redactor.hides(name) and value is not None and not isinstance(value, bool):
             return name, MASK
-        return name, self.shape(value, depth)
+        return name, self.serialize(value, depth)
 
     def _key(self, key: object) -> str:
         if isinstance(key, str):
@@ -126,13 +109,13 @@ class Shaper:
         else:
             try:
                 text = str(key)
-            except Exception:  # noqa: BLE001 - as in shape
+            except Exception:  # noqa: BLE001 - as in serialize
                 text = f"<unprintable {type(key).__name__}>"
-        return self._string(text, _KEY_LENGTH)
+        return self._string(text, _MAX_KEY)
 
     def _string(self, value: str, limit: int | None = None) -> str:
         limit = min(limit or self._limits.text, max(self._left, 16))
-        text = self._mask.bounded(value, limit)
+        text = self._redactor.bounded(value, limit)
         if not text.isascii():
             text = _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
         self._left -= len(text)
@@ -142,8 +125,8 @@ class Shaper:
         self._left -= 8
         if isinstance(value, int):
             number = int(value)
-            # Beyond this Python itself refuses to print it (sys.set_int_max_str_digits).
-            return number if number.bit_length() <= 1024 else f"<int of {number.bit_length()} bits>"
+            bits = number.bit_length()
+            return number if bits <= _MAX_INT_BITS else f"<int of {bits} bits>"
         real = float(value)
         if math.isfinite(real):
             return real
@@ -155,7 +138,7 @@ class Shaper:
         if isinstance(value, bytes | bytearray | memoryview):
             return self._string(bytes(value[: self._limits.text * 2]).decode("utf-8", "backslashreplace"))
         if isinstance(value, Enum):
-            return self.shape(value.value, depth)
+            return self.serialize(value.value, depth)
         if isinstance(value, _AS_TEXT):
             return self._string(value.isoformat() if isinstance(value, date | time) else str(value))
         if isinstance(value, timedelta):
@@ -171,17 +154,17 @@ class Shaper:
             return f"<{type(value).__name__}, contains itself>"
         self._open.add(id(value))
         try:
-            return self._inside(value, depth)
+            return self._content(value, depth)
         finally:
             self._open.discard(id(value))
 
-    def _inside(self, value: Any, depth: int) -> Any:
+    def _content(self, value: Any, depth: int) -> Any:
         if isinstance(value, BaseException):
             return self._mapping(describe_exception(value).items(), depth)
         if isinstance(value, Mapping):
             return self._mapping(value.items(), depth)
         if isinstance(value, list | tuple | AbstractSet) and not hasattr(value, "_fields"):
-            return self._sequence(value, depth)
+            return [self._item(item, depth + 1) for item in islice(value, self._limits.items)]
         return self._object(value, depth)
 
     def _object(self, value: Any, depth: int) -> Any:
@@ -190,24 +173,19 @@ class Shaper:
         elif isinstance(value, Struct):
             names = value.__struct_fields__
         elif is_dataclass(value) and not isinstance(value, type):
-            # A field that its class keeps out of the repr is kept out of the line as well.
+            # A field that its class hides from the repr is hidden here too.
             names = [field.name for field in dataclass_fields(value) if field.repr]
         else:
             return self._string(_repr(value))
         return self._mapping(((name, getattr(value, name)) for name in names), depth)
 
     def _mapping(self, items: Iterable[tuple[object, object]], depth: int) -> dict[str, Any]:
-        shaped: dict[str, Any] = {}
-        for key, value in islice(items, self._limits.items):
-            name, plain = self.pair(key, value, depth + 1)
-            shaped[name] = plain
-        return shaped
-
-    def _sequence(self, values: Iterable[object], depth: int) -> list[Any]:
-        return [self._item(value, depth + 1) for value in islice(values, self._limits.items)]
+        return dict(
+            self.serialize_pair(key, value, depth + 1) for key, value in islice(items, self._limits.items)
+        )
 
     def _item(self, value: object, depth: int) -> Any:
-        # ASGI headers and the like: a list of (name, value).
+        # A list of (name, value), such as ASGI headers: the name may call for masking.
         if isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str | bytes):
-            return list(self.pair(value[0], value[1], depth))
-        return self.shape(value, depth)
+            return list(self.serialize_pair(value[0], value[1], depth))
+        return self.serialize(value, depth)
