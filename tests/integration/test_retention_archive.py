@@ -314,7 +314,7 @@ async def test_locked_rows_are_archived_in_a_later_pass(db: RetentionDB, *, inde
         (result,) = await db.retention(ARCHIVED).run_now()
         assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 420, 180)
         other.rollback()
-    told = re.match(r"Up to (\d+) rows of inbound_events that are due are locked", str(result.error))
+    told = re.match(r"Up to (\d+) eligible rows of inbound_events are locked", str(result.error))
     assert told is not None
     assert 180 <= int(told[1]) <= 200  # those between two sweeps are counted twice
     (result,) = await db.retention(ARCHIVED).run_now()

@@ -224,7 +224,7 @@ async def test_audit_log_that_discards_entries_stops_retention(db: RetentionDB) 
     db.sql("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     db.sql("CREATE TRIGGER swallow BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION swallow()")
     (result,) = await db.retention(EVENTS).run_now()
-    assert "its audit entry cannot be written: The database kept no entry" in str(result.error)
+    assert "its audit entry cannot be written: The database stored no entry" in str(result.error)
     assert db.count("inbound_events") == 3
 
 
@@ -352,18 +352,16 @@ async def test_service_role_cannot_change_finished_rows(db: RetentionDB) -> None
     db.sql("UPDATE retention_runs SET error = NULL")  # the owner may
 
 
-async def test_locked_policy_does_not_block_the_others(
-    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_locked_policy_does_not_block_the_others(db: RetentionDB) -> None:
     """Its own run starts later; a manual run reports the lock."""
-    monkeypatch.setattr("watchkeeper.retention.ledger._ledger._CLAIM_WAIT_MS", "100")
     db.make_contract_tables()
     retention = await db.overdue()
+    retention._ledger._claim_wait = timedelta(milliseconds=100)
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT FROM retention_policies WHERE table_name = 'inbound_events' FOR UPDATE")
         assert [result.table for result in await retention.tick()] == ["chat_sessions"]
         (result,) = await retention.run_now(["inbound_events"])
-        assert "an operator's command has its policy locked" in str(result.error)
+        assert "an operator command has its policy locked" in str(result.error)
         other.rollback()
     assert [(result.table, result.deleted) for result in await retention.tick()] == [("inbound_events", 3)]
 

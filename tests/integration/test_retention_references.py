@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
@@ -14,6 +15,7 @@ from support.retention import OnDeleted, RetentionDB
 from watchkeeper.retention import Policy
 from watchkeeper.retention._queries import QUERIES
 from watchkeeper.retention.run._batch import AgeRange, BlockRange
+from watchkeeper.retention.run._tuning import Tuning
 from watchkeeper.retention.table._target import find_target
 
 SPANS = (AgeRange, BlockRange)
@@ -276,11 +278,11 @@ async def test_unenforced_key_keeps_nothing(db: RetentionDB) -> None:
     assert (result.status, result.deleted) == ("completed", 500)
 
 
-async def test_key_created_during_a_run_fails_it(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_key_created_during_a_run_fails_it(db: RetentionDB) -> None:
     """The run does not know the key; the next one does."""
     db.force_index_scans()
     db.tune(retry_waits=(timedelta(0),) * 2)
-    monkeypatch.setattr("watchkeeper.retention.run._batch_size._FIRST_SIZE", dict.fromkeys(SPANS, 100))
+    db.tune(ages=replace(Tuning().ages, first=100))
     make_family(db)
     db.sql("ALTER TABLE kids DROP CONSTRAINT kids_parent_fkey")
     db.sql("UPDATE parents SET at = at + id * interval '1 us'")

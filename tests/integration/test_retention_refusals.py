@@ -302,7 +302,9 @@ async def test_deleting_most_of_a_table_needs_an_override(db: RetentionDB, *, in
     db.fill("inbound_events", 40, 12_000)
     db.fill("inbound_events", 3, 8_000)
     retention = await db.overdue(EVENTS, limits=Limits(share=0.5))
-    sentence = r"12,000 of its 20,000 rows \(60%\) are older than .* a run may take 50%.*--allow-share 0\.61"
+    sentence = (
+        r"12,000 of its 20,000 rows \(60%\) are older than .* a run may delete 50%.*--allow-share 0\.61"
+    )
     (plan,) = await retention.plan()
     assert (plan.rows, re.search(sentence, plan.problem or "") is not None) == (12_000, True)
     (result,) = await retention.tick()
