@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from support.asgi import SERVERS, serving, speak, watch
+from support.asgi import SERVERS, response_body, response_start, serving, speak, watch
 from watchkeeper.health._runner import CheckRunner
 from watchkeeper.settings import Secret
 
@@ -48,19 +48,17 @@ async def _app(scope: Any, receive: Any, send: Any) -> None:
         body = str(size).encode()
     else:
         body = json.dumps({"path": path, "host": str(scope["client"])}).encode()
-    await send(
-        {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
-    )
+    await send(response_start(200, (b"content-type", b"application/json")))
     if path == "/stream":
         for _ in range(5):
-            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+            await send(response_body(b"x" * 1000, more=True))
             await asyncio.sleep(0.01)
     if path in {"/cut", "/stops"}:
-        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        await send(response_body(b"half", more=True))
         if path == "/stops":
             return
         raise ValueError("in the middle")
-    await send({"type": "http.response.body", "body": body})
+    await send(response_body(body))
 
 
 def _client(port: int, **more: Any) -> httpx.AsyncClient:

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.responses import StreamingResponse as StarletteStream
 from starlette.routing import Route
 
-from support.asgi import SERVERS, serving, speak, watch
+from support.asgi import SERVERS, response_body, response_start, serving, speak, watch
 from watchkeeper.http import note_exception
 
 if TYPE_CHECKING:
@@ -243,14 +243,14 @@ async def test_a_generator_that_raises_in_the_middle_has_failed(
 async def _raw(_scope: Any, receive: Any, send: Any) -> None:
     """Start late, then read the body and send it back."""
     await asyncio.sleep(0.05)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send(response_start(200))
     body, more = b"", True
     while more:
         message = await receive()
         assert message["type"] == "http.request"
         body, more = body + message["body"], message.get("more_body", False)
     await asyncio.sleep(0.05)
-    await send({"type": "http.response.body", "body": body})
+    await send(response_body(body))
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
@@ -273,8 +273,8 @@ async def test_polling_does_not_request_the_body(tmp_path: Path, http: str) -> N
 
     async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
         await asyncio.sleep(0.05)
-        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body"})
+        await send(response_start(413, (b"content-length", b"0")))
+        await send(response_body())
 
     watched = watch(refuse, tmp_path)
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"

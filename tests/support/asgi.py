@@ -69,6 +69,31 @@ def scope_of(path: str = "/", method: str = "GET", **more: Any) -> dict[str, Any
     return scope | more
 
 
+def response_start(status: int = 200, *headers: tuple[bytes, bytes], **more: Any) -> Message:
+    """Return the message that starts a response."""
+    return {"type": "http.response.start", "status": status, "headers": list(headers), **more}
+
+
+def response_body(content: bytes = b"", *, more: bool = False) -> Message:
+    """Return a message with a part of a response's body; the last one by default."""
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+def sends(*steps: Message | Exception | None) -> App:
+    """Return an app that sends messages and raises exceptions, one after the other; None waits for ever."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        for step in steps:
+            if step is None:
+                await asyncio.Event().wait()
+            elif isinstance(step, Exception):
+                raise step
+            else:
+                await send(step)
+
+    return app
+
+
 @dataclass
 class Reply:
     """What an app sent for one request."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.asgi import scope_of, watch
+from support.asgi import response_body, response_start, scope_of, sends, watch
 from watchkeeper.http._disconnect import can_poll, poll
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def test_only_asyncio_is_polled() -> None:
 async def _played(folder: Path, server: _Server, delays: Sequence[float]) -> list[tuple[int, str]]:
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         await asyncio.sleep(delays[0])
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send(response_start())
         await asyncio.sleep(delays[1])
-        await send({"type": "http.response.body", "body": b"all"})
+        await send(response_body(b"all"))
 
     watched = watch(app, folder)
     await watched.app(scope_of(), server.receive, server.send)
@@ -110,11 +110,11 @@ async def test_the_app_receives_what_a_poll_found(tmp_path: Path) -> None:
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(LATER)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send(response_start())
         seen.append((await receive())["type"])
         seen.append((await receive())["type"])
         await asyncio.sleep(LATER)
-        await send({"type": "http.response.body"})
+        await send(response_body())
 
     watched = watch(app, tmp_path)
     server = _Server("http.request", "http.disconnect")
@@ -133,10 +133,10 @@ async def test_a_waiting_receive_is_not_polled(tmp_path: Path) -> None:
 
         task = asyncio.create_task(listen())
         await asyncio.sleep(LATER)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send(response_start())
         await server._queue.put({"type": "http.disconnect"})
         await task
-        await send({"type": "http.response.body"})
+        await send(response_body())
 
     watched = watch(app, tmp_path)
     server = _Server()
@@ -148,14 +148,10 @@ async def test_a_waiting_receive_is_not_polled(tmp_path: Path) -> None:
 async def test_an_oserror_of_send_means_that_the_client_left(tmp_path: Path) -> None:
     """From ASGI 2.4 on a server may raise it; it is not logged as a failure."""
 
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"x", "more_body": True})
-
     async def gone(message: Any) -> None:
         if message["type"] == "http.response.body":
             raise BrokenPipeError
 
-    watched = watch(app, tmp_path)
+    watched = watch(sends(response_start(), response_body(b"x", more=True)), tmp_path)
     await watched.app(scope_of(), _Server().receive, gone)
     assert [(line["statusCode"], line["outcome"]) for line in watched.lines()] == [(200, "aborted")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.asgi import LOCAL_HOST, ask, watch
+from support.asgi import LOCAL_HOST, ask, response_body, response_start, sends, watch
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.health._runner import CheckRunner
 from watchkeeper.settings import Secret
@@ -33,9 +33,7 @@ class _Check:
             raise self.error
 
 
-async def _app(_scope: Any, _receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 299, "headers": []})
-    await send({"type": "http.response.body", "body": b"the app"})
+_app = sends(response_start(299), response_body(b"the app"))
 
 
 def _watch(folder: Path, *checks: _Check, token: str | None = None, **more: Any) -> Watched:

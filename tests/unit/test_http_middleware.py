@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi import LOCAL_HOST, ask, scope_of, watch
+from support.asgi import LOCAL_HOST, ask, response_body, response_start, scope_of, sends, watch
 from watchkeeper.http import error_body, name_route, note_exception
 from watchkeeper.http._request_recorder import SEND_BUFFER
 from watchkeeper.logs import current_request, trace_headers
@@ -27,17 +27,7 @@ if TYPE_CHECKING:
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-def _start(status: int = 200, *headers: tuple[bytes, bytes], **more: Any) -> Message:
-    return {"type": "http.response.start", "status": status, "headers": list(headers), **more}
-
-
-def _body(body: bytes = b"", *, more: bool = False) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": more}
-
-
-async def _hello(_scope: Any, _receive: Any, send: Send) -> None:
-    await send(_start(201, (b"content-type", b"text/plain")))
-    await send(_body(b"hello"))
+_hello = sends(response_start(201, (b"content-type", b"text/plain")), response_body(b"hello"))
 
 
 async def test_a_request_is_one_count_one_duration_and_one_line(tmp_path: Path) -> None:
@@ -97,38 +87,28 @@ async def test_the_ids_are_bound_during_the_request(tmp_path: Path) -> None:
 
 async def test_the_apps_own_request_id_is_replaced(tmp_path: Path) -> None:
     """The response has one id: the one in the line."""
-
-    async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start(200, (b"x-request-id", b"other"), (b"a", b"b")))
-        await send(_body())
-
-    watched = watch(app, tmp_path)
+    watched = watch(
+        sends(response_start(200, (b"x-request-id", b"other"), (b"a", b"b")), response_body()), tmp_path
+    )
     reply = await ask(watched.app, headers=[LOCAL_HOST, (b"x-request-id", b"mine")])
     assert reply.headers == {"a": "b", "x-request-id": "mine"}
 
 
 async def test_the_apps_messages_are_not_changed(tmp_path: Path) -> None:
     """Apps reuse constant messages."""
-    start = _start()
+    message = response_start()
 
-    async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(start)
-        await send({"type": "http.response.body"})
-
-    watched = watch(app, tmp_path)
+    watched = watch(sends(message, response_body()), tmp_path)
     for _ in range(2):
         assert len((await ask(watched.app)).headers) == 1
-    assert start == _start()
+    assert message == response_start()
 
 
 async def test_a_start_without_headers_gets_the_id(tmp_path: Path) -> None:
     """ASGI lets an app leave the headers out."""
-
-    async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 204})
-        await send({"type": "http.response.body"})
-
-    reply = await ask(watch(app, tmp_path).app)
+    reply = await ask(
+        watch(sends({"type": "http.response.start", "status": 204}, response_body()), tmp_path).app
+    )
     assert set(reply.headers) == {"x-request-id"}
 
 
@@ -137,13 +117,13 @@ async def test_streaming_is_measured_to_the_last_byte(tmp_path: Path) -> None:
     watched: Any = None
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start())
+        await send(response_start())
         for _ in range(3):
             await asyncio.sleep(0.02)
-            await send(_body(b"part", more=True))
+            await send(response_body(b"part", more=True))
         assert watched.lines() == []
         assert watched.count("unmatched", 200) == 0.0
-        await send(_body())
+        await send(response_body())
 
     watched = watch(app, tmp_path)
     assert (await ask(watched.app)).body == b"part" * 3
@@ -158,10 +138,10 @@ async def test_a_slow_client_is_part_of_the_duration(parts: list[bytes], tmp_pat
     """The server's back pressure on the last byte counts."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send(response_start())
         for part in parts[:-1]:
-            await send(_body(part, more=True))
-        await send(_body(parts[-1]))
+            await send(response_body(part, more=True))
+        await send(response_body(parts[-1]))
 
     async def slow(message: Message) -> None:
         last = message["type"] == "http.response.body" and not message.get("more_body")
@@ -195,7 +175,7 @@ async def test_background_tasks_are_not_part_of_the_duration(tmp_path: Path) -> 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         await _hello(_scope, _receive, send)
         assert len(watched.lines()) == 1
-        await send(_body(b"too late"))
+        await send(response_body(b"too late"))
 
     watched = watch(app, tmp_path)
     await ask(watched.app)
@@ -208,8 +188,8 @@ async def test_trailers_come_after_the_last_byte(tmp_path: Path) -> None:
     watched: Any = None
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start(trailers=True))
-        await send(_body(b"x"))
+        await send(response_start(trailers=True))
+        await send(response_body(b"x"))
         await send({"type": "http.response.trailers", "headers": [], "more_trailers": True})
         assert watched.lines() == []
         await send({"type": "http.response.trailers", "headers": []})
@@ -224,7 +204,7 @@ async def test_bytes_of_files_that_the_server_sends_are_counted(tmp_path: Path) 
     (tmp_path / "file").write_bytes(b"x" * 1234)
 
     async def app(scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start())
+        await send(response_start())
         if scope["path"] == "/copy":
             await send({"type": "http.response.zerocopysend", "file": 3, "count": 100, "more_body": True})
             await send({"type": "http.response.zerocopysend", "file": 3})
@@ -312,11 +292,7 @@ async def test_secrets_in_the_url_are_masked(tmp_path: Path) -> None:
 
 async def test_an_exception_before_the_response_is_a_500(tmp_path: Path) -> None:
     """It has the error body and the id; the exception is logged once, before the request."""
-
-    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
-        raise ValueError("secret inside")
-
-    watched = watch(app, tmp_path)
+    watched = watch(sends(ValueError("secret inside")), tmp_path)
     reply = await ask(watched.app, "/x")
     assert (reply.status, reply.error, reply.complete) == (500, None, True)
     assert reply.headers["content-type"] == "application/json"
@@ -336,13 +312,9 @@ async def test_an_exception_before_the_response_is_a_500(tmp_path: Path) -> None
     assert watched.count("unmatched", 500) == 1.0
 
 
-async def test_head_of_a_failure_has_no_body(tmp_path: Path) -> None:
+async def test_head_of_a_failure_has_nobody(tmp_path: Path) -> None:
     """The headers are those of the body that GET would have."""
-
-    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
-        raise ValueError("x")
-
-    reply = await ask(watch(app, tmp_path).app, method="HEAD")
+    reply = await ask(watch(sends(ValueError("x")), tmp_path).app, method="HEAD")
     assert (reply.status, reply.body) == (500, b"")
     assert int(reply.headers["content-length"]) > 50
 
@@ -352,9 +324,9 @@ async def test_an_exception_in_the_middle_is_raised_again(tmp_path: Path, pieces
     """The server then closes, so that the client knows; the line has the sent status."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start())
+        await send(response_start())
         for _ in range(pieces):
-            await send(_body(b"half", more=True))
+            await send(response_body(b"half", more=True))
         raise ValueError("in the middle")
 
     watched = watch(app, tmp_path)
@@ -386,13 +358,9 @@ async def test_an_exception_after_the_response_is_only_logged(
 
 async def test_a_500_that_a_framework_sends_before_it_raises_has_failed(tmp_path: Path) -> None:
     """As Starlette does: the exception's line comes first."""
-
-    async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start(500))
-        await send(_body(b"Internal Server Error"))
-        raise ValueError("inside")
-
-    watched = watch(app, tmp_path)
+    watched = watch(
+        sends(response_start(500), response_body(b"Internal Server Error"), ValueError("inside")), tmp_path
+    )
     reply = await ask(watched.app)
     assert (reply.status, reply.body, reply.error) == (500, b"Internal Server Error", None)
     assert [line.get("outcome") for line in watched.lines()] == [None, "failed"]
@@ -403,8 +371,8 @@ async def test_a_5xx_without_an_exception_is_completed(tmp_path: Path) -> None:
     """Its duration ends with its last byte, whatever runs after it."""
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start(503))
-        await send(_body(b"later"))
+        await send(response_start(503))
+        await send(response_body(b"later"))
         await asyncio.sleep(0.1)
 
     watched = watch(app, tmp_path)
@@ -432,12 +400,7 @@ async def test_an_app_without_a_response_has_failed(tmp_path: Path) -> None:
 
 async def test_an_app_that_stops_in_the_middle_has_failed(tmp_path: Path) -> None:
     """The last byte was never sent."""
-
-    async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start())
-        await send(_body(b"half", more=True))
-
-    watched = watch(app, tmp_path)
+    watched = watch(sends(response_start(), response_body(b"half", more=True)), tmp_path)
     await ask(watched.app)
     assert [line["outcome"] for line in watched.lines()] == ["failed"]
 
@@ -445,13 +408,10 @@ async def test_an_app_that_stops_in_the_middle_has_failed(tmp_path: Path) -> Non
 async def test_an_error_while_sending_the_500_is_raised(tmp_path: Path) -> None:
     """The app's exception and the request have their lines all the same."""
 
-    async def app(_scope: Any, _receive: Any, _send: Send) -> None:
-        raise ValueError("inside")
-
     async def broken(_message: Message) -> None:
         raise OSError("connection lost")
 
-    watched = watch(app, tmp_path)
+    watched = watch(sends(ValueError("inside")), tmp_path)
     reply = await ask(watched.app, on_send=broken)
     assert isinstance(reply.error, OSError)
     assert [line["error"]["type"] for line in watched.lines() if "error" in line] == ["ValueError"]
@@ -471,8 +431,8 @@ async def test_a_client_that_leaves_during_its_upload_is_aborted(tmp_path: Path)
         if scope["path"] == "/raises":
             raise ClientDisconnect
         if scope["path"] == "/answers":
-            await send(_start(500))
-            await send(_body(b"client disconnected prematurely"))
+            await send(response_start(500))
+            await send(response_body(b"client disconnected prematurely"))
 
     watched = watch(app, tmp_path)
     for path in ("/raises", "/returns", "/answers"):
@@ -502,8 +462,8 @@ async def test_a_client_that_leaves_during_a_stream_is_aborted(tmp_path: Path) -
     """An app may stop then; the line has the sent status."""
 
     async def app(_scope: Any, receive: Any, send: Send) -> None:
-        await send(_start())
-        await send(_body(b"half", more=True))
+        await send(response_start())
+        await send(response_body(b"half", more=True))
         await receive()
         assert (await receive())["type"] == "http.disconnect"
 
@@ -519,7 +479,7 @@ async def test_a_cancelled_request_is_recorded_and_stays_cancelled(tmp_path: Pat
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
         if started:
-            await send(_start())
+            await send(response_start())
         await asyncio.Event().wait()
 
     watched = watch(app, tmp_path)
@@ -533,22 +493,16 @@ async def test_a_cancelled_request_is_recorded_and_stays_cancelled(tmp_path: Pat
     assert current_request() is None
 
 
-async def test_a_request_cancelled_after_its_last_byte_was_completed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [200, 503])
+async def test_a_request_cancelled_after_its_last_byte_was_completed(tmp_path: Path, status: int) -> None:
     """What was cancelled is the background task."""
-
-    async def app(scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start(503 if scope["path"] == "/late" else 200))
-        await send(_body(b"all"))
-        await asyncio.Event().wait()
-
-    watched = watch(app, tmp_path)
-    for path in ("/", "/late"):
-        task = asyncio.create_task(ask(watched.app, path))
-        await asyncio.sleep(0.01)
-        task.cancel("enough")
-        with pytest.raises(asyncio.CancelledError, match="enough"):
-            await task
-    assert [line["outcome"] for line in watched.lines()] == ["completed", "completed"]
+    watched = watch(sends(response_start(status), response_body(b"all"), None), tmp_path)
+    task = asyncio.create_task(ask(watched.app))
+    await asyncio.sleep(0.01)
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError, match="enough"):
+        await task
+    assert [line["outcome"] for line in watched.lines()] == ["completed"]
 
 
 async def test_an_exception_that_a_framework_hides_can_be_noted(tmp_path: Path) -> None:
@@ -557,8 +511,8 @@ async def test_an_exception_that_a_framework_hides_can_be_noted(tmp_path: Path) 
     async def app(scope: Any, _receive: Any, send: Send) -> None:
         error = ValueError("hidden")
         await note_exception(error, dict(scope))
-        await send(_start(500))
-        await send(_body(b"sorry"))
+        await send(response_start(500))
+        await send(response_body(b"sorry"))
 
     watched = watch(app, tmp_path)
     await ask(watched.app)
@@ -601,12 +555,11 @@ async def test_an_app_can_name_its_route(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [404, 405])
 async def test_what_matched_nothing_is_unmatched(tmp_path: Path, status: int) -> None:
     """Any 405, and the 404 of a catch-all; other 404s keep their route."""
-
-    async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start(status))
-        await send(_body())
-
-    watched = watch(app, tmp_path, resolve_route=lambda scope: str(scope["path"]))
+    watched = watch(
+        sends(response_start(status), response_body()),
+        tmp_path,
+        resolve_route=lambda scope: str(scope["path"]),
+    )
     await ask(watched.app, "/files/{path}")
     await ask(watched.app, "/items/{id}")
     assert [line["route"] for line in watched.lines()] == [
@@ -724,11 +677,11 @@ async def test_a_last_message_that_is_sent_again_counts_once(tmp_path: Path) -> 
     refused = [1, 1]
 
     async def app(_scope: Any, _receive: Any, send: Send) -> None:
-        await send(_start(200))
-        await send(_body(b"x", more=True))
+        await send(response_start(200))
+        await send(response_body(b"x", more=True))
         for _ in range(3):
             with contextlib.suppress(OSError):
-                await send(_body())
+                await send(response_body())
 
     async def refuse(message: Message) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body") and refused:

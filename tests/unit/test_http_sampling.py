@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi import LOCAL_HOST, ask, watch
+from support.asgi import LOCAL_HOST, ask, response_body, response_start, watch
 from watchkeeper.http._sampling import RANDOM_FROM, sample_floor
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ async def _app(scope: Any, _receive: Any, send: Any) -> None:
     if scope["path"] == "/boom":
         raise ValueError("inside")
     status = int(scope["path"].removeprefix("/") or 200)
-    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send(response_start(status))
     if scope["query_string"] == b"stops":
         return
-    await send({"type": "http.response.body", "body": b"x"})
+    await send(response_body(b"x"))
 
 
 async def _ask(watched: Watched, trace: str, path: str = "/", **more: Any) -> None:
