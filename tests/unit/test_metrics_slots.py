@@ -346,6 +346,23 @@ def test_lost_events_are_counted_for_each_metric(tmp_path: Path) -> None:
     assert "'two_total' gets no new series: it has 1 series, its cap" in str(errors[1])
 
 
+def test_every_call_on_a_lost_child_is_one_lost_event() -> None:
+    """Counters, gauges and histograms beyond their cap take the same calls as others."""
+    registry = worker(max_series=1)
+    jobs = registry.counter("jobs_total", "Jobs.", ("kind",), known=[{"kind": "a"}])
+    level = registry.gauge("level", "Level.", ("kind",), multiprocess_mode="sum", known=[{"kind": "a"}])
+    took = registry.histogram("took_seconds", "Time.", ("kind",), buckets=(1,), known=[{"kind": "a"}])
+    jobs.labels(kind="b").inc(2, {"trace_id": "a"})
+    for call in (level.labels(kind="b").set, level.labels(kind="b").inc, level.labels(kind="b").dec):
+        call(2)
+    level.labels(kind="b").clear()
+    took.labels(kind="b").observe(0.5)
+    with took.labels(kind="b").time():
+        pass
+    lost = [registry.sample("metrics_overflow_total", metric=one.name) for one in (jobs, level, took)]
+    assert lost == [1.0, 3.0, 2.0]
+
+
 def test_labels_beyond_the_cap_use_no_memory(tmp_path: Path) -> None:
     """A metric at its cap creates no series, writes to no file and keeps no object."""
     registry = worker(tmp_path, [], max_series=10)
@@ -519,9 +536,9 @@ def test_the_cap_includes_series_of_earlier_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("openmetrics", [False, True])
-@pytest.mark.parametrize("garbled", ["jobs_total", "took_seconds"])
+@pytest.mark.parametrize("family", ["jobs_total", "took_seconds"])
 def test_values_that_are_not_finite_are_left_out_and_reported_once(
-    tmp_path: Path, garbled: str, *, openmetrics: bool
+    tmp_path: Path, family: str, *, openmetrics: bool
 ) -> None:
     """The other worker's part of that row is left out, and no scrape fails."""
     errors: list[str] = []
@@ -532,7 +549,7 @@ def test_values_that_are_not_finite_are_left_out_and_reported_once(
         registry.worker.join(tmp_path)
     slot = registries[1].worker._slot
     assert slot is not None
-    first = next(series.first for series in slot.series if series.family.name == garbled)
+    first = next(series.first for series in slot.series if series.family.name == family)
     slot.values[first] = math.nan
     for _ in range(2):
         text = registries[0].text(openmetrics=openmetrics)
@@ -540,7 +557,7 @@ def test_values_that_are_not_finite_are_left_out_and_reported_once(
         line.split(" ")[0]: line.split(" ")[1] for line in text.splitlines() if not line.startswith("#")
     }
     whole = {"jobs_total": "2.0", "took_seconds_count": "2.0"}
-    damaged = "jobs_total" if garbled == "jobs_total" else "took_seconds_count"
+    damaged = "jobs_total" if family == "jobs_total" else "took_seconds_count"
     assert {name: counts[name] for name in whole} == whole | {damaged: "1.0"}
     assert len(errors) == 1
     assert "no numbers" in errors[0]

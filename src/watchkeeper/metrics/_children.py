@@ -49,16 +49,7 @@ class CounterChild(Child):
     __slots__ = ()
 
     def inc(self, amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:
-        """Add `amount` to the counter.
-
-        Args:
-            amount: What to add; default 1.
-            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all
-                (OpenMetrics 1.0, exemplars).
-
-        Raises:
-            MetricError: `amount` is negative, infinite or NaN; the exemplar cannot be used.
-        """
+        """Add `amount` to the counter; see `Counter.inc`."""
         if not 0.0 <= amount < _INF:
             raise MetricError(f"A counter only goes up, by a finite number: {amount!r} is refused.")
         if type(amount) is not float:
@@ -89,19 +80,14 @@ class GaugeChild(Child):
         self._latest = family.multiprocess_mode == "latest"
 
     def set(self, value: float) -> None:
-        """Set the gauge to `value`; NaN means that the value is unknown."""
+        """Set the gauge to `value`; see `Gauge.set`."""
         stamp = monotonic() if self._latest else _SHOWN
         values, first = self._cells
         values[first] = value
         values[first + 1] = stamp
 
     def inc(self, amount: float = 1.0) -> None:
-        """Add `amount` to the gauge.
-
-        Raises:
-            MetricError: `amount` is infinite or NaN, or the gauge has `multiprocess_mode="latest"`: no worker
-                knows the latest value of all workers.
-        """
+        """Add `amount` to the gauge; see `Gauge.inc`."""
         if self._latest:
             raise MetricError(
                 "This gauge shows the latest value of all workers, so it can only be set. Declare it with"
@@ -156,17 +142,7 @@ class HistogramChild(Child):
         self._sum_offset = len(family.bounds) + 1
 
     def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:
-        """Add `value` to the distribution.
-
-        Args:
-            value: What was measured.
-            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all
-                (OpenMetrics 1.0, exemplars).
-
-        Raises:
-            MetricError: `value` is infinite or NaN, which would spoil the sum for good; the exemplar cannot
-                be used.
-        """
+        """Add `value` to the distribution; see `Histogram.observe`."""
         if not -_INF < value < _INF:
             raise MetricError(f"A histogram takes finite numbers: {value!r} is refused.")
         if type(value) is not float:
@@ -187,11 +163,7 @@ class HistogramChild(Child):
             self._store.keep_exemplar(index, Exemplar(checked_exemplar(exemplar), value, time.time()))
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
-        """Return a context manager that observes how long its block took, even if the block raises.
-
-        Args:
-            unit: Unit of the histogram: seconds (default) or milliseconds.
-        """
+        """Return a context manager that observes how long its block took; see `Histogram.time`."""
         return Timer(self, unit)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._children import CounterChild, GaugeChild, HistogramChild, Timer
-from watchkeeper.metrics._overflow import LostCounter, LostGauge, LostHistogram
+from watchkeeper.metrics._overflow import LostChild
 from watchkeeper.metrics._validation import label_text
 
 if TYPE_CHECKING:
@@ -101,10 +101,6 @@ class Instrument(ABC, Generic[_Child]):
     def _class(self) -> type[_Child]:
         """The class of its children."""
 
-    @abstractmethod
-    def _lost(self, count_lost: Callable[[], None]) -> _Child:
-        """Return the stand-in for a child that cannot be created."""
-
     def _make_known(self, child: _Child) -> None:
         """Do what a child needs to be exposed before its first event."""
 
@@ -126,7 +122,7 @@ class Instrument(ABC, Generic[_Child]):
             return child
 
     def _overflow(self, reason: str) -> _Child:
-        return self._lost(lambda: self._on_overflow(self.family, reason))
+        return cast("_Child", LostChild(lambda: self._on_overflow(self.family, reason)))
 
     def _only_child(self) -> _Child:
         child = self._children.get(())
@@ -158,16 +154,14 @@ class Counter(Instrument[CounterChild]):
 
         Args:
             amount: What to add; default 1.
-            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all.
+            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all
+                (OpenMetrics 1.0, exemplars).
 
         Raises:
             MetricError: The counter has labels; `amount` is negative, infinite or NaN; the exemplar cannot be
                 used.
         """
         self._only_child().inc(amount, exemplar)
-
-    def _lost(self, count_lost: Callable[[], None]) -> CounterChild:
-        return LostCounter(count_lost)
 
 
 class Gauge(Instrument[GaugeChild]):
@@ -183,7 +177,8 @@ class Gauge(Instrument[GaugeChild]):
         """Add `amount` (default 1) to the gauge.
 
         Raises:
-            MetricError: The gauge has labels, or `multiprocess_mode="latest"`; `amount` is infinite or NaN.
+            MetricError: The gauge has labels, or `multiprocess_mode="latest"` (no worker knows the latest
+                value of all); `amount` is infinite or NaN.
         """
         self._only_child().inc(amount)
 
@@ -195,9 +190,6 @@ class Gauge(Instrument[GaugeChild]):
         """Remove all series from the exposition, as their values are unknown; `set` brings each back."""
         for _, child in self.children():
             child.clear()
-
-    def _lost(self, count_lost: Callable[[], None]) -> GaugeChild:
-        return LostGauge(count_lost)
 
     def _make_known(self, child: GaugeChild) -> None:
         child.set(0.0)
@@ -213,10 +205,12 @@ class Histogram(Instrument[HistogramChild]):
 
         Args:
             value: What was measured.
-            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all.
+            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all
+                (OpenMetrics 1.0, exemplars).
 
         Raises:
-            MetricError: The histogram has labels; `value` is infinite or NaN; the exemplar cannot be used.
+            MetricError: The histogram has labels; `value` is infinite or NaN, which would spoil the sum for
+                good; the exemplar cannot be used.
         """
         self._only_child().observe(value, exemplar)
 
@@ -227,6 +221,3 @@ class Histogram(Instrument[HistogramChild]):
             unit: Unit of the histogram: seconds (default) or milliseconds.
         """
         return self._only_child().time(unit)
-
-    def _lost(self, count_lost: Callable[[], None]) -> HistogramChild:
-        return LostHistogram(count_lost)

@@ -1,58 +1,42 @@
-"""What stands in for a child that cannot be created: it counts the events that are lost."""
+"""What stands in for a child that cannot be created: each call counts one lost event."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
-from watchkeeper.metrics._children import CounterChild, GaugeChild, HistogramChild
+from watchkeeper.metrics._children import HistogramChild, Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Subclasses that skip Child.__init__: they have no cells. ARG002: the signatures are the children's.
 
-
-class LostCounter(CounterChild):
-    """Counts each event as lost."""
+class LostChild:
+    """Has the methods of all three kinds of children; callers cast it to the kind they need."""
 
     __slots__ = ("_count_lost",)
 
     def __init__(self, count_lost: Callable[[], None]) -> None:
         self._count_lost = count_lost
 
-    def inc(self, amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
+    def set(self, _value: float) -> None:
         """Count one lost event."""
         self._count_lost()
 
-
-class LostGauge(GaugeChild):
-    """Counts each value as lost."""
-
-    __slots__ = ("_count_lost",)
-
-    def __init__(self, count_lost: Callable[[], None]) -> None:
-        self._count_lost = count_lost
-
-    def set(self, value: float) -> None:  # noqa: ARG002
-        """Count one lost value."""
+    def inc(self, _amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
+        """Count one lost event."""
         self._count_lost()
 
-    def inc(self, amount: float = 1.0) -> None:  # noqa: ARG002
-        """Count one lost step."""
+    def dec(self, _amount: float = 1.0) -> None:
+        """Count one lost event."""
         self._count_lost()
+
+    def observe(self, _value: float, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
+        """Count one lost event."""
+        self._count_lost()
+
+    def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
+        """Return a timer whose observation is one lost event."""
+        return Timer(cast("HistogramChild", self), unit)
 
     def clear(self) -> None:
         """Do nothing."""
-
-
-class LostHistogram(HistogramChild):
-    """Counts each observation as lost."""
-
-    __slots__ = ("_count_lost",)
-
-    def __init__(self, count_lost: Callable[[], None]) -> None:
-        self._count_lost = count_lost
-
-    def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
-        """Count one lost observation."""
-        self._count_lost()

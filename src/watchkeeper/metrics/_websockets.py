@@ -22,52 +22,50 @@ class WebsocketSeries(NamedTuple):
 class WebsocketMetrics:
     """Counts the websocket connections of one service and their messages.
 
-    Most services have no websockets, so the three metrics are declared at the first connection. Their names
-    are reserved before: a clash raises MetricError where the service declares, not in a connection.
+    Most services have no websockets, so the metrics are declared at the first connection. Their names are
+    reserved before: a clash raises MetricError where the service declares, not in a connection.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._release_connections = registry.reserve("counter", "websocket_connections_total")
-        self._release_messages = registry.reserve("counter", "websocket_messages_total")
-        self._release_open = registry.reserve("gauge", "websocket_connections_open")
-
-    @cached_property
-    def _connections(self) -> Counter:
-        self._release_connections()
-        return self._registry.counter(
-            "websocket_connections_total",
-            "Websocket connections that ended, by route template and how.",
-            ("route", "outcome"),
-        )
-
-    @cached_property
-    def _messages(self) -> Counter:
-        self._release_messages()
-        return self._registry.counter(
-            "websocket_messages_total",
-            "Websocket messages, by route template and direction.",
-            ("route", "direction"),
-        )
-
-    @cached_property
-    def _open(self) -> Gauge:
-        self._release_open()
-        return self._registry.gauge(
-            "websocket_connections_open",
-            "Websocket connections that are open now.",
-            ("route",),
-            multiprocess_mode="sum",
+        self._releases = (
+            registry.reserve("counter", "websocket_connections_total"),
+            registry.reserve("counter", "websocket_messages_total"),
+            registry.reserve("gauge", "websocket_connections_open"),
         )
 
     def series(self, route: str) -> WebsocketSeries:
         """Return what a connection of this route (a template) counts with while it is open."""
+        _, messages, open_ = self._declared
         return WebsocketSeries(
-            self._open.labels(route=route),
-            self._messages.labels(route=route, direction="received"),
-            self._messages.labels(route=route, direction="sent"),
+            open_.labels(route=route),
+            messages.labels(route=route, direction="received"),
+            messages.labels(route=route, direction="sent"),
         )
 
     def record(self, route: str, outcome: str) -> None:
         """Count one ended connection: `completed`, `rejected`, `failed`, `aborted` or `cancelled`."""
-        self._connections.labels(route=route, outcome=outcome).inc()
+        self._declared[0].labels(route=route, outcome=outcome).inc()
+
+    @cached_property
+    def _declared(self) -> tuple[Counter, Counter, Gauge]:
+        for release in self._releases:
+            release()
+        return (
+            self._registry.counter(
+                "websocket_connections_total",
+                "Websocket connections that ended, by route template and how.",
+                ("route", "outcome"),
+            ),
+            self._registry.counter(
+                "websocket_messages_total",
+                "Websocket messages, by route template and direction.",
+                ("route", "direction"),
+            ),
+            self._registry.gauge(
+                "websocket_connections_open",
+                "Websocket connections that are open now.",
+                ("route",),
+                multiprocess_mode="sum",
+            ),
+        )
