@@ -120,7 +120,7 @@ class Connection(AsyncConnection[TupleRow]):
             self.pgconn.finish()
 
     async def is_alive(self) -> bool:
-        """Return whether an idle connection still has its server, asking the server only when in doubt.
+        """Return whether an idle connection still has its server, and query the server only when in doubt.
 
         A server that stops sends a message or closes the stream, so the socket becomes readable; that of an
         idle connection otherwise is not. Polling it costs a microsecond, a query costs a round trip.

@@ -1,4 +1,4 @@
-"""Calls that cannot hang whoever asks: given up after a time, and made once for all who ask meanwhile."""
+"""Calls that cannot block their callers: with a time limit, and shared by concurrent callers."""
 
 from __future__ import annotations
 

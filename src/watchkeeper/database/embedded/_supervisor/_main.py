@@ -31,8 +31,8 @@ def main() -> NoReturn:
     except OSError as error:
         send_event(FailedError("system", None, [str(error)]).event)
         sys.exit(1)
-    except Exception:  # noqa: BLE001 - nobody reads stderr here; the parent reports it
-        import traceback  # noqa: PLC0415 - only a mistake of ours needs it
+    except Exception:  # noqa: BLE001 - the parent reports it
+        import traceback  # noqa: PLC0415 - needed only for a bug of ours
 
         send_event(FailedError("supervisor", None, traceback.format_exc().splitlines()).event)
         sys.exit(1)
