@@ -19,6 +19,7 @@ from support.embedded import (
     ask,
     postmaster_of,
     processes_over,
+    read_log,
     server_over,
     supervisor_of,
     wait_until,
@@ -57,7 +58,7 @@ async def test_embedded_start_follows_a_kill_at_once(state: Path, starter: Calla
         os.kill(number, signal.SIGKILL)
     async with server_over(state) as server:
         assert await ask(server.url, "SELECT count(*) FROM kept") == 1
-        assert "automatic recovery in progress" in server.log_file.read_text()
+        assert "automatic recovery in progress" in read_log(server)
 
 
 async def test_embedded_killed_supervisor_is_replaced(state: Path) -> None:
@@ -162,7 +163,7 @@ async def test_embedded_signals_to_the_supervisor(state: Path) -> None:
         os.kill(first, signal.SIGINT)
         await asyncio.to_thread(wait_until, lambda: supervisor_of(state) != first)
         assert await ask(server.url, "SELECT 1") == 1
-        assert "received fast shutdown request" in server.log_file.read_text()
+        assert "received fast shutdown request" in read_log(server)
 
 
 async def test_embedded_server_ends_with_its_service_under_systemd(state: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from support.embedded import (
     ask,
     copy_of,
+    make_server,
     postmaster_of,
     processes_over,
     server_over,
@@ -57,7 +58,7 @@ async def test_embedded_cold_start_on_a_full_disk(small_disk: Path) -> None:
     with pytest.raises(
         EmbeddedServerError, match=rf"The disk that holds {small_disk}/state is full: free some"
     ):
-        await server_over(small_disk / "state").start()
+        await make_server(small_disk / "state").start()
     assert not list((small_disk / "state").glob("data*"))
     _mount("-o", "remount,size=200m", str(small_disk))
     async with server_over(small_disk / "state") as server:
@@ -91,7 +92,7 @@ async def test_embedded_state_on_a_read_only_disk(small_disk: Path) -> None:
     """The error names the folder and the reason, for root too."""
     _mount("-o", "remount,ro", str(small_disk))
     with pytest.raises(EmbeddedServerError, match=rf"{small_disk}/state cannot be written \(.*Read-only"):
-        await server_over(small_disk / "state").start()
+        await make_server(small_disk / "state").start()
 
 
 @only_root
@@ -126,7 +127,7 @@ async def test_embedded_foreign_data_is_not_touched(folder: Path) -> None:
     if os.geteuid() == 0:
         shutil.chown(kept.parent, "nobody")
     with pytest.raises(EmbeddedServerError, match="contains files that are not PostgreSQL data"):
-        await server_over(folder / "state").start()
+        await make_server(folder / "state").start()
     assert kept.read_text() == "dear"
 
 
@@ -134,7 +135,7 @@ async def test_embedded_file_in_the_way_of_the_state_folder(folder: Path) -> Non
     """The error names the file."""
     (folder / "file").write_text("")
     with pytest.raises(EmbeddedServerError, match=rf"because a file is in the way \({folder}/file"):
-        await server_over(folder / "file" / "state").start()
+        await make_server(folder / "file" / "state").start()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ async def test_embedded_setting_that_postgresql_refuses(
 ) -> None:
     """The error names the setting and the files that may contain it."""
     with pytest.raises(EmbeddedServerError, match=sentence):
-        await server_over(state, parameters=parameters).start()
+        await make_server(state, parameters=parameters).start()
 
 
 async def test_embedded_damaged_data(state: Path) -> None:
@@ -157,14 +158,14 @@ async def test_embedded_damaged_data(state: Path) -> None:
     with (state / "data" / "global" / "pg_control").open("r+b") as file:
         file.truncate(100)
     with pytest.raises(EmbeddedServerError, match=r"is damaged: move it away and restore the last backup"):
-        await server_over(state).start()
+        await make_server(state).start()
 
 
 async def test_embedded_data_with_loose_permissions(state: Path) -> None:
     """Data that others may read is refused with the fix."""
     (state / "data").chmod(0o755)
     with pytest.raises(EmbeddedServerError, match=r"with mode 0700: restore that with chown -R"):
-        await server_over(state).start()
+        await make_server(state).start()
 
 
 async def test_embedded_owner_that_does_not_answer(state: Path, starter: Callable[..., Starter]) -> None:
@@ -175,7 +176,7 @@ async def test_embedded_owner_that_does_not_answer(state: Path, starter: Callabl
         os.kill(number, signal.SIGSTOP)
     try:
         with pytest.raises(EmbeddedServerError, match=r"was not ready within 0\.5 s: see .*postgres\.log"):
-            await server_over(state, start_timeout=timedelta(seconds=0.5)).start()
+            await make_server(state, start_timeout=timedelta(seconds=0.5)).start()
     finally:
         for number in numbers:
             os.kill(number, signal.SIGCONT)
@@ -216,12 +217,12 @@ async def test_embedded_supervisor_that_does_not_run(
     ):
         monkeypatch.setattr(sys, "executable", program)
         with pytest.raises(EmbeddedServerError, match=sentence):
-            await server_over(state).start()
+            await make_server(state).start()
 
 
 async def test_embedded_server_that_refuses_roles(state: Path) -> None:
     """An error inside the server ends the start with PostgreSQL's message."""
-    server = server_over(state, parameters={"default_transaction_read_only": "on"})
+    server = make_server(state, parameters={"default_transaction_read_only": "on"})
     with pytest.raises(EmbeddedServerError, match=r"roles and database: cannot execute .* in a read-only tr"):
         await server.start()
     assert not processes_over(state)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 import pytest
 
-from watchkeeper.database.embedded import EmbeddedServer
+from watchkeeper.database.embedded._paths import SUPERUSER
+from watchkeeper.database.embedded._server import EmbeddedServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 PROGRAM: Final = Path(__file__).with_name("embedded_process.py")
 NAMES: Final = {"database": "app", "owner_role": "app_owner", "service_role": "app"}
@@ -30,9 +31,30 @@ _TIMEOUT_S: Final = 30.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - mkdtemp makes the folder in it
 
 
-def server_over(state: Path, **options: Any) -> EmbeddedServer:
-    """Return a server with the names that all tests use."""
-    return EmbeddedServer(state, **{**NAMES, "parameters": QUICK, **options})
+@contextlib.asynccontextmanager
+async def server_over(state: Path, **options: Any) -> AsyncIterator[EmbeddedServer]:
+    """Run a server with the names that all tests use."""
+    server = make_server(state, **options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def make_server(state: Path, **options: Any) -> EmbeddedServer:
+    """Return a server that has not been started."""
+    return EmbeddedServer(state, **{**NAMES, "parameters": QUICK, "report": lambda *_: None, **options})
+
+
+def superuser_url(server: EmbeddedServer) -> str:
+    """Return the URL of the server's superuser."""
+    return server._names.url(server._paths.sockets, SUPERUSER)
+
+
+def read_log(server: EmbeddedServer) -> str:
+    """Return the server's log."""
+    return server._paths.log.read_text()
 
 
 class Starter:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from watchkeeper.database.embedded import EmbeddedServer
+from watchkeeper.database.embedded._server import EmbeddedServer
 from watchkeeper.exceptions import EmbeddedServerError
 
 

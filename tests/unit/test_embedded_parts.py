@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import pwd
 import re
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from watchkeeper.database.embedded import EmbeddedServer
 from watchkeeper.database.embedded._account import Account, choose_account, closed_folder
 from watchkeeper.database.embedded._binaries import Binaries
 from watchkeeper.database.embedded._failures import explain
 from watchkeeper.database.embedded._paths import Paths, folder_error
 from watchkeeper.database.embedded._provision import Names
-from watchkeeper.database.embedded._server import _log
+from watchkeeper.database.embedded._server import EmbeddedServer
 from watchkeeper.database.embedded._spec import make_spec
 from watchkeeper.database.embedded._supervisor._parent import StoppedError, read_spec
 from watchkeeper.database.embedded._supervisor._predecessor import is_ready, is_server, recorded_pid
@@ -172,6 +170,7 @@ def test_embedded_names_are_checked(names: dict[str, str], sentence: str) -> Non
             database=given["database"],
             owner_role=given["owner_role"],
             service_role=given["service_role"],
+            report=print,
         )
 
 
@@ -336,15 +335,3 @@ def test_embedded_other_processes_are_not_servers(tmp_path: Path) -> None:
     """Neither this process nor one that does not exist is taken for a server."""
     assert not is_server(os.getpid(), tmp_path)
     assert not is_server(2**30, tmp_path)
-
-
-def test_embedded_reports_go_to_the_standard_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a `report` function, events are logged at their level."""
-    with caplog.at_level(logging.INFO):
-        for level in ("info", "warn", "error"):
-            _log(level, f"said {level}")
-    assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("INFO", "said info"),
-        ("WARNING", "said warn"),
-        ("ERROR", "said error"),
-    ]

