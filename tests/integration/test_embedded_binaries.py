@@ -33,7 +33,7 @@ def test_embedded_version_is_parsed(tmp_path: Path) -> None:
     for number, said in enumerate(("15.20 (Debian 15.20-0+deb12u1)", "19beta1", "18.6")):
         folder = _programs(tmp_path / str(number), f"echo 'postgres (PostgreSQL) {said}'")
         binaries = find_binaries(folder, PATHS, ME)
-        assert (binaries.version, binaries.major) == (said.split()[0], int(said[:2]))
+        assert binaries.major == int(said[:2])
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_embedded_ordinary_user_runs_only_their_own_data(
 
 def test_embedded_spec_listens_only_on_private_sockets() -> None:
     """There is no TCP, the locale fits the version, and the caller's settings come last."""
-    binaries = Binaries(folder=Path("/bin"), version="18.6", major=18)
+    binaries = Binaries(folder=Path("/bin"), major=18)
     parameters = {"port": "1", "work_mem": "8MB"}
     timeout = timedelta(seconds=3)
     spec = make_spec(Paths(state=Path('/x "y"')), NOBODY, binaries, parameters, timeout)

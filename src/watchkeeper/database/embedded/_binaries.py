@@ -30,10 +30,9 @@ _VERSION_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binaries:
-    """The `bin` folder of a PostgreSQL and its version, such as 18.6; the data format depends on `major`."""
+    """The `bin` folder of a PostgreSQL and its major version."""
 
     folder: Path
-    version: str
     major: int
 
 
@@ -161,4 +160,4 @@ def _ask_version(folder: Path) -> Binaries:
         raise EmbeddedServerError(
             f"PostgreSQL {found[1]}{found[2]} in {folder} is too old: {_OLDEST_MAJOR} or newer is needed."
         )
-    return Binaries(folder=folder, version=found[1] + found[2], major=int(found[1]))
+    return Binaries(folder=folder, major=int(found[1]))
