@@ -103,8 +103,8 @@ async def test_datasette_with_an_adapter(datasette: Datasette, tmp_path: Path) -
         await _play(port)
         async with httpx.AsyncClient(trust_env=False) as client:
             metrics = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
-        told = [line for line in lines() if line.get("type") == "request"]
-    assert [(line["method"], line["route"], line["statusCode"], line["outcome"]) for line in told] == [
+        logged = [line for line in lines() if line.get("type") == "request"]
+    assert [(line["method"], line["route"], line["statusCode"], line["outcome"]) for line in logged] == [
         ("GET", "/", 200, "completed"),
         ("GET", "/{database}/{table}", 200, "completed"),
         ("GET", "/{database}/{table}/{pks}", 200, "completed"),
@@ -114,7 +114,7 @@ async def test_datasette_with_an_adapter(datasette: Datasette, tmp_path: Path) -
         ("GET", "/-/static/{path}", 200, "completed"),
         ("GET", "/{database}/{table}", 200, "completed"),
     ]
-    assert told[-1]["bytes"] > 10 * ROWS
+    assert logged[-1]["bytes"] > 10 * ROWS
     assert [line for line in lines() if line["level"] != "info"] == []
     assert 'http_requests_total{method="GET",route="/{database}/{table}",status="200"} 2.0' in metrics
 
@@ -123,9 +123,9 @@ async def test_datasette_is_unmatched_without_an_adapter(datasette: Datasette, t
     """Everything but the route is the same."""
     async with _serving_kept(datasette, tmp_path, None) as (port, lines):
         await _play(port)
-        told = [line for line in lines() if line.get("type") == "request"]
-    assert {line["route"] for line in told} == {"unmatched"}
-    assert [line["statusCode"] for line in told] == [200, 200, 200, 404, 404, 200, 200, 200]
+        logged = [line for line in lines() if line.get("type") == "request"]
+    assert {line["route"] for line in logged} == {"unmatched"}
+    assert [line["statusCode"] for line in logged] == [200, 200, 200, 404, 404, 200, 200, 200]
 
 
 async def test_a_client_that_leaves_datasettes_stream_is_aborted(
@@ -138,10 +138,10 @@ async def test_a_client_that_leaves_datasettes_stream_is_aborted(
         await reader.readuntil(b"item 1")
         writer.transport.abort()
         for _ in range(250):
-            told = [line for line in lines() if line.get("type") == "request"]
-            if told:
+            logged = [line for line in lines() if line.get("type") == "request"]
+            if logged:
                 break
             await asyncio.sleep(0.02)
-    assert [(line["route"], line["statusCode"], line["outcome"]) for line in told] == [
+    assert [(line["route"], line["statusCode"], line["outcome"]) for line in logged] == [
         ("/{database}/{table}", 200, "aborted")
     ]

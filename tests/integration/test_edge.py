@@ -94,8 +94,8 @@ async def test_metrics_agree_with_the_client(tmp_path: Path, server: str) -> Non
         labels = {"method": method, "route": path}
         assert _scraped(text, "http_requests_total", status=str(status), **labels) == 20.0
         assert _scraped(text, "http_request_duration_seconds_count", **labels) == 20.0
-    told = {(line["route"], line["statusCode"], line["requestId"]) for line in watched.requests()}
-    assert told == set(replies)
+    logged = {(line["route"], line["statusCode"], line["requestId"]) for line in watched.requests()}
+    assert logged == set(replies)
 
 
 async def test_the_contracts_probes_work_over_the_wire(tmp_path: Path, server: str) -> None:
@@ -242,9 +242,9 @@ async def test_clients_may_leave_at_any_time(tmp_path: Path, server: str) -> Non
         await _leave(port, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n", 0.01)
         await _wait_for_lines(watched, 2)
         assert (await client.get("/a")).status_code == 200
-    told = {line["url"]: (line["statusCode"], line["outcome"]) for line in watched.requests()}
-    assert told["/upload"] == (499, "aborted")
-    assert told["/stream"][0] == 200
+    logged = {line["url"]: (line["statusCode"], line["outcome"]) for line in watched.requests()}
+    assert logged["/upload"] == (499, "aborted")
+    assert logged["/stream"][0] == 200
     assert [line for line in watched.lines() if line["level"] == "error"] == []
 
 

@@ -174,8 +174,8 @@ async def test_an_app_of_each_framework_on_each_server(tmp_path: Path, framework
                 await asyncio.sleep(0.01)
     finally:
         watched.logging.uninstall()
-    told = {line["url"]: line for line in watched.requests()}
-    assert {url: line["route"] for url, line in told.items()} == {
+    logged = {line["url"]: line for line in watched.requests()}
+    assert {url: line["route"] for url, line in logged.items()} == {
         "/items/7": "unmatched",  # the last one was the 405
         "/stream": "/stream",
         "/later": "/later",
@@ -183,15 +183,15 @@ async def test_an_app_of_each_framework_on_each_server(tmp_path: Path, framework
         "/boom": "/boom",
     }
     assert watched.count(ITEM_ROUTES.get(framework, "/items/{item_id}"), 200) == 1.0
-    assert told["/stream"]["bytes"] == 20
-    assert told["/stream"]["duration"] >= 40
-    assert datetime.fromisoformat(told["/later"]["time"]) < ENDED[-1]
-    assert told["/boom"]["statusCode"] == 500
+    assert logged["/stream"]["bytes"] == 20
+    assert logged["/stream"]["duration"] >= 40
+    assert datetime.fromisoformat(logged["/later"]["time"]) < ENDED[-1]
+    assert logged["/boom"]["statusCode"] == 500
     errors = [line for line in watched.lines() if line["level"] == "error"]
     assert [line["error"]["message"] for line in errors] == ["secret inside"]
-    assert errors[0]["requestId"] == told["/boom"]["requestId"]
+    assert errors[0]["requestId"] == logged["/boom"]["requestId"]
     if framework != "quart":  # whose exceptions are known only through an error handler
-        assert told["/boom"]["outcome"] == "failed"
+        assert logged["/boom"]["outcome"] == "failed"
 
 
 @pytest.mark.parametrize("server", SERVERS)

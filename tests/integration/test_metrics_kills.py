@@ -311,7 +311,7 @@ def test_an_instance_name_joins_unrelated_processes(tmp_path: Path) -> None:
         "    await keeper.start()\n"
         "    events = keeper.counter('events_total', 'Events.')\n"
         "    events.inc(5)\n"
-        "    reply = await ask(keeper.wrap(None), '/metrics')\n"
+        "    reply = await fetch(keeper.wrap(None), '/metrics')\n"
         "    print(samples_of(reply.body.decode())['events_total', frozenset()], file=sys.stderr)\n"
         "    await keeper.close()\n"
         "asyncio.run(main())\n"

@@ -205,9 +205,9 @@ async def test_a_client_that_leaves_is_seen_as_far_as_the_server_shows_it(
         await _leave(port, "/unread", method="POST", after=0.1, body=b"hello")
         await _wait_for(watched, 3)
         await _leave(port, "/events")
-        told = await _wait_for(watched, 4)
+        logged = await _wait_for(watched, 4)
         await asyncio.sleep(0.1)
-    assert sorted(told) == [
+    assert sorted(logged) == [
         ("/busy", *late),
         ("/events", 200, "aborted"),
         ("/slow", *late),

@@ -146,35 +146,38 @@ async def test_websockets_of_each_framework_on_each_server(
             async with Connection(port, "/chat/a/rooms/1") as client:
                 assert client.status == 101
                 request_id = client.headers.get("x-request-id")
-                assert [await client.ask("one"), await client.ask("two")] == ["one", "two"]
+                assert [await client.send_and_receive("one"), await client.send_and_receive("two")] == [
+                    "one",
+                    "two",
+                ]
                 await client.close(1000)
             async with Connection(port, "/chat/a/rooms/2") as client:
-                assert await client.ask("bye") == ""
+                assert await client.send_and_receive("bye") == ""
                 assert client.code == 4001
             async with Connection(port, "/chat/a/rooms/3") as client:
-                assert await client.ask("one") == "one"
+                assert await client.send_and_receive("one") == "one"
                 client.cut()
             async with Connection(port, "/chat/a/rooms/4") as client:
-                assert await client.ask("boom") == ""
+                assert await client.send_and_receive("boom") == ""
             for path in ("/chat/a/closed", "/nothing/at/all"):
                 async with Connection(port, path) as client:
                     assert client.status in {403, 404}
             await _wait_for_sockets(watched, 6)
     finally:
         watched.logging.uninstall()
-    told = {line["url"]: line for line in watched.sockets()}
+    logged = {line["url"]: line for line in watched.sockets()}
     assert len(watched.sockets()) == 6
     room = ROOMS.get(framework, "/chat/{tenant}/rooms/{room}")
-    assert {line["route"] for url, line in told.items() if "rooms" in url} == {room}
-    assert told["/nothing/at/all"]["route"] == "unmatched"
-    assert (told["/chat/a/rooms/1"]["outcome"], told["/chat/a/rooms/1"]["code"]) == ("completed", 1000)
-    assert (told["/chat/a/rooms/1"]["received"], told["/chat/a/rooms/1"]["sent"]) == (2, 2)
+    assert {line["route"] for url, line in logged.items() if "rooms" in url} == {room}
+    assert logged["/nothing/at/all"]["route"] == "unmatched"
+    assert (logged["/chat/a/rooms/1"]["outcome"], logged["/chat/a/rooms/1"]["code"]) == ("completed", 1000)
+    assert (logged["/chat/a/rooms/1"]["received"], logged["/chat/a/rooms/1"]["sent"]) == (2, 2)
     if server != "granian":  # granian drops the headers of a handshake
-        assert told["/chat/a/rooms/1"]["requestId"] == request_id
-    assert (told["/chat/a/rooms/2"]["outcome"], told["/chat/a/rooms/2"]["code"]) == ("completed", 4001)
-    assert told["/chat/a/rooms/3"]["outcome"] == "aborted"
-    assert told["/chat/a/rooms/4"]["outcome"] == "failed"
-    assert told["/chat/a/closed"]["outcome"] == told["/nothing/at/all"]["outcome"] == "rejected"
+        assert logged["/chat/a/rooms/1"]["requestId"] == request_id
+    assert (logged["/chat/a/rooms/2"]["outcome"], logged["/chat/a/rooms/2"]["code"]) == ("completed", 4001)
+    assert logged["/chat/a/rooms/3"]["outcome"] == "aborted"
+    assert logged["/chat/a/rooms/4"]["outcome"] == "failed"
+    assert logged["/chat/a/closed"]["outcome"] == logged["/nothing/at/all"]["outcome"] == "rejected"
     errors = [line for line in watched.lines() if line["level"] == "error"]
     assert [line["error"]["message"] for line in errors] == ["inside"]
     assert watched.registry.sample("websocket_connections_open", route=room) == 0.0

@@ -1,6 +1,6 @@
 """ASGI apps driven in process, message by message, and behind real servers on a free port.
 
-`watch` puts the edge around an app and reads back what it wrote and counted; `ask` plays one request;
+`watch` puts the middleware around an app and reads what it logged and counted; `fetch` sends one request;
 `serving` runs uvicorn or granian in the test's own event loop.
 """
 
@@ -134,7 +134,7 @@ class Reply:
         )
 
 
-async def ask(
+async def fetch(
     app: App,
     path: str = "/",
     method: str = "GET",
@@ -180,7 +180,7 @@ async def ask(
 
 @dataclass
 class Watched:
-    """An app with the edge around it, and all that the edge made known."""
+    """An app with the middleware around it, and its metrics and lines."""
 
     app: Middleware
     registry: ScrapedRegistry

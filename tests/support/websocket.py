@@ -133,12 +133,12 @@ class Connection:
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
-    async def ask(self, text: str) -> str:
+    async def send_and_receive(self, text: str) -> str:
         """Send a text and return the next one that comes; empty where the server closed."""
         self._write(TextMessage(data=text))
-        return await self.hear()
+        return await self.receive()
 
-    async def hear(self) -> str:
+    async def receive(self) -> str:
         """Return the next text that comes; empty where the server closed."""
         event = await self._next()
         if isinstance(event, Message):

@@ -69,8 +69,8 @@ def test_code_is_good_for_its_peer_only(token: str, channel: str, peer: str, cod
 
 def test_pseudonym_can_be_computed_in_a_shell() -> None:
     """As in the README: one HMAC under the token, cut to 16 digits."""
-    told = hmac.new(b"token", b"realestate pairing peer\0telegram\x0042", hashlib.sha256).hexdigest()
-    assert pseudonym(TOKEN, "telegram", "42") == f"telegram:{told[:16]}"
+    digest = hmac.new(b"token", b"realestate pairing peer\0telegram\x0042", hashlib.sha256).hexdigest()
+    assert pseudonym(TOKEN, "telegram", "42") == f"telegram:{digest[:16]}"
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def test_first_start_generates_the_missing_secrets(tmp_path: Path) -> None:
     """They are written to a file of mode 0600 in the state folder, and the operator is told where."""
     folder = tmp_path / "state" / "realestate-backend"
-    environ, told = complete_secrets({"PATH": "x"}, folder)
+    environ, notice = complete_secrets({"PATH": "x"}, folder)
     path = folder / FILE_NAME
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert told == f"generated SERVICE_TOKEN and WEBHOOK_SECRETS in {path}"
+    assert notice == f"generated SERVICE_TOKEN and WEBHOOK_SECRETS in {path}"
     assert environ["PATH"] == "x"
     settings = BackendSettings.from_env(environ)
     assert settings.service_token is not None
@@ -34,17 +34,17 @@ def test_first_start_generates_the_missing_secrets(tmp_path: Path) -> None:
 def test_next_start_uses_the_same(tmp_path: Path) -> None:
     """Generated secrets stay, so that clients can keep them."""
     first, _ = complete_secrets({}, tmp_path)
-    second, told = complete_secrets({}, tmp_path)
+    second, notice = complete_secrets({}, tmp_path)
     assert second == first
-    assert told == f"using SERVICE_TOKEN and WEBHOOK_SECRETS of {tmp_path / FILE_NAME}"
+    assert notice == f"using SERVICE_TOKEN and WEBHOOK_SECRETS of {tmp_path / FILE_NAME}"
 
 
 def test_environment_overrides_the_file(tmp_path: Path) -> None:
     """A secret of the environment is used as it is; only the other comes from the file."""
-    environ, told = complete_secrets({"SERVICE_TOKEN": "mine", "WEBHOOK_SECRETS": ""}, tmp_path)
+    environ, notice = complete_secrets({"SERVICE_TOKEN": "mine", "WEBHOOK_SECRETS": ""}, tmp_path)
     assert environ["SERVICE_TOKEN"] == "mine"
     assert environ["WEBHOOK_SECRETS"] == read_secrets(tmp_path / FILE_NAME)["WEBHOOK_SECRETS"]
-    assert told == f"generated WEBHOOK_SECRETS in {tmp_path / FILE_NAME}"
+    assert notice == f"generated WEBHOOK_SECRETS in {tmp_path / FILE_NAME}"
 
 
 def test_complete_environment_needs_no_file(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_concurrent_starts_agree(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len({environ["SERVICE_TOKEN"] for environ, _ in seen}) == 1
-    assert [told.split()[0] for _, told in seen if told].count("generated") == 1
+    assert [notice.split()[0] for _, notice in seen if notice].count("generated") == 1
     assert [entry.name for entry in (tmp_path / "deep" / "er").iterdir()] == [FILE_NAME]
 
 

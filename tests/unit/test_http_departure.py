@@ -85,7 +85,7 @@ async def _played(folder: Path, server: _Server, delays: Sequence[float]) -> lis
 
 
 @pytest.mark.parametrize(
-    ("coming", "delays", "told"),
+    ("coming", "delays", "expected"),
     [
         (["http.disconnect"], (LATER, 0), (499, "aborted")),
         (["http.disconnect"], (0, LATER), (200, "aborted")),
@@ -98,10 +98,10 @@ async def _played(folder: Path, server: _Server, delays: Sequence[float]) -> lis
     ],
 )
 async def test_a_late_response_polls_for_a_disconnect(
-    tmp_path: Path, coming: list[str], delays: tuple[float, float], told: tuple[int, str]
+    tmp_path: Path, coming: list[str], delays: tuple[float, float], expected: tuple[int, str]
 ) -> None:
     """Before its start and before its last byte, if 10 ms have passed; a quick response does not."""
-    assert await _played(tmp_path, _Server(*coming), delays) == [told]
+    assert await _played(tmp_path, _Server(*coming), delays) == [expected]
 
 
 async def test_the_app_receives_what_a_poll_found(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi import LOCAL_HOST, ask, response_body, response_start, scope_of, sends, watch
+from support.asgi import LOCAL_HOST, fetch, response_body, response_start, scope_of, sends, watch
 from watchkeeper.http import error_body, name_route, note_exception
 from watchkeeper.http._request_recorder import SEND_BUFFER
 from watchkeeper.logs import current_request, trace_headers
@@ -33,7 +33,7 @@ _hello = sends(response_start(201, (b"content-type", b"text/plain")), response_b
 async def test_a_request_is_one_count_one_duration_and_one_line(tmp_path: Path) -> None:
     """The line has the contract's keys in the contract's order."""
     watched = watch(_hello, tmp_path, resolve_route=lambda _scope: "/things/{id}")
-    reply = await ask(watched.app, "/things/7", "POST", query_string=b"a=1&b=%20")
+    reply = await fetch(watched.app, "/things/7", "POST", query_string=b"a=1&b=%20")
     assert (reply.status, reply.body) == (201, b"hello")
     (line,) = watched.lines()
     assert list(line) == [
@@ -76,7 +76,7 @@ async def test_the_ids_are_bound_during_the_request(tmp_path: Path) -> None:
         (b"traceparent", f"00-{TRACE}-00f067aa0ba902b7-01".encode()),
     ]
     watched = watch(app, tmp_path)
-    reply = await ask(watched.app, headers=headers)
+    reply = await fetch(watched.app, headers=headers)
     (line,) = watched.lines()
     assert reply.headers["x-request-id"] == "order-7"
     assert seen[0] == {"X-Request-ID": "order-7", "traceparent": f"00-{TRACE}-{line['span_id']}-01"}
@@ -90,7 +90,7 @@ async def test_the_apps_own_request_id_is_replaced(tmp_path: Path) -> None:
     watched = watch(
         sends(response_start(200, (b"x-request-id", b"other"), (b"a", b"b")), response_body()), tmp_path
     )
-    reply = await ask(watched.app, headers=[LOCAL_HOST, (b"x-request-id", b"mine")])
+    reply = await fetch(watched.app, headers=[LOCAL_HOST, (b"x-request-id", b"mine")])
     assert reply.headers == {"a": "b", "x-request-id": "mine"}
 
 
@@ -100,13 +100,13 @@ async def test_the_apps_messages_are_not_changed(tmp_path: Path) -> None:
 
     watched = watch(sends(message, response_body()), tmp_path)
     for _ in range(2):
-        assert len((await ask(watched.app)).headers) == 1
+        assert len((await fetch(watched.app)).headers) == 1
     assert message == response_start()
 
 
 async def test_a_start_without_headers_gets_the_id(tmp_path: Path) -> None:
     """ASGI lets an app leave the headers out."""
-    reply = await ask(
+    reply = await fetch(
         watch(sends({"type": "http.response.start", "status": 204}, response_body()), tmp_path).app
     )
     assert set(reply.headers) == {"x-request-id"}
@@ -126,7 +126,7 @@ async def test_streaming_is_measured_to_the_last_byte(tmp_path: Path) -> None:
         await send(response_body())
 
     watched = watch(app, tmp_path)
-    assert (await ask(watched.app)).body == b"part" * 3
+    assert (await fetch(watched.app)).body == b"part" * 3
     (line,) = watched.lines()
     assert (line["bytes"], line["outcome"]) == (12, "completed")
     assert line["duration"] >= 60
@@ -148,7 +148,7 @@ async def test_a_slow_client_is_part_of_the_duration(parts: list[bytes], tmp_pat
         await asyncio.sleep(0.05 if last else 0)
 
     watched = watch(app, tmp_path)
-    await ask(watched.app, on_send=slow)
+    await fetch(watched.app, on_send=slow)
     assert watched.lines()[0]["duration"] >= 50
     assert watched.durations("unmatched") >= 0.05
 
@@ -164,7 +164,7 @@ async def test_a_short_response_is_counted_before_it_is_sent(tmp_path: Path) -> 
         counted.append((message["type"], watched.count("unmatched", 201), measured or 0.0))
 
     watched = watch(_hello, tmp_path)
-    await ask(watched.app, on_send=note)
+    await fetch(watched.app, on_send=note)
     assert counted == [("http.response.start", 0.0, 0.0), ("http.response.body", 1.0, 1.0)]
 
 
@@ -178,7 +178,7 @@ async def test_background_tasks_are_not_part_of_the_duration(tmp_path: Path) -> 
         await send(response_body(b"too late"))
 
     watched = watch(app, tmp_path)
-    await ask(watched.app)
+    await fetch(watched.app)
     assert watched.count("unmatched", 201) == 1.0
     assert len(watched.requests()) == 1
 
@@ -195,7 +195,7 @@ async def test_trailers_come_after_the_last_byte(tmp_path: Path) -> None:
         await send({"type": "http.response.trailers", "headers": []})
 
     watched = watch(app, tmp_path)
-    await ask(watched.app)
+    await fetch(watched.app)
     assert [line["outcome"] for line in watched.requests()] == ["completed"]
 
 
@@ -213,7 +213,7 @@ async def test_bytes_of_files_that_the_server_sends_are_counted(tmp_path: Path) 
 
     watched = watch(app, tmp_path)
     for path in ("/file", "/gone", "/copy"):
-        await ask(watched.app, path)
+        await fetch(watched.app, path)
     assert [line["bytes"] for line in watched.requests()] == [1234, 0, 100]
     assert [line["outcome"] for line in watched.requests()] == ["completed"] * 3
 
@@ -221,7 +221,7 @@ async def test_bytes_of_files_that_the_server_sends_are_counted(tmp_path: Path) 
 async def test_head_sends_no_bytes(tmp_path: Path) -> None:
     """The server drops the body of an app that answers HEAD like GET."""
     watched = watch(_hello, tmp_path)
-    await ask(watched.app, method="HEAD")
+    await fetch(watched.app, method="HEAD")
     assert watched.lines()[0]["bytes"] == 0
     assert watched.count("unmatched", 201, "HEAD") == 1.0
 
@@ -230,7 +230,7 @@ async def test_unknown_methods_share_one_label(tmp_path: Path) -> None:
     """The line has the method itself, escaped."""
     watched = watch(_hello, tmp_path)
     for method in ("BREW", "get", "X" * 200):
-        await ask(watched.app, method=method)
+        await fetch(watched.app, method=method)
     assert watched.count("unmatched", 201, "_OTHER") == 3.0
     assert [line["method"] for line in watched.requests()] == ["BREW", "get", "X" * 200]
 
@@ -267,7 +267,7 @@ async def _drop(_message: Message) -> None:
 async def test_the_url_is_path_and_query_as_received(tmp_path: Path, more: dict[str, Any], url: str) -> None:
     """Percent escapes stay, and bytes that are not UTF-8 are escaped."""
     watched = watch(_hello, tmp_path)
-    await ask(watched.app, **more)
+    await fetch(watched.app, **more)
     assert watched.lines()[0]["url"] == url
 
 
@@ -279,21 +279,21 @@ async def test_the_url_is_read_before_the_app_rewrites_it(tmp_path: Path) -> Non
         await _hello(scope, receive, send)
 
     watched = watch(app, tmp_path)
-    await ask(watched.app, "/outer/inner", query_string=b"a=1")
+    await fetch(watched.app, "/outer/inner", query_string=b"a=1")
     assert watched.lines()[0]["url"] == "/outer/inner?a=1"
 
 
 async def test_secrets_in_the_url_are_masked(tmp_path: Path) -> None:
     """A token in a query is in no line."""
     watched = watch(_hello, tmp_path)
-    await ask(watched.app, query_string=b"token=abc123&key=s3cret-value")
+    await fetch(watched.app, query_string=b"token=abc123&key=s3cret-value")
     assert not re.search("abc123|s3cret-value", json.dumps(watched.lines()))
 
 
 async def test_an_exception_before_the_response_is_a_500(tmp_path: Path) -> None:
     """It has the error body and the id; the exception is logged once, before the request."""
     watched = watch(sends(ValueError("secret inside")), tmp_path)
-    reply = await ask(watched.app, "/x")
+    reply = await fetch(watched.app, "/x")
     assert (reply.status, reply.error, reply.complete) == (500, None, True)
     assert reply.headers["content-type"] == "application/json"
     assert reply.headers["content-length"] == str(len(reply.body))
@@ -314,7 +314,7 @@ async def test_an_exception_before_the_response_is_a_500(tmp_path: Path) -> None
 
 async def test_head_of_a_failure_has_nobody(tmp_path: Path) -> None:
     """The headers are those of the body that GET would have."""
-    reply = await ask(watch(sends(ValueError("x")), tmp_path).app, method="HEAD")
+    reply = await fetch(watch(sends(ValueError("x")), tmp_path).app, method="HEAD")
     assert (reply.status, reply.body) == (500, b"")
     assert int(reply.headers["content-length"]) > 50
 
@@ -330,7 +330,7 @@ async def test_an_exception_in_the_middle_is_raised_again(tmp_path: Path, pieces
         raise ValueError("in the middle")
 
     watched = watch(app, tmp_path)
-    reply = await ask(watched.app)
+    reply = await fetch(watched.app)
     assert isinstance(reply.error, ValueError)
     assert not reply.complete
     exception, request = watched.lines()
@@ -349,7 +349,7 @@ async def test_an_exception_after_the_response_is_only_logged(
         raise ValueError("in the background")
 
     watched = watch(app, tmp_path)
-    reply = await ask(watched.app)
+    reply = await fetch(watched.app)
     assert reply.error is None
     request, exception = watched.lines()
     assert (request["statusCode"], request["outcome"]) == (201, "completed")
@@ -361,7 +361,7 @@ async def test_a_500_that_a_framework_sends_before_it_raises_has_failed(tmp_path
     watched = watch(
         sends(response_start(500), response_body(b"Internal Server Error"), ValueError("inside")), tmp_path
     )
-    reply = await ask(watched.app)
+    reply = await fetch(watched.app)
     assert (reply.status, reply.body, reply.error) == (500, b"Internal Server Error", None)
     assert [line.get("outcome") for line in watched.lines()] == [None, "failed"]
     assert watched.count("unmatched", 500) == 1.0
@@ -377,7 +377,7 @@ async def test_a_5xx_without_an_exception_is_completed(tmp_path: Path) -> None:
 
     watched = watch(app, tmp_path)
     began = time.perf_counter()
-    await ask(watched.app)
+    await fetch(watched.app)
     took = time.perf_counter() - began
     (line,) = watched.lines()
     assert (line["statusCode"], line["outcome"]) == (503, "completed")
@@ -391,7 +391,7 @@ async def test_an_app_without_a_response_has_failed(tmp_path: Path) -> None:
         return
 
     watched = watch(app, tmp_path)
-    reply = await ask(watched.app)
+    reply = await fetch(watched.app)
     assert (reply.status, reply.json["error"]["code"]) == (500, "internal_error")
     exception, request = watched.lines()
     assert exception["error"]["message"] == "The app returned without a response."
@@ -401,7 +401,7 @@ async def test_an_app_without_a_response_has_failed(tmp_path: Path) -> None:
 async def test_an_app_that_stops_in_the_middle_has_failed(tmp_path: Path) -> None:
     """The last byte was never sent."""
     watched = watch(sends(response_start(), response_body(b"half", more=True)), tmp_path)
-    await ask(watched.app)
+    await fetch(watched.app)
     assert [line["outcome"] for line in watched.lines()] == ["failed"]
 
 
@@ -412,7 +412,7 @@ async def test_an_error_while_sending_the_500_is_raised(tmp_path: Path) -> None:
         raise OSError("connection lost")
 
     watched = watch(sends(ValueError("inside")), tmp_path)
-    reply = await ask(watched.app, on_send=broken)
+    reply = await fetch(watched.app, on_send=broken)
     assert isinstance(reply.error, OSError)
     assert [line["error"]["type"] for line in watched.lines() if "error" in line] == ["ValueError"]
     assert [line["outcome"] for line in watched.requests()] == ["failed"]
@@ -436,10 +436,10 @@ async def test_a_client_that_leaves_during_its_upload_is_aborted(tmp_path: Path)
 
     watched = watch(app, tmp_path)
     for path in ("/raises", "/returns", "/answers"):
-        reply = await ask(watched.app, path, "POST", body=[b"half"], leaves=True)
+        reply = await fetch(watched.app, path, "POST", body=[b"half"], leaves=True)
         assert reply.error is None
-    told = [(line.get("statusCode"), line.get("outcome")) for line in watched.lines()]
-    assert told == [(499, "aborted")] * 3
+    logged = [(line.get("statusCode"), line.get("outcome")) for line in watched.lines()]
+    assert logged == [(499, "aborted")] * 3
     assert watched.count("unmatched", 499, "POST") == 3.0
 
 
@@ -452,7 +452,7 @@ async def test_a_bug_after_a_disconnect_is_logged(tmp_path: Path) -> None:
         _ = message["body"]
 
     watched = watch(app, tmp_path)
-    await ask(watched.app, method="POST", body=[b"half"], leaves=True)
+    await fetch(watched.app, method="POST", body=[b"half"], leaves=True)
     exception, request = watched.lines()
     assert exception["error"]["type"] == "KeyError"
     assert (request["statusCode"], request["outcome"]) == (499, "aborted")
@@ -468,7 +468,7 @@ async def test_a_client_that_leaves_during_a_stream_is_aborted(tmp_path: Path) -
         assert (await receive())["type"] == "http.disconnect"
 
     watched = watch(app, tmp_path)
-    await ask(watched.app, leaves=True)
+    await fetch(watched.app, leaves=True)
     (line,) = watched.lines()
     assert (line["statusCode"], line["outcome"]) == (200, "aborted")
 
@@ -483,7 +483,7 @@ async def test_a_cancelled_request_is_recorded_and_stays_cancelled(tmp_path: Pat
         await asyncio.Event().wait()
 
     watched = watch(app, tmp_path)
-    task = asyncio.create_task(ask(watched.app))
+    task = asyncio.create_task(fetch(watched.app))
     await asyncio.sleep(0.01)
     task.cancel("enough")
     with pytest.raises(asyncio.CancelledError, match="enough"):
@@ -497,7 +497,7 @@ async def test_a_cancelled_request_is_recorded_and_stays_cancelled(tmp_path: Pat
 async def test_a_request_cancelled_after_its_last_byte_was_completed(tmp_path: Path, status: int) -> None:
     """What was cancelled is the background task."""
     watched = watch(sends(response_start(status), response_body(b"all"), None), tmp_path)
-    task = asyncio.create_task(ask(watched.app))
+    task = asyncio.create_task(fetch(watched.app))
     await asyncio.sleep(0.01)
     task.cancel("enough")
     with pytest.raises(asyncio.CancelledError, match="enough"):
@@ -515,7 +515,7 @@ async def test_an_exception_that_a_framework_hides_can_be_noted(tmp_path: Path) 
         await send(response_body(b"sorry"))
 
     watched = watch(app, tmp_path)
-    await ask(watched.app)
+    await fetch(watched.app)
     exception, request = watched.lines()
     assert exception["error"]["message"] == "hidden"
     assert request["outcome"] == "failed"
@@ -532,7 +532,7 @@ async def test_an_exception_that_is_an_answer_is_not_noted(tmp_path: Path) -> No
         await _hello(scope, receive, send)
 
     watched = watch(app, tmp_path)
-    await ask(watched.app)
+    await fetch(watched.app)
     assert [line["outcome"] for line in watched.lines()] == ["completed"]
     await note_exception(ValueError("x"), {})
     name_route({}, "/x")
@@ -547,7 +547,7 @@ async def test_an_app_can_name_its_route(tmp_path: Path) -> None:
         await _hello(scope, receive, send)
 
     watched = watch(app, tmp_path)
-    await ask(watched.app, "/named/7")
+    await fetch(watched.app, "/named/7")
     assert watched.lines()[0]["route"] == "/named/{id}"
     assert watched.routes() == {"/named/{id}"}
 
@@ -560,8 +560,8 @@ async def test_what_matched_nothing_is_unmatched(tmp_path: Path, status: int) ->
         tmp_path,
         resolve_route=lambda scope: str(scope["path"]),
     )
-    await ask(watched.app, "/files/{path}")
-    await ask(watched.app, "/items/{id}")
+    await fetch(watched.app, "/files/{path}")
+    await fetch(watched.app, "/items/{id}")
     assert [line["route"] for line in watched.lines()] == [
         "unmatched",
         "unmatched" if status == 405 else "/items/{id}",
@@ -575,7 +575,7 @@ async def test_an_exception_in_the_resolver_does_not_fail_the_request(tmp_path: 
         raise KeyError("route")
 
     watched = watch(_hello, tmp_path, resolve_route=resolve)
-    reply = await ask(watched.app)
+    reply = await fetch(watched.app)
     assert (reply.status, reply.complete, reply.error) == (201, True, None)
     assert watched.count("unmatched", 201) == 1.0
     assert [line.get("outcome") for line in watched.lines()] == [None, "completed"]
@@ -590,8 +590,8 @@ async def test_request_lines_can_be_switched_off(tmp_path: Path) -> None:
         await _hello(scope, receive, send)
 
     watched = watch(app, tmp_path, request_lines=False)
-    await ask(watched.app)
-    await ask(watched.app, "/boom")
+    await fetch(watched.app)
+    await fetch(watched.app, "/boom")
     assert watched.count("unmatched", 201) == 1.0
     assert [line["level"] for line in watched.lines()] == ["error"]
 
@@ -611,7 +611,7 @@ async def test_other_scopes_are_passed_on(tmp_path: Path) -> None:
 async def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
     """The ids and the lines go on."""
     watched = watch(_hello, tmp_path, metrics=False)
-    assert (await ask(watched.app, "/x")).status == 201
+    assert (await fetch(watched.app, "/x")).status == 201
     assert [line["url"] for line in watched.lines()] == ["/x"]
     assert (
         watched.registry.sample("http_requests_total", method="GET", route="unmatched", status="201") is None
@@ -630,7 +630,7 @@ async def test_concurrent_requests_keep_their_own_ids(tmp_path: Path) -> None:
 
     watched = watch(app, tmp_path)
     replies = await asyncio.gather(
-        *(ask(watched.app, f"/{n}", headers=[(b"x-request-id", f"id-{n}".encode())]) for n in range(100))
+        *(fetch(watched.app, f"/{n}", headers=[(b"x-request-id", f"id-{n}".encode())]) for n in range(100))
     )
     assert all(reply.status == 201 for reply in replies)
     assert {(line["url"], line["requestId"]) for line in watched.lines()} == {
@@ -653,7 +653,7 @@ def test_any_request_makes_one_valid_line(  # noqa: PLR0917 - what a client choo
     watched = watch(_hello, tmp_path, probe_lines=True)
     before = len(watched.lines())
     more: dict[str, Any] = {"raw_path": raw, "query_string": query, "headers": [(name, value)]}
-    reply = asyncio.run(ask(watched.app, path, method, **more))
+    reply = asyncio.run(fetch(watched.app, path, method, **more))
     assert reply.error is None
     assert reply.complete
     assert re.fullmatch("[A-Za-z0-9._-]+", reply.headers["x-request-id"])
@@ -689,7 +689,7 @@ async def test_a_last_message_that_is_sent_again_counts_once(tmp_path: Path) -> 
             raise OSError("gone")
 
     watched = watch(app, tmp_path)
-    await ask(watched.app, on_send=refuse)
+    await fetch(watched.app, on_send=refuse)
     assert watched.count("unmatched", 200) == 1.0
 
 
@@ -702,7 +702,7 @@ async def test_an_exception_after_the_client_left_is_logged(tmp_path: Path) -> N
         raise ConnectionRefusedError("the database refuses")
 
     watched = watch(app, tmp_path)
-    await ask(watched.app, leaves=True)
+    await fetch(watched.app, leaves=True)
     assert [line["error"]["type"] for line in watched.lines() if line["level"] == "error"] == [
         "ConnectionRefusedError"
     ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi import LOCAL_HOST, ask, response_body, response_start, watch
+from support.asgi import LOCAL_HOST, fetch, response_body, response_start, watch
 from watchkeeper.http._sampling import RANDOM_FROM, sample_floor
 
 if TYPE_CHECKING:
@@ -28,21 +28,21 @@ async def _app(scope: Any, _receive: Any, send: Any) -> None:
     await send(response_body(b"x"))
 
 
-async def _ask(watched: Watched, trace: str, path: str = "/", **more: Any) -> None:
+async def _fetch(watched: Watched, trace: str, path: str = "/", **more: Any) -> None:
     parent = (b"traceparent", f"00-{trace}-00f067aa0ba902b7-01".encode())
-    await ask(watched.app, path, headers=[LOCAL_HOST, parent], **more)
+    await fetch(watched.app, path, headers=[LOCAL_HOST, parent], **more)
 
 
 async def test_sampling_keeps_completed_requests_by_trace_id(tmp_path: Path) -> None:
     """The line has the rate, and the metrics count all requests."""
     watched = watch(_app, tmp_path, request_sample=0.25)
     for _ in range(3):
-        await _ask(watched, KEPT)
-        await _ask(watched, DROPPED)
-    told = watched.requests()
-    assert [line["trace_id"] for line in told] == [KEPT] * 3
-    assert {line["sampleRate"] for line in told} == {0.25}
-    assert list(told[0])[-1] == "sampleRate"
+        await _fetch(watched, KEPT)
+        await _fetch(watched, DROPPED)
+    logged = watched.requests()
+    assert [line["trace_id"] for line in logged] == [KEPT] * 3
+    assert {line["sampleRate"] for line in logged} == {0.25}
+    assert list(logged[0])[-1] == "sampleRate"
     assert watched.count("unmatched", 200) == 6.0
 
 
@@ -59,7 +59,7 @@ async def test_sampling_keeps_every_request_that_did_not_succeed(
 ) -> None:
     """Whatever the trace id, and without a rate."""
     watched = watch(_app, tmp_path, request_sample=1e-9)
-    await _ask(watched, DROPPED, path, **more)
+    await _fetch(watched, DROPPED, path, **more)
     (line,) = watched.requests()
     assert line["outcome"] == outcome
     assert "sampleRate" not in line
@@ -73,22 +73,22 @@ async def test_sampling_keeps_aborted_requests(tmp_path: Path) -> None:
             pass
 
     watched = watch(app, tmp_path, request_sample=1e-9)
-    await _ask(watched, DROPPED, leaves=True)
+    await _fetch(watched, DROPPED, leaves=True)
     assert [(line["statusCode"], line.get("sampleRate")) for line in watched.requests()] == [(499, None)]
 
 
 async def test_a_404_is_sampled(tmp_path: Path) -> None:
     """A scanner makes many of them."""
     watched = watch(_app, tmp_path, request_sample=0.5)
-    await _ask(watched, DROPPED, "/404")
-    await _ask(watched, KEPT, "/404")
+    await _fetch(watched, DROPPED, "/404")
+    await _fetch(watched, KEPT, "/404")
     assert [line["sampleRate"] for line in watched.requests()] == [0.5]
 
 
 async def test_a_sampled_line_with_escapes_has_its_rate(tmp_path: Path) -> None:
     """Lines with characters that have to be escaped are rendered differently."""
     watched = watch(_app, tmp_path, request_sample=0.5)
-    await _ask(watched, KEPT, query_string="q=\u202e".encode())
+    await _fetch(watched, KEPT, query_string="q=\u202e".encode())
     (line,) = watched.requests()
     assert (line["sampleRate"], line["url"]) == (0.5, "/?q=\u202e")
 
@@ -96,7 +96,7 @@ async def test_a_sampled_line_with_escapes_has_its_rate(tmp_path: Path) -> None:
 async def test_all_lines_are_kept_without_sampling(tmp_path: Path) -> None:
     """And none has a rate."""
     watched = watch(_app, tmp_path)
-    await _ask(watched, DROPPED)
+    await _fetch(watched, DROPPED)
     assert [line.get("sampleRate") for line in watched.requests()] == [None]
 
 

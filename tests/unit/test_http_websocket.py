@@ -242,11 +242,11 @@ async def test_an_oserror_of_send_is_aborted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "outcome", "told"),
+    ("raised", "outcome", "logged"),
     [("as it came", "aborted", 0), ("wrapped", "aborted", 0), ("another", "failed", 1)],
 )
 async def test_the_apps_own_oserror_is_logged_after_a_disconnect(
-    tmp_path: Path, raised: str, outcome: str, told: int
+    tmp_path: Path, raised: str, outcome: str, logged: int
 ) -> None:
     """The server's OSError, and what a framework makes of it, only report the disconnect."""
 
@@ -273,7 +273,7 @@ async def test_the_apps_own_oserror_is_logged_after_a_disconnect(
     with contextlib.suppress(OSError):
         await watched.app({"type": "websocket", "path": "/", "headers": []}, receive, send)
     assert [line["outcome"] for line in watched.sockets()] == [outcome]
-    assert sum("error" in line for line in watched.lines()) == told
+    assert sum("error" in line for line in watched.lines()) == logged
 
 
 async def test_a_client_that_closes_without_a_code_has_completed(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ async def test_an_app_without_lifespan_support_is_started(how: str) -> None:
     ("failing", "message"),
     [
         (EmbeddedServerError("The disk is full."), "The disk is full."),
-        (KeyError("what nobody foresaw"), "KeyError: 'what nobody foresaw'"),
+        (KeyError("not foreseen"), "KeyError: 'not foreseen'"),
     ],
 )
 async def test_a_failed_keeper_fails_the_start(failing: Exception, message: str) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from support.asgi import ask, watch
+from support.asgi import fetch, watch
 from support.metrics import ScrapedRegistry
 from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
@@ -295,7 +295,7 @@ async def test_overlapping_scrapes_share_one_rendering(tmp_path: Path) -> None:
     packed = [*plain, (b"accept-encoding", b"gzip")]
     openmetrics = [*plain, (b"accept", b"application/openmetrics-text")]
     replies = await asyncio.gather(
-        *(ask(watched.app, "/metrics", headers=headers) for headers in (plain, packed) for _ in range(5))
+        *(fetch(watched.app, "/metrics", headers=headers) for headers in (plain, packed) for _ in range(5))
     )
     assert {reply.status for reply in replies} == {200}
     assert {reply.headers.get("content-encoding", "") for reply in replies} == {"", "gzip"}
@@ -305,7 +305,11 @@ async def test_overlapping_scrapes_share_one_rendering(tmp_path: Path) -> None:
     # Both formats at once, while another worker joins and declares.
     joining = asyncio.create_task(asyncio.to_thread(_join_and_declare, tmp_path))
     replies = await asyncio.gather(
-        *(ask(watched.app, "/metrics", headers=headers) for headers in (plain, openmetrics) for _ in range(5))
+        *(
+            fetch(watched.app, "/metrics", headers=headers)
+            for headers in (plain, openmetrics)
+            for _ in range(5)
+        )
     )
     await joining
     assert {reply.status for reply in replies} == {200}

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from support.asgi import ask, watch
+from support.asgi import fetch, watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,7 @@ async def test_head_and_options_have_their_route(
 ) -> None:
     """They are answered for the route or refused as 405; HEAD sends no bytes."""
     watched = watch(make(), tmp_path)
-    assert (await ask(watched.app, "/items/7", method)).status == status
+    assert (await fetch(watched.app, "/items/7", method)).status == status
     (line,) = watched.requests()
     assert (line["route"], line["outcome"]) == (route, "completed")
     assert watched.count(route, status, method) == 1.0
@@ -116,10 +116,10 @@ async def test_the_route_of_a_mounted_app_has_its_mount(
 ) -> None:
     """The outer app's own routes are not changed."""
     watched = watch(make(), tmp_path)
-    assert (await ask(watched.app, root + "/inner/a/items/7", root_path=root)).status == 200
-    assert (await ask(watched.app, root + "/items/7", root_path=root)).status == 200
-    assert (await ask(watched.app, root + "/inner/a/nothing", root_path=root)).status == 404
-    assert (await ask(watched.app, root + "/inner/a/items/7", "PUT", root_path=root)).status == 405
+    assert (await fetch(watched.app, root + "/inner/a/items/7", root_path=root)).status == 200
+    assert (await fetch(watched.app, root + "/items/7", root_path=root)).status == 200
+    assert (await fetch(watched.app, root + "/inner/a/nothing", root_path=root)).status == 404
+    assert (await fetch(watched.app, root + "/inner/a/items/7", "PUT", root_path=root)).status == 405
     assert [line["route"] for line in watched.requests()] == [
         route,
         "/items/{item_id}",

@@ -10,7 +10,7 @@ from litestar.params import FromPath  # noqa: TC002 - Litestar reads the annotat
 from quart import Blueprint, Quart
 from starlette.responses import PlainTextResponse
 
-from support.asgi import ask, watch
+from support.asgi import fetch, watch
 from watchkeeper.http import note_exception
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def test_the_route_of_litestar_is_its_template_with_its_mounts(  # noqa: P
 ) -> None:
     """Handlers, controllers, routers, mounts on several paths, and another framework's app below one."""
     watched = watch(_litestar(), tmp_path)
-    assert (await ask(watched.app, root + path, method, root_path=root)).status == status
+    assert (await fetch(watched.app, root + path, method, root_path=root)).status == status
     assert watched.routes() == {route}
     assert watched.requests()[0]["url"] == root + path
 
@@ -113,7 +113,7 @@ async def test_a_litestar_mount_on_several_paths_needs_the_raw_path(
 ) -> None:
     """Without it the mount is ambiguous."""
     watched = watch(_litestar(), tmp_path)
-    assert (await ask(watched.app, "/group/one/raw", raw_path=None)).status == 200
+    assert (await fetch(watched.app, "/group/one/raw", raw_path=None)).status == 200
     assert watched.routes() == {"unmatched"}
     assert [line["level"] for line in watched.lines()] == ["info"]
 
@@ -121,7 +121,7 @@ async def test_a_litestar_mount_on_several_paths_needs_the_raw_path(
 async def test_an_exception_in_litestar_is_logged_by_its_hook(tmp_path: Path) -> None:
     """Once: Litestar answers and raises nothing."""
     watched = watch(_litestar(after_exception=[note_exception]), tmp_path)
-    reply = await ask(watched.app, "/boom", "POST")
+    reply = await fetch(watched.app, "/boom", "POST")
     assert (reply.status, reply.error) == (500, None)
     exception, request = watched.lines()
     assert exception["error"]["message"] == "hidden by the framework"
@@ -131,7 +131,7 @@ async def test_an_exception_in_litestar_is_logged_by_its_hook(tmp_path: Path) ->
 async def test_a_404_in_litestar_is_no_failure_for_the_hook(tmp_path: Path) -> None:
     """Litestar's own responses reach the hook too."""
     watched = watch(_litestar(after_exception=[note_exception]), tmp_path)
-    await ask(watched.app, "/nothing")
+    await fetch(watched.app, "/nothing")
     assert [(line.get("statusCode"), line.get("outcome")) for line in watched.lines()] == [(404, "completed")]
 
 
@@ -179,7 +179,7 @@ async def test_the_route_of_quart_is_its_rule(  # noqa: PLR0917 - a table
 ) -> None:
     """Quart leaves nothing in the scope, so its URL map is matched again."""
     watched = watch(_quart(), tmp_path)
-    assert (await ask(watched.app, root + path, method, root_path=root)).status == status
+    assert (await fetch(watched.app, root + path, method, root_path=root)).status == status
     assert watched.routes() == {route}
 
 
@@ -195,7 +195,7 @@ async def test_an_exception_in_quart_is_logged_by_its_error_handler(tmp_path: Pa
         return "sorry", 500
 
     watched = watch(app, tmp_path)
-    assert (await ask(watched.app, "/boom", "POST")).status == 500
+    assert (await fetch(watched.app, "/boom", "POST")).status == 500
     exception, request_line = watched.lines()
     assert exception["error"]["message"] == "hidden by the framework"
     assert (request_line["statusCode"], request_line["outcome"]) == (500, "failed")
@@ -214,6 +214,6 @@ async def test_a_client_that_leaves_quart_is_aborted(tmp_path: Path) -> None:
     watched = watch(app, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reply = await ask(watched.app, "/slow", "POST", body=[b"half"], leaves=True)
+        reply = await fetch(watched.app, "/slow", "POST", body=[b"half"], leaves=True)
     assert reply.error is None
     assert [(line["statusCode"], line["outcome"]) for line in watched.lines()] == [(499, "aborted")]

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from support.asgi import ask, scope_of, watch
+from support.asgi import fetch, scope_of, watch
 from watchkeeper.http import resolve_route
 from watchkeeper.http.routes import _starlette_index
 
@@ -149,7 +149,7 @@ async def test_the_route_of_starlette_is_its_template_with_its_mounts(  # noqa: 
 ) -> None:
     """No raw value of a path or mount is in a label, and no match is unmatched."""
     watched = watch(starlette, tmp_path)
-    assert (await ask(watched.app, path, method)).status == status
+    assert (await fetch(watched.app, path, method)).status == status
     assert watched.routes() == {route}
 
 
@@ -161,7 +161,7 @@ async def test_the_route_below_a_host_has_no_host(
 ) -> None:
     """The client chooses the host."""
     watched = watch(starlette, tmp_path)
-    assert (await ask(watched.app, path, headers=[(b"host", b"south.example")])).status == 200
+    assert (await fetch(watched.app, path, headers=[(b"host", b"south.example")])).status == 200
     assert watched.routes() == {route}
 
 
@@ -173,7 +173,7 @@ async def test_a_root_path_is_no_part_of_the_route(
 ) -> None:
     """It belongs to the deployment."""
     watched = watch(starlette, tmp_path)
-    reply = await ask(watched.app, "/some/prefix" + path, root_path="/some/prefix")
+    reply = await fetch(watched.app, "/some/prefix" + path, root_path="/some/prefix")
     assert reply.status == status
     assert watched.routes() == {route}
 
@@ -192,7 +192,7 @@ async def test_a_mount_without_a_path_adds_nothing(
     """Mounts without a path only group routes."""
     below = [Mount("/x/{y}", routes=[Route("/leaf/{z}", _page)]), Route("/anywhere/{here}", _page)]
     watched = watch(Starlette(routes=[Mount("/opaque", app=_opaque), Mount("", routes=below)]), tmp_path)
-    assert (await ask(watched.app, path)).status == status
+    assert (await fetch(watched.app, path)).status == status
     assert watched.routes() == {route}
 
 
@@ -201,7 +201,7 @@ async def test_one_app_mounted_twice_is_two_routes(tmp_path: Path, starlette: St
     watched = watch(starlette, tmp_path)
     for _ in range(2):
         for path in ("/v1/leaf/1", "/v2/leaf/1", "/tenants/v1/deep/1/leaf/1"):
-            assert (await ask(watched.app, path)).status == 200
+            assert (await fetch(watched.app, path)).status == 200
     assert watched.routes() == {"/v1/leaf/{z}", "/v2/leaf/{z}", "/tenants/{tenant}/deep/{level}/leaf/{z}"}
 
 
@@ -211,7 +211,7 @@ async def test_the_cache_of_mounts_is_bounded(tmp_path: Path, starlette: Starlet
 
     watched = watch(starlette, tmp_path, request_lines=False)
     for number in range(3000):
-        await ask(watched.app, f"/tenants/t{number}/users/u{number}")
+        await fetch(watched.app, f"/tenants/t{number}/users/u{number}")
     assert watched.routes() == {"/tenants/{tenant}/users/{user}"}
     assert len(resolver._prefixes) <= 1024
 
@@ -226,7 +226,7 @@ async def test_a_405_is_unmatched(starlette: Starlette, method: str, path: str, 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
         await starlette(scope, receive, send)
 
-    await ask(app, path, method)
+    await fetch(app, path, method)
     assert resolve_route(scope) == route
 
 
@@ -250,14 +250,14 @@ async def test_fastapi_below_hosts_is_found(tmp_path: Path, path: str, route: st
     app.router.routes.insert(0, Host("three.example", app=_opaque))
     host = b"one.example" if path == "/docs" else b"two.example"
     watched = watch(app, tmp_path)
-    await ask(watched.app, path, headers=[(b"host", host)])
+    await fetch(watched.app, path, headers=[(b"host", host)])
     assert watched.routes() == {route}
 
 
 async def test_a_copied_scope_leaves_the_route_unmatched(tmp_path: Path, starlette: Starlette) -> None:
     """The route is not guessed from the path."""
     watched = watch(_Copying(starlette), tmp_path)
-    assert (await ask(watched.app, "/items/7")).status == 200
+    assert (await fetch(watched.app, "/items/7")).status == 200
     assert watched.routes() == {"unmatched"}
 
 
@@ -272,7 +272,7 @@ async def test_base_http_middleware_does_not_hide_the_route(tmp_path: Path) -> N
         middleware=[StarletteMiddleware(BaseHTTPMiddleware, dispatch=dispatch)],
     )
     watched = watch(app, tmp_path)
-    assert (await ask(watched.app, "/items/7")).status == 200
+    assert (await fetch(watched.app, "/items/7")).status == 200
     assert watched.routes() == {"/items/{id}"}
 
 
@@ -342,14 +342,14 @@ async def test_the_route_of_fastapi_is_its_template_with_prefixes_and_mounts(  #
 ) -> None:
     """Included routers, mounts with parameters and plain routes."""
     watched = watch(_fastapi(), tmp_path)
-    assert (await ask(watched.app, root + path, method, root_path=root)).status == status
+    assert (await fetch(watched.app, root + path, method, root_path=root)).status == status
     assert watched.routes() == {route}
 
 
 async def test_a_mounted_app_with_its_own_root_path_shows_no_raw_value(tmp_path: Path) -> None:
     """The mount cannot be found then: no route is better than a wrong one."""
     watched = watch(_fastapi(), tmp_path)
-    assert (await ask(watched.app, "/rooted/acme/leaf/7")).status == 200
+    assert (await fetch(watched.app, "/rooted/acme/leaf/7")).status == 200
     assert watched.routes() == {"unmatched"}
 
 
@@ -358,7 +358,7 @@ async def test_an_endpoint_of_several_routes_is_matched_again(tmp_path: Path) ->
     routes = [Route("/one/{a}", _page), Route("/two/{b}", _page), Route("/only/{c}", _missing)]
     watched = watch(Starlette(routes=routes), tmp_path)
     for path in ("/one/1", "/two/2", "/only/3"):
-        await ask(watched.app, path)
+        await fetch(watched.app, path)
     assert [line["route"] for line in watched.requests()] == ["/one/{a}", "/two/{b}", "/only/{c}"]
 
 
@@ -366,11 +366,11 @@ async def test_routes_that_are_added_later_are_found(tmp_path: Path) -> None:
     """The index is rebuilt when the number of routes changes."""
     app = Starlette(routes=[Route("/one/{a}", _page)])
     watched = watch(app, tmp_path)
-    await ask(watched.app, "/one/1")
+    await fetch(watched.app, "/one/1")
     app.router.routes.append(Route("/two/{b}", _missing))
     app.router.routes.append(Route("/three/{c}", _page))
     for path in ("/two/2", "/three/3", "/one/1"):
-        await ask(watched.app, path)
+        await fetch(watched.app, path)
     assert [line["route"] for line in watched.requests()] == [
         "/one/{a}",
         "/two/{b}",
@@ -384,8 +384,8 @@ async def test_an_endpoint_below_a_host_is_matched_again(tmp_path: Path) -> None
     below = Router([Route("/below/{a}", _page)])
     routes = [Host("{region}.example", app=below), Route("/above/{b}", _page)]
     watched = watch(Starlette(routes=routes), tmp_path)
-    await ask(watched.app, "/below/1", headers=[(b"host", b"eu.example")])
-    await ask(watched.app, "/above/1")
+    await fetch(watched.app, "/below/1", headers=[(b"host", b"eu.example")])
+    await fetch(watched.app, "/above/1")
     assert [line["route"] for line in watched.requests()] == ["/below/{a}", "/above/{b}"]
 
 

@@ -30,7 +30,7 @@ def test_only_what_the_service_counts_is_expected() -> None:
     tally = _tally()
     for status in (200, 401, 413, 503):
         tally.webhook("moltbot", status)
-    tally.webhook("nobody", 404)
+    tally.webhook("unknown", 404)
     for status in (200, 400, 401, 503):
         tally.tool("listing.search", status)
     tally.tool("listing.demolish", 404)

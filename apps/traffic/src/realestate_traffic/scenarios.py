@@ -97,7 +97,7 @@ class Scenarios:
 
     async def deliver_from_unknown_source(self) -> None:
         """A source that is not configured."""
-        await self._client.deliver(f"nobody{self._rng.randrange(1000)}", b"{}", secret="x")  # noqa: S106 - a wrong one
+        await self._client.deliver(f"unknown{self._rng.randrange(1000)}", b"{}", secret="x")  # noqa: S106 - a wrong one
 
     async def deliver_too_much(self) -> None:
         """A body over the limit."""
