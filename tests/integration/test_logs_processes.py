@@ -92,8 +92,8 @@ def test_processes_that_share_a_pipe_do_not_break_each_others_lines(
     assert max(len(str(line)) for line in lines) > 20_000
 
 
-def test_a_long_line_waits_for_another_processs_long_line(pipe: tuple[int, int]) -> None:
-    """While another process has the pipe, it is kept without holding anybody up; but not for ever."""
+def test_long_line_waits_for_the_lock_of_another_process(pipe: tuple[int, int]) -> None:
+    """It blocks no one meanwhile, and it does not wait forever."""
     reader, writer = pipe
     holder = subprocess.Popen(
         script(
@@ -129,8 +129,8 @@ def test_a_long_line_waits_for_another_processs_long_line(pipe: tuple[int, int])
     assert os.read(reader, 20_000) == b"x" * 9999 + b"\n"
 
 
-def test_a_forked_child_does_not_repeat_its_parents_lines() -> None:
-    """It begins with nothing gathered, also when a thread of the parent was just writing, and can write."""
+def test_forked_child_does_not_repeat_its_parents_lines() -> None:
+    """It starts with nothing pending, also if a thread of the parent was writing, and can write."""
     done = run(
         """
         async def main():
@@ -166,7 +166,7 @@ def test_a_forked_child_does_not_repeat_its_parents_lines() -> None:
     ],
 )
 def test_nothing_is_lost_at_a_normal_exit(end: str) -> None:
-    """Whatever the loop was doing, the last line is out."""
+    """Whatever the loop was doing, the last line is written."""
     done = run(
         f"""
         async def main():
@@ -180,7 +180,7 @@ def test_nothing_is_lost_at_a_normal_exit(end: str) -> None:
     assert done.returncode == 0
 
 
-def test_a_loop_that_never_ends_its_turn_is_flushed_at_exit() -> None:
+def test_unfinished_turn_is_flushed_at_exit() -> None:
     """An exit from within a callback leaves a turn unfinished."""
     done = run(
         """
@@ -194,8 +194,8 @@ def test_a_loop_that_never_ends_its_turn_is_flushed_at_exit() -> None:
     assert done.returncode == 3
 
 
-def test_an_uncaught_exception_ends_with_one_line() -> None:
-    """No traceback over many lines on either stream; the exit code says failure."""
+def test_uncaught_exception_ends_the_process_with_one_line() -> None:
+    """No traceback on either stream; the exit code is 1."""
     done = run(
         """
         def sell():
@@ -212,8 +212,8 @@ def test_an_uncaught_exception_ends_with_one_line() -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_a_process_without_stdout_goes_on() -> None:
-    """Started with stdout closed: what it opens instead under that number gets no line."""
+def test_process_without_stdout_keeps_running() -> None:
+    """What it opens instead under that number gets no line."""
     done = subprocess.run(
         [
             "/bin/sh",
@@ -243,7 +243,7 @@ def test_a_process_without_stdout_goes_on() -> None:
     assert done.returncode == 0
 
 
-def test_a_reader_that_goes_away_does_not_end_the_service(pipe: tuple[int, int]) -> None:
+def test_closed_reader_does_not_end_the_process(pipe: tuple[int, int]) -> None:
     """The lines are dropped and counted; no signal, no exception."""
     reader, writer = pipe
     os.close(reader)
@@ -263,8 +263,8 @@ def test_a_reader_that_goes_away_does_not_end_the_service(pipe: tuple[int, int])
     assert done.returncode == 0
 
 
-def test_a_full_disk_does_not_end_the_service() -> None:
-    """/dev/full as stdout: counted, and nothing else."""
+def test_full_disk_does_not_end_the_process() -> None:
+    """/dev/full as stdout: lines are counted as dropped."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - no path, a device
         done = run(
             """
@@ -279,7 +279,7 @@ def test_a_full_disk_does_not_end_the_service() -> None:
 
 
 def test_warnings_of_a_process_are_lines() -> None:
-    """Python's own warnings go nowhere else."""
+    """Python's own warnings are written nowhere else."""
     done = run(
         """
         import warnings
@@ -291,15 +291,15 @@ def test_warnings_of_a_process_are_lines() -> None:
     assert done.stderr == b""
 
 
-def test_importing_the_package_does_not_load_what_is_heavy() -> None:
-    """Neither structlog nor the rich that it brings along: they are loaded on first use."""
+def test_import_does_not_load_structlog() -> None:
+    """structlog, and the rich that it imports, are loaded on first use."""
     code = "import sys, watchkeeper.logs; print(sorted({'structlog', 'rich', 'pygments'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
     assert done.stdout.strip() == b"[]"
 
 
-def test_a_server_does_not_prepare_lines_that_nobody_writes() -> None:
-    """Its access logger has no handlers, which is what uvicorn asks before it puts a record together."""
+def test_access_loggers_have_no_handlers() -> None:
+    """Without them uvicorn does not build a record."""
     done = run(
         """
         for name in ("uvicorn.access", "granian.access"):

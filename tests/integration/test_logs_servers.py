@@ -1,4 +1,4 @@
-"""The lines of real servers: everything is JSON, everything is there once."""
+"""Lines of real servers: all of them are JSON, and each is written once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def app(scope, receive, send):
         await send({"type": "lifespan.shutdown.complete"})
         return
     if scope["path"] == "/unhandled":
-        raise RuntimeError("nobody caught this")
+        raise RuntimeError("not caught")
     if scope["path"] == "/handled":
         try:
             raise RuntimeError("the service logged this")
@@ -79,7 +79,7 @@ SERVERS = {
 
 
 class Server:
-    """A server that was started from a folder with an app."""
+    """A server, started in a folder with an app."""
 
     def __init__(self, folder: Path, command: list[str]) -> None:
         (folder / "shop.py").write_text(APP)
@@ -111,7 +111,7 @@ class Server:
         raise AssertionError("the server did not start")
 
     def stop(self) -> tuple[list[dict[str, Any]], bytes]:
-        """End the server; return its lines and what it said on stderr."""
+        """Stop the server; return its lines and its stderr."""
         self.process.terminate()
         out, err = self.process.communicate(timeout=30)
         return parse_lines(out), err
@@ -119,7 +119,7 @@ class Server:
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """The server of this name."""
+    """Return the server with this name."""
     started = Server(tmp_path, SERVERS[request.param])
     yield started
     started.process.kill()
@@ -127,7 +127,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("server", SERVERS, indirect=True)
-def test_every_line_of_a_server_is_json_and_there_once(server: Server) -> None:
+def test_every_line_of_a_server_is_json_and_written_once(server: Server) -> None:
     """The service's own lines, its libraries', the server's, warnings and exceptions; no access log."""
     assert server.get("/one") == 200
     for path in ("/unhandled", "/handled"):
@@ -139,8 +139,8 @@ def test_every_line_of_a_server_is_json_and_there_once(server: Server) -> None:
     assert messages["hello from /one"] == messages["hello"] == 1
     assert sum("UserWarning: old thing" in line["msg"] for line in lines) == 1
     raw = [json.dumps(line) for line in lines]
-    for told in ("nobody caught this", "the service logged this", "in a task"):
-        assert sum(told in line for line in raw) == 1
+    for text in ("not caught", "the service logged this", "in a task"):
+        assert sum(text in line for line in raw) == 1
     assert messages["failed"] == 1
     assert not any("GET /one" in line or "200 OK" in line for line in raw)
     assert any("uvicorn" in line or "granian" in line for line in raw)

@@ -1,4 +1,4 @@
-"""Readers of the log that are slow, stuck, or back again: the loop turns on, and what is lost is said."""
+"""Slow, stuck and recovered readers: the loop keeps running, and drops are reported."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from watchkeeper.logs.output._sink import Sink
 logs = Logging(service="shop", env="test")
 logs.install()
 """
-# What an older kernel lacks; without it the sink goes other ways.
+# As on an older kernel: the sink writes in other ways.
 OLD_KERNEL = "del os.RWF_NOWAIT"
 NOBODY = "os.setgroups([]); os.setgid(65534); os.setuid(65534)"
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 MEBIBYTE = 1 << 20
-BOUND = 8 * MEBIBYTE
+LIMIT = 8 * MEBIBYTE
 
-NOBODY_READS = """
+UNREAD = """
 drops = []
 logs.sink.on_drop = lambda *drop: drops.append(drop)
 written = [0, 0]
@@ -92,7 +92,7 @@ asyncio.run(main())
 
 
 class Output:
-    """A standard output for a process, whose reader may take its time."""
+    """A standard output for a process, with a reader that may be slow."""
 
     def __init__(self, kind: str) -> None:
         if kind == "socket":
@@ -109,7 +109,7 @@ class Output:
     def start(self, body: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """Run a program that writes here."""
         if NOBODY in body:
-            # Coverage cannot keep its data as another user, and would say so at exit in a line of its own.
+            # Coverage cannot save its data as another user, and would write a line about that at exit.
             options["env"] = {
                 name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
             }
@@ -122,7 +122,7 @@ class Output:
         )
 
     def close_writer(self) -> None:
-        """Leave the writing end to the processes; nobody has changed its flags."""
+        """Close our writing end; the processes have not changed its flags."""
         assert fcntl.fcntl(self.writer, fcntl.F_GETFL) == self._flags
         os.close(self._ends.pop())
 
@@ -142,7 +142,7 @@ class Output:
 
 @pytest.fixture
 def output(request: pytest.FixtureRequest) -> Iterator[Output]:
-    """An output of the kind that the test asks for; default a pipe."""
+    """Return an output of the requested kind; default a pipe."""
     made = Output(getattr(request, "param", "pipe"))
     yield made
     made.close()
@@ -160,16 +160,16 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("output", "change"), WAYS, indirect=["output"])
-def test_nobody_reads_and_the_loop_turns_on(output: Output, change: str) -> None:
-    """40 MB into an output of 64 KiB: no turn waits, memory has a bound, and the gap is counted and said."""
-    process = output.start(change + NOBODY_READS)
+def test_loop_keeps_running_while_no_one_reads(output: Output, change: str) -> None:
+    """40 MB into an output of 64 KiB: no turn waits, memory is bounded, drops are counted and reported."""
+    process = output.start(change + UNREAD)
     assert process.stderr is not None
     stats = json.loads(process.stderr.readline())
     assert stats["longest"] < 0.5
-    assert stats["grown"] < 2 * BOUND
+    assert stats["grown"] < 2 * LIMIT
     assert stats["reasons"] == ["overflow"]
     out: list[bytes] = []
-    # Whoever closes the last writing end of a terminal takes what is still in it away.
+    # Closing the last writing end of a terminal discards what has not been read.
     terminal = os.isatty(output.writer)
     if not terminal:
         output.close_writer()
@@ -189,7 +189,7 @@ def test_nobody_reads_and_the_loop_turns_on(output: Output, change: str) -> None
     assert any(line.get("who") == 2 for line in lines)
     dropped = stats["dropped"]
     assert sum(line.get("who") in {0, 1} for line in lines) + dropped == sum(stats["written"])
-    assert sum(len(json.dumps(line)) for line in lines) > BOUND
+    assert sum(len(json.dumps(line)) for line in lines) > LIMIT
     assert [line["dropped"] for line in lines if line.get("type") == "log"] == [dropped]
     assert lines[-1]["msg"] == "last"
 
@@ -204,7 +204,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("change", ["", OLD_KERNEL, pytest.param(f"{OLD_KERNEL}; {NOBODY}", marks=only_root)])
-def test_a_slow_reader_gets_everything_at_the_end(output: Output, change: str, end: str) -> None:
+def test_slow_reader_gets_everything_at_exit(output: Output, change: str, end: str) -> None:
     """1 MB waits for a reader that is alive when the process ends, however it ends."""
     process = output.start(
         f"""
@@ -230,8 +230,8 @@ def test_a_slow_reader_gets_everything_at_the_end(output: Output, change: str, e
 
 
 @pytest.mark.parametrize("change", ["", OLD_KERNEL, pytest.param(f"{OLD_KERNEL}; {NOBODY}", marks=only_root)])
-def test_a_stuck_reader_does_not_hang_the_exit(output: Output, change: str) -> None:
-    """The first flush waits its patience, then drops and counts; after that neither it nor the exit waits."""
+def test_stuck_reader_does_not_hang_the_exit(output: Output, change: str) -> None:
+    """The first flush waits for its time-out, then drops and counts; later neither it nor the exit waits."""
     process = output.start(
         f"""
         {change}
@@ -253,18 +253,18 @@ def test_a_stuck_reader_does_not_hang_the_exit(output: Output, change: str) -> N
         """
     )
     _, err = process.communicate(timeout=60)
-    told = json.loads(err)
-    first, second = told["times"]
+    stats = json.loads(err)
+    first, second = stats["times"]
     assert first >= 1
     assert second < 50
-    assert {reason for _, reason in told["drops"]} == {"blocked"}
+    assert {reason for _, reason in stats["drops"]} == {"blocked"}
     output.close_writer()
     arrived = output.read().count(b"\n")
-    assert sum(count for count, _ in told["drops"]) + arrived == 501
+    assert sum(count for count, _ in stats["drops"]) + arrived == 501
 
 
-def test_the_default_patience_bounds_an_exit(output: Output) -> None:
-    """Nothing is configured, nobody reads, two sinks: the process ends after 5 seconds, and does not hang."""
+def test_default_time_out_bounds_an_exit(output: Output) -> None:
+    """Two sinks that no one reads: the process ends after 5 seconds."""
     begun = time.monotonic()
     process = output.start(
         """
@@ -279,8 +279,8 @@ def test_the_default_patience_bounds_an_exit(output: Output) -> None:
     assert process.returncode == 0
 
 
-def test_a_fork_in_the_middle_repeats_nothing(output: Output) -> None:
-    """While the parent's thread waits for the reader, its child begins anew: each line is there once."""
+def test_fork_during_a_wait_repeats_nothing(output: Output) -> None:
+    """While the parent's thread waits for the reader, its child starts afresh: each line is written once."""
     process = output.start(
         """
         for number in range(1000):
@@ -330,7 +330,7 @@ if __name__ == "__main__":
     ],
 )
 def test_nothing_is_lost_on_sigterm(output: Output, tmp_path: Path, command: list[str], code: int) -> None:
-    """1 MB of last words into a pipe with a slow reader, also under a server that ends by the signal."""
+    """1 MB at shutdown into a pipe with a slow reader, also under a server that dies of the signal."""
     (tmp_path / "shop.py").write_text(SERVED)
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -348,4 +348,4 @@ def test_nothing_is_lost_on_sigterm(output: Output, tmp_path: Path, command: lis
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (code, b"")
     assert [line["n"] for line in lines if "n" in line] == list(range(1000))
-    assert "n" not in lines[-1]  # the server's own last words
+    assert "n" not in lines[-1]  # the server's own last line

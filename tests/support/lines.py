@@ -1,4 +1,4 @@
-"""Reading log lines the way a strict consumer does."""
+"""Log lines: strict parsing, sinks that keep them, and a request line to log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.logs.output._sink import Sink
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def parse_line(line: bytes | str) -> dict[str, Any]:
-    """Return one line as an object; what is not strict JSON (NaN, a key twice, invalid UTF-8) fails."""
+    """Return one line as an object; anything but strict JSON (NaN, a duplicate key, invalid UTF-8) fails."""
     text = line.decode("utf-8", "strict") if isinstance(line, bytes) else line
     parsed = json.loads(text, parse_constant=_refuse, object_pairs_hook=_without_duplicates)
     assert isinstance(parsed, dict)
@@ -21,7 +22,7 @@ def parse_line(line: bytes | str) -> dict[str, Any]:
 
 
 def parse_lines(output: bytes) -> list[dict[str, Any]]:
-    """Return all lines of an output; each must be whole, and JSON by itself."""
+    """Return all lines of an output; each must be whole and valid JSON."""
     if not output:
         return []
     assert output.endswith(b"\n")
@@ -37,18 +38,35 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+def request_line(**changes: Any) -> RequestLine:
+    """Return the line of a request, with these changes."""
+    fields: dict[str, Any] = {
+        "method": "GET",
+        "url": "/api/listings/7",
+        "status": 200,
+        "duration": 12.345,
+        "request_id": "r-1",
+        "route": "/api/listings/{id}",
+        "outcome": "completed",
+        "trace_id": "0af7651916cd43dd8448eb211c80319c",
+        "span_id": "b7ad6b7169203331",
+        "bytes_sent": 512,
+    }
+    return RequestLine(**fields | changes)
+
+
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
-    """Return `error` as it is when it was raised: with a traceback."""
+    """Return `error` with a traceback, as if it had been raised here."""
     try:
         if cause is not None:
             error.__cause__ = cause
-        raise error  # noqa: TRY301 - a traceback is all that is wanted
-    except BaseException as caught:  # noqa: BLE001 - whatever was handed in
+        raise error  # noqa: TRY301 - to get a traceback
+    except BaseException as caught:  # noqa: BLE001 - it is `error`
         return caught
 
 
 class LineList(Sink):
-    """A sink that keeps its lines, for tests in which a file would be too slow."""
+    """A sink that keeps its lines in memory, for tests in which a file would be too slow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +77,7 @@ class LineList(Sink):
 
 
 class LineFile:
-    """A sink into a file, and the lines that have arrived there."""
+    """A sink that writes to a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -67,15 +85,15 @@ class LineFile:
         self.sink = Sink(self._fd)
 
     def read(self) -> list[dict[str, Any]]:
-        """Return every line so far."""
+        """Return all lines."""
         self.sink.flush()
         return parse_lines(self._path.read_bytes())
 
     def raw(self) -> str:
-        """Return the output as it is."""
+        """Return the output as text."""
         self.sink.flush()
         return self._path.read_text()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)

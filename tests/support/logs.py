@@ -1,4 +1,4 @@
-"""Logging that a test took over is given back after it: the next test starts from nothing."""
+"""Fixtures for logging: lines in a file, and a clean state of the logging modules after each test."""
 
 from __future__ import annotations
 
@@ -7,30 +7,40 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from support.lines import LineFile
 from watchkeeper.logs._logging import Logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _install = Logging.install
 _SERVERS: Final = ("_granian", "granian.access", "uvicorn", "uvicorn.access", "uvicorn.error")
 
 
-@pytest.fixture(autouse=True)
-def logging_given_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Note who installs, and uninstall them in the other order."""
-    owners: list[Logging] = []
+@pytest.fixture
+def lines(tmp_path: Path) -> Iterator[LineFile]:
+    """Return a sink that writes to a file, and the lines in it."""
+    file = LineFile(tmp_path / "lines")
+    yield file
+    file.close()
 
-    def install(owner: Logging) -> None:
-        owners.append(owner)
-        _install(owner)
+
+@pytest.fixture(autouse=True)
+def logging_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Uninstall in reverse order whatever a test has installed."""
+    installed: list[Logging] = []
+
+    def install(logs: Logging) -> None:
+        installed.append(logs)
+        _install(logs)
 
     monkeypatch.setattr(Logging, "install", install)
     yield
-    for owner in reversed(owners):
-        owner.uninstall()
+    for logs in reversed(installed):
+        logs.uninstall()
     logging.getLogger().setLevel(logging.WARNING)
-    for name in _SERVERS:  # which set up their own, granian even above every level, and leave that behind
+    for name in _SERVERS:  # they leave their configuration behind; granian disables its loggers
         server = logging.getLogger(name)
         server.setLevel(logging.NOTSET)
         server.handlers.clear()

@@ -31,19 +31,19 @@ def propagated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """One worker thread, so that jobs follow each other in it."""
+    """Return a pool with one worker thread, which all jobs share."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as executor:
         yield executor
 
 
 def request_id() -> str | None:
-    """Return the id of the request that this code runs for."""
+    """Return the id of the current request."""
     request = current_request()
     return None if request is None else request.request_id
 
 
 def run_in_request(name: str, call: Any) -> Any:
-    """Return what `call` returns within a request of this name."""
+    """Call within a request with this id; return the result."""
 
     def within() -> Any:
         bind_request(RequestContext(request_id=name))
@@ -53,7 +53,7 @@ def run_in_request(name: str, call: Any) -> Any:
 
 
 def test_a_request_is_bound_and_unbound() -> None:
-    """Outside a request there is none; within one its ids are there; bindings nest."""
+    """Bindings nest, and unbinding restores the previous one."""
     outer = bind_request(RequestContext(request_id="a"))
     inner = bind_request(RequestContext(request_id="b"))
     assert request_id() == "b"
@@ -64,7 +64,7 @@ def test_a_request_is_bound_and_unbound() -> None:
 
 
 def test_unbinding_in_another_context_leaves_no_request_behind() -> None:
-    """A body generator that another task closes must not raise, nor leave its request to the next one."""
+    """A body generator that another task closes neither raises nor leaks its request into the next one."""
     token = bind_request(RequestContext(request_id="a"))
 
     def elsewhere() -> str | None:
@@ -75,8 +75,8 @@ def test_unbinding_in_another_context_leaves_no_request_behind() -> None:
     unbind_request(token)
 
 
-def test_outgoing_calls_carry_the_ids_on() -> None:
-    """X-Request-ID and W3C traceparent and tracestate, as far as there are any."""
+def test_trace_headers_hold_the_ids_of_the_request() -> None:
+    """X-Request-ID always, W3C traceparent and tracestate if they are known."""
     assert trace_headers() == {}
     token = bind_request(RequestContext(request_id="r-1"))
     assert trace_headers() == {"X-Request-ID": "r-1"}
@@ -90,8 +90,8 @@ def test_outgoing_calls_carry_the_ids_on() -> None:
 
 
 @pytest.mark.usefixtures("propagated")
-def test_a_thread_belongs_to_the_request_that_started_it() -> None:
-    """Also a subclass with a run of its own, and a timer."""
+def test_thread_has_the_context_of_the_request_that_started_it() -> None:
+    """So do a subclass with its own run, and a timer."""
     seen: dict[str, str | None] = {}
 
     class Own(threading.Thread):
@@ -114,8 +114,8 @@ def test_a_thread_belongs_to_the_request_that_started_it() -> None:
 
 
 @pytest.mark.usefixtures("propagated")
-def test_a_thread_keeps_a_run_that_was_put_on_it() -> None:
-    """Some libraries replace run on the instance; it runs once, and is still there afterwards."""
+def test_thread_keeps_a_run_set_on_the_instance() -> None:
+    """Some libraries replace run on the instance; it runs once and is still there afterwards."""
     seen: list[str | None] = []
     thread = threading.Thread()
     own = lambda: seen.append(request_id())  # noqa: E731 - replaced as such libraries do
@@ -127,8 +127,8 @@ def test_a_thread_keeps_a_run_that_was_put_on_it() -> None:
 
 
 @pytest.mark.usefixtures("propagated")
-def test_a_finished_thread_does_not_keep_the_context() -> None:
-    """The thread object may live on; what was bound in the request is let go."""
+def test_finished_thread_does_not_keep_the_context() -> None:
+    """The thread object may live on without keeping the request's objects alive."""
     thread = threading.Thread()
     run_in_request("a", thread.start)
     thread.join()
@@ -136,8 +136,8 @@ def test_a_finished_thread_does_not_keep_the_context() -> None:
 
 
 @pytest.mark.usefixtures("propagated")
-def test_what_a_thread_changes_stays_in_it() -> None:
-    """It runs in a copy: its bindings do not reach the request that started it."""
+def test_thread_runs_in_a_copy_of_the_context() -> None:
+    """Its bindings do not reach the request that started it."""
 
     def start() -> str | None:
         thread = threading.Thread(target=bind_request, args=(RequestContext(request_id="b"),))
@@ -149,18 +149,18 @@ def test_what_a_thread_changes_stays_in_it() -> None:
 
 
 @pytest.mark.usefixtures("propagated")
-def test_a_pools_thread_belongs_to_whoever_submits(pool: concurrent.futures.ThreadPoolExecutor) -> None:
-    """The worker that one request's job started logs the next request's id for the next request's job."""
+def test_job_of_a_pool_has_the_context_of_its_submitter(pool: concurrent.futures.ThreadPoolExecutor) -> None:
+    """Not the context of the request whose job started the worker thread."""
     seen = [run_in_request(name, lambda: pool.submit(request_id).result()) for name in ("a", "b")]
     assert seen == ["a", "b"]
     assert pool.submit(request_id).result() is None
     assert run_in_request("c", lambda: list(pool.map(lambda _: request_id(), range(2)))) == ["c", "c"]
 
 
-def test_a_worker_thread_does_not_keep_the_context_of_the_request_that_started_it(
+def test_worker_thread_does_not_keep_the_context_it_was_started_in(
     pool: concurrent.futures.ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own context is empty, as a job that is submitted without propagation shows."""
+    """Its own context is empty, as a job submitted without propagation shows."""
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", threading.Thread.start)
         patch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", pool.__class__.submit)
@@ -170,16 +170,18 @@ def test_a_worker_thread_does_not_keep_the_context_of_the_request_that_started_i
 
 
 @pytest.mark.usefixtures("propagated")
-def test_a_job_is_submitted_as_it_was_given(pool: concurrent.futures.ThreadPoolExecutor) -> None:
-    """Arguments, results and exceptions are the pool's own."""
+def test_propagation_keeps_arguments_results_and_exceptions_of_a_job(
+    pool: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    """Arguments, results and exceptions are those of the pool."""
     assert pool.submit(int, "12", base=8).result() == 10
     with pytest.raises(ValueError, match="invalid literal"):
         pool.submit(int, "x").result()
 
 
 @pytest.mark.usefixtures("propagated")
-async def test_tasks_threads_and_executors_of_asyncio_belong_to_the_request() -> None:
-    """create_task, to_thread, run_in_executor with the loop's own pool and with another."""
+async def test_tasks_and_executors_of_asyncio_have_the_context_of_the_request() -> None:
+    """create_task, to_thread, and run_in_executor with the loop's own pool and with another."""
     token = bind_request(RequestContext(request_id="a"))
     loop = asyncio.get_running_loop()
 
@@ -198,8 +200,8 @@ async def test_tasks_threads_and_executors_of_asyncio_belong_to_the_request() ->
 
 
 @pytest.mark.usefixtures("propagated")
-async def test_requests_side_by_side_do_not_mix() -> None:
-    """A hundred requests in one pool each see their own id, every time."""
+async def test_concurrent_requests_do_not_mix_their_contexts() -> None:
+    """A hundred requests that share a pool each see their own id, every time."""
 
     async def serve(name: str) -> set[str | None]:
         bind_request(RequestContext(request_id=name))
@@ -219,7 +221,7 @@ def test_propagating_again_changes_nothing() -> None:
 
 
 @pytest.mark.usefixtures("propagated")
-def test_a_patch_on_top_of_ours_works(
+def test_patch_of_another_library_on_top_works(
     pool: concurrent.futures.ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another library may wrap what we patched, also before a service asks for propagation again."""
@@ -235,8 +237,8 @@ def test_a_patch_on_top_of_ours_works(
 
 
 @pytest.mark.usefixtures("propagated")
-def test_a_thread_that_has_a_context_keeps_it() -> None:
-    """From 3.14 a thread may be given one; there it is not put into another."""
+def test_thread_that_has_a_context_keeps_it() -> None:
+    """Since 3.14 a thread can be given a context."""
     seen: list[str | None] = []
     thread = threading.Thread(target=lambda: seen.append(request_id()))
     thread._context = contextvars.Context()  # type: ignore[attr-defined]
@@ -247,7 +249,7 @@ def test_a_thread_that_has_a_context_keeps_it() -> None:
 
 @pytest.mark.usefixtures("propagated")
 def test_jobs_for_other_interpreters_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """3.14's InterpreterPoolExecutor pickles its jobs, and a context cannot be pickled."""
+    """InterpreterPoolExecutor (3.14) pickles its jobs, and a context cannot be pickled."""
 
     class InterpreterPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         """Stands where 3.14 has its own."""

@@ -33,22 +33,22 @@ def types_in(source: str) -> set[str]:
 
 
 def test_every_type_of_line_is_documented() -> None:
-    """A new one is entered in the table of docs/logs.md."""
+    """docs/logs.md has a table of them."""
     sources = [*ROOT.glob("src/watchkeeper/**/*.py"), *ROOT.glob("apps/backend/src/**/*.py")]
     written = set().union(*(types_in(path.read_text()) for path in sources))
     assert {"job", "retention", "log", "websocket"} <= written
-    written.add("request")  # a line of its own making
+    written.add("request")  # its type is a constant of the renderer
     assert {name for name in written if f"\n| `{name}` |" not in PAGE} == set()
 
 
 def test_every_level_key_and_reason_is_documented() -> None:
-    """And the bounds are those of the code."""
+    """The limits are those of the code."""
     for name in (*LEVELS, *DEFAULT_KEYS, *DROP_REASONS):
         assert f"`{name}`" in PAGE
     assert f"{MAX_LINE // 1024} KiB" in PAGE
 
 
-def test_the_example_is_a_line_as_it_is_written() -> None:
+def test_example_is_a_real_line() -> None:
     """Its keys and their order are those of a real request line."""
     example: dict[str, Any] = parse_line(EXAMPLE)
     sink = LineList()
@@ -71,8 +71,8 @@ def test_the_example_is_a_line_as_it_is_written() -> None:
     assert {**written, "time": example["time"]} == example
 
 
-def test_the_configuration_for_a_servers_parent_is_one_that_logging_takes() -> None:
-    """It names the handler by its real path, for the loggers of the servers that it is tested with."""
+def test_example_configuration_names_the_handler() -> None:
+    """By its real path, for the loggers of the servers that it is tested with."""
     configuration = json.loads(CONFIGURATION)
     assert configuration["handlers"]["lines"]["()"] == "watchkeeper.logs.line_handler"
     assert set(configuration["loggers"]) == {"uvicorn", "_granian"}

@@ -18,20 +18,11 @@ from watchkeeper.logs._logging import Logging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-
-@pytest.fixture
-def lines(tmp_path: Path) -> Iterator[LineFile]:
-    """Lines that are written to a file."""
-    file = LineFile(tmp_path / "lines")
-    yield file
-    file.close()
 
 
 @pytest.fixture
 def owner(lines: LineFile) -> Iterator[Logging]:
-    """An installed owner of the lines."""
+    """Return an installed Logging."""
     logs = Logging(service="shop", env="test", sink=lines.sink)
     logs.install()
     yield logs
@@ -42,15 +33,15 @@ class ShopError(Exception):
     """An error of the service's own."""
 
 
-class Wordless(Exception):  # noqa: N818 - a test's own
-    """Its text cannot be had."""
+class Unprintable(Exception):  # noqa: N818 - a test's own
+    """Its str() raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
 class Frozen(Exception):  # noqa: N818 - a test's own
-    """Nothing can be noted in it."""
+    """Its attributes cannot be set."""
 
     @property
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
@@ -58,7 +49,7 @@ class Frozen(Exception):  # noqa: N818 - a test's own
 
 
 def deeper(depth: int) -> Never:
-    """Raise from below so many frames."""
+    """Raise below this many frames."""
     if depth:
         deeper(depth - 1)
     raise ShopError("deep down")
@@ -77,24 +68,24 @@ def test_an_exception_has_type_message_and_frames() -> None:
     assert error["stack"][-1]["line"] == deeper.__code__.co_firstlineno + 4
 
 
-def test_a_builtin_exception_goes_by_its_plain_name() -> None:
+def test_builtin_exception_has_its_plain_name() -> None:
     """As Python prints it; without a traceback the stack is empty."""
     assert describe_exception(ValueError("x")) == {"type": "ValueError", "message": "x", "stack": []}
 
 
-def test_a_long_stack_keeps_both_its_ends() -> None:
-    """Recursion without end says how many frames are missing in the middle."""
+def test_long_stack_keeps_both_ends() -> None:
+    """Endless recursion shows how many frames are left out in the middle."""
     with pytest.raises(ShopError, match="deep down") as caught:
         deeper(300)
     stack = describe_exception(caught.value)["stack"]
     assert len(stack) == 41
-    assert stack[0]["function"] == "test_a_long_stack_keeps_both_its_ends"
+    assert stack[0]["function"] == "test_long_stack_keeps_both_ends"
     assert stack[8] == {"omitted": 262}
     assert stack[-1]["function"] == "deeper"
 
 
-def test_a_line_of_code_too_long_to_show_is_left_out() -> None:
-    """Never a part of it, which could be half a secret."""
+def test_long_line_of_code_is_left_out() -> None:
+    """It is never cut, because half of a secret would not be recognised."""
     source = f"x = 1 / 0  # {'long ' * 200}"
     try:
         exec(compile(source, __file__, "exec"))  # noqa: S102 - the test's own source
@@ -103,8 +94,8 @@ def test_a_line_of_code_too_long_to_show_is_left_out() -> None:
     assert "long" not in frame.get("code", "")
 
 
-def test_causes_are_told_nearest_first() -> None:
-    """An explicit cause, then its context; `from None` hides what it is meant to hide."""
+def test_causes_are_listed_nearest_first() -> None:
+    """An explicit cause, then its context; `from None` hides the context."""
     root = raised(KeyError("root"))
     middle = raised(ValueError("middle"))
     middle.__context__ = root
@@ -114,8 +105,8 @@ def test_causes_are_told_nearest_first() -> None:
     assert [cause["message"] for cause in describe_exception(top)["causes"]] == ["middle"]
 
 
-def test_a_chain_that_closes_on_itself_ends() -> None:
-    """A cycle of causes, and one that is longer than anybody reads."""
+def test_chain_of_causes_is_bounded() -> None:
+    """A cycle ends where it closes, and a long chain after eight causes."""
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
     assert [cause["message"] for cause in describe_exception(one)["causes"]] == ["two"]
@@ -127,8 +118,8 @@ def test_a_chain_that_closes_on_itself_ends() -> None:
     assert len(describe_exception(chain)["causes"]) == 8
 
 
-def test_a_group_tells_of_its_members() -> None:
-    """Members are exceptions of their own, bounded in number; notes belong to whom they were added."""
+def test_group_describes_its_members() -> None:
+    """Each member has its own notes; their number is bounded."""
     member = ValueError("inner")
     member.add_note("while fetching 7")
     group = ExceptionGroup("several", [member, ExceptionGroup("deeper", [KeyError("k")])])
@@ -140,21 +131,21 @@ def test_a_group_tells_of_its_members() -> None:
     assert len(describe_exception(many)["exceptions"]) == 8
 
 
-def test_groups_within_groups_end() -> None:
-    """A hundred groups in each other are told to a bounded depth."""
+def test_nested_groups_are_bounded() -> None:
+    """A hundred nested groups are described to a bounded depth."""
     group: ExceptionGroup[Exception] = ExceptionGroup("0", [ValueError("innermost")])
     for number in range(1, 100):
         group = ExceptionGroup(str(number), [group])
     assert str(describe_exception(group)).count("ExceptionGroup") < 10
 
 
-def test_an_exception_without_words_is_still_told() -> None:
+def test_exception_whose_text_raises_is_described() -> None:
     """Its message names its type."""
-    assert describe_exception(raised(Wordless()))["message"] == "<unprintable Wordless>"
+    assert describe_exception(raised(Unprintable()))["message"] == "<unprintable Unprintable>"
 
 
 def test_an_exception_is_logged_once_on_its_way_up(owner: Logging, lines: LineFile) -> None:
-    """What the service logged itself and raised again is not logged again by the edge or by the server."""
+    """If the service logs an exception and raises it again, neither the middleware nor the server logs it."""
     error = raised(ShopError("boom"))
     logging.getLogger("shop").error("failed to sell", exc_info=error)
     owner.exception(error, message="unhandled")
@@ -164,8 +155,8 @@ def test_an_exception_is_logged_once_on_its_way_up(owner: Logging, lines: LineFi
 
 
 @pytest.mark.usefixtures("owner")
-def test_a_services_own_lines_are_never_swallowed(lines: LineFile) -> None:
-    """Two lines of its own about one exception are two lines: only reporters are silenced."""
+def test_lines_of_the_service_are_never_suppressed(lines: LineFile) -> None:
+    """Two lines of its own about one exception are two lines: only last-resort loggers are silenced."""
     error = raised(ShopError("boom"))
     logging.getLogger("shop").error("first", exc_info=error)
     logging.getLogger("shop").error("second", exc_info=error)
@@ -181,8 +172,8 @@ def test_a_warning_about_an_exception_does_not_claim_it(owner: Logging, lines: L
     assert [line["level"] for line in lines.read()] == ["warn", "warn", "error"]
 
 
-def test_structlogs_errors_claim_their_exception(owner: Logging, lines: LineFile) -> None:
-    """The service's own logger is an owner like any other."""
+def test_structlog_errors_claim_their_exception(owner: Logging, lines: LineFile) -> None:
+    """An error that the service logs through structlog is not logged again."""
     error = raised(ShopError("boom"))
     owner.logger.error("mine", exc_info=error)
     owner.exception(error, message="unhandled")
@@ -190,7 +181,7 @@ def test_structlogs_errors_claim_their_exception(owner: Logging, lines: LineFile
 
 
 def test_one_instance_in_several_requests_is_logged_in_each() -> None:
-    """A future that failed raises the same instance wherever it is awaited."""
+    """A failed future raises the same instance wherever it is awaited."""
     error = ShopError("shared")
     claims = []
     for request in ("a", "b", "a", "b"):
@@ -201,8 +192,8 @@ def test_one_instance_in_several_requests_is_logged_in_each() -> None:
     assert not claim_exception(error)
 
 
-def test_claims_do_not_pile_up() -> None:
-    """An exception that lives for ever keeps a bounded number of notes."""
+def test_claims_of_an_exception_are_bounded() -> None:
+    """An exception that lives forever keeps a bounded number of marks."""
     error = ShopError("for ever")
     for number in range(1000):
         token = bind_request(RequestContext(request_id=str(number)))
@@ -211,15 +202,15 @@ def test_claims_do_not_pile_up() -> None:
     assert len(str(vars(error))) < 400
 
 
-def test_an_exception_that_takes_no_note_is_logged() -> None:
-    """Twice is better than not at all."""
+def test_exception_that_cannot_be_marked_is_logged() -> None:
+    """Logged twice is better than never."""
     error = Frozen()
     assert claim_exception(error)
     assert claim_exception(error)
 
 
-def test_granians_text_of_a_claimed_exception_is_dropped(owner: Logging, lines: LineFile) -> None:
-    """It prints an exception of the app from Rust; one that nobody logged yet, or only long ago, is kept."""
+def test_granian_report_of_a_claimed_exception_is_dropped(owner: Logging, lines: LineFile) -> None:
+    """Rust code prints it; the report of an exception that has not just been logged is kept."""
     server = logging.getLogger("_granian.workers")
     text = "Application callable raised an exception\nTraceback (most recent call last):\n  File x\n{}: {}"
     report = text.format(f"{__name__}.ShopError", "under granian")
@@ -230,8 +221,8 @@ def test_granians_text_of_a_claimed_exception_is_dropped(owner: Logging, lines: 
     assert [line["msg"] for line in lines.read()] == [report, "unhandled", report]
 
 
-def test_a_member_tells_of_its_cause() -> None:
-    """What a task of a group failed for is in the line, and the whole has a bound."""
+def test_member_of_a_group_has_its_causes() -> None:
+    """The whole description is bounded."""
     member = raised(ValueError("inner"), cause=KeyError("root"))
     error = describe_exception(ExceptionGroup("several", [member]))  # type: ignore[type-var]
     assert error["exceptions"][0]["causes"][0]["type"] == "KeyError"
@@ -239,21 +230,21 @@ def test_a_member_tells_of_its_cause() -> None:
     assert str(describe_exception(wide)).count("'stack'") <= 32
 
 
-def test_a_level_below_the_threshold_claims_nothing(owner: Logging, lines: LineFile) -> None:
-    """What is not written cannot be the one line about an exception."""
+def test_exception_below_the_threshold_is_not_claimed(owner: Logging, lines: LineFile) -> None:
+    """A line that is not written must not suppress another."""
     error = raised(ShopError("boom"))
     owner.set_level("fatal")
     owner.exception(error, message="hidden")
     owner.set_level("info")
-    owner.exception(error, message="told", level="critical", table="listings")
+    owner.exception(error, message="shown", level="critical", table="listings")
     (line,) = lines.read()
-    assert (line["level"], line["msg"], line["table"]) == ("fatal", "told", "listings")
+    assert (line["level"], line["msg"], line["table"]) == ("fatal", "shown", "listings")
     assert list(line)[-1] == "error"
 
 
 @pytest.mark.usefixtures("owner")
 def test_an_uncaught_exception_is_one_line(lines: LineFile, capfd: pytest.CaptureFixture[str]) -> None:
-    """The main thread's last resort writes a fatal line and no traceback over many lines."""
+    """The hook of the main thread writes a fatal line, and no traceback."""
     error = raised(ShopError("boom"))
     sys.excepthook(type(error), error, error.__traceback__)
     (line,) = lines.read()
@@ -261,8 +252,8 @@ def test_an_uncaught_exception_is_one_line(lines: LineFile, capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_interrupt_is_left_to_python(lines: LineFile) -> None:
-    """Ctrl-C is no error of the service: what was there before handles it."""
+def test_keyboard_interrupt_goes_to_the_previous_hook(lines: LineFile) -> None:
+    """Ctrl-C is no error of the service."""
     seen: list[type[BaseException]] = []
     before, sys.excepthook = sys.excepthook, lambda kind, *_: seen.append(kind)
     logs = Logging(service="shop", env="test", sink=lines.sink)
@@ -276,7 +267,7 @@ def test_an_interrupt_is_left_to_python(lines: LineFile) -> None:
 
 @pytest.mark.usefixtures("owner")
 def test_an_exception_in_a_thread_is_one_line(lines: LineFile) -> None:
-    """It says which thread; SystemExit only ends its thread."""
+    """It names the thread; SystemExit only ends its thread."""
     for target in (lambda: deeper(1), sys.exit):
         thread = threading.Thread(target=target, name="seller")
         thread.start()
@@ -286,8 +277,8 @@ def test_an_exception_in_a_thread_is_one_line(lines: LineFile) -> None:
 
 
 @pytest.mark.usefixtures("owner")
-def test_an_exception_that_cannot_be_raised_is_one_line(lines: LineFile) -> None:
-    """One in a finaliser, with the object it happened in, and one that is only a message."""
+def test_unraisable_exception_is_one_line(lines: LineFile) -> None:
+    """One in a finalizer, with the object, and a report without an exception."""
 
     class Falling:
         def __del__(self) -> None:
@@ -304,8 +295,8 @@ def test_an_exception_that_cannot_be_raised_is_one_line(lines: LineFile) -> None
 
 
 @pytest.mark.usefixtures("owner")
-async def test_a_tasks_exception_that_nobody_takes_is_one_line(lines: LineFile) -> None:
-    """Asyncio reports it through its own logger; so it does what a callback raises."""
+async def test_unretrieved_task_exception_is_one_line(lines: LineFile) -> None:
+    """The logger of asyncio reports it, as it does for callbacks."""
 
     async def fail() -> None:
         raise ShopError("in a task")
@@ -322,14 +313,14 @@ async def test_a_tasks_exception_that_nobody_takes_is_one_line(lines: LineFile) 
     assert messages["in a task"]["logger"] == "asyncio"
 
 
-def test_hooks_that_others_put_on_top_stay(lines: LineFile) -> None:
-    """uninstall() only takes away what is still its own."""
+def test_uninstall_keeps_hooks_installed_later(lines: LineFile) -> None:
+    """uninstall() removes only its own hooks."""
     before = (sys.excepthook, threading.excepthook, sys.unraisablehook)
     logs = Logging(service="shop", env="test", sink=lines.sink)
     logs.install()
 
     def others(*_: object) -> None:
-        """Belong to somebody else."""
+        """Do nothing."""
 
     sys.excepthook = threading.excepthook = sys.unraisablehook = others
     logs.uninstall()
@@ -338,8 +329,8 @@ def test_hooks_that_others_put_on_top_stay(lines: LineFile) -> None:
     assert after == (others,) * 3
 
 
-def test_warnings_captured_by_somebody_else_stay_captured(lines: LineFile) -> None:
-    """A service that called logging.captureWarnings(True) itself finds it so afterwards."""
+def test_uninstall_keeps_warnings_captured_before(lines: LineFile) -> None:
+    """A service that called logging.captureWarnings(True) itself still has them captured."""
     with warnings.catch_warnings():
         logging.captureWarnings(True)
         logs = Logging(service="shop", env="test", sink=lines.sink)

@@ -18,11 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.lines import LineList, parse_line, raised
+from support.lines import LineList, parse_line, raised, request_line
 from watchkeeper.logs import Redactor
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._render import MAX_LINE
-from watchkeeper.logs._request_line import RequestLine
 
 LOGS = Logging(service="shop", env="test")
 TEXT = st.text(st.characters(categories=("L", "N", "P", "S", "Z", "Cc", "Cf", "Cs", "Co")), max_size=40)
@@ -70,7 +69,7 @@ def render(**fields: object) -> dict[str, Any]:
 @settings(max_examples=60)
 @given(st.dictionaries(TEXT, GARBAGE, max_size=4))
 def test_anything_is_one_line_of_strict_json(fields: dict[str, Any]) -> None:
-    """Whatever the fields hold, the canonical keys are there and a strict reader takes the line."""
+    """Whatever the fields hold, the canonical keys are there and a strict parser accepts the line."""
     parsed = render(**fields)
     assert len(parsed) == 4 + len(fields)
 
@@ -78,21 +77,10 @@ def test_anything_is_one_line_of_strict_json(fields: dict[str, Any]) -> None:
 @settings(max_examples=100)
 @given(TEXT, TEXT, TEXT)
 def test_any_request_is_one_line_of_strict_json(url: str, method: str, request_id: str) -> None:
-    """What a client can influence in a request line cannot break it, and comes out readable."""
+    """Nothing that a client sends can break a request line."""
     sink = LineList()
     Logging(service="shop", env="test", sink=sink).log_request(
-        RequestLine(
-            method=method,
-            url=url,
-            status=200,
-            duration=1.0,
-            request_id=request_id,
-            route="unmatched",
-            outcome="completed",
-            trace_id="0" * 32,
-            span_id="0" * 16,
-            bytes_sent=0,
-        )
+        request_line(url=url, method=method, request_id=request_id)
     )
     (line,) = sink.lines
     assert line.count(b"\n") == 1
@@ -100,8 +88,8 @@ def test_any_request_is_one_line_of_strict_json(url: str, method: str, request_i
 
 
 @given(TEXT)
-def test_no_character_that_a_terminal_acts_on_comes_out_raw(text: str) -> None:
-    """Control characters, ANSI escapes, line separators and direction marks are escaped, not lost."""
+def test_characters_that_a_terminal_acts_on_are_escaped(text: str) -> None:
+    """Control characters, ANSI escapes, line separators and direction marks."""
     line = LOGS.render("info", {"msg": text}).decode()
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]", line)
     assert line.count("\n") == 1
@@ -109,8 +97,8 @@ def test_no_character_that_a_terminal_acts_on_comes_out_raw(text: str) -> None:
         assert parse_line(line)["msg"] == text
 
 
-def test_a_tag_character_is_escaped_as_a_pair() -> None:
-    """Characters beyond the first plane become two escapes, as JSON has it."""
+def test_tag_character_is_escaped_as_a_surrogate_pair() -> None:
+    """JSON has two escapes for a character beyond the first plane."""
     assert b'"msg":"\\udb40\\udc41"' in LOGS.render("info", {"msg": "\U000e0041"})
 
 
@@ -209,8 +197,8 @@ class Mapped(Mapping[str, object]):
         ({"token": None, "password": True}, {"token": None, "password": True}),
     ],
 )
-def test_how_values_come_out(value: object, expected: object) -> None:
-    """Each kind of value has one form in a line."""
+def test_values_have_one_form_each(value: object, expected: object) -> None:
+    """Each kind of value is serialized in one form."""
     assert render(value=value)["value"] == expected
 
 
@@ -250,20 +238,20 @@ class Unreadable(dict[str, object]):
 
 
 @pytest.mark.parametrize("kind", [Unprintable, Liar, NotText, Unreadable])
-def test_an_object_that_raises_costs_only_itself(kind: type) -> None:
-    """Its place says what it was; the fields beside it are there."""
+def test_object_that_raises_costs_only_its_own_field(kind: type) -> None:
+    """The field names its type; the other fields are there."""
     parsed = render(before=1, value=kind(), after=2)
     assert parsed["value"] == f"<unprintable {kind.__name__}>"
     assert (parsed["before"], parsed["after"]) == (1, 2)
 
 
-def test_a_key_that_raises_costs_only_itself() -> None:
-    """A key without a text form is named by its type."""
+def test_key_that_raises_is_named_by_its_type() -> None:
+    """The value is there."""
     assert render(value={Unprintable(): 1})["value"] == {"<unprintable Unprintable>": 1}
 
 
-def test_what_has_no_end_is_cut() -> None:
-    """A huge text, a huge container and a deep one are cut where the line says so."""
+def test_huge_values_are_cut() -> None:
+    """A huge text, a huge container and a deep one are cut, and the line says where."""
     deep: list[object] = []
     for _ in range(100):
         deep = [deep]
@@ -273,7 +261,7 @@ def test_what_has_no_end_is_cut() -> None:
     assert "characters more" in parsed["endless"]
 
 
-def test_a_container_that_holds_itself_is_named() -> None:
+def test_cycle_of_containers_is_cut() -> None:
     """A cycle ends where it closes; the same object twice side by side is no cycle."""
     cycle: dict[str, object] = {}
     cycle["self"] = [cycle]
@@ -282,8 +270,8 @@ def test_a_container_that_holds_itself_is_named() -> None:
     assert render(pair=[shared, shared])["pair"] == [[1], [1]]
 
 
-def test_a_repr_that_logs_its_object_ends() -> None:
-    """Logging from inside a repr names the object instead of calling its repr again."""
+def test_repr_that_logs_its_own_object_does_not_recurse() -> None:
+    """Within a repr the object is named instead of calling its repr again."""
     lines: list[bytes] = []
 
     class Chatty:
@@ -295,8 +283,8 @@ def test_a_repr_that_logs_its_object_ends() -> None:
     assert [parse_line(line)["me"] for line in lines] == ["<Chatty>", "chatty"]
 
 
-def test_when_nothing_else_helps_the_line_says_so() -> None:
-    """A context that cannot be encoded costs the fields, not the service."""
+def test_line_that_cannot_be_encoded_is_replaced() -> None:
+    """It says that a line was left out, and does not raise."""
     logs = Logging(service="shop\ud800", env="test", redactor=Hollow())
     parsed = parse_line(logs.render("info", {"msg": "x"}))
     assert parsed["service"] == "shop\\ud800"
@@ -313,7 +301,7 @@ class Hollow(Redactor):
         raise ValueError(value)
 
 
-def test_a_handler_that_meets_a_broken_record_does_not_raise(capsys: pytest.CaptureFixture[str]) -> None:
+def test_handler_does_not_raise_for_a_broken_record(capsys: pytest.CaptureFixture[str]) -> None:
     """Logging reports it on stderr, as it does for every handler."""
     handler = LOGS._stdlib._handler
     record = logging.makeLogRecord({"msg": "x", "levelno": "high"})
@@ -321,8 +309,8 @@ def test_a_handler_that_meets_a_broken_record_does_not_raise(capsys: pytest.Capt
     assert "Logging error" in capsys.readouterr().err
 
 
-def test_an_exception_as_a_value_is_described() -> None:
-    """Pino prints {} for it; here it is type, message and stack."""
+def test_exception_as_a_value_is_described() -> None:
+    """As type, message and stack (pino prints {})."""
     error = render(error=raised(KeyError("x")))["error"]
     assert (error["type"], error["message"]) == ("KeyError", "'x'")
     assert error["stack"][-1]["function"] == "raised"

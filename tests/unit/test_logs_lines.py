@@ -11,53 +11,32 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from support.lines import LineFile, parse_line, raised
+from support.lines import LineFile, parse_line, raised, request_line
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.logs import Redactor, RequestContext, line_handler
 from watchkeeper.logs._context import bind_request, unbind_request
 from watchkeeper.logs._levels import LEVELS, parse_level
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._render import MAX_LINE
-from watchkeeper.logs._request_line import RequestLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CANONICAL = ["level", "time", "service", "env"]
-REQUEST: dict[str, Any] = {
-    "method": "GET",
-    "url": "/api/listings/7",
-    "status": 200,
-    "duration": 12.345,
-    "request_id": "r-1",
-    "route": "/api/listings/{id}",
-    "outcome": "completed",
-    "trace_id": "0af7651916cd43dd8448eb211c80319c",
-    "span_id": "b7ad6b7169203331",
-    "bytes_sent": 512,
-}
-
-
-@pytest.fixture
-def lines(tmp_path: Path) -> Iterator[LineFile]:
-    """Lines that are written to a file."""
-    file = LineFile(tmp_path / "lines")
-    yield file
-    file.close()
 
 
 @pytest.fixture
 def owner(lines: LineFile) -> Iterator[Logging]:
-    """An installed owner of the lines."""
+    """Return an installed Logging."""
     logs = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor(["s3cr3t-of-the-shop"]))
     logs.install()
     yield logs
     logs.uninstall()
 
 
-def test_every_line_begins_with_the_canonical_keys(owner: Logging, lines: LineFile) -> None:
-    """Level, time, service and env come first and in this order, then the event's own fields in theirs."""
+def test_lines_start_with_the_canonical_keys(owner: Logging, lines: LineFile) -> None:
+    """Level, time, service and env come first, in this order, then the event's fields in theirs."""
     owner.event("warn", type="job", name="retention", status="scheduled")
     (line,) = lines.read()
     assert list(line) == [*CANONICAL, "type", "name", "status"]
@@ -65,9 +44,9 @@ def test_every_line_begins_with_the_canonical_keys(owner: Logging, lines: LineFi
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
 
 
-def test_a_request_line_has_the_keys_of_the_contract(owner: Logging, lines: LineFile) -> None:
+def test_request_line_has_the_keys_of_the_contract(owner: Logging, lines: LineFile) -> None:
     """Keys, order and types are those of the contract; the duration is in milliseconds."""
-    owner.log_request(RequestLine(**REQUEST))
+    owner.log_request(request_line())
     (line,) = lines.read()
     assert list(line) == [
         *CANONICAL,
@@ -82,26 +61,26 @@ def test_a_request_line_has_the_keys_of_the_contract(owner: Logging, lines: Line
 
 
 @pytest.mark.parametrize("url", ["/a\ud800b", "/a\x7f\x1b[31m", "/\u202egnp.exe", "/" + "x" * 100_000])
-def test_an_odd_request_has_the_same_keys_as_any_other(owner: Logging, lines: LineFile, url: str) -> None:
-    """What takes the long way (surrogates, control characters, endless URLs) comes out in the same form."""
-    owner.log_request(RequestLine(**REQUEST))
-    owner.log_request(RequestLine(**{**REQUEST, "url": url}))
-    plain, odd = lines.read()
-    assert list(odd) == list(plain)
+def test_unusual_request_has_the_same_keys_as_any_other(owner: Logging, lines: LineFile, url: str) -> None:
+    """Surrogates, control characters and endless URLs are rendered in the same form."""
+    owner.log_request(request_line())
+    owner.log_request(request_line(url=url))
+    plain, unusual = lines.read()
+    assert list(unusual) == list(plain)
     assert lines.raw().isascii()
 
 
 @pytest.mark.parametrize("status", [200, 404, 500, 503])
-def test_a_request_line_is_info_whatever_its_status(owner: Logging, lines: LineFile, status: int) -> None:
-    """The status is data; the level says how urgent the line is, and a request line is not."""
-    owner.log_request(RequestLine(**{**REQUEST, "status": status}))
+def test_request_line_is_info_whatever_its_status(owner: Logging, lines: LineFile, status: int) -> None:
+    """The status is data; the level says how urgent a line is."""
+    owner.log_request(request_line(status=status))
     assert lines.read()[0]["level"] == "info"
 
 
 def test_request_lines_follow_the_level(owner: Logging, lines: LineFile) -> None:
     """With LOG_LEVEL above info no request line is written."""
     owner.set_level("warn")
-    owner.log_request(RequestLine(**REQUEST))
+    owner.log_request(request_line())
     assert lines.read() == []
 
 
@@ -109,13 +88,13 @@ def test_request_lines_follow_the_level(owner: Logging, lines: LineFile) -> None
     ("given", "level"),
     [("INFO", "info"), ("Warning", "warn"), ("CRITICAL", "fatal"), (" trace ", "trace"), ("NOTSET", "trace")],
 )
-def test_levels_take_the_names_of_the_contract_and_of_python(given: str, level: str) -> None:
+def test_levels_accept_the_names_of_the_contract_and_of_python(given: str, level: str) -> None:
     """Case and surrounding space do not matter."""
     assert parse_level(given) == level
 
 
-def test_an_unknown_level_is_refused_with_the_choices() -> None:
-    """The message lists the levels and names the one that was probably meant."""
+def test_unknown_level_is_refused_with_the_choices() -> None:
+    """The message lists the levels and suggests the nearest."""
     with pytest.raises(
         ConfigurationError, match=r"trace, debug, info, warn, error, fatal.*Did you mean debug\?"
     ):
@@ -124,7 +103,7 @@ def test_an_unknown_level_is_refused_with_the_choices() -> None:
         Logging(service="shop", env="test", level="47")
 
 
-def test_structlog_is_the_logging_api(owner: Logging, lines: LineFile) -> None:
+def test_structlog_events_become_lines(owner: Logging, lines: LineFile) -> None:
     """Text becomes msg, keywords become keys, bound values and the logger's name are there."""
     structlog.get_logger("tools").bind(tool="search").info("called %s", "it", count=3)
     owner.logger.warning("text", key=1)
@@ -139,7 +118,7 @@ def test_structlog_is_the_logging_api(owner: Logging, lines: LineFile) -> None:
     "method", ["trace", "debug", "info", "warn", "warning", "error", "fatal", "critical", "msg"]
 )
 async def test_structlog_has_every_level_sync_and_async(owner: Logging, lines: LineFile, method: str) -> None:
-    """Each method writes its level's label; the async twin does the same."""
+    """Each method and its async twin write the level's label."""
     owner.set_level("trace")
     log = structlog.get_logger()
     getattr(log, method)("one")
@@ -149,7 +128,7 @@ async def test_structlog_has_every_level_sync_and_async(owner: Logging, lines: L
 
 
 @pytest.mark.usefixtures("owner")
-def test_structlog_log_takes_a_name_or_a_number(lines: LineFile) -> None:
+def test_structlog_log_accepts_a_name_or_a_number(lines: LineFile) -> None:
     """As the standard library's log() and structlog's own do."""
     log = structlog.get_logger()
     log.log(logging.ERROR, "number")
@@ -158,8 +137,8 @@ def test_structlog_log_takes_a_name_or_a_number(lines: LineFile) -> None:
     assert [line["level"] for line in lines.read()] == ["error", "warn", "info"]
 
 
-def test_structlog_logs_the_exception_that_is_being_handled(owner: Logging, lines: LineFile) -> None:
-    """exception(), exc_info=True, an instance and a tuple all give the same structured error."""
+def test_structlog_logs_the_current_exception(owner: Logging, lines: LineFile) -> None:
+    """exception(), exc_info=True, an instance and a tuple give the same structured error."""
     log = owner.logger
     error = raised(KeyError("spare"))
     try:
@@ -175,22 +154,22 @@ def test_structlog_logs_the_exception_that_is_being_handled(owner: Logging, line
 
 
 @pytest.mark.usefixtures("owner")
-def test_a_logger_of_the_standard_library_can_be_wrapped(lines: LineFile) -> None:
-    """structlog.wrap_logger(logging.getLogger(...)) gives a line, not a line within a line."""
+def test_wrapped_logger_of_the_standard_library_writes_one_line(lines: LineFile) -> None:
+    """structlog.wrap_logger(logging.getLogger(...)) does not put a line within a line."""
     structlog.wrap_logger(logging.getLogger("wrapped")).warning("text", key=1)
     (line,) = lines.read()
     assert (line["level"], line["msg"], line["logger"], line["key"]) == ("warn", "text", "wrapped", 1)
 
 
 @pytest.mark.usefixtures("owner")
-def test_structlog_can_add_where_it_was_called(lines: LineFile) -> None:
-    """stack_info=True adds the stack of the call, as text."""
+def test_structlog_adds_the_stack_of_the_call(lines: LineFile) -> None:
+    """stack_info=True adds it as text."""
     structlog.get_logger().info("here", stack_info=True)
-    assert "test_structlog_can_add_where_it_was_called" in lines.read()[0]["stack"]
+    assert "test_structlog_adds_the_stack_of_the_call" in lines.read()[0]["stack"]
 
 
-def test_a_wrong_placeholder_does_not_cost_the_line(owner: Logging, lines: LineFile) -> None:
-    """Both APIs write the text and its arguments when they do not fit together."""
+def test_wrong_placeholder_does_not_cost_the_line(owner: Logging, lines: LineFile) -> None:
+    """Both APIs write the text and the arguments that do not fit it."""
     structlog.get_logger().info("50% of %d", "x")
     structlog.get_logger().info("%(a)s and %(b)s", {"a": 1, "b": 2})
     record = logging.makeLogRecord({"levelno": 40, "msg": "50%% of %d", "args": ("x",)})
@@ -198,8 +177,8 @@ def test_a_wrong_placeholder_does_not_cost_the_line(owner: Logging, lines: LineF
     assert [line["msg"] for line in lines.read()] == ["50% of %d ('x',)", "1 and 2", "50%% of %d ('x',)"]
 
 
-def test_loggers_say_whether_a_level_is_written(owner: Logging) -> None:
-    """Both names of both methods answer with the level that is set now."""
+def test_loggers_know_the_current_level(owner: Logging) -> None:
+    """Both names of both methods return the level that is set now."""
     log = owner.logger.bind()
     assert log.is_enabled_for(20)
     assert not log.isEnabledFor(10)
@@ -208,10 +187,10 @@ def test_loggers_say_whether_a_level_is_written(owner: Logging) -> None:
     assert log.get_effective_level() == log.getEffectiveLevel() == 10
 
 
-def test_the_level_changes_at_run_time_for_every_logger(owner: Logging, lines: LineFile) -> None:
-    """A logger made before set_level follows it, and so do the libraries' loggers."""
+def test_level_changes_at_run_time_for_every_logger(owner: Logging, lines: LineFile) -> None:
+    """Loggers made before set_level follow it, and so do the libraries' loggers."""
     bound = structlog.get_logger().bind(a=1)
-    library = logging.getLogger("lib.of.somebody")
+    library = logging.getLogger("some.library")
     for level in ("error", "trace"):
         owner.set_level(level)
         bound.info("ours")
@@ -224,8 +203,8 @@ def test_the_level_changes_at_run_time_for_every_logger(owner: Logging, lines: L
     ]
 
 
-def test_a_field_cannot_take_the_place_of_a_canonical_key(owner: Logging, lines: LineFile) -> None:
-    """It keeps its value under a name of its own, and no key stands twice."""
+def test_field_cannot_replace_a_canonical_key(owner: Logging, lines: LineFile) -> None:
+    """It is written under its name with `_` appended, and no key occurs twice."""
     structlog.get_logger().info("text", level="mine", time="mine", service="mine", msg="mine")
     owner.event("info", msg="text", env="mine")
     first, second = lines.read()
@@ -235,7 +214,7 @@ def test_a_field_cannot_take_the_place_of_a_canonical_key(owner: Logging, lines:
 
 
 @pytest.mark.usefixtures("owner")
-def test_the_standard_librarys_records_come_out_in_the_same_form(lines: LineFile) -> None:
+def test_records_of_the_standard_library_become_lines(lines: LineFile) -> None:
     """Message, logger, extra, exception and stack; the level becomes its label."""
     library = logging.getLogger("lib")
     library.warning("took %d ms", 12, extra={"query": {"rows": 3}, "password": "x"})
@@ -256,10 +235,10 @@ def test_the_standard_librarys_records_come_out_in_the_same_form(lines: LineFile
     ("number", "label"),
     [(1, "trace"), (9, "trace"), (10, "debug"), (25, "info"), (30, "warn"), (45, "error"), (60, "fatal")],
 )
-def test_a_level_between_two_takes_the_lower_ones_label(
+def test_level_between_two_has_the_label_of_the_lower(
     owner: Logging, lines: LineFile, number: int, label: str
 ) -> None:
-    """Libraries invent levels of their own."""
+    """Libraries define levels of their own."""
     owner.set_level("trace")
     logging.getLogger("lib").setLevel(1)
     logging.getLogger().setLevel(1)
@@ -269,16 +248,16 @@ def test_a_level_between_two_takes_the_lower_ones_label(
 
 
 @pytest.mark.usefixtures("owner")
-def test_a_formatted_traceback_from_another_process_is_kept(lines: LineFile) -> None:
-    """A record that crossed a queue carries its traceback as text only."""
+def test_formatted_traceback_from_another_process_is_kept(lines: LineFile) -> None:
+    """A record that crossed a queue has its traceback as text only."""
     record = logging.makeLogRecord({"name": "lib", "levelno": 40, "msg": "x", "exc_text": "Traceback: y"})
     logging.getLogger("lib").handle(record)
     assert lines.read()[0]["stack"] == "Traceback: y"
 
 
 @pytest.mark.usefixtures("owner")
-def test_a_warning_is_one_line(lines: LineFile) -> None:
-    """warnings.warn() comes through the logger py.warnings."""
+def test_warning_is_one_line(lines: LineFile) -> None:
+    """warnings.warn() logs through the logger py.warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(False)
@@ -290,10 +269,10 @@ def test_a_warning_is_one_line(lines: LineFile) -> None:
     assert "DeprecationWarning: old thing" in line["msg"]
 
 
-def test_each_record_comes_out_once(
+def test_each_record_is_written_once(
     owner: Logging, lines: LineFile, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Console handlers of the root, of servers and of libraries are gone; a second install adds nothing."""
+    """Console handlers of the root, servers and libraries are removed; a second install adds none."""
     noisy = logging.getLogger("noisy.library")
     noisy.addHandler(logging.StreamHandler(sys.stderr))
     noisy.propagate = False
@@ -308,8 +287,10 @@ def test_each_record_comes_out_once(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_last_owner_writes_each_record_once(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
-    """Two keepers in one process: the second takes over, and gives back in whatever order they end."""
+def test_last_installed_logging_writes_each_record_once(
+    owner: Logging, lines: LineFile, tmp_path: Path
+) -> None:
+    """Two keepers in one process: the second takes over, and they may be uninstalled in any order."""
     other = LineFile(tmp_path / "other")
     second = Logging(service="second", env="test", sink=other.sink)
     second.install()
@@ -321,14 +302,14 @@ def test_the_last_owner_writes_each_record_once(owner: Logging, lines: LineFile,
     logging.getLogger("lib").warning("to the second again")
     structlog.get_logger().warning("this too")
     second.uninstall()
-    logging.getLogger("lib").warning("to nobody")
+    logging.getLogger("lib").warning("to neither")
     assert [line["msg"] for line in lines.read()] == ["to the first"]
     assert [line["msg"] for line in other.read()] == ["to the second", "to the second again", "this too"]
     other.close()
 
 
-def test_an_access_log_into_a_file_stays(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
-    """Somebody asked for it (gunicorn --access-logfile); it is not on stdout as well."""
+def test_access_log_to_a_file_stays(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
+    """It was configured on purpose (gunicorn --access-logfile), and is not written to stdout as well."""
     handler = logging.FileHandler(tmp_path / "access.log")
     access = logging.getLogger("gunicorn.access")
     access.addHandler(handler)
@@ -341,8 +322,8 @@ def test_an_access_log_into_a_file_stays(owner: Logging, lines: LineFile, tmp_pa
     assert lines.read() == []
 
 
-def test_handlers_that_write_elsewhere_stay(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
-    """A file that somebody set up still gets its records, also a server's."""
+def test_handlers_that_write_to_files_stay(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
+    """A file handler still gets its records, also a server's."""
     handler = logging.FileHandler(tmp_path / "app.log")
     loggers = [logging.getLogger(name) for name in ("app.with.file", "gunicorn.error")]
     for logger in loggers:
@@ -356,9 +337,9 @@ def test_handlers_that_write_elsewhere_stay(owner: Logging, lines: LineFile, tmp
     assert [line["msg"] for line in lines.read()] == ["both", "both"]
 
 
-def test_uninstall_puts_everything_back(lines: LineFile) -> None:
-    """Handlers, propagation, levels, structlog and the hooks are as before; what came since is left alone."""
-    import threading  # noqa: PLC0415 - only its hook is looked at
+def test_uninstall_restores_everything(lines: LineFile) -> None:
+    """Handlers, propagation, levels, structlog and the hooks are as before."""
+    import threading  # noqa: PLC0415 - only for its hook
 
     server, console = logging.getLogger("uvicorn.access"), logging.StreamHandler(sys.stdout)
     server.addHandler(console)
@@ -385,7 +366,7 @@ def test_uninstall_puts_everything_back(lines: LineFile) -> None:
     server.removeHandler(console)
 
 
-def test_the_structlog_configuration_of_before_comes_back(lines: LineFile) -> None:
+def test_uninstall_restores_the_structlog_configuration(lines: LineFile) -> None:
     """A service that had configured structlog itself has its own configuration again."""
     structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     before = structlog.get_config()
@@ -397,8 +378,8 @@ def test_the_structlog_configuration_of_before_comes_back(lines: LineFile) -> No
     assert after == before
 
 
-def test_a_request_is_in_every_line_of_it(owner: Logging, lines: LineFile) -> None:
-    """All ways to log carry the ids at the end; an explicit value wins, and after the request none does."""
+def test_every_line_of_a_request_has_its_ids(owner: Logging, lines: LineFile) -> None:
+    """All APIs add the ids at the end; an explicit value wins, and after the request there are none."""
     token = bind_request(RequestContext(request_id="r-1", trace_id="a" * 32, span_id="b" * 16))
     owner.event("info", msg="event")
     structlog.get_logger().info("structlog")
@@ -414,8 +395,8 @@ def test_a_request_is_in_every_line_of_it(owner: Logging, lines: LineFile) -> No
     assert "requestId" not in after
 
 
-def test_a_request_without_a_trace_has_only_its_id(owner: Logging, lines: LineFile) -> None:
-    """Empty ids are left out rather than written empty."""
+def test_request_without_a_trace_has_only_its_id(owner: Logging, lines: LineFile) -> None:
+    """Empty ids are left out."""
     token = bind_request(RequestContext(request_id="r-1"))
     owner.event("info", msg="event")
     unbind_request(token)
@@ -423,16 +404,16 @@ def test_a_request_without_a_trace_has_only_its_id(owner: Logging, lines: LineFi
 
 
 @pytest.mark.usefixtures("owner")
-def test_structlogs_own_context_variables_work(lines: LineFile) -> None:
-    """What a service binds with structlog.contextvars is in its lines."""
+def test_structlog_context_variables_are_in_the_line(lines: LineFile) -> None:
+    """What a service binds with structlog.contextvars."""
     with structlog.contextvars.bound_contextvars(tenant="kigali"):
         structlog.get_logger().info("text")
     assert lines.read()[0]["tenant"] == "kigali"
 
 
 @pytest.mark.parametrize("fields", [{"text": "ä" * 500_000}, {f"k{i}": "v" * 300 for i in range(2000)}])
-def test_a_line_has_a_bound(owner: Logging, lines: LineFile, fields: dict[str, object]) -> None:
-    """However much is logged, a line is at most MAX_LINE bytes and says that something is missing."""
+def test_line_is_bounded(owner: Logging, lines: LineFile, fields: dict[str, object]) -> None:
+    """However much is logged, a line has at most MAX_LINE bytes and says that something is missing."""
     owner.event("info", **fields)
     assert len(lines.raw().encode()) <= MAX_LINE
     (line,) = lines.read()
@@ -440,37 +421,37 @@ def test_a_line_has_a_bound(owner: Logging, lines: LineFile, fields: dict[str, o
     assert "characters more" in lines.raw() or "left out" in lines.raw()
 
 
-def test_an_unknown_level_writes_an_info_line(owner: Logging, lines: LineFile) -> None:
-    """Logging never stops the service, not even with a misspelt level."""
+def test_event_of_an_unknown_level_is_an_info_line(owner: Logging, lines: LineFile) -> None:
+    """A misspelt level does not stop the service."""
     owner.event("loud", msg="text")
     assert lines.read()[0]["level"] == "info"
 
 
-def test_a_server_can_be_given_a_handler_for_its_own_configuration(capfd: pytest.CaptureFixture[str]) -> None:
-    """`line_handler` is what a --log-config names; its records are lines on stdout."""
+def test_line_handler_writes_lines_to_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    """`line_handler` is what a --log-config names."""
     handler = line_handler(service="shop", env="test")
     handler.handle(logging.makeLogRecord({"name": "_granian", "levelno": 20, "msg": "Spawning worker-1"}))
     line = parse_line(capfd.readouterr().out)
     assert (line["service"], line["msg"], line["logger"]) == ("shop", "Spawning worker-1", "_granian")
 
 
-async def test_the_lines_of_a_turn_are_in_order(owner: Logging, lines: LineFile) -> None:
-    """Requests are told at the end of the turn, and before whatever came after them."""
-    says: tuple[Callable[[], Any], ...] = (
+async def test_lines_of_a_turn_are_in_order(owner: Logging, lines: LineFile) -> None:
+    """Request lines are rendered at the end of the turn, but before any later line."""
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: owner.event("info", msg="event"),
         lambda: owner.logger.info("keeper"),
         lambda: structlog.get_logger().info("structlog"),
         lambda: logging.getLogger("shop").info("stdlib"),
     )
-    for number, say in enumerate(says):
-        owner.log_request(RequestLine(**REQUEST | {"status": 200 + number}))
-        say()
-    told = [line.get("statusCode", line.get("msg")) for line in lines.read()]
-    assert told == [200, "event", 201, "keeper", 202, "structlog", 203, "stdlib"]
+    for number, call in enumerate(calls):
+        owner.log_request(request_line(status=200 + number))
+        call()
+    seen = [line.get("statusCode", line.get("msg")) for line in lines.read()]
+    assert seen == [200, "event", 201, "keeper", 202, "structlog", 203, "stdlib"]
 
 
 @pytest.mark.parametrize(
-    ("odd", "told"),
+    ("unusual", "expected"),
     [
         ({"url": "/\ud800"}, {"url": "/\\ud800"}),
         ({"url": "/items?token=abcdefgh"}, {"url": "/items?token=***"}),
@@ -482,32 +463,30 @@ async def test_the_lines_of_a_turn_are_in_order(owner: Logging, lines: LineFile)
     ],
     ids=["surrogate", "secret", "secret id", "long", "no status", "no route", "control"],
 )
-async def test_an_odd_request_takes_no_other_line_of_its_turn_along(
-    owner: Logging, lines: LineFile, odd: dict[str, Any], told: dict[str, Any]
+async def test_unusual_request_does_not_affect_the_other_lines_of_its_turn(
+    owner: Logging, lines: LineFile, unusual: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    """All have their line, in order; the odd one's is made with care."""
+    """All are written, in order; the unusual one is rendered by itself."""
     for number in range(5):
-        owner.log_request(
-            RequestLine(**REQUEST | {"span_id": f"{number:016x}"} | (odd if number == 2 else {}))
-        )
+        owner.log_request(request_line(**{"span_id": f"{number:016x}"} | (unusual if number == 2 else {})))
     await asyncio.sleep(0)
     found = lines.read()
     assert [line["span_id"] for line in found] == [f"{number:016x}" for number in range(5)]
-    assert found[2] | told == found[2]
-    assert all(line["url"] == REQUEST["url"] for line in (*found[:2], *found[3:]))
+    assert found[2] | expected == found[2]
+    assert all(line["url"] == "/api/listings/7" for line in (*found[:2], *found[3:]))
 
 
-async def test_threads_beside_the_loop_lose_no_request(owner: Logging, lines: LineFile) -> None:
-    """Whoever comes first makes the lines of all that is gathered; nobody makes one twice."""
+async def test_threads_beside_the_loop_lose_no_request_line(owner: Logging, lines: LineFile) -> None:
+    """Any thread may render what has been deferred, and none renders a line twice."""
 
-    def tell(thread: int) -> None:
+    def log_requests(thread: int) -> None:
         for number in range(500):
-            owner.log_request(RequestLine(**REQUEST | {"span_id": f"{thread}-{number}"}))
+            owner.log_request(request_line(span_id=f"{thread}-{number}"))
 
-    others = [asyncio.to_thread(tell, thread) for thread in (1, 2, 3)]
+    others = [asyncio.to_thread(log_requests, thread) for thread in (1, 2, 3)]
     waiting = asyncio.gather(*others)
     for number in range(500):
-        owner.log_request(RequestLine(**REQUEST | {"span_id": f"0-{number}"}))
+        owner.log_request(request_line(span_id=f"0-{number}"))
         await asyncio.sleep(0)
     await waiting
     seen = [line["span_id"] for line in lines.read()]
@@ -533,45 +512,45 @@ TOKENS = {
 def test_no_field_of_a_request_line_shows_a_credential(
     owner: Logging, lines: LineFile, field: str, token: str
 ) -> None:
-    """Whatever kind it is of, and in whatever form: it is masked as in any other line."""
-    owner.log_request(RequestLine(**REQUEST | {field: f"/x/{token}" if field in {"url", "route"} else token}))
+    """Each kind, in every form, is masked as in any other line."""
+    owner.log_request(request_line(**{field: f"/x/{token}" if field in {"url", "route"} else token}))
     assert token not in lines.raw()
     assert "***" in lines.raw()
 
 
-def test_a_trace_id_of_a_client_may_be_a_secret_too(lines: LineFile) -> None:
-    """Thirty-two hex digits are what many a secret looks like."""
+def test_trace_id_that_is_a_secret_is_masked(lines: LineFile) -> None:
+    """Many secrets have 32 hex digits too."""
     secret = "0123456789abcdef" * 2
     logs = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor([secret]))
-    logs.log_request(RequestLine(**REQUEST | {"trace_id": secret}))
+    logs.log_request(request_line(trace_id=secret))
     assert secret not in lines.raw()
 
 
 @pytest.mark.parametrize("field", ["request_id", "trace_id"])
 @pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
-async def test_a_credential_among_the_ids_of_a_turn_is_masked_alone(
+async def test_only_the_credential_among_the_ids_of_a_turn_is_masked(
     owner: Logging, lines: LineFile, field: str, token: str
 ) -> None:
-    """All ids of a turn are looked through together; the others are shown as they came."""
+    """The ids of a turn are searched together; the others are shown as they are."""
     ids = [f"{number:032x}" for number in range(5)]
     for number, one in enumerate(ids):
-        owner.log_request(RequestLine(**REQUEST | {field: token if number == 2 else one}))
+        owner.log_request(request_line(**{field: token if number == 2 else one}))
     await asyncio.sleep(0)
     assert token not in lines.raw()
     shown = [line[{"request_id": "requestId"}.get(field, field)] for line in lines.read()]
     assert shown[:2] + shown[3:] == ids[:2] + ids[3:]
 
 
-async def test_an_interrupt_loses_no_line_of_the_turn(
+async def test_interrupt_loses_no_line_of_the_turn(
     owner: Logging, lines: LineFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a signal handler raises in the middle is raised, and the lines are made later."""
+    """What a signal handler raises is raised, and the lines are rendered later."""
 
-    def interrupted(_ended: object) -> bytes:
+    def interrupted(_lines: object) -> bytes:
         raise KeyboardInterrupt
 
     for number in range(5):
-        owner.log_request(RequestLine(**REQUEST | {"status": 200 + number}))
+        owner.log_request(request_line(status=200 + number))
     with monkeypatch.context() as patch:
         patch.setattr(owner.sink, "render_deferred", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -579,12 +558,12 @@ async def test_an_interrupt_loses_no_line_of_the_turn(
     assert [line["statusCode"] for line in lines.read()] == [200, 201, 202, 203, 204]
 
 
-def test_two_owners_of_one_sink_have_lines_of_their_own(owner: Logging, lines: LineFile) -> None:
-    """Each with its service, and with its own secrets masked."""
+def test_two_loggings_may_share_a_sink(owner: Logging, lines: LineFile) -> None:
+    """Each has its own service and its own secrets."""
     other = Logging(service="other", env="test", sink=lines.sink, redactor=Redactor(["of-the-other-one"]))
-    owner.log_request(RequestLine(**REQUEST))
-    other.log_request(RequestLine(**REQUEST | {"url": "/of-the-other-one"}))
+    owner.log_request(request_line())
+    other.log_request(request_line(url="/of-the-other-one"))
     assert [(line["service"], line["url"]) for line in lines.read()] == [
-        ("shop", REQUEST["url"]),
+        ("shop", "/api/listings/7"),
         ("other", "/***"),
     ]

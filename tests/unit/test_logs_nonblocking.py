@@ -69,7 +69,7 @@ def _forbid_nowait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ends() -> Iterator[Callable[[Callable[[], tuple[int, int]]], tuple[int, int]]]:
-    """Make a reading and a writing end, closed with the test unless it did so itself."""
+    """Return a function that makes a reading and a writing end; they are closed after the test."""
     made: list[int] = []
 
     def make(maker: Callable[[], tuple[int, int]]) -> tuple[int, int]:
@@ -85,13 +85,13 @@ def ends() -> Iterator[Callable[[Callable[[], tuple[int, int]]], tuple[int, int]
 
 
 def fill(target: NonBlockingWriter) -> int:
-    """Write until there is no more room; return how many bytes that took."""
+    """Write until there is no room; return how many bytes that took."""
     filled = 0
     while True:
         try:
             filled += target.write_in_thread(b"." * 4096)
         except BlockingIOError:
-            # A terminal makes room for itself once more.
+            # A terminal may have room again.
             if not select.select([], [target.fd], [], 0.02)[1]:
                 return filled
 
@@ -100,7 +100,7 @@ WAYS = [
     (maker, change)
     for maker in (_make_pipe, _make_socket, _make_terminal)
     for change in (_keep_kernel, _make_kernel_old, _forbid_nowait, _forbid_opening)
-    if (maker, change) != (_make_terminal, _forbid_opening)  # the one that a thread may hang in, see below
+    if (maker, change) != (_make_terminal, _forbid_opening)  # a thread may hang in that one: tested below
 ]
 
 
@@ -111,7 +111,7 @@ def test_no_way_of_writing_blocks_or_touches_the_flags(
     maker: Callable[[], tuple[int, int]],
     change: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
-    """Whatever the kernel and the rights allow: a full output says so at once, and stays as it was."""
+    """Whatever the kernel allows: a write to a full output raises at once, and the flags stay."""
     reader, writer = ends(maker)
     change(monkeypatch)
     socket.setdefaulttimeout(5)
@@ -134,7 +134,7 @@ def test_no_way_of_writing_blocks_or_touches_the_flags(
     assert os.read(reader, 10) == b"on\n"
 
 
-def test_where_nothing_else_works_only_a_thread_writes(
+def test_thread_writes_where_nothing_else_works(
     ends: Callable[..., tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loop's own write is refused even with room, and the line arrives all the same."""
@@ -151,13 +151,13 @@ def test_where_nothing_else_works_only_a_thread_writes(
 
 @pytest.mark.parametrize("change", [_keep_kernel, _make_kernel_old, _forbid_opening])
 @pytest.mark.parametrize("maker", [_make_pipe, _make_socket])
-def test_a_reader_that_left_is_told_in_every_way(
+def test_closed_reader_is_reported_in_every_way_of_writing(
     ends: Callable[..., tuple[int, int]],
     monkeypatch: pytest.MonkeyPatch,
     maker: Callable[[], tuple[int, int]],
     change: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
-    """Before the first line and in the middle: dropped and counted as closed."""
+    """Before the first line and later: dropped and counted as closed."""
     drops: list[tuple[int, str]] = []
     for lines_before in (0, 1):
         reader, writer = ends(maker)
@@ -174,10 +174,10 @@ def test_a_reader_that_left_is_told_in_every_way(
     assert drops == [(1, "closed")] * 4
 
 
-def test_after_an_error_what_is_behind_the_number_is_looked_at_anew(
+def test_reset_opens_the_descriptor_again(
     ends: Callable[..., tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A descriptor of our own does not outlive what it was opened for, nor the target."""
+    """A descriptor of our own does not outlive what it was opened for, nor its writer."""
     reader, writer = ends(_make_pipe)
     other_reader, other = ends(_make_pipe)
     _make_kernel_old(monkeypatch)
@@ -197,8 +197,8 @@ def test_after_an_error_what_is_behind_the_number_is_looked_at_anew(
     assert os.read(other_reader, 10) == b""
 
 
-def test_a_file_is_written_at_its_end(tmp_path: Path) -> None:
-    """No own descriptor, so no own position: what others append stays."""
+def test_file_is_appended_to(tmp_path: Path) -> None:
+    """There is no descriptor of our own, so no position of our own."""
     path = tmp_path / "lines"
     fd = os.open(path, os.O_CREAT | os.O_WRONLY)
     target = NonBlockingWriter(fd)
@@ -209,10 +209,10 @@ def test_a_file_is_written_at_its_end(tmp_path: Path) -> None:
     assert path.read_bytes() == b"one\ntwo\nthree\n"
 
 
-def test_a_thread_that_hangs_in_a_terminal_does_not_hang_the_flush(
+def test_flush_does_not_wait_for_a_thread_that_hangs_in_a_terminal(
     ends: Callable[..., tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another user's terminal, stopped: after the patience what is gathered is dropped and counted."""
+    """Another user's stopped terminal: after the time-out the lines are dropped and counted."""
     reader, writer = ends(_make_terminal)
     _forbid_opening(monkeypatch)
     drops: list[tuple[int, str]] = []
@@ -234,7 +234,7 @@ def test_a_thread_that_hangs_in_a_terminal_does_not_hang_the_flush(
 def test_without_a_thread_lines_wait_for_the_next_flush(
     ends: Callable[..., tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too many threads, or an interpreter that ends: nothing is raised or lost."""
+    """Too many threads, or an interpreter that is shutting down: nothing is raised or lost."""
     reader, writer = ends(_make_pipe)
 
     def refuse(_: threading.Thread) -> None:
@@ -250,8 +250,8 @@ def test_without_a_thread_lines_wait_for_the_next_flush(
     assert os.read(reader, 10) == b"one\ntwo\n"
 
 
-def test_the_thread_ends_with_its_sink(ends: Callable[..., tuple[int, int]]) -> None:
-    """A sink that nobody holds any more is gone, and so is the thread that once wrote for it."""
+def test_writer_thread_ends_with_its_sink(ends: Callable[..., tuple[int, int]]) -> None:
+    """A sink without references is freed, and its thread stops."""
     reader, writer = ends(_make_pipe)
     before = set(threading.enumerate())
     sink = Sink(writer, flush_timeout=TIMEOUT)
@@ -270,15 +270,15 @@ def test_the_thread_ends_with_its_sink(ends: Callable[..., tuple[int, int]]) -> 
 
 
 def test_callbacks_in_the_thread_may_log_and_flush(ends: Callable[..., tuple[int, int]]) -> None:
-    """What the thread itself would have to wait for is not waited for."""
+    """They do not wait for the thread that they run in."""
     reader, writer = ends(_make_pipe)
     sink = Sink(writer, flush_timeout=TIMEOUT)
 
-    def say(dropped: int) -> None:
+    def report(dropped: int) -> None:
         sink.write(b"dropped %d\n" % dropped)
         sink.flush()
 
-    sink.on_recover = say
+    sink.on_recover = report
     filled = fill(NonBlockingWriter(writer))
     for _ in range(2):
         sink.write(b"x" * (9 << 20) + b"\n")
@@ -290,12 +290,10 @@ def test_callbacks_in_the_thread_may_log_and_flush(ends: Callable[..., tuple[int
     assert out.count(b"\n") == 2
 
 
-def test_a_signal_handler_may_log_and_flush_at_any_time(ends: Callable[..., tuple[int, int]]) -> None:
-    """While this thread writes, hands over or flushes: no dead-lock, and every line is there once."""
+def test_signal_handler_may_log_and_flush_at_any_time(ends: Callable[..., tuple[int, int]]) -> None:
+    """While this thread writes, hands over or flushes: no deadlock, and every line is written once."""
     reader, writer = ends(_make_pipe)
-    sink = Sink(
-        writer, flush_timeout=timedelta(minutes=2)
-    )  # the reader hardly gets its turn beside the handler
+    sink = Sink(writer, flush_timeout=timedelta(minutes=2))  # beside the handler the reader is slow
     numbers = itertools.count()
     flushing = False
 

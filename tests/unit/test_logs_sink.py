@@ -27,14 +27,14 @@ TIMEOUT = timedelta(milliseconds=200)
 
 
 class Pipe:
-    """A pipe, and what has come out of it."""
+    """A pipe."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         self._open = {self.reader, self.writer}
 
     def read(self) -> bytes:
-        """Return everything that is in the pipe now."""
+        """Return everything in the pipe."""
         out = b""
         while select.select([self.reader], [], [], 0)[0]:
             piece = os.read(self.reader, 1 << 20)
@@ -44,7 +44,7 @@ class Pipe:
         return out
 
     def fill(self) -> int:
-        """Fill the pipe to the brim; return how many bytes that took."""
+        """Fill the pipe; return how many bytes that took."""
         os.set_blocking(self.writer, False)
         filled = 0
         for size in (4096, 1):
@@ -57,7 +57,7 @@ class Pipe:
         return filled
 
     def close(self, *ends: int) -> None:
-        """Close these ends; all that are still open by default."""
+        """Close these ends; default: all that are open."""
         for end in ends or tuple(self._open):
             if end in self._open:
                 os.close(end)
@@ -66,14 +66,14 @@ class Pipe:
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    """A pipe that is closed afterwards."""
+    """Return a pipe that is closed after the test."""
     made = Pipe()
     yield made
     made.close()
 
 
 def replace_write(monkeypatch: pytest.MonkeyPatch, write: Callable[[int, bytes], int]) -> None:
-    """Have every write to a descriptor go through `write`, whichever system call the kernel offers."""
+    """Replace the system calls that write to a descriptor."""
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(os, "pwritev", lambda fd, data, _offset, _flags: write(fd, b"".join(data)))
 
@@ -84,14 +84,14 @@ def line(number: int, size: int = 0) -> bytes:
     return start + b"x" * (size - len(start) - 1) + b"\n"
 
 
-def test_outside_a_loop_a_line_is_written_at_once(pipe: Pipe) -> None:
-    """A command-line program or a thread without a loop does not wait for anything."""
+def test_line_is_written_at_once_outside_a_loop(pipe: Pipe) -> None:
+    """A command-line program or a thread without a loop has no turn to wait for."""
     Sink(pipe.writer).write(b"one\n")
     assert pipe.read() == b"one\n"
 
 
-async def test_within_a_loop_lines_leave_at_the_end_of_the_turn(pipe: Pipe) -> None:
-    """All lines of a turn go together, and none is kept back longer."""
+async def test_lines_are_written_at_the_end_of_the_turn_within_a_loop(pipe: Pipe) -> None:
+    """All lines of a turn together, and none later."""
     sink = Sink(pipe.writer)
     sink.write(b"one\n")
     sink.write(b"two\n")
@@ -103,35 +103,35 @@ async def test_within_a_loop_lines_leave_at_the_end_of_the_turn(pipe: Pipe) -> N
     assert pipe.read() == b"three\n"
 
 
-async def test_what_waits_for_its_line_is_bounded_within_a_turn(pipe: Pipe) -> None:
-    """What has no bytes yet counts for none: so many of them have their lines made before the turn ends."""
+async def test_deferred_items_are_bounded(pipe: Pipe) -> None:
+    """They have no size yet, so a number of them is rendered before the turn ends."""
     sink = Sink(pipe.writer)
-    made: list[int] = []
+    batches: list[int] = []
 
-    def render(said: list[int]) -> bytes:
-        made.append(len(said))
-        return b"".join(b"%d\n" % one for one in said)
+    def render(items: list[int]) -> bytes:
+        batches.append(len(items))
+        return b"".join(b"%d\n" % one for one in items)
 
     sink.render_deferred = render
     for number in range(2500):
         sink.defer(number)
         assert len(sink.deferred) < 1024
-    assert made == [1024, 1024]
+    assert batches == [1024, 1024]
     await asyncio.sleep(0)
-    assert made == [1024, 1024, 452]
+    assert batches == [1024, 1024, 452]
     assert pipe.read() == b"".join(b"%d\n" % number for number in range(2500))
 
 
 async def test_flush_does_not_wait_for_the_turn(pipe: Pipe) -> None:
-    """At shutdown, what is gathered is written now."""
+    """At shutdown, all lines are written now."""
     sink = Sink(pipe.writer)
     sink.write(b"one\n")
     sink.flush()
     assert pipe.read() == b"one\n"
 
 
-async def test_flush_within_a_loop_waits_for_nobody(pipe: Pipe) -> None:
-    """What the reader has not taken stays gathered; nothing is dropped."""
+async def test_flush_within_a_loop_does_not_wait(pipe: Pipe) -> None:
+    """What the reader has not taken stays pending; nothing is dropped."""
     filled = pipe.fill()
     sink = Sink(pipe.writer, flush_timeout=timedelta(seconds=100))
     sink.write(b"one\n")
@@ -142,8 +142,8 @@ async def test_flush_within_a_loop_waits_for_nobody(pipe: Pipe) -> None:
     assert (out + pipe.read())[filled:] == b"one\n"
 
 
-def test_lines_of_a_loop_that_ended_are_not_lost(pipe: Pipe) -> None:
-    """A loop that stopped before its turn ended leaves its lines to the next write, in order."""
+def test_lines_of_a_stopped_loop_are_not_lost(pipe: Pipe) -> None:
+    """The next write writes them first."""
     sink = Sink(pipe.writer)
     loop = asyncio.new_event_loop()
 
@@ -165,8 +165,8 @@ def test_lines_of_a_loop_that_ended_are_not_lost(pipe: Pipe) -> None:
     assert pipe.read() == b"three\n"
 
 
-def test_a_batch_goes_out_in_pieces_of_whole_lines(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No write is longer than PIPE_BUF or ends within a line: the kernel mixes nothing into such a write."""
+def test_batch_is_written_in_chunks_of_whole_lines(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No write is longer than PIPE_BUF or ends within a line: the kernel does not interleave such writes."""
     fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, 1 << 20)
     written: list[bytes] = []
     write = os.write
@@ -189,8 +189,8 @@ def test_a_batch_goes_out_in_pieces_of_whole_lines(pipe: Pipe, monkeypatch: pyte
     assert pipe.read() == b"".join(line(number, 20 + number % 700) for number in range(500))
 
 
-async def test_a_line_longer_than_a_piece_stays_whole(pipe: Pipe) -> None:
-    """It is a piece by itself, between its neighbours; one without a newline harms nobody either."""
+async def test_line_longer_than_a_chunk_stays_whole(pipe: Pipe) -> None:
+    """It is a chunk of its own; one without a newline does no harm either."""
     sink = Sink(pipe.writer)
     lines = [line(1, 50), line(2, 30_000), line(3, 4096), line(4, 4097), line(5, 50)]
     for each in lines:
@@ -200,8 +200,8 @@ async def test_a_line_longer_than_a_piece_stays_whole(pipe: Pipe) -> None:
     assert pipe.read() == b"".join(lines) + b"y" * 5000
 
 
-def test_a_long_line_makes_the_pipe_wider_rather_than_wait(pipe: Pipe) -> None:
-    """Room for all of it at once is what keeps other processes' lines out of it."""
+def test_long_line_widens_the_pipe(pipe: Pipe) -> None:
+    """With room for all of it, other processes' lines cannot get in between."""
     sink = Sink(pipe.writer)
     for number in range(12):
         sink.write(line(number, 30_000))
@@ -210,8 +210,8 @@ def test_a_long_line_makes_the_pipe_wider_rather_than_wait(pipe: Pipe) -> None:
     assert pipe.read() == b"".join(line(number, 30_000) for number in range(12))
 
 
-def test_a_long_line_waits_for_the_reader_and_then_gives_up(pipe: Pipe) -> None:
-    """When the pipe cannot grow and nobody reads, it is dropped whole in the end: no part is written."""
+def test_long_line_waits_for_the_reader_and_is_then_dropped(pipe: Pipe) -> None:
+    """If the pipe cannot grow, no part of the line is written."""
     fcntl.fcntl(pipe.writer, fcntl.F_SETPIPE_SZ, 1 << 20)
     pipe.fill()
     drops: list[tuple[int, str]] = []
@@ -254,7 +254,7 @@ def test_threads_do_not_mix_their_lines_and_keep_their_order(tmp_path: Path) -> 
 
 
 def test_loops_in_several_threads_share_a_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their turns end at the same time, again and again, and nothing is lost or raised."""
+    """Their turns end at the same time, and nothing is lost or raised."""
     write_at_once = os.write
 
     def slowly(fd: int, data: bytes) -> int:
@@ -292,10 +292,10 @@ def test_loops_in_several_threads_share_a_sink(tmp_path: Path, monkeypatch: pyte
         (errno.EIO, "error"),
     ],
 )
-def test_a_failed_write_is_counted_by_its_reason(
+def test_failed_write_is_counted_by_its_reason(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch, failure: int, reason: str
 ) -> None:
-    """Nothing is raised; the lines of the piece are counted; the next write is tried again."""
+    """Nothing is raised; the lines of the chunk are counted; the next write is tried again."""
 
     def fail(_fd: int, _data: bytes) -> int:
         raise OSError(failure, os.strerror(failure))
@@ -312,8 +312,8 @@ def test_a_failed_write_is_counted_by_its_reason(
     assert pipe.read() == b"two\n"
 
 
-def test_a_reader_that_left_is_counted(pipe: Pipe) -> None:
-    """The real thing: the read end is closed, and no signal ends the service."""
+def test_lines_to_a_closed_reader_are_counted(pipe: Pipe) -> None:
+    """With a real closed pipe; no signal ends the service."""
     sink = Sink(pipe.writer)
     pipe.close(pipe.reader)
     sink.write(b"one\n")
@@ -321,8 +321,8 @@ def test_a_reader_that_left_is_counted(pipe: Pipe) -> None:
     assert sink.dropped == 2
 
 
-def test_a_full_disk_is_counted() -> None:
-    """/dev/full answers as a full disk does."""
+def test_lines_to_a_full_disk_are_counted() -> None:
+    """/dev/full behaves like a full disk."""
     fd = os.open("/dev/full", os.O_WRONLY)
     drops: list[tuple[int, str]] = []
     sink = Sink(fd, on_drop=lambda *drop: drops.append(drop))
@@ -332,8 +332,8 @@ def test_a_full_disk_is_counted() -> None:
     assert drops == [(1, "full"), (1, "closed")]
 
 
-def test_a_process_without_stdout_writes_into_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python found descriptor 1 closed at its start: by now the number may be somebody's socket."""
+def test_process_without_stdout_writes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptor 1 was closed when Python started, so by now it may be a socket."""
     monkeypatch.setattr(sys, "__stdout__", None)
     sink = Sink()
     sink.write(b"one\n")
@@ -341,8 +341,8 @@ def test_a_process_without_stdout_writes_into_nothing_else(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_reader_that_does_not_read_costs_its_patience_once(pipe: Pipe, *, blocking: bool) -> None:
-    """No write waits; a flush does, once, then drops and counts; the next one does not wait, nor spins."""
+def test_stuck_reader_costs_the_time_out_once(pipe: Pipe, *, blocking: bool) -> None:
+    """No write waits. The first flush waits, then drops and counts; the next neither waits nor spins."""
     filled = pipe.fill()
     os.set_blocking(pipe.writer, blocking)
     drops: list[tuple[int, str]] = []
@@ -366,8 +366,8 @@ def test_a_reader_that_does_not_read_costs_its_patience_once(pipe: Pipe, *, bloc
     assert pipe.read() == b"again\n"
 
 
-def test_a_slow_reader_loses_nothing(pipe: Pipe) -> None:
-    """Within the patience a reader is waited for."""
+def test_slow_reader_loses_nothing(pipe: Pipe) -> None:
+    """A flush waits for it within the time-out."""
     filled = pipe.fill()
     os.set_blocking(pipe.writer, False)
     out: list[bytes] = []
@@ -382,7 +382,7 @@ def test_a_slow_reader_loses_nothing(pipe: Pipe) -> None:
     assert sink.dropped == 0
 
 
-def test_a_partial_write_is_completed() -> None:
+def test_partial_write_is_completed() -> None:
     """A socket takes a part; the rest follows as soon as there is room."""
     left, right = socket.socketpair()
     left.setblocking(False)
@@ -406,8 +406,8 @@ def test_a_partial_write_is_completed() -> None:
     assert b"".join(out) == b"".join(line(number, 30_000) for number in range(20))
 
 
-def test_a_line_that_broke_off_does_not_spoil_the_next(monkeypatch: pytest.MonkeyPatch, pipe: Pipe) -> None:
-    """A disk that fills up within a line: the next one begins on a line of its own."""
+def test_cut_line_does_not_spoil_the_next(monkeypatch: pytest.MonkeyPatch, pipe: Pipe) -> None:
+    """After a disk has filled up within a line, the next one starts on a line of its own."""
     write = os.write
     plan: list[int | OSError] = [4, OSError(errno.ENOSPC, "full"), OSError(errno.ENOSPC, "full")]
 
@@ -425,8 +425,8 @@ def test_a_line_that_broke_off_does_not_spoil_the_next(monkeypatch: pytest.Monke
     assert sink.dropped == 2
 
 
-def test_what_was_dropped_is_said_when_writing_works_again(pipe: Pipe) -> None:
-    """One line says how many are missing, in the place where they are missing."""
+def test_drops_are_reported_when_writing_works_again(pipe: Pipe) -> None:
+    """One line says how many are missing, where they are missing."""
     sink = Sink(pipe.writer, flush_timeout=SHORT)
     logs = Logging(service="shop", env="test", sink=sink)
     pipe.fill()
@@ -445,8 +445,8 @@ def test_what_was_dropped_is_said_when_writing_works_again(pipe: Pipe) -> None:
     ]
 
 
-def test_counting_drops_may_fail_or_log(pipe: Pipe) -> None:
-    """Whatever the callbacks do, the sink neither raises nor waits for itself."""
+def test_on_drop_may_raise_or_log(pipe: Pipe) -> None:
+    """The sink neither raises nor waits for itself."""
     pipe.close(pipe.reader)
     sink = Sink(pipe.writer)
 
@@ -461,8 +461,8 @@ def test_counting_drops_may_fail_or_log(pipe: Pipe) -> None:
     assert sink.dropped == 3
 
 
-def test_saying_what_was_dropped_may_fail(pipe: Pipe) -> None:
-    """The line that works again is out, whatever the callback does; without one nothing is missed."""
+def test_on_recover_may_raise(pipe: Pipe) -> None:
+    """The line is written whether the callback raises or is missing."""
 
     def fail(_count: int) -> None:
         raise RuntimeError("no")
@@ -475,8 +475,8 @@ def test_saying_what_was_dropped_may_fail(pipe: Pipe) -> None:
         assert pipe.read() == b"one\n"
 
 
-def test_what_waits_for_a_writer_has_a_bound(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one thread hangs in a write, others gather up to a bound; what is beyond is counted."""
+def test_pending_lines_are_bounded(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one thread hangs in a write, others add lines up to a limit; the rest are counted."""
     begun, go = threading.Event(), threading.Event()
     write = os.write
 
@@ -507,7 +507,7 @@ def test_what_waits_for_a_writer_has_a_bound(pipe: Pipe, monkeypatch: pytest.Mon
 
 
 def test_flush_waits_for_a_thread_that_is_writing(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At exit the line that another thread has in hand gets out first."""
+    """At exit the line that another thread is writing gets out first."""
     begun = threading.Event()
     write = os.write
 

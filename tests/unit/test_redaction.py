@@ -70,8 +70,8 @@ BASIC = base64.b64encode(b"aladdin:opensesame").decode()
         ("X-Webhook-Signature: sha256=abcdef", "X-Webhook-Signature: ***"),
     ],
 )  # fmt: skip
-def test_what_looks_like_a_credential_is_masked(text: str, masked: str) -> None:
-    """In running text, whatever form it has; what is around it stays readable."""
+def test_credentials_in_text_are_masked(text: str, masked: str) -> None:
+    """In every form; the text around them stays readable."""
     assert PLAIN.text(text) == masked
 
 
@@ -98,8 +98,8 @@ def test_what_looks_like_a_credential_is_masked(text: str, masked: str) -> None:
         "a = b",
     ],
 )
-def test_ordinary_text_is_left_alone(text: str) -> None:
-    """A word that only begins or ends like a telling one is no reason to hide what follows."""
+def test_ordinary_text_is_unchanged(text: str) -> None:
+    """A word that only starts or ends like a telling one masks nothing."""
     assert PLAIN.text(text) == text
 
 
@@ -112,7 +112,7 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
         *("jwt", "otp", "csrf_token", "password_hash", "auth", "X-Auth", "accesstoken", "refreshToken"),
     ],
 )
-def test_what_a_telling_key_names_is_masked(key: str) -> None:
+def test_values_under_telling_keys_are_masked(key: str) -> None:
     """Case and separators do not matter, and a longer name counts by its last word."""
     assert serialize(PLAIN, {key: "hunter2", "n": {key: ["hunter2"]}}) == {key: "***", "n": {key: "***"}}
 
@@ -120,8 +120,8 @@ def test_what_a_telling_key_names_is_masked(key: str) -> None:
 @pytest.mark.parametrize(
     "key", ["key", "tokens", "max_tokens", "author", "oauth", "id", "code", "secretary", "keyboard", "n", ""]
 )
-def test_other_keys_are_shown(key: str) -> None:
-    """Also those that only contain a telling word."""
+def test_values_under_other_keys_are_shown(key: str) -> None:
+    """Also under those that only contain a telling word."""
     assert serialize(PLAIN, {key: "v"}) == {key: "v"}
 
 
@@ -148,8 +148,8 @@ SECRET = "aK3+/9 zQ&é\"'\\x7-long"
         *(base64.b64encode(b"u" * shift + SECRET.encode() + b"tail").decode() for shift in range(4)),
     ],
 )
-def test_a_registered_secret_is_masked_in_every_form(form: str) -> None:
-    """As it is, percent-encoded, escaped, in hex, and inside base64 wherever it begins there."""
+def test_registered_secret_is_masked_in_every_form(form: str) -> None:
+    """As it is, percent-encoded, escaped, in hex, and inside base64 wherever it starts there."""
     redactor = Redactor([SECRET])
     for text in (form, f"before {form} after", f"x{form}y"):
         redacted = redactor.text(text)
@@ -167,13 +167,13 @@ def test_a_registered_secret_is_masked_in_every_form(form: str) -> None:
     ],
 )
 def test_only_the_encoded_secret_is_masked(text: str, shown: str) -> None:
-    """Escapes around it stay escapes: a line never shows the line break that somebody sent as %0a."""
+    """Other escapes stay as sent: a line never shows the line break of a %0a."""
     assert Redactor(["CANARY-met-0123", "café au lait"]).text(text) == shown
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.sets(st.integers(0, 14)))
-def test_what_stands_around_an_encoded_secret_stays(before: str, after: str, escaped: set[int]) -> None:
-    """Whichever of its characters are percent-encoded, and whatever is encoded beside it."""
+def test_text_around_an_encoded_secret_is_unchanged(before: str, after: str, escaped: set[int]) -> None:
+    """Whichever of its characters are percent-encoded, and whatever is encoded next to it."""
     secret = "".join(
         f"%{ord(sign):02x}" if at in escaped else sign for at, sign in enumerate("kJ7~kJ7~kJ7~kJ7")
     )
@@ -182,36 +182,36 @@ def test_what_stands_around_an_encoded_secret_stays(before: str, after: str, esc
     assert shown == f"{PLAIN.text(left)}%00***%00{PLAIN.text(right)}"
 
 
-def test_a_short_secret_is_masked_as_a_whole_word_only() -> None:
+def test_short_secret_is_masked_only_as_a_whole_word() -> None:
     """A database password `listing` must not make the log unreadable; three letters are left to the keys."""
     redactor = Redactor(["listing", "abc"])
     assert redactor.text("listings, relisting: listing!") == "listings, relisting: ***!"
     assert redactor.text("abc") == "abc"
 
 
-def test_a_longer_secret_wins_over_one_within_it() -> None:
+def test_longer_secret_is_masked_before_one_within_it() -> None:
     """A database URL and the password in it are both registered: no part of the URL is left."""
     redactor = Redactor(["s3cr3t-password", "postgresql://bob:s3cr3t-password@db/shop"])
     assert redactor.text("at postgresql://bob:s3cr3t-password@db/shop.") == "at ***."
 
 
 @given(st.text(min_size=12, max_size=30), st.text(max_size=50), st.text(max_size=50))
-def test_a_long_secret_never_survives(secret: str, before: str, after: str) -> None:
-    """Whatever it is made of and whatever stands around it."""
+def test_long_secret_is_always_masked(secret: str, before: str, after: str) -> None:
+    """Whatever it consists of and whatever surrounds it."""
     redacted = Redactor([secret]).text(before + secret + after)
     assert secret not in redacted or secret in "***"
 
 
 @given(st.text(max_size=200))
-def test_redacting_twice_changes_nothing_more(text: str) -> None:
-    """What is masked stays masked, and only once."""
+def test_redaction_is_idempotent(text: str) -> None:
+    """Redacting a redacted text changes nothing."""
     once = PLAIN.text(text)
     assert PLAIN.text(once) == once
 
 
 @given(st.text("0123456789abcdef-\n", max_size=100))
-def test_ids_of_hex_digits_look_like_no_credential(ids: str) -> None:
-    """So they need no look for the known kinds; a registered secret may still be one of them."""
+def test_ids_of_hex_digits_are_plain(ids: str) -> None:
+    """They need no search for known kinds; a registered secret may still be one of them."""
     assert PLAIN.text(ids) == ids
     assert PLAIN.is_plain(ids)
     assert Redactor(["0badc0ffee"]).is_plain(ids) is ("0badc0ffee" not in ids)
@@ -223,7 +223,7 @@ def test_ids_of_hex_digits_look_like_no_credential(ids: str) -> None:
     st.integers(20, 40),
     st.sampled_from(["", "token=", "https://u:", "Bearer "]),
 )
-def test_a_cut_never_shows_a_part_of_a_secret(offset: int, limit: int, before: str) -> None:
+def test_cut_text_never_shows_a_part_of_a_secret(offset: int, limit: int, before: str) -> None:
     """The limit may fall anywhere in it."""
     secret = "ABCDEFGHIJKLMNOPQRSTUVWX"
     text = "." * offset + before + secret + "." * 100
@@ -233,8 +233,8 @@ def test_a_cut_never_shows_a_part_of_a_secret(offset: int, limit: int, before: s
 
 
 @pytest.mark.parametrize("offset", range(0, 41, 5))
-def test_a_cut_never_shows_a_part_of_an_encoded_secret(offset: int) -> None:
-    """One that is percent-encoded to the last character is three times as long as it is."""
+def test_cut_text_never_shows_a_part_of_an_encoded_secret(offset: int) -> None:
+    """Fully percent-encoded, it is three times as long."""
     secret = "ABCDEFGHIJKLMNOPQRSTUVWX"
     text = "." * offset + "".join(f"%{ord(sign):x}" for sign in secret) + "." * 100
     assert "%41" not in Redactor([secret]).bounded(text, 40)
@@ -267,8 +267,8 @@ def test_a_cut_never_shows_a_part_of_an_encoded_secret(offset: int) -> None:
     ],
     ids=lambda text: text[:12],
 )
-def test_no_text_takes_long(text: str) -> None:
-    """Twice as long a text takes about twice as long: no pattern can be made to hang."""
+def test_redaction_takes_linear_time(text: str) -> None:
+    """No pattern can be made to backtrack without end."""
     begun = time.process_time()
     PLAIN.text(text)
     assert time.process_time() - begun < 0.5
@@ -287,14 +287,14 @@ def test_no_text_takes_long(text: str) -> None:
         ("http://bob:pw@shop/x", "http://bob:***@shop/x"),
     ],
 )
-def test_urls_of_request_lines(url: str, shown: str) -> None:
-    """A plain path stays; a query, a token in the path and a registered secret are looked at."""
+def test_secrets_in_urls_are_masked(url: str, shown: str) -> None:
+    """A plain path stays; a query, a token in the path and a registered secret are found."""
     redactor = Redactor(["s3cr3t-of-the-shop", "s3cr3t/of/shop"])
     assert redactor.url(url) == shown
     assert redactor.url(url) == shown
 
 
-def test_what_is_remembered_has_a_bound() -> None:
+def test_caches_are_bounded() -> None:
     """Ten thousand different texts, keys and paths do not stay in memory."""
     redactor = Redactor(["s3cr3t-of-the-shop"])
     for number in range(10_000):

@@ -1,4 +1,4 @@
-"""A secret is put wherever a service might put one, and the whole output is searched for it."""
+"""Secrets wherever a service might log one: the whole output is searched for them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from urllib.parse import quote
 import pytest
 import structlog
 
-from support.lines import LineFile, raised
+from support.lines import LineFile, raised, request_line
 from watchkeeper.logs import Redactor, RequestContext
 from watchkeeper.logs._context import bind_request, unbind_request
 from watchkeeper.logs._logging import Logging
-from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 REGISTERED = "c4n4ry/Reg+istered=="
 UNKNOWN = "c4n4ryUnknown"
@@ -31,16 +29,8 @@ ENCODED = base64.b64encode(f"service:{REGISTERED}".encode()).decode()
 
 
 @pytest.fixture
-def lines(tmp_path: Path) -> Iterator[LineFile]:
-    """Lines that are written to a file."""
-    file = LineFile(tmp_path / "lines")
-    yield file
-    file.close()
-
-
-@pytest.fixture
 def owner(lines: LineFile) -> Iterator[Logging]:
-    """An installed owner that knows one secret."""
+    """Return an installed Logging that knows one secret."""
     logs = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor([REGISTERED]))
     logs.install()
     yield logs
@@ -49,42 +39,30 @@ def owner(lines: LineFile) -> Iterator[Logging]:
 
 @dataclasses.dataclass
 class Account:
-    """Shows its fields in its repr."""
+    """Its repr shows its fields."""
 
     name: str
     note: str
 
 
 class Plain:
-    """Shows a secret in its repr."""
+    """Its repr shows a secret."""
 
     def __repr__(self) -> str:
         return f"Plain({REGISTERED!r})"
 
 
 class StoreError(Exception):
-    """Carries a secret in its arguments."""
+    """An exception that is raised with a secret."""
 
 
 def request(owner: Logging, **changes: Any) -> None:
     """Write a request line with these values."""
-    fields: dict[str, Any] = {
-        "method": "GET",
-        "url": "/",
-        "status": 200,
-        "duration": 1.0,
-        "request_id": "r",
-        "route": "/",
-        "outcome": "completed",
-        "trace_id": "0" * 32,
-        "span_id": "0" * 16,
-        "bytes_sent": 0,
-    }
-    owner.log_request(RequestLine(**{**fields, **changes}))
+    owner.log_request(request_line(**changes))
 
 
 def in_request_context(owner: Logging) -> None:
-    """Take a secret as the id of a request."""
+    """Write an event in a request whose id is a secret."""
     token = bind_request(RequestContext(request_id=REGISTERED))
     owner.event("info", msg="x")
     unbind_request(token)
@@ -101,18 +79,18 @@ def in_a_warning(_owner: Logging) -> None:
 
 
 def in_a_thread(_owner: Logging) -> None:
-    """Let a thread die of a secret."""
+    """Let a thread fail with a secret."""
 
-    def die() -> None:
+    def fail() -> None:
         raise StoreError(REGISTERED)
 
-    thread = threading.Thread(target=die, name=f"of {REGISTERED}")
+    thread = threading.Thread(target=fail, name=f"of {REGISTERED}")
     thread.start()
     thread.join()
 
 
 def in_a_hook(_owner: Logging) -> None:
-    """Let the interpreter report a secret."""
+    """Call the exception hook with a secret."""
     error = raised(StoreError({"password": UNKNOWN}))
     sys.excepthook(type(error), error, error.__traceback__)
 
@@ -197,8 +175,8 @@ def code_with_secret() -> BaseException:
 
 
 @pytest.mark.parametrize("place", REGISTERED_PLACES)
-def test_a_registered_secret_is_nowhere_in_the_output(owner: Logging, lines: LineFile, place: str) -> None:
-    """In no form, and no recognisable part of it; the line is there all the same."""
+def test_registered_secret_is_nowhere_in_the_output(owner: Logging, lines: LineFile, place: str) -> None:
+    """In no form, and no recognisable part of it; the line is written all the same."""
     REGISTERED_PLACES[place](owner)
     raw = lines.raw()
     assert lines.read()
@@ -207,8 +185,8 @@ def test_a_registered_secret_is_nowhere_in_the_output(owner: Logging, lines: Lin
 
 
 @pytest.mark.parametrize("place", UNKNOWN_PLACES)
-def test_a_secret_that_its_surroundings_betray_is_masked(owner: Logging, lines: LineFile, place: str) -> None:
-    """Nobody registered it: its key, its form or its place in a URL says what it is."""
+def test_unregistered_secret_is_masked_by_its_context(owner: Logging, lines: LineFile, place: str) -> None:
+    """Its key, its form or its place in a URL gives it away."""
     UNKNOWN_PLACES[place](owner)
     raw = lines.raw()
     assert lines.read()
@@ -217,8 +195,8 @@ def test_a_secret_that_its_surroundings_betray_is_masked(owner: Logging, lines: 
     assert base64.b64encode(UNKNOWN.encode()).decode()[:10] not in raw
 
 
-def test_the_canaries_are_seen_where_nothing_masks_them(lines: LineFile) -> None:
-    """The search finds what it looks for: without a redactor's knowledge the registered one comes out."""
+def test_canaries_appear_where_nothing_masks_them(lines: LineFile) -> None:
+    """The search above would find them: without registration and context they are written."""
     logs = Logging(service="shop", env="test", sink=lines.sink)
     logs.event("info", note=REGISTERED, other=UNKNOWN)
     assert REGISTERED in lines.raw()
