@@ -1,4 +1,4 @@
-"""Copying the context of a request into threads, which Python does not do before 3.14."""
+"""Copying the context of a request into threads, which Python by default does not do."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _start_in_context(original: Callable[[threading.Thread], None]) -> Callable[
 
 
 def _has_context(thread: threading.Thread) -> bool:
-    # Since 3.14 a thread can be given a context, and some interpreters copy the caller's.
+    # Since 3.14 a thread can be given a context, and -X thread_inherit_context copies the caller's.
     return (
         bool(getattr(sys.flags, "thread_inherit_context", 0)) or getattr(thread, "_context", None) is not None
     )
