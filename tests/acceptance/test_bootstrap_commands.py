@@ -1,4 +1,4 @@
-"""What `dev.py test` and `dev.py check` make of pytest, coverage and the linters, in a small checkout."""
+"""`dev.py test` and `dev.py check` in a small checkout."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_slow() -> None:
     print("\\nasleep", flush=True)
     time.sleep(60)
 """
-# Stamps .venv-test as set up: it borrows this test run's own packages instead of installing them again. The
-# second line is what coverage installs beside itself, for the processes that pytest starts.
+# Marks .venv-test as set up: it uses the packages of this test run instead of installing them again. The
+# second line of the .pth file is what coverage installs for the processes that pytest starts.
 BORROW = """
 import dev, pathlib, subprocess, sys
 subprocess.run([sys.executable, "-m", "venv", "--without-pip", dev.TEST.folder], check=True)
@@ -92,8 +92,8 @@ def checkout(tmp_path: Path) -> Checkout:
     return made
 
 
-def test_all_tests_end_with_the_coverage_report(checkout: Checkout) -> None:
-    """After pytest's closing line comes the report by branch, and nothing stays behind."""
+def test_full_run_ends_with_the_coverage_report(checkout: Checkout) -> None:
+    """The branch report follows pytest's last line, and no data file remains."""
     finished = checkout.run("test")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     closing, report = finished.stdout.split(" passed in ", 1)
@@ -104,8 +104,8 @@ def test_all_tests_end_with_the_coverage_report(checkout: Checkout) -> None:
     assert list(checkout.root.glob(".coverage*")) == []
 
 
-def test_too_little_coverage_fails_all_tests_but_not_some(checkout: Checkout) -> None:
-    """The limit is for the whole: one file or one name cannot reach it."""
+def test_coverage_limit_applies_only_to_a_full_run(checkout: Checkout) -> None:
+    """A part of the tests cannot reach it."""
     some = checkout.run("test", "-k", "large")
     assert some.returncode == 0, some.stdout + some.stderr
     assert "1 passed, 1 deselected" in some.stdout.splitlines()[-1]
@@ -116,8 +116,8 @@ def test_too_little_coverage_fails_all_tests_but_not_some(checkout: Checkout) ->
     assert "less than fail-under=95" in everything.stdout
 
 
-def test_failed_tests_are_the_last_thing_on_the_screen(checkout: Checkout) -> None:
-    """A coverage table would hide the failures, and says nothing after them."""
+def test_no_coverage_report_follows_failed_tests(checkout: Checkout) -> None:
+    """It would hide the failures."""
     tests = checkout.root / "tests/test_sizes.py"
     tests.write_text(TESTS.replace('== "small"', '== "tiny"'), encoding="utf-8")
     finished = checkout.run("test")
@@ -126,7 +126,7 @@ def test_failed_tests_are_the_last_thing_on_the_screen(checkout: Checkout) -> No
 
 
 def start_slow_tests(checkout: Checkout) -> subprocess.Popen[str]:
-    """Start tests that last for a minute, and wait until they are in the middle of it."""
+    """Start a test that takes a minute, and wait until it runs."""
     (checkout.root / "tests/test_sizes.py").write_text(SLOW_TEST, encoding="utf-8")
     command = [BASE_PYTHON, str(checkout.root / "dev.py"), "test", "-s"]
     environ = checkout.environ()
@@ -138,8 +138,8 @@ def start_slow_tests(checkout: Checkout) -> subprocess.Popen[str]:
     return process
 
 
-def test_ctrl_c_lets_the_tests_end_in_their_own_time(checkout: Checkout) -> None:
-    """A terminal sends it to everybody in front: pytest tears down and reports, dev.py waits for it."""
+def test_ctrl_c_lets_pytest_finish(checkout: Checkout) -> None:
+    """The terminal signals the whole process group: pytest tears down and reports, dev.py waits for it."""
     with start_slow_tests(checkout) as process:
         os.killpg(process.pid, signal.SIGINT)
         rest, _ = process.communicate(timeout=30)
@@ -148,7 +148,7 @@ def test_ctrl_c_lets_the_tests_end_in_their_own_time(checkout: Checkout) -> None
 
 
 def test_sigterm_reaches_the_tests(checkout: Checkout) -> None:
-    """Who stops dev.py stops what it runs."""
+    """Stopping dev.py stops the tests."""
     with start_slow_tests(checkout) as process:
         process.terminate()
         process.communicate(timeout=30)
@@ -156,7 +156,7 @@ def test_sigterm_reaches_the_tests(checkout: Checkout) -> None:
 
 
 def test_check_runs_every_linter_after_a_finding(checkout: Checkout) -> None:
-    """One run shows all there is to mend; a clean checkout passes."""
+    """One run shows every finding; a clean checkout passes."""
     clean = checkout.run("check")
     assert clean.returncode == 0, clean.stdout + clean.stderr
     worse = MODULE.replace('return "small"', "return  1").replace('"""Sizes."""', "import os")

@@ -1,4 +1,4 @@
-"""The way of a newcomer: a fresh copy of the checkout, the real lock, one command, a backend that answers."""
+"""A fresh copy of the checkout, the real lock file, one command, and a backend that answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NOT_IN_A_CLONE = shutil.ignore_patterns(
     ".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", ".coverage*"
 )
-# What a newcomer has not set.
+# Variables that a newcomer has not set.
 SETTINGS = (
     "APP_ENV",
     "DATABASE_URL",
@@ -37,7 +37,7 @@ SETTINGS = (
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A newcomer's folder, with the checkout in it: root's test run hands it to an ordinary user."""
+    """A folder with the checkout in it; if the tests run as root, it belongs to an ordinary user."""
     folder = Path(tempfile.mkdtemp(prefix="new-"))
     shutil.copytree(ROOT, folder / "checkout", ignore=NOT_IN_A_CLONE)
     if os.geteuid() == 0:
@@ -67,7 +67,7 @@ def start(home: Path, port: int, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def serving(home: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`dev.py serve` just started, and the port that it is told to take."""
+    """`dev.py serve`, just started, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with start(home, port, "serve") as process:
@@ -77,7 +77,7 @@ def serving(home: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 @pytest.mark.timeout(400)
 def test_one_command_runs_the_backend(home: Path, serving: tuple[subprocess.Popen[str], int]) -> None:
-    """From nothing to a healthy service, the keeper's commands beside it, and a clean end."""
+    """It sets up, answers healthily beside a `keep` command, and exits cleanly."""
     process, port = serving
     lines = []
     for line in process.stdout or ():
@@ -98,4 +98,4 @@ def test_one_command_runs_the_backend(home: Path, serving: tuple[subprocess.Pope
     assert process.returncode == 0, progress
     assert [line for line in (*lines, *rest.splitlines()) if not isinstance(json.loads(line), dict)] == []
     assert "setting up .venv" in progress
-    assert ".venv is ready after" in progress
+    assert ".venv is ready" in progress

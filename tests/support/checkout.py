@@ -1,7 +1,7 @@
-"""Small checkouts around the real dev.py, which set themselves up in seconds and without a network.
+"""Small checkouts with the real dev.py, which are set up in seconds and without a network.
 
-Everything in them is real but small: our packages are a few lines, and the lock pins only flit_core, whose
-wheel is rebuilt from the installed one.
+Their packages are a few lines, and the lock file pins only flit_core, whose wheel is rebuilt from the
+installed files.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Checkout:
 
 
 def make_checkout(folder: Path) -> Checkout:
-    """Make a checkout that is not set up yet, and a folder of wheels beside it."""
+    """Make a checkout that is not set up yet, with a folder of wheels."""
     wheels, root = folder / "wheels", folder / "checkout"
     wheels.mkdir()
     wheel = repack("flit_core", wheels)
@@ -140,7 +140,7 @@ def repack(name: str, folder: Path) -> Path:
 
 
 def python_for_others() -> str:
-    """Find a Python that users other than root may run, or end the test like a missing tool."""
+    """Find a Python that users other than root can run; without one, skip or fail like `require_tool`."""
     for python in (BASE_PYTHON, "/usr/bin/python3"):
         probe = [python, "-c", "import sys, pip; sys.exit(sys.version_info < (3, 11))"]
         try:

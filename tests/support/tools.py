@@ -1,7 +1,7 @@
-"""External programs for some tests: found, or the test says what to install.
+"""External programs that some tests need.
 
-On a developer's machine a missing program skips the test, with the reason listed at the end of the run. With
-`CI` set it fails: there `.ci/run` has installed all of them, and a skipped test would go unnoticed.
+A missing program skips the test, and the reason names the package to install. With `CI` set the test fails:
+`.ci/run` installs all of them, and a skipped test would go unnoticed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-# Debian's package for each program; below, names other than the project's.
+# Debian's package for each program, and the other names that programs have.
 _PACKAGES: Final = {
     "alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
@@ -25,12 +25,12 @@ _OTHER_NAMES: Final = {
     "alertmanager": ("prometheus-alertmanager",),
     "chromium": ("chromium-browser", "google-chrome"),
 }
-# Daemons are there, which an ordinary user's PATH does not include.
+# Daemons are here, outside an ordinary user's PATH.
 _SYSTEM_FOLDERS: Final = (Path("/usr/sbin"), Path("/usr/local/sbin"))
 
 
 def require_tool(name: str, *more_paths: str | Path) -> Path:
-    """Find a program by its project's name, or end the test that asks for it.
+    """Find a program by its project's name, or skip or fail the test.
 
     Args:
         name: `promtool`, `alertmanager`, `pgbouncer`, ...
@@ -41,7 +41,7 @@ def require_tool(name: str, *more_paths: str | Path) -> Path:
 
 
 def require_postgres(major: int) -> Path:
-    """Find the `bin` folder of a system PostgreSQL, or end the test as `require_tool` does."""
+    """Find the `bin` folder of a system PostgreSQL, or skip or fail the test as `require_tool` does."""
     places = (
         f"/usr/lib/postgresql/{major}/bin",
         f"/usr/pgsql-{major}/bin",
@@ -58,7 +58,7 @@ def _find(name: str, more_paths: tuple[str | Path, ...]) -> Path | None:
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     for place in (*folders, *_SYSTEM_FOLDERS, *map(Path, more_paths)):
         for candidate in (place, *(place / other for other in names)):
-            # In this order: is_file() raises below a folder of PATH that is closed to this user.
+            # In this order: is_file() raises in a PATH folder that this user cannot enter.
             if os.access(candidate, os.X_OK) and candidate.is_file():
                 return candidate
     return None

@@ -1,9 +1,8 @@
-"""What dev.py decides without starting anything."""
+"""Decisions of dev.py that start no process."""
 
 from __future__ import annotations
 
 import ast
-import errno
 import importlib.util
 import platform
 import shutil
@@ -32,7 +31,7 @@ def load(path: Path) -> ModuleType:
 
 @pytest.fixture
 def dev(tmp_path: Path) -> Any:
-    """The script in a checkout of its own, with an environment that looks finished."""
+    """The script in a small checkout whose environment counts as finished."""
     root = tmp_path / "checkout"
     for project in (root, root / "apps/backend", root / "apps/traffic"):
         project.mkdir(parents=True)
@@ -46,8 +45,8 @@ def dev(tmp_path: Path) -> Any:
     return module
 
 
-def test_it_has_only_syntax_that_python_3_6_reads() -> None:
-    """An older Python must come as far as the sentence that names the version which is needed."""
+def test_syntax_is_readable_to_python_3_6() -> None:
+    """An older Python must get as far as the message that names the required version."""
     tree = ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 6))
     kinds = [type(statement) for statement in tree.body]
     checks = kinds.index(ast.If)
@@ -60,15 +59,15 @@ def test_it_has_only_syntax_that_python_3_6_reads() -> None:
     assert [line for line in tree.body if isinstance(line, ast.ImportFrom)] == []
 
 
-def test_it_imports_the_standard_library_alone() -> None:
-    """There is nothing else on a bare machine."""
+def test_only_the_standard_library_is_imported() -> None:
+    """A bare machine has nothing else."""
     tree = ast.parse(SCRIPT.read_text(encoding="utf-8"))
     imported = {alias.name for line in ast.walk(tree) if isinstance(line, ast.Import) for alias in line.names}
     assert imported - sys.stdlib_module_names == set()
 
 
-def test_a_finished_environment_is_current(dev: Any) -> None:
-    """The stamp holds the fingerprint of what is here now."""
+def test_finished_environment_is_current(dev: Any) -> None:
+    """Its stamp equals the current fingerprint."""
     assert dev.SERVE.is_current()
 
 
@@ -80,46 +79,44 @@ def test_a_finished_environment_is_current(dev: Any) -> None:
         ("apps/backend/pyproject.toml", "requires = []", 'requires = ["flit_core"]'),
     ],
 )
-def test_a_change_of_what_it_is_made_from_makes_it_again(
-    dev: Any, file: str, before: str, after: str
-) -> None:
-    """Pins, metadata and the build system are what an environment is made from."""
+def test_changed_inputs_require_a_new_environment(dev: Any, file: str, before: str, after: str) -> None:
+    """Pins, metadata and the build system are inputs."""
     path = dev.ROOT / file
     path.write_text(path.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
     assert not dev.SERVE.is_current()
 
 
-def test_a_linter_setting_does_not_make_it_again(dev: Any) -> None:
-    """The settings of tools share the file with the metadata, and change nothing that is installed."""
+def test_linter_setting_requires_no_new_environment(dev: Any) -> None:
+    """Tool settings share a file with the metadata, but change nothing that is installed."""
     path = dev.ROOT / "pyproject.toml"
     path.write_text(path.read_text(encoding="utf-8").replace("100", "110"), encoding="utf-8")
     assert dev.SERVE.is_current()
 
 
-def test_a_moved_checkout_is_made_again(dev: Any, tmp_path: Path) -> None:
-    """Console scripts name the folder that they were made for."""
+def test_moved_checkout_requires_a_new_environment(dev: Any, tmp_path: Path) -> None:
+    """Console scripts contain the folder."""
     moved: Any = load(shutil.copytree(dev.ROOT, tmp_path / "moved") / "dev.py")
     assert moved.SERVE.stamp.read_text("ascii") == dev.SERVE.fingerprint()
     assert not moved.SERVE.is_current()
 
 
-def test_an_environment_whose_python_went_is_made_again(dev: Any) -> None:
-    """A system upgrade takes away the Python that the environment points to."""
+def test_removed_python_requires_a_new_environment(dev: Any) -> None:
+    """A system upgrade may remove the Python that the environment links to."""
     dev.SERVE.python.unlink()
-    dev.SERVE.python.symlink_to(dev.ROOT / "python-that-went")
+    dev.SERVE.python.symlink_to(dev.ROOT / "removed-python")
     assert not dev.SERVE.is_current()
 
 
 @pytest.mark.parametrize("stamp", [b"", b"\xff\xfe", b"0" * 64])
-def test_a_damaged_stamp_is_no_finished_set_up(dev: Any, stamp: bytes) -> None:
-    """A crash may leave an empty or a torn file."""
+def test_damaged_stamp_does_not_count_as_finished(dev: Any, stamp: bytes) -> None:
+    """A crash may leave an empty or partial file."""
     dev.SERVE.stamp.write_bytes(stamp)
     assert not dev.SERVE.is_current()
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link", "nothing"])
-def test_whatever_lies_in_the_way_is_cleared(dev: Any, tmp_path: Path, kind: str) -> None:
-    """A link is cut, never followed."""
+def test_clear_removes_folders_files_and_links(dev: Any, tmp_path: Path, kind: str) -> None:
+    """A link is removed, never followed."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     if kind != "folder":
@@ -142,63 +139,27 @@ def test_whatever_lies_in_the_way_is_cleared(dev: Any, tmp_path: Path, kind: str
         ),
         (
             "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.",
-            "differs from its hash in requi",
+            "does not match its hash in requirements.lock",
         ),
         (
             "WARNING: Retrying (Retry(total=0))\nERROR: No matching distribution found for one==1",
-            "pip did not reach its package index: look at the network",
+            "pip could not reach its package index: check the network",
         ),
-        ("ERROR: HTTP error 503 Server Error: Busy for url", "pip did not reach its package index"),
+        ("ERROR: HTTP error 503 Server Error: Busy for url", "pip could not reach its package index"),
         (
             "ERROR: No matching distribution found for one==1 (from -r x)",
-            "has no wheel of one==1 for this machine",
+            f"has no wheel of one==1 for Python {platform.python_version()} on {platform.machine()}",
         ),
-        ("PermissionError: [Errno 13] Permission denied: '/x'", "you may not write there: let its owner run"),
-        ("something else", "the set-up of .venv failed, see above; the next start begins anew"),
+        (
+            "PermissionError: [Errno 13] Permission denied: '/x'",
+            "you cannot write there: ask its owner to run",
+        ),
+        ("something else", "the set-up of .venv failed, see above"),
     ],
 )
-def test_what_pip_says_becomes_a_sentence(dev: Any, output: str, sentence: str) -> None:
-    """The first cause counts: a network that is away also ends in a package that is not found."""
-    assert sentence in dev.explain(f"Collecting one\n{output}\n", dev.SERVE)
-
-
-def test_a_missing_wheel_names_this_machine(dev: Any) -> None:
-    """Python, processor and C library are what decides whether there is a wheel."""
-    sentence = dev.explain("ERROR: No matching distribution found for one==1", dev.SERVE)
-    assert f"{platform.python_version()}, {platform.machine()}" in sentence
-
-
-@pytest.mark.parametrize(
-    ("number", "sentence"),
-    [
-        (errno.ENOSPC, "the disk is full: free some space"),
-        (errno.EROFS, "you may not write there"),
-        (errno.EIO, r"the set-up of .*\.venv failed: \[Errno 5\]"),
-    ],
-)
-def test_a_failed_file_operation_becomes_a_sentence(
-    dev: Any, monkeypatch: pytest.MonkeyPatch, number: int, sentence: str
-) -> None:
-    """Not only pip meets a full disk."""
-
-    def fail(*_: object) -> None:
-        raise OSError(number, errno.errorcode[number])
-
-    dev.SERVE.stamp.unlink()
-    monkeypatch.setattr(dev, "build", fail)
-    with pytest.raises(dev.SetupError, match=sentence):
-        dev.occupy(dev.SERVE)
-
-
-def test_a_mistyped_command_is_answered_with_the_near_one(
-    dev: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The exit code is that of a wrong command line."""
-    assert dev.main("tets") == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "there is no command 'tets', did you mean test?" in captured.err
-    assert "python3 dev.py serve" in captured.err
+def test_known_failures_have_a_message(dev: Any, output: str, sentence: str) -> None:
+    """The first cause counts: an unreachable network also ends in a package that is not found."""
+    assert sentence in dev.SERVE.explain(f"Collecting one\n{output}\n")
 
 
 @pytest.mark.parametrize("command", [(), ("help",), ("--help",), ("-h",)])
@@ -211,35 +172,56 @@ def test_help_names_every_command(
     assert [name for name in dev.COMMANDS if f"python3 dev.py {name} " not in shown] == []
 
 
-def test_each_environment_has_its_own_folder_and_a_lock_in_the_checkout() -> None:
-    """Serving, testing and measuring share pins, and no packages."""
+def test_environments_have_separate_folders_and_existing_locks() -> None:
+    """They share pins, but no packages."""
     script: Any = load(SCRIPT)
     environments = (script.SERVE, script.TEST, script.BENCH)
     assert len({environment.folder for environment in environments}) == len(environments)
     assert [environment.lock.name for environment in environments if not environment.lock.is_file()] == []
 
 
-def test_no_environment_makes_another(dev: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python out of one of them may be cleared with it: the one that it was made from is taken."""
+def test_environments_are_built_by_the_base_python(dev: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of an environment may be cleared while it runs."""
     for environment in (dev.SERVE, dev.TEST, dev.BENCH):
         monkeypatch.setattr(sys, "prefix", str(environment.folder))
-        assert dev.choose_python().startswith(f"{sys.base_prefix}/bin/python3")
+        assert dev.base_python().startswith(f"{sys.base_prefix}/bin/python3")
 
 
-def test_the_bench_becomes_the_package_in_the_checkout(
+def test_bench_runs_the_package_of_the_checkout(
     dev: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It runs in the checkout's root, with its own environment's Python, wherever it was started."""
+    """It runs in the root of the checkout with its own environment, wherever it is started."""
     monkeypatch.chdir(tmp_path)
-    became: list[Any] = []
-    monkeypatch.setattr(dev, "occupy", became.append)
-    monkeypatch.setattr(dev.os, "execv", lambda python, program: became.append((python, program, Path.cwd())))
+    calls: list[Any] = []
+    monkeypatch.setattr(dev, "acquire", calls.append)
+    monkeypatch.setattr(dev.os, "execv", lambda python, program: calls.append((python, program, Path.cwd())))
     dev.main("bench", "--quick")
     python = dev.BENCH.python
-    assert became == [dev.BENCH, (python, [str(python), "-m", "bench", "--quick"], dev.ROOT)]
+    assert calls == [dev.BENCH, (python, [str(python), "-m", "bench", "--quick"], dev.ROOT)]
 
 
 def test_check_takes_no_arguments(dev: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """A path behind check would be taken for granted and ignored."""
+    """A path would be ignored, so it is refused."""
     assert dev.main("check", "src") == 1
     assert "check takes no arguments" in capsys.readouterr().err
+
+
+def test_unknown_command_shows_the_usage(dev: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is that of a wrong command line."""
+    assert dev.main("tets") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "there is no command 'tets'" in captured.err
+    assert "python3 dev.py serve" in captured.err
+
+
+def test_failed_file_operation_has_a_message(dev: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk stops not only pip."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    dev.SERVE.stamp.unlink()
+    monkeypatch.setattr(dev, "build", fail)
+    with pytest.raises(dev.SetupError, match="the disk is full"):
+        dev.acquire(dev.SERVE)
