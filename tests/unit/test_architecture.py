@@ -10,8 +10,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,20 +39,6 @@ MOST_FLOORS = 10
 # What the redesign still has to open: each set must become empty, and then goes.
 KNOWN_CYCLES: set[str] = set()
 KNOWN_UPWARD: set[str] = set()
-KNOWN_UNMAPPED: set[str] = {
-    "_supervisor",
-    "archive",
-    "bridges",
-    "db",
-    "exposition",
-    "ledger",
-    "output",
-    "plan",
-    "redaction",
-    "run",
-    "shared",
-    "table",
-}
 
 
 def _name(path: Path) -> str:
@@ -158,14 +142,12 @@ def test_every_room_is_on_the_map() -> None:
     packages = {path.parent.name for path in (SOURCE / "watchkeeper").glob("*/**/__init__.py")}
     modules = {path.name for path in (SOURCE / "watchkeeper").glob("[!_]*.py")}
     missing = {name for name in packages if f"{name.removeprefix('_')}/" not in page}
-    assert missing | {name for name in modules if name not in page} == KNOWN_UNMAPPED
+    assert missing | {name for name in modules if name not in page} == set()
 
 
 def test_the_public_names_are_those_of_the_docs() -> None:
     """docs/api.md has a heading per public package, and below it a table row per name of its `__all__`."""
     page = DOCS / "api.md"
-    if not page.exists():
-        pytest.skip("docs/api.md is not written yet")
     documented: dict[str, set[str]] = {}
     for line in page.read_text().splitlines():
         if heading := re.match(r"#+ .*?`?(watchkeeper[\w.]*)`?", line):
