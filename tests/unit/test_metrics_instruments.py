@@ -199,6 +199,8 @@ def test_labels_must_be_exactly_those_declared(registry: ScrapedRegistry) -> Non
         (lambda r: r.gauge("level", "L.", "kind"), r"are one string: write a tuple, such as \(\"kind\",\)"),
         (lambda r: r.gauge("level", "L.", (1,)), "label 1 of 'level' is not usable"),
         (lambda r: r.histogram("a", "A.", ("le",), buckets=(1,)), "'le' of 'a' is the bucket's own"),
+        (lambda r: r.gauge("level", "L.", multiprocess_mode="all"), "'all': choose one of latest, sum"),
+        (lambda r: r.gauge("level", "L.", ["worker"], multiprocess_mode="worker"), "is set for each worker"),
         (lambda r: r.histogram("a", "A.", buckets=()), "needs one finite bucket or more"),
         (lambda r: r.histogram("a", "A.", buckets=(math.inf,)), "needs one finite bucket or more"),
         (lambda r: r.histogram("a", "A.", buckets=(1, math.nan)), "needs one finite bucket or more"),

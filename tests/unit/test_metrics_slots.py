@@ -560,7 +560,7 @@ def test_values_that_are_not_finite_are_left_out_and_reported_once(
     damaged = "jobs_total" if family == "jobs_total" else "took_seconds_count"
     assert {name: counts[name] for name in whole} == whole | {damaged: "1.0"}
     assert len(errors) == 1
-    assert "no numbers" in errors[0]
+    assert "not finite" in errors[0]
 
 
 def test_counts_whose_sum_overflows_are_left_out(tmp_path: Path) -> None:
@@ -581,4 +581,4 @@ def test_counts_whose_sum_overflows_are_left_out(tmp_path: Path) -> None:
         one.scrape()
     assert [one.sample("took_seconds_count", by=by) for by in ("first", "second")] == [2.0, 1.0]
     assert len(errors) == 1
-    assert "no numbers" in errors[0]
+    assert "not finite" in errors[0]

@@ -101,7 +101,7 @@ class PeerSocket:
             writer.write(_encode(await self._answer()))
             await writer.drain()
         except OSError:
-            pass  # the worker that asked has gone
+            pass  # the worker that asked has disconnected
         finally:
             writer.close()
 

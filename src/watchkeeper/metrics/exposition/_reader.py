@@ -176,7 +176,7 @@ class Reader:
         for worker in reading.corrupt - self._corrupt:
             self._on_error(
                 MetricError(
-                    f"Worker {worker} has a series with values that are no numbers: it is left out. The next"
+                    f"Worker {worker} has a series with values that are not finite: it is left out. The next"
                     " worker in its slot counts on."
                 )
             )

@@ -231,4 +231,4 @@ def _check(path: Path, keys: KeyReader) -> None:
     for one in keys.series:
         cells = values[one.first : one.first + one.family.width]
         if one.family.kind != "gauge" and not all(map(math.isfinite, cells)):
-            raise MetricError(f"A value of {one.family.name!r} is no number.")
+            raise MetricError(f"A value of {one.family.name!r} is not finite.")

@@ -65,7 +65,7 @@ class Worker:
         self._slot, self.folder = slot, folder
         _joined.add(self)
         leaving = weakref.finalize(self, _leave, slot, folder, os.getpid(), temporary=temporary)
-        # The lock of a permanent instance's worker goes with its process, after its last count.
+        # Else the process's end releases the lock, after the last count.
         leaving.atexit = temporary
 
     def after_fork_in_child(self) -> None:
