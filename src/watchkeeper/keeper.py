@@ -87,7 +87,7 @@ class Watchkeeper:
         self.counter: Final = self.registry.counter
         self.gauge: Final = self.registry.gauge
         self.histogram: Final = self.registry.histogram
-        self._dropped = self.registry.counter(
+        dropped = self.registry.counter(
             "log_records_dropped_total",
             "Log lines that could not be written, by reason.",
             ("reason",),
@@ -97,7 +97,7 @@ class Watchkeeper:
             service=self.settings.service,
             env=self.settings.env,
             level=self.settings.log_level,
-            sink=Sink(lines_to, on_drop=self._count_dropped),
+            sink=Sink(lines_to, on_drop=lambda count, reason: dropped.labels(reason=reason).inc(count)),
             redactor=Redactor(one.reveal() for one in (*self.settings.secrets(), *secrets)),
         )
         self._metrics = MetricsService(
@@ -113,7 +113,7 @@ class Watchkeeper:
         if database or retention or migrations:
             self._database = self._declare_database(migrations, retention, archive)
             checks.insert(0, DatabaseCheck(self._database.ping))
-        self._checks = CheckRunner(checks, on_result=self._record_result)
+        self._checks = CheckRunner(checks, on_result=self._record_result if self._database else None)
         self.failure: BaseException | None = None
         self._opening: asyncio.Task[None] | None = None
         self._started_at = 0.0
@@ -317,9 +317,6 @@ class Watchkeeper:
     def _record_result(self, name: str, result: CheckResult) -> None:
         if name == DATABASE_CHECK:
             self._db_up.set(float(result.ok))
-
-    def _count_dropped(self, count: int, reason: str) -> None:
-        self._dropped.labels(reason=reason).inc(count)
 
     async def _ready(self) -> dict[str, bool]:
         state = {"running": not self._stopping}

@@ -1,4 +1,4 @@
-"""The audit log on a real server: what goes in, what comes out, and that nothing goes away."""
+"""Appending to the audit log and reading it on a real server."""
 
 from __future__ import annotations
 

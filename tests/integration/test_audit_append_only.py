@@ -1,4 +1,4 @@
-"""That nothing in the audit log is changed or removed, by whomever, and that tampering with that is found."""
+"""The audit log refuses changes by any role, and tampering with its protection is detected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ INSERT = (
 
 @pytest.fixture
 def owner(any_urls: DatabaseUrls) -> Iterator[psycopg.Connection]:
-    """The owner of the log, in which there is one entry."""
+    """A connection of the owner of a log with one entry."""
     with psycopg.connect(any_urls.owner_url, autocommit=True) as conn:
         conn.execute(INSERT)
         yield conn
@@ -46,7 +46,7 @@ def owner(any_urls: DatabaseUrls) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def superuser(any_urls: DatabaseUrls, owner: psycopg.Connection) -> Iterator[psycopg.Connection]:
-    """The server's superuser, with one entry there."""
+    """A connection of the superuser to a log with one entry."""
     assert not owner.closed
     with psycopg.connect(any_urls.superuser_url, autocommit=True) as conn:
         yield conn

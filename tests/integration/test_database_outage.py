@@ -1,4 +1,4 @@
-"""The pool while its server stops, comes back, crashes, freezes and hangs up."""
+"""The pool while its server stops, returns, crashes, freezes and drops connections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECOND = timedelta(seconds=1)
 
 @pytest.fixture
 def urls(postgres_private: PostgresServer) -> DatabaseUrls:
-    """A database on a server that the test may maltreat."""
+    """A database on a server that the test may stop or crash."""
     return postgres_private.create_database()
 
 
@@ -132,15 +132,15 @@ async def test_a_lost_transaction_is_never_taken_for_a_commit(
 async def test_killed_connections_are_replaced(urls: DatabaseUrls, postgres_private: PostgresServer) -> None:
     """After `pg_terminate_backend` of each there are as many as before, and no request fails."""
 
-    async def use(everybody: asyncio.Barrier) -> None:
+    async def use(barrier: asyncio.Barrier) -> None:
         async with database.connection() as conn:
-            await everybody.wait()
+            await barrier.wait()
             await conn.execute("SELECT 1")
 
     async with Database(urls.url, pool_max=5) as database:
         for _ in range(3):
-            everybody = asyncio.Barrier(5)
-            await asyncio.gather(*(use(everybody) for _ in range(5)))
+            barrier = asyncio.Barrier(5)
+            await asyncio.gather(*(use(barrier) for _ in range(5)))
             postgres_private.terminate_clients()
 
 

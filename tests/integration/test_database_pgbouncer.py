@@ -31,7 +31,7 @@ def bouncer(postgres: PostgresServer) -> Iterator[Path]:
 
 @pytest.fixture
 def urls(bouncer: Path, postgres: PostgresServer) -> Iterator[DatabaseUrls]:
-    """A fresh, empty database, through it."""
+    """A new, empty database through PgBouncer."""
     there = postgres.create_database()
     yield through(bouncer, there)
     postgres.drop_database(there.name)
@@ -54,7 +54,7 @@ async def test_everything_works_without_prepared_statements(urls: DatabaseUrls) 
         await asyncio.gather(*(work(database) for _ in range(10)))
         async with database.connection() as conn:
             assert len(await audit.recent(conn, limit=1000)) == 100
-            # What a transaction set did not stay behind on the shared server connection.
+            # A setting of one transaction does not stay on the shared server connection.
             assert await (await conn.execute("SHOW lock_timeout")).fetchall() == [("0",)]
 
 

@@ -1,4 +1,4 @@
-"""The pool on a server that works: what it lends, what it passes on, what it survives."""
+"""The pool on a running server: connections, transactions, time limits and cancellation."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ async def test_a_cancelled_task_leaves_nothing_running(database_urls: DatabaseUr
 async def test_cancelling_at_random_loses_no_connection(database_urls: DatabaseUrls) -> None:
     """After many cancelled tasks all connections of the pool are available."""
     chance = random.Random(7)
-    everybody = asyncio.Barrier(4)
+    barrier = asyncio.Barrier(4)
 
     async def work() -> None:
         async with database.transaction() as conn:
@@ -176,7 +176,7 @@ async def test_cancelling_at_random_loses_no_connection(database_urls: DatabaseU
 
     async def hold() -> None:
         async with database.connection() as conn:
-            await everybody.wait()
+            await barrier.wait()
             await conn.execute("SELECT 1")
 
     async with Database(database_urls.url, pool_max=4, acquire_timeout=5 * SECOND) as database:
@@ -279,8 +279,8 @@ def test_a_bad_connection_string_is_not_repeated() -> None:
         ("postgresql://keeper:hush-hush@h/d?connect_timeout=soon", "has an invalid connect_timeout"),
         ("postgresql://keeper:hush-hush@h/d?keepalives_idle=10s", "has an invalid keepalives_idle"),
         ("postgresql://keeper:hush-hush@h/d?sslmode=banana", "has an invalid sslmode"),
-        ("postgresql://keeper:hush-hush@h/d?load_balance_hosts=hush-hush", "an invalid load_balance_hosts"),
-        ("postgresql://keeper:hush-hush@h/d?ssl_min_protocol_version=9", "ssl_min_protocol_version"),
+        ("postgresql://keeper:hush-hush@h/d?load_balance_hosts=hush-hush", "has an invalid load_balance"),
+        ("postgresql://keeper:hush-hush@h/d?ssl_min_protocol_version=9", "has an invalid ssl_min_proto"),
         ("postgresql://keeper:hush-hush\udcff@h/d", "is not a PostgreSQL connection string"),
         ("postgresql://keeper:hush-hush@h/d?service=hush-hush", "has an invalid service"),
         ("postgresql://keeper:hush-hush@h/d?sslmod=require", "is not a PostgreSQL connection string"),

@@ -1,4 +1,4 @@
-"""The keeper's database at the start: away, back, refused, weak."""
+"""The database service at the start: unavailable, recovered, refused, with excess privileges."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ async def test_embedded_start_follows_a_kill_at_once(state: Path, starter: Calla
     owner = starter(state)
     await ask(owner.wait_for("started")["url"], "INSERT INTO kept VALUES (1)")
     supervisor, postmaster = supervisor_of(state), postmaster_of(state)
-    os.kill(supervisor, signal.SIGSTOP)  # so that none of them sees another one die
+    os.kill(supervisor, signal.SIGSTOP)  # so that none of them notices that another one dies
     owner.kill()
     for number in (postmaster, supervisor):
         os.kill(number, signal.SIGKILL)
@@ -175,7 +175,7 @@ async def test_embedded_server_ends_with_its_service_under_systemd(state: Path) 
                 os.kill(number, signal.SIGTERM)
             await asyncio.sleep(0.3)
             await conn.execute("INSERT INTO kept VALUES (1)")
-        # The last client is gone, so the server is too, and with it the supervisor.
+        # The server ends with its last client, and the supervisor with the server.
         await asyncio.to_thread(wait_until, lambda: not Path(f"/proc/{supervisor}/cwd").exists())
 
 

@@ -40,7 +40,7 @@ def _mount(*arguments: str) -> None:
 
 @pytest.fixture
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own, 8 MiB small; the test may remount it."""
+    """A separate file system of 8 MiB, which the test may remount."""
     disk = folder / "disk"
     disk.mkdir()
     try:
@@ -98,8 +98,8 @@ async def test_embedded_state_on_a_read_only_disk(small_disk: Path) -> None:
 @only_root
 async def test_embedded_shared_memory_too_small(state: Path, starter: Callable[..., Starter]) -> None:
     """A container's small /dev/shm is distinguished from a full disk."""
-    if str(state).startswith("/dev/shm"):  # noqa: S108 - where these tests' folders are
-        state = copy_of(state, Path("/var/tmp") / f"wk-shm-{os.getpid()}")  # noqa: S108 - outside of it
+    if str(state).startswith("/dev/shm"):  # noqa: S108 - the folders of these tests
+        state = copy_of(state, Path("/var/tmp") / f"wk-shm-{os.getpid()}")  # noqa: S108 - outside /dev/shm
     script = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$0" "$@"'
     refused = starter(state, argv=["/usr/bin/unshare", "--mount", "/bin/sh", "-c", script, sys.executable])
     try:

@@ -59,7 +59,7 @@ async def test_embedded_cold_start_gives_a_database_with_two_plain_roles(folder:
             " FROM pg_roles WHERE rolname IN ('app', 'app_owner')"
         )
         assert await ask(server.url, plain)
-        # What retention waits for is seen: lag of replicas, transactions of others.
+        # The role sees what retention waits for: replication lag, other sessions' transactions.
         assert await ask(server.url, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
         await ask(server.owner_url, "CREATE TABLE made (id int)")
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema public"):
@@ -289,7 +289,7 @@ def _as_nobody() -> tuple[list[str], dict[str, str]]:
     environ = {"PYTHONPATH": f"{Path(__file__).parents[2] / 'src'}:{site}", "HOME": "/nonexistent"}
     become = ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     for interpreter in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        # It has to run itself again: setpriv still reaches what the account cannot.
+        # Python runs itself again: setpriv can still reach files that the account cannot.
         again = "import subprocess, sys, psycopg; sys.exit(subprocess.call([sys.executable, '-c', '']))"
         trial = [*become, interpreter, "-c", again]
         if subprocess.run(trial, env=environ, capture_output=True, check=False).returncode == 0:

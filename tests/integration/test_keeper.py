@@ -50,7 +50,7 @@ def _settings(urls: DatabaseUrls, folder: Path, **more: Any) -> Settings:
 
 @asynccontextmanager
 async def _served(keeper: Watchkeeper) -> AsyncIterator[httpx.AsyncClient]:
-    """Start the keeper as a server's lifespan would, and speak to its app."""
+    """Start the keeper as a server's lifespan would, with a client of its app."""
     app = keeper.wrap(hello)
     await keeper.start()
     try:
@@ -63,7 +63,7 @@ async def _served(keeper: Watchkeeper) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def lines_to() -> Any:
-    """Return the writing end of a pipe that nobody needs to read."""
+    """Return the writing end of a pipe that is not read."""
     reader, writer = os.pipe()
     yield writer
     os.close(reader)

@@ -1,4 +1,4 @@
-"""Migrations on a real server: all or nothing, one at a time, whoever else is there."""
+"""Migrations on a real server: atomic, one at a time, and beside other sessions."""
 
 from __future__ import annotations
 
@@ -345,6 +345,6 @@ def test_every_query_fits_the_migrated_schema(any_urls: DatabaseUrls, queries: Q
     with psycopg.connect(any_urls.url, autocommit=True) as conn:
         for query in fixed:
             result = conn.pgconn.prepare(query.encode(), _numbered(queries[query]).encode())
-            # A parameter whose type only its value tells is no mismatch, and a utility statement has none.
+            # A parameter of unknown type is no mismatch, and a utility statement has no parameters.
             wrong = result.status == ExecStatus.FATAL_ERROR and result.error_field(DiagnosticField.SQLSTATE)
             assert wrong in (False, b"42P18"), f"{query}: {result.error_message.decode()}"

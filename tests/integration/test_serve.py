@@ -47,7 +47,7 @@ sys.exit(serve(keeper, keeper.wrap(app)))
 
 
 class Program:
-    """A real process that serves, with its lines."""
+    """A process that serves, and its log lines."""
 
     def __init__(self, folder: Path, **environ: str) -> None:
         script = folder / "shop.py"
@@ -275,7 +275,7 @@ def test_the_wait_for_a_head_is_bounded(start: Callable[..., Program]) -> None:
     answer = _exchange(program, b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow:", b" y\r\n", pause=0.1)
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert _exchange(program) == b""
-    # One that is being answered is not hurried.
+    # The timeout does not apply to a request that is being answered.
     assert httpx.get(f"{program.url}/slow?1.2").status_code == 200
 
 

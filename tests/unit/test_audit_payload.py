@@ -1,4 +1,4 @@
-"""Audit payloads: JSON that jsonb takes, whatever is in them; and what an entry's fields may be."""
+"""Audit payloads as JSON for jsonb, and the checks of an entry's fields."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_depth_is_bounded() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert "<too deep>" in encode_payload({"deep": deep})
-    while deep:  # taken apart by hand: the interpreter would recurse
+    while deep:  # freed by hand: the interpreter would recurse
         deep = deep.pop()
 
 

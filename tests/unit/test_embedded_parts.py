@@ -34,10 +34,9 @@ NOBODY = Account(name="nobody", uid=65534, gid=65534, is_other=True)
 # -- the log
 
 
-def test_embedded_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_log_is_bounded(tmp_path: Path) -> None:
     """The log file is renamed when it exceeds its limit, and only one such file is kept."""
-    monkeypatch.setattr("watchkeeper.database.embedded._supervisor._server_log._LIMIT_BYTES", 100)
-    server_log = ServerLog(tmp_path / "log")
+    server_log = ServerLog(tmp_path / "log", limit_bytes=100)
     for number in range(100):
         server_log.write(f"line {number:03}\n".encode())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
@@ -65,7 +64,7 @@ def test_embedded_log_keeps_the_last_lines_in_memory(tmp_path: Path) -> None:
     assert server_log.tail[-1] == "\ufffd" + "x" * 1999
 
 
-# -- what went wrong
+# -- explanations
 
 
 @pytest.mark.parametrize(
@@ -228,7 +227,7 @@ def test_embedded_closed_folder_is_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the code believe that it runs as root."""
+    """Pretend to run as root."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
 
@@ -307,7 +306,7 @@ def test_embedded_spec_listens_only_on_private_sockets() -> None:
     assert make_spec(PATHS, ME, binaries, {}, timeout).uid == 0
 
 
-# -- what the supervisor reads
+# -- the supervisor's input
 
 
 def test_embedded_supervisor_without_a_spec_stops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def _answer(status: str = "200 OK", body: bytes = b"", **headers: str) -> bytes:
 
 
 class _Server:
-    """A real server on this machine that answers with raw bytes."""
+    """A local server that answers with raw bytes."""
 
     def __init__(self, answer: bytes | Behaviour) -> None:
         self.answer = answer
@@ -48,7 +48,7 @@ class _Server:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports close in the turn after they are told to
+        await asyncio.sleep(0)  # the transports close in the next turn of the loop
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

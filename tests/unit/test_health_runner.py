@@ -20,7 +20,7 @@ SHORT = timedelta(milliseconds=50)
 
 
 class _Check:
-    """A check that does what it is told and counts how often it was asked."""
+    """A check that runs a given function and counts its calls."""
 
     def __init__(
         self, name: str, does: Callable[[], Awaitable[None]] | BaseException | None = None, **more: Any
@@ -100,12 +100,12 @@ async def test_checks_run_in_parallel() -> None:
 async def test_concurrent_probes_share_one_call() -> None:
     """Two hundred probes at once run the check once and get the same result."""
     check = _Check("db", lambda: asyncio.sleep(0.05))
-    told: list[tuple[str, CheckResult]] = []
-    runner = CheckRunner([check], on_result=lambda name, result: told.append((name, result)))
+    results_seen: list[tuple[str, CheckResult]] = []
+    runner = CheckRunner([check], on_result=lambda name, result: results_seen.append((name, result)))
     results = await asyncio.gather(*(runner.run() for _ in range(200)))
     assert check.calls == 1
     assert len({id(result["db"]) for result in results}) == 1
-    assert told == [("db", results[0]["db"])]
+    assert results_seen == [("db", results[0]["db"])]
 
 
 async def test_a_result_is_cached_for_its_ttl() -> None:

@@ -1,4 +1,4 @@
-"""Named queries: what a file must look like."""
+"""Named queries and the format of their files."""
 
 from __future__ import annotations
 

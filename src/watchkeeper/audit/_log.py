@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ActorType = Literal["user", "agent", "system"]
 
-_QUERIES: Final = Queries.load("watchkeeper.audit", "audit")
+QUERIES: Final = Queries.load("watchkeeper.audit", "audit")
 _ACTION: Final = re.compile(r"[a-z][a-z0-9._-]{0,99}")
 _MAX_CHARACTERS: Final = 255
 _MAX_PAYLOAD_BYTES: Final = 256 * 1024
@@ -99,7 +99,7 @@ async def append(  # noqa: PLR0913  # the entry's fields, all named
         )
     async with conn.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
-            _QUERIES["append"],
+            QUERIES["append"],
             {
                 "actor_type": actor_type,
                 "actor_id": actor_id,
@@ -131,7 +131,7 @@ async def recent(conn: AsyncConnection[Any], limit: int = 50, entity: str | None
     """
     if not 1 <= limit <= _MAX_ENTRIES:
         raise AuditError(f"limit takes a number from 1 to {_MAX_ENTRIES}.")
-    query = _QUERIES["recent" if entity is None else "recent_of_entity"]
+    query = QUERIES["recent" if entity is None else "recent_of_entity"]
     async with conn.cursor(row_factory=class_row(Entry)) as cursor:
         await cursor.execute(query, {"limit": limit, "entity": entity})
         return await cursor.fetchall()

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import tuple_row
 
-from watchkeeper.database import Queries
+from watchkeeper.audit._log import QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from psycopg import AsyncConnection
 
-_QUERIES: Final = Queries.load("watchkeeper.audit", "audit")
 
 # src/include/catalog/pg_trigger.h of PostgreSQL
 _ROW, _BEFORE, _INSERT, _DELETE, _UPDATE, _TRUNCATE = 1, 2, 4, 8, 16, 32
@@ -41,11 +40,11 @@ async def protection(conn: AsyncConnection[Any]) -> list[str]:
         A sentence for each problem; empty if there is none.
     """
     async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_QUERIES["table"])
+        await cursor.execute(QUERIES["table"])
         table = await cursor.fetchone()
         if table is None:
             return ["audit_log does not exist, or this role does not see it."]
-        await cursor.execute(_QUERIES["triggers"])
+        await cursor.execute(QUERIES["triggers"])
         triggers = {name: tuple(rest) for name, *rest in await cursor.fetchall()}
     return [*_check_table(*table), *_check_triggers(triggers), *_check_added_triggers(triggers)]
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Final, Self
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from watchkeeper.database._connection import Connection, connection_string, one_line, translate_errors
-from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, MigrationSource
+from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, QUERIES, MigrationSource
 from watchkeeper.database._migrator import MigrationTimeouts, Migrator, has_table
 from watchkeeper.database._owner import Owner, committed, connect_once
-from watchkeeper.database._queries import Queries
 from watchkeeper.database._roles import current_role, find_role_problems
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
 from watchkeeper.settings import Secret
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import AsyncConnection
 
-_QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 
 # With the pool's default of 5 minutes the back-off grows to half a minute, and the pool recovers 8-22 s after
 # the server. This way the attempts are half a second apart, and made only while a request waits.
@@ -225,7 +223,7 @@ class Database:
         async with self.connection() as conn:
             if not await has_table(conn):
                 return True
-            newest = dict(await (await conn.execute(_QUERIES["newest"])).fetchall())
+            newest = dict(await (await conn.execute(QUERIES["newest"])).fetchall())
         return any(newest.get(source.name, 0) < source.count() for source in sources or self._sources)
 
     async def inspect(self) -> list[str]:

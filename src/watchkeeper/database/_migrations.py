@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from watchkeeper.database._queries import Queries
 from watchkeeper.exceptions import MigrationError
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _FILE: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _SOURCE: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _GRANTS: Final = "grants.sql"
+
+QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

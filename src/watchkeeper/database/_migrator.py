@@ -11,8 +11,7 @@ import psycopg
 from psycopg import errors, sql
 
 from watchkeeper.database._connection import one_line
-from watchkeeper.database._migrations import Migration, MigrationSource, find_missing
-from watchkeeper.database._queries import Queries
+from watchkeeper.database._migrations import QUERIES, Migration, MigrationSource, find_missing
 from watchkeeper.exceptions import MigrationError
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from watchkeeper.database._connection import Connection
 
-_QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 _OLDEST_SERVER: Final = 150000
 
 
@@ -83,7 +81,7 @@ class Migrator:
             async with self._conn.transaction():
                 await self._acquire_lock()
                 if not await has_table(self._conn):
-                    await self._conn.execute(_QUERIES["create_table"])
+                    await self._conn.execute(QUERIES["create_table"])
         except errors.InsufficientPrivilege as error:
             raise MigrationError(
                 f"The role {self._conn.info.user} may not create tables here ({one_line(error)}): grant it"
@@ -109,7 +107,7 @@ class Migrator:
     async def _apply_next(self, source: MigrationSource, migrations: list[Migration]) -> Migration | None:
         async with self._conn.transaction():
             await self._acquire_lock()
-            cursor = await self._conn.execute(_QUERIES["applied"], {"source": source.name})
+            cursor = await self._conn.execute(QUERIES["applied"], {"source": source.name})
             missing = find_missing(source.name, migrations, dict(await cursor.fetchall()))
             if not missing:
                 return None
@@ -119,7 +117,7 @@ class Migrator:
     async def _acquire_lock(self) -> None:
         await self._set_lock_timeout(self._timeouts.turn)
         try:
-            await self._conn.execute(_QUERIES["acquire_lock"])
+            await self._conn.execute(QUERIES["acquire_lock"])
         except errors.LockNotAvailable as error:
             raise MigrationError(
                 f"Another process has been migrating this database for {self._timeouts.turn}: see in"
@@ -147,7 +145,7 @@ class Migrator:
                 " What it did before that remains: undo it by hand."
             )
         await self._conn.execute(
-            _QUERIES["record"],
+            QUERIES["record"],
             {
                 "source": migration.source,
                 "number": migration.number,
@@ -159,7 +157,7 @@ class Migrator:
     async def _grant(self, sources: Sequence[MigrationSource], service: sql.Identifier) -> None:
         async with self._conn.transaction():
             await self._acquire_lock()
-            await self._conn.execute(sql.SQL(_QUERIES["grant_read"]).format(service=service))
+            await self._conn.execute(sql.SQL(QUERIES["grant_read"]).format(service=service))
             for source in sources:
                 text = source.grants()
                 if text is None:
@@ -172,7 +170,7 @@ class Migrator:
                     raise MigrationError(f"{source.name}/grants.sql failed: {one_line(error)}.") from error
 
     async def _transaction_id(self) -> str:
-        cursor = await self._conn.execute(_QUERIES["transaction_id"])
+        cursor = await self._conn.execute(QUERIES["transaction_id"])
         return str((await cursor.fetchall())[0][0])
 
     async def _set_lock_timeout(self, limit: timedelta) -> None:
@@ -183,7 +181,7 @@ class Migrator:
 
 async def has_table(conn: AsyncConnection) -> bool:
     """Return whether the current role sees the table of applied migrations."""
-    cursor = await conn.execute(_QUERIES["has_table"])
+    cursor = await conn.execute(QUERIES["has_table"])
     return bool((await cursor.fetchall())[0][0])
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from watchkeeper.database._queries import Queries
+from watchkeeper.database._migrations import QUERIES
 
 if TYPE_CHECKING:
     from watchkeeper.database._connection import Connection
-
-_QUERIES: Final = Queries.load("watchkeeper.database", "migrations")
 
 
 async def current_role(conn: Connection) -> str:
@@ -20,7 +18,7 @@ async def current_role(conn: Connection) -> str:
 
 async def find_role_problems(conn: Connection) -> list[str]:
     """Return a sentence for each privilege of the current role that is missing or excessive."""
-    cursor = await conn.execute(_QUERIES["role"])
+    cursor = await conn.execute(QUERIES["role"])
     role, superuser, visible, owner = (await cursor.fetchall())[0]
     problems = []
     if superuser or owner:

@@ -16,10 +16,11 @@ _LONGEST_LINE: Final = 2000  # in memory and in events, which need not carry a s
 
 
 class ServerLog:
-    """Writes the server's output to `path`; at 4 MiB the file replaces `path`.1."""
+    """Writes the server's output to `path`; a file over `limit_bytes` replaces `path`.1."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, limit_bytes: int = _LIMIT_BYTES) -> None:
         self._path = path
+        self._limit = limit_bytes
         self._size = 0
         self._fd = -1
         self._partial = b""
@@ -40,7 +41,7 @@ class ServerLog:
         *lines, self._partial = (self._partial + chunk).split(b"\n")
         self._tail.extend(line.decode("utf-8", "replace")[:_LONGEST_LINE] for line in lines)
         with contextlib.suppress(OSError):
-            if self._fd < 0 or self._size > _LIMIT_BYTES:
+            if self._fd < 0 or self._size > self._limit:
                 self._open()
             self._size += os.write(self._fd, chunk)
 
