@@ -268,7 +268,7 @@ def watch(
         websocket_metrics=WebsocketMetrics(registry),
         resolve_route=resolve_route or resolver_for(app),
     )
-    watched = Watched(Middleware(app, config, endpoints=endpoints), registry, logging, file)
+    watched = Watched(Middleware(app, config, endpoints=endpoints, lifespan=app), registry, logging, file)
     weakref.finalize(watched, os.close, file)
     return watched
 

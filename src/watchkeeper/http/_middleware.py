@@ -21,23 +21,18 @@ class Middleware:
     Args:
         app: The app.
         config: Where requests are counted and logged.
-        endpoints: The library's endpoints; default: none.
-        lifespan: Serves the lifespan scope; default: `app`.
+        endpoints: The library's endpoints.
+        lifespan: Serves the lifespan scope.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        config: RecorderConfig,
-        *,
-        endpoints: Endpoints | None = None,
-        lifespan: ASGIApp | None = None,
+        self, app: ASGIApp, config: RecorderConfig, *, endpoints: Endpoints, lifespan: ASGIApp
     ) -> None:
         self._app = app
         self._config = config
         self._endpoints = endpoints
-        self._endpoint_paths = frozenset[str]() if endpoints is None else endpoints.paths
-        self._lifespan = app if lifespan is None else lifespan
+        self._endpoint_paths = endpoints.paths
+        self._lifespan = lifespan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -88,7 +83,6 @@ class Middleware:
             scope.pop(SCOPE_KEY, None)
 
     async def _answer(self, path: str, scope: Scope, recorder: RequestRecorder) -> None:
-        assert self._endpoints is not None  # noqa: S101 - otherwise there are no endpoint paths
         recorder.route = path
         answer = await self._endpoints.answer(path, scope, recorder.context.request_id)
         await recorder.send(
