@@ -197,6 +197,22 @@ async def test_removed_protection_of_the_audit_log_is_reported(
     assert "not ENABLE ALWAYS" in lines[0]["msg"]
 
 
+async def test_a_service_without_a_database_may_have_a_check_named_db(tmp_path: Path, lines_to: int) -> None:
+    """Such a check is the service's own, and `/health` reports it."""
+
+    class Check:
+        name = "db"
+
+        async def __call__(self) -> None:
+            return
+
+    keeper = Watchkeeper(
+        "shop", settings=Settings(service="shop", state_dir=tmp_path), checks=[Check()], lines_to=lines_to
+    )
+    async with _served(keeper) as client:
+        assert (await client.get("/health")).json() == {"status": "ok", "db": "connected"}
+
+
 def test_contradictions_are_refused_at_declaration() -> None:
     """Contradictory options and forbidden policies are errors before anything runs."""
     policy = Policy(table="events", age_column="at", keep=timedelta(days=1))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from watchkeeper.database._database import Database
 from watchkeeper.database._migrations import LIBRARY_MIGRATIONS
-from watchkeeper.database.embedded._server import EmbeddedServer
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
 from watchkeeper.settings import Secret
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from watchkeeper.database._migrations import MigrationSource
+    from watchkeeper.database.embedded._server import EmbeddedServer
     from watchkeeper.settings import Settings
 
 _FIRST_WAIT_S: Final = 0.2
@@ -153,6 +153,9 @@ class DatabaseService:
                 owner_url=settings.database_owner_url,
                 prepared_statements=settings.prepared_statements,
             )
+        # Imported here because it takes 15 ms, which a service with an external server saves.
+        from watchkeeper.database.embedded._server import EmbeddedServer  # noqa: PLC0415
+
         name = settings.service.replace("-", "_")
         self._server = EmbeddedServer(
             settings.service_dir,
