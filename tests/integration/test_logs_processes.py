@@ -278,19 +278,6 @@ def test_full_disk_does_not_end_the_process() -> None:
     assert (done.returncode, done.stderr.strip()) == (0, b"1")
 
 
-def test_warnings_of_a_process_are_lines() -> None:
-    """Python's own warnings are written nowhere else."""
-    done = run(
-        """
-        import warnings
-        warnings.warn("old thing")
-        """
-    )
-    (line,) = parse_lines(done.stdout)
-    assert (line["level"], line["logger"]) == ("warn", "py.warnings")
-    assert done.stderr == b""
-
-
 def test_import_does_not_load_structlog() -> None:
     """structlog, and the rich that it imports, are loaded on first use."""
     code = "import sys, watchkeeper.logs; print(sorted({'structlog', 'rich', 'pygments'} & set(sys.modules)))"

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def owner(lines: LineFile) -> Iterator[Logging]:
+def shop(lines: LineFile) -> Iterator[Logging]:
     """Return an installed Logging."""
-    logs = Logging(service="shop", env="test", sink=lines.sink)
-    logs.install()
-    yield logs
-    logs.uninstall()
+    shop = Logging(service="shop", env="test", sink=lines.sink)
+    shop.install()
+    yield shop
+    shop.uninstall()
 
 
 class ShopError(Exception):
@@ -144,17 +144,17 @@ def test_exception_whose_text_raises_is_described() -> None:
     assert describe_exception(raised(Unprintable()))["message"] == "<unprintable Unprintable>"
 
 
-def test_an_exception_is_logged_once_on_its_way_up(owner: Logging, lines: LineFile) -> None:
+def test_an_exception_is_logged_once_on_its_way_up(shop: Logging, lines: LineFile) -> None:
     """If the service logs an exception and raises it again, neither the middleware nor the server logs it."""
     error = raised(ShopError("boom"))
     logging.getLogger("shop").error("failed to sell", exc_info=error)
-    owner.exception(error, message="unhandled")
+    shop.exception(error, message="unhandled")
     logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=error)
     (line,) = lines.read()
     assert (line["msg"], line["error"]["message"]) == ("failed to sell", "boom")
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_lines_of_the_service_are_never_suppressed(lines: LineFile) -> None:
     """Two lines of its own about one exception are two lines: only last-resort loggers are silenced."""
     error = raised(ShopError("boom"))
@@ -163,20 +163,20 @@ def test_lines_of_the_service_are_never_suppressed(lines: LineFile) -> None:
     assert [line["msg"] for line in lines.read()] == ["first", "second"]
 
 
-def test_a_warning_about_an_exception_does_not_claim_it(owner: Logging, lines: LineFile) -> None:
+def test_a_warning_about_an_exception_does_not_claim_it(shop: Logging, lines: LineFile) -> None:
     """A retry that is logged as a warning does not hide the error that follows."""
     error = raised(ShopError("boom"))
-    owner.logger.warning("trying again", exc_info=error)
+    shop.logger.warning("trying again", exc_info=error)
     logging.getLogger("shop").warning("trying again", exc_info=error)
-    owner.exception(error, message="gave up")
+    shop.exception(error, message="gave up")
     assert [line["level"] for line in lines.read()] == ["warn", "warn", "error"]
 
 
-def test_structlog_errors_claim_their_exception(owner: Logging, lines: LineFile) -> None:
+def test_structlog_errors_claim_their_exception(shop: Logging, lines: LineFile) -> None:
     """An error that the service logs through structlog is not logged again."""
     error = raised(ShopError("boom"))
-    owner.logger.error("mine", exc_info=error)
-    owner.exception(error, message="unhandled")
+    shop.logger.error("mine", exc_info=error)
+    shop.exception(error, message="unhandled")
     assert [line["msg"] for line in lines.read()] == ["mine"]
 
 
@@ -209,13 +209,13 @@ def test_exception_that_cannot_be_marked_is_logged() -> None:
     assert claim_exception(error)
 
 
-def test_granian_report_of_a_claimed_exception_is_dropped(owner: Logging, lines: LineFile) -> None:
+def test_granian_report_of_a_claimed_exception_is_dropped(shop: Logging, lines: LineFile) -> None:
     """Rust code prints it; the report of an exception that has not just been logged is kept."""
     server = logging.getLogger("_granian.workers")
     text = "Application callable raised an exception\nTraceback (most recent call last):\n  File x\n{}: {}"
     report = text.format(f"{__name__}.ShopError", "under granian")
     server.error(report)
-    owner.exception(raised(ShopError("under granian")), message="unhandled")
+    shop.exception(raised(ShopError("under granian")), message="unhandled")
     server.error(report)
     server.error(report)
     assert [line["msg"] for line in lines.read()] == [report, "unhandled", report]
@@ -230,19 +230,19 @@ def test_member_of_a_group_has_its_causes() -> None:
     assert str(describe_exception(wide)).count("'stack'") <= 32
 
 
-def test_exception_below_the_threshold_is_not_claimed(owner: Logging, lines: LineFile) -> None:
+def test_exception_below_the_threshold_is_not_claimed(shop: Logging, lines: LineFile) -> None:
     """A line that is not written must not suppress another."""
     error = raised(ShopError("boom"))
-    owner.set_level("fatal")
-    owner.exception(error, message="hidden")
-    owner.set_level("info")
-    owner.exception(error, message="shown", level="critical", table="listings")
+    shop.set_level("fatal")
+    shop.exception(error, message="hidden")
+    shop.set_level("info")
+    shop.exception(error, message="shown", level="critical", table="listings")
     (line,) = lines.read()
     assert (line["level"], line["msg"], line["table"]) == ("fatal", "shown", "listings")
     assert list(line)[-1] == "error"
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_an_uncaught_exception_is_one_line(lines: LineFile, capfd: pytest.CaptureFixture[str]) -> None:
     """The hook of the main thread writes a fatal line, and no traceback."""
     error = raised(ShopError("boom"))
@@ -256,16 +256,16 @@ def test_keyboard_interrupt_goes_to_the_previous_hook(lines: LineFile) -> None:
     """Ctrl-C is no error of the service."""
     seen: list[type[BaseException]] = []
     before, sys.excepthook = sys.excepthook, lambda kind, *_: seen.append(kind)
-    logs = Logging(service="shop", env="test", sink=lines.sink)
-    logs.install()
+    shop = Logging(service="shop", env="test", sink=lines.sink)
+    shop.install()
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    logs.uninstall()
+    shop.uninstall()
     sys.excepthook = before
     assert seen == [KeyboardInterrupt]
     assert lines.read() == []
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_an_exception_in_a_thread_is_one_line(lines: LineFile) -> None:
     """It names the thread; SystemExit only ends its thread."""
     for target in (lambda: deeper(1), sys.exit):
@@ -276,7 +276,7 @@ def test_an_exception_in_a_thread_is_one_line(lines: LineFile) -> None:
     assert (line["level"], line["thread"], line["error"]["message"]) == ("error", "seller", "deep down")
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_unraisable_exception_is_one_line(lines: LineFile) -> None:
     """One in a finalizer, with the object, and a report without an exception."""
 
@@ -294,7 +294,7 @@ def test_unraisable_exception_is_one_line(lines: LineFile) -> None:
     assert (second["msg"], second["object"]) == ("Exception ignored", 7)
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 async def test_unretrieved_task_exception_is_one_line(lines: LineFile) -> None:
     """The logger of asyncio reports it, as it does for callbacks."""
 
@@ -316,14 +316,14 @@ async def test_unretrieved_task_exception_is_one_line(lines: LineFile) -> None:
 def test_uninstall_keeps_hooks_installed_later(lines: LineFile) -> None:
     """uninstall() removes only its own hooks."""
     before = (sys.excepthook, threading.excepthook, sys.unraisablehook)
-    logs = Logging(service="shop", env="test", sink=lines.sink)
-    logs.install()
+    shop = Logging(service="shop", env="test", sink=lines.sink)
+    shop.install()
 
     def others(*_: object) -> None:
         """Do nothing."""
 
     sys.excepthook = threading.excepthook = sys.unraisablehook = others
-    logs.uninstall()
+    shop.uninstall()
     after = (sys.excepthook, threading.excepthook, sys.unraisablehook)
     sys.excepthook, threading.excepthook, sys.unraisablehook = before
     assert after == (others,) * 3
@@ -333,9 +333,9 @@ def test_uninstall_keeps_warnings_captured_before(lines: LineFile) -> None:
     """A service that called logging.captureWarnings(True) itself still has them captured."""
     with warnings.catch_warnings():
         logging.captureWarnings(True)
-        logs = Logging(service="shop", env="test", sink=lines.sink)
-        logs.install()
-        logs.uninstall()
+        shop = Logging(service="shop", env="test", sink=lines.sink)
+        shop.install()
+        shop.uninstall()
         still = getattr(logging, "_warnings_showwarning", None)
         logging.captureWarnings(False)
     assert still is not None

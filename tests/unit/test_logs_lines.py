@@ -27,26 +27,26 @@ CANONICAL = ["level", "time", "service", "env"]
 
 
 @pytest.fixture
-def owner(lines: LineFile) -> Iterator[Logging]:
+def shop(lines: LineFile) -> Iterator[Logging]:
     """Return an installed Logging."""
-    logs = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor(["s3cr3t-of-the-shop"]))
-    logs.install()
-    yield logs
-    logs.uninstall()
+    shop = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor(["s3cr3t-of-the-shop"]))
+    shop.install()
+    yield shop
+    shop.uninstall()
 
 
-def test_lines_start_with_the_canonical_keys(owner: Logging, lines: LineFile) -> None:
+def test_lines_start_with_the_canonical_keys(shop: Logging, lines: LineFile) -> None:
     """Level, time, service and env come first, in this order, then the event's fields in theirs."""
-    owner.event("warn", type="job", name="retention", status="scheduled")
+    shop.event("warn", type="job", name="retention", status="scheduled")
     (line,) = lines.read()
     assert list(line) == [*CANONICAL, "type", "name", "status"]
     assert [line[key] for key in ("level", "service", "env")] == ["warn", "shop", "test"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
 
 
-def test_request_line_has_the_keys_of_the_contract(owner: Logging, lines: LineFile) -> None:
+def test_request_line_has_the_keys_of_the_contract(shop: Logging, lines: LineFile) -> None:
     """Keys, order and types are those of the contract; the duration is in milliseconds."""
-    owner.log_request(request_line())
+    shop.log_request(request_line())
     (line,) = lines.read()
     assert list(line) == [
         *CANONICAL,
@@ -61,26 +61,26 @@ def test_request_line_has_the_keys_of_the_contract(owner: Logging, lines: LineFi
 
 
 @pytest.mark.parametrize("url", ["/a\ud800b", "/a\x7f\x1b[31m", "/\u202egnp.exe", "/" + "x" * 100_000])
-def test_unusual_request_has_the_same_keys_as_any_other(owner: Logging, lines: LineFile, url: str) -> None:
+def test_unusual_request_has_the_same_keys_as_any_other(shop: Logging, lines: LineFile, url: str) -> None:
     """Surrogates, control characters and endless URLs are rendered in the same form."""
-    owner.log_request(request_line())
-    owner.log_request(request_line(url=url))
+    shop.log_request(request_line())
+    shop.log_request(request_line(url=url))
     plain, unusual = lines.read()
     assert list(unusual) == list(plain)
     assert lines.raw().isascii()
 
 
 @pytest.mark.parametrize("status", [200, 404, 500, 503])
-def test_request_line_is_info_whatever_its_status(owner: Logging, lines: LineFile, status: int) -> None:
+def test_request_line_is_info_whatever_its_status(shop: Logging, lines: LineFile, status: int) -> None:
     """The status is data; the level says how urgent a line is."""
-    owner.log_request(request_line(status=status))
+    shop.log_request(request_line(status=status))
     assert lines.read()[0]["level"] == "info"
 
 
-def test_request_lines_follow_the_level(owner: Logging, lines: LineFile) -> None:
+def test_request_lines_follow_the_level(shop: Logging, lines: LineFile) -> None:
     """With LOG_LEVEL above info no request line is written."""
-    owner.set_level("warn")
-    owner.log_request(request_line())
+    shop.set_level("warn")
+    shop.log_request(request_line())
     assert lines.read() == []
 
 
@@ -103,10 +103,10 @@ def test_unknown_level_is_refused_with_the_choices() -> None:
         Logging(service="shop", env="test", level="47")
 
 
-def test_structlog_events_become_lines(owner: Logging, lines: LineFile) -> None:
+def test_structlog_events_become_lines(shop: Logging, lines: LineFile) -> None:
     """Text becomes msg, keywords become keys, bound values and the logger's name are there."""
     structlog.get_logger("tools").bind(tool="search").info("called %s", "it", count=3)
-    owner.logger.warning("text", key=1)
+    shop.logger.warning("text", key=1)
     first, second = lines.read()
     assert list(first) == [*CANONICAL, "msg", "logger", "tool", "count"]
     assert (first["msg"], first["logger"], first["count"]) == ("called it", "tools", 3)
@@ -117,9 +117,9 @@ def test_structlog_events_become_lines(owner: Logging, lines: LineFile) -> None:
 @pytest.mark.parametrize(
     "method", ["trace", "debug", "info", "warn", "warning", "error", "fatal", "critical", "msg"]
 )
-async def test_structlog_has_every_level_sync_and_async(owner: Logging, lines: LineFile, method: str) -> None:
+async def test_structlog_has_every_level_sync_and_async(shop: Logging, lines: LineFile, method: str) -> None:
     """Each method and its async twin write the level's label."""
-    owner.set_level("trace")
+    shop.set_level("trace")
     log = structlog.get_logger()
     getattr(log, method)("one")
     await getattr(log, f"a{method}")("two")
@@ -127,7 +127,7 @@ async def test_structlog_has_every_level_sync_and_async(owner: Logging, lines: L
     assert [(line["level"], line["msg"]) for line in lines.read()] == [(expected, "one"), (expected, "two")]
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_structlog_log_accepts_a_name_or_a_number(lines: LineFile) -> None:
     """As the standard library's log() and structlog's own do."""
     log = structlog.get_logger()
@@ -137,9 +137,9 @@ def test_structlog_log_accepts_a_name_or_a_number(lines: LineFile) -> None:
     assert [line["level"] for line in lines.read()] == ["error", "warn", "info"]
 
 
-def test_structlog_logs_the_current_exception(owner: Logging, lines: LineFile) -> None:
+def test_structlog_logs_the_current_exception(shop: Logging, lines: LineFile) -> None:
     """exception(), exc_info=True, an instance and a tuple give the same structured error."""
-    log = owner.logger
+    log = shop.logger
     error = raised(KeyError("spare"))
     try:
         raise error
@@ -153,7 +153,7 @@ def test_structlog_logs_the_current_exception(owner: Logging, lines: LineFile) -
     assert [error["type"] if error else None for error in described] == ["KeyError"] * 4 + [None]
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_wrapped_logger_of_the_standard_library_writes_one_line(lines: LineFile) -> None:
     """structlog.wrap_logger(logging.getLogger(...)) does not put a line within a line."""
     structlog.wrap_logger(logging.getLogger("wrapped")).warning("text", key=1)
@@ -161,38 +161,38 @@ def test_wrapped_logger_of_the_standard_library_writes_one_line(lines: LineFile)
     assert (line["level"], line["msg"], line["logger"], line["key"]) == ("warn", "text", "wrapped", 1)
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_structlog_adds_the_stack_of_the_call(lines: LineFile) -> None:
     """stack_info=True adds it as text."""
     structlog.get_logger().info("here", stack_info=True)
     assert "test_structlog_adds_the_stack_of_the_call" in lines.read()[0]["stack"]
 
 
-def test_wrong_placeholder_does_not_cost_the_line(owner: Logging, lines: LineFile) -> None:
+def test_wrong_placeholder_does_not_cost_the_line(shop: Logging, lines: LineFile) -> None:
     """Both APIs write the text and the arguments that do not fit it."""
     structlog.get_logger().info("50% of %d", "x")
     structlog.get_logger().info("%(a)s and %(b)s", {"a": 1, "b": 2})
     record = logging.makeLogRecord({"levelno": 40, "msg": "50%% of %d", "args": ("x",)})
-    owner._stdlib._handler.handle(record)
+    shop._stdlib._handler.handle(record)
     assert [line["msg"] for line in lines.read()] == ["50% of %d ('x',)", "1 and 2", "50%% of %d ('x',)"]
 
 
-def test_loggers_know_the_current_level(owner: Logging) -> None:
+def test_loggers_know_the_current_level(shop: Logging) -> None:
     """Both names of both methods return the level that is set now."""
-    log = owner.logger.bind()
+    log = shop.logger.bind()
     assert log.is_enabled_for(20)
     assert not log.isEnabledFor(10)
-    owner.set_level("debug")
+    shop.set_level("debug")
     assert log.isEnabledFor(10)
     assert log.get_effective_level() == log.getEffectiveLevel() == 10
 
 
-def test_level_changes_at_run_time_for_every_logger(owner: Logging, lines: LineFile) -> None:
+def test_level_changes_at_run_time_for_every_logger(shop: Logging, lines: LineFile) -> None:
     """Loggers made before set_level follow it, and so do the libraries' loggers."""
     bound = structlog.get_logger().bind(a=1)
     library = logging.getLogger("some.library")
     for level in ("error", "trace"):
-        owner.set_level(level)
+        shop.set_level(level)
         bound.info("ours")
         library.debug("theirs")
         library.log(LEVELS["trace"], "theirs")
@@ -203,17 +203,17 @@ def test_level_changes_at_run_time_for_every_logger(owner: Logging, lines: LineF
     ]
 
 
-def test_field_cannot_replace_a_canonical_key(owner: Logging, lines: LineFile) -> None:
+def test_field_cannot_replace_a_canonical_key(shop: Logging, lines: LineFile) -> None:
     """It is written under its name with `_` appended, and no key occurs twice."""
     structlog.get_logger().info("text", level="mine", time="mine", service="mine", msg="mine")
-    owner.event("info", msg="text", env="mine")
+    shop.event("info", msg="text", env="mine")
     first, second = lines.read()
     assert (first["level"], first["msg"], first["service"]) == ("info", "text", "shop")
     assert [first[key] for key in ("level_", "time_", "service_", "msg_")] == ["mine"] * 4
     assert (second["env"], second["env_"]) == ("test", "mine")
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_records_of_the_standard_library_become_lines(lines: LineFile) -> None:
     """Message, logger, extra, exception and stack; the level becomes its label."""
     library = logging.getLogger("lib")
@@ -236,18 +236,18 @@ def test_records_of_the_standard_library_become_lines(lines: LineFile) -> None:
     [(1, "trace"), (9, "trace"), (10, "debug"), (25, "info"), (30, "warn"), (45, "error"), (60, "fatal")],
 )
 def test_level_between_two_has_the_label_of_the_lower(
-    owner: Logging, lines: LineFile, number: int, label: str
+    shop: Logging, lines: LineFile, number: int, label: str
 ) -> None:
     """Libraries define levels of their own."""
-    owner.set_level("trace")
+    shop.set_level("trace")
     logging.getLogger("lib").setLevel(1)
     logging.getLogger().setLevel(1)
-    owner._stdlib._handler.setLevel(1)
+    shop._stdlib._handler.setLevel(1)
     logging.getLogger("lib").log(number, "text")
     assert lines.read()[0]["level"] == label
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_formatted_traceback_from_another_process_is_kept(lines: LineFile) -> None:
     """A record that crossed a queue has its traceback as text only."""
     record = logging.makeLogRecord({"name": "lib", "levelno": 40, "msg": "x", "exc_text": "Traceback: y"})
@@ -255,7 +255,7 @@ def test_formatted_traceback_from_another_process_is_kept(lines: LineFile) -> No
     assert lines.read()[0]["stack"] == "Traceback: y"
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_warning_is_one_line(lines: LineFile) -> None:
     """warnings.warn() logs through the logger py.warnings."""
     with warnings.catch_warnings():
@@ -270,7 +270,7 @@ def test_warning_is_one_line(lines: LineFile) -> None:
 
 
 def test_each_record_is_written_once(
-    owner: Logging, lines: LineFile, capfd: pytest.CaptureFixture[str]
+    shop: Logging, lines: LineFile, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Console handlers of the root, servers and libraries are removed; a second install adds none."""
     noisy = logging.getLogger("noisy.library")
@@ -278,7 +278,7 @@ def test_each_record_is_written_once(
     noisy.propagate = False
     logging.getLogger("uvicorn").addHandler(logging.StreamHandler(sys.stdout))
     logging.getLogger("uvicorn").propagate = False
-    owner.install()
+    shop.install()
     noisy.warning("one")
     logging.getLogger("uvicorn.error").error("two")
     logging.getLogger("uvicorn.access").info("three")
@@ -288,7 +288,7 @@ def test_each_record_is_written_once(
 
 
 def test_last_installed_logging_writes_each_record_once(
-    owner: Logging, lines: LineFile, tmp_path: Path
+    shop: Logging, lines: LineFile, tmp_path: Path
 ) -> None:
     """Two keepers in one process: the second takes over, and they may be uninstalled in any order."""
     other = LineFile(tmp_path / "other")
@@ -298,7 +298,7 @@ def test_last_installed_logging_writes_each_record_once(
     second.uninstall()
     logging.getLogger("lib").warning("to the first")
     second.install()
-    owner.uninstall()
+    shop.uninstall()
     logging.getLogger("lib").warning("to the second again")
     structlog.get_logger().warning("this too")
     second.uninstall()
@@ -308,12 +308,12 @@ def test_last_installed_logging_writes_each_record_once(
     other.close()
 
 
-def test_access_log_to_a_file_stays(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
+def test_access_log_to_a_file_stays(shop: Logging, lines: LineFile, tmp_path: Path) -> None:
     """It was configured on purpose (gunicorn --access-logfile), and is not written to stdout as well."""
     handler = logging.FileHandler(tmp_path / "access.log")
     access = logging.getLogger("gunicorn.access")
     access.addHandler(handler)
-    owner.install()
+    shop.install()
     access.setLevel("INFO")
     access.info("GET /")
     access.removeHandler(handler)
@@ -322,13 +322,13 @@ def test_access_log_to_a_file_stays(owner: Logging, lines: LineFile, tmp_path: P
     assert lines.read() == []
 
 
-def test_handlers_that_write_to_files_stay(owner: Logging, lines: LineFile, tmp_path: Path) -> None:
+def test_handlers_that_write_to_files_stay(shop: Logging, lines: LineFile, tmp_path: Path) -> None:
     """A file handler still gets its records, also a server's."""
     handler = logging.FileHandler(tmp_path / "app.log")
     loggers = [logging.getLogger(name) for name in ("app.with.file", "gunicorn.error")]
     for logger in loggers:
         logger.addHandler(handler)
-    owner.install()
+    shop.install()
     for logger in loggers:
         logger.error("both")
         logger.removeHandler(handler)
@@ -357,11 +357,11 @@ def test_uninstall_restores_everything(lines: LineFile) -> None:
         ]
 
     before = state()
-    logs = Logging(service="shop", env="test", sink=lines.sink)
-    logs.install()
+    shop = Logging(service="shop", env="test", sink=lines.sink)
+    shop.install()
     assert state() != before
-    logs.uninstall()
-    logs.uninstall()
+    shop.uninstall()
+    shop.uninstall()
     assert state() == before
     server.removeHandler(console)
 
@@ -370,23 +370,23 @@ def test_uninstall_restores_the_structlog_configuration(lines: LineFile) -> None
     """A service that had configured structlog itself has its own configuration again."""
     structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     before = structlog.get_config()
-    logs = Logging(service="shop", env="test", sink=lines.sink)
-    logs.install()
-    logs.uninstall()
+    shop = Logging(service="shop", env="test", sink=lines.sink)
+    shop.install()
+    shop.uninstall()
     after = structlog.get_config()
     structlog.reset_defaults()
     assert after == before
 
 
-def test_every_line_of_a_request_has_its_ids(owner: Logging, lines: LineFile) -> None:
+def test_every_line_of_a_request_has_its_ids(shop: Logging, lines: LineFile) -> None:
     """All APIs add the ids at the end; an explicit value wins, and after the request there are none."""
     token = bind_request(RequestContext(request_id="r-1", trace_id="a" * 32, span_id="b" * 16))
-    owner.event("info", msg="event")
+    shop.event("info", msg="event")
     structlog.get_logger().info("structlog")
     logging.getLogger("lib").info("stdlib")
-    owner.event("info", msg="explicit", requestId="mine")
+    shop.event("info", msg="explicit", requestId="mine")
     unbind_request(token)
-    owner.event("info", msg="after")
+    shop.event("info", msg="after")
     *within, explicit, after = lines.read()
     for line in within:
         assert list(line)[-3:] == ["requestId", "trace_id", "span_id"]
@@ -395,15 +395,15 @@ def test_every_line_of_a_request_has_its_ids(owner: Logging, lines: LineFile) ->
     assert "requestId" not in after
 
 
-def test_request_without_a_trace_has_only_its_id(owner: Logging, lines: LineFile) -> None:
+def test_request_without_a_trace_has_only_its_id(shop: Logging, lines: LineFile) -> None:
     """Empty ids are left out."""
     token = bind_request(RequestContext(request_id="r-1"))
-    owner.event("info", msg="event")
+    shop.event("info", msg="event")
     unbind_request(token)
     assert list(lines.read()[0])[-2:] == ["msg", "requestId"]
 
 
-@pytest.mark.usefixtures("owner")
+@pytest.mark.usefixtures("shop")
 def test_structlog_context_variables_are_in_the_line(lines: LineFile) -> None:
     """What a service binds with structlog.contextvars."""
     with structlog.contextvars.bound_contextvars(tenant="kigali"):
@@ -412,18 +412,18 @@ def test_structlog_context_variables_are_in_the_line(lines: LineFile) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"text": "ä" * 500_000}, {f"k{i}": "v" * 300 for i in range(2000)}])
-def test_line_is_bounded(owner: Logging, lines: LineFile, fields: dict[str, object]) -> None:
+def test_line_is_bounded(shop: Logging, lines: LineFile, fields: dict[str, object]) -> None:
     """However much is logged, a line has at most MAX_LINE bytes and says that something is missing."""
-    owner.event("info", **fields)
+    shop.event("info", **fields)
     assert len(lines.raw().encode()) <= MAX_LINE
     (line,) = lines.read()
     assert list(line)[:4] == CANONICAL
     assert "characters more" in lines.raw() or "left out" in lines.raw()
 
 
-def test_event_of_an_unknown_level_is_an_info_line(owner: Logging, lines: LineFile) -> None:
+def test_event_of_an_unknown_level_is_an_info_line(shop: Logging, lines: LineFile) -> None:
     """A misspelt level does not stop the service."""
-    owner.event("loud", msg="text")
+    shop.event("loud", msg="text")
     assert lines.read()[0]["level"] == "info"
 
 
@@ -435,16 +435,16 @@ def test_line_handler_writes_lines_to_stdout(capfd: pytest.CaptureFixture[str]) 
     assert (line["service"], line["msg"], line["logger"]) == ("shop", "Spawning worker-1", "_granian")
 
 
-async def test_lines_of_a_turn_are_in_order(owner: Logging, lines: LineFile) -> None:
+async def test_lines_of_a_turn_are_in_order(shop: Logging, lines: LineFile) -> None:
     """Request lines are rendered at the end of the turn, but before any later line."""
     calls: tuple[Callable[[], Any], ...] = (
-        lambda: owner.event("info", msg="event"),
-        lambda: owner.logger.info("keeper"),
+        lambda: shop.event("info", msg="event"),
+        lambda: shop.logger.info("keeper"),
         lambda: structlog.get_logger().info("structlog"),
         lambda: logging.getLogger("shop").info("stdlib"),
     )
     for number, call in enumerate(calls):
-        owner.log_request(request_line(status=200 + number))
+        shop.log_request(request_line(status=200 + number))
         call()
     seen = [line.get("statusCode", line.get("msg")) for line in lines.read()]
     assert seen == [200, "event", 201, "keeper", 202, "structlog", 203, "stdlib"]
@@ -464,11 +464,11 @@ async def test_lines_of_a_turn_are_in_order(owner: Logging, lines: LineFile) -> 
     ids=["surrogate", "secret", "secret id", "long", "no status", "no route", "control"],
 )
 async def test_unusual_request_does_not_affect_the_other_lines_of_its_turn(
-    owner: Logging, lines: LineFile, unusual: dict[str, Any], expected: dict[str, Any]
+    shop: Logging, lines: LineFile, unusual: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """All are written, in order; the unusual one is rendered by itself."""
     for number in range(5):
-        owner.log_request(request_line(**{"span_id": f"{number:016x}"} | (unusual if number == 2 else {})))
+        shop.log_request(request_line(**{"span_id": f"{number:016x}"} | (unusual if number == 2 else {})))
     await asyncio.sleep(0)
     found = lines.read()
     assert [line["span_id"] for line in found] == [f"{number:016x}" for number in range(5)]
@@ -476,17 +476,17 @@ async def test_unusual_request_does_not_affect_the_other_lines_of_its_turn(
     assert all(line["url"] == "/api/listings/7" for line in (*found[:2], *found[3:]))
 
 
-async def test_threads_beside_the_loop_lose_no_request_line(owner: Logging, lines: LineFile) -> None:
+async def test_threads_beside_the_loop_lose_no_request_line(shop: Logging, lines: LineFile) -> None:
     """Any thread may render what has been deferred, and none renders a line twice."""
 
     def log_requests(thread: int) -> None:
         for number in range(500):
-            owner.log_request(request_line(span_id=f"{thread}-{number}"))
+            shop.log_request(request_line(span_id=f"{thread}-{number}"))
 
     others = [asyncio.to_thread(log_requests, thread) for thread in (1, 2, 3)]
     waiting = asyncio.gather(*others)
     for number in range(500):
-        owner.log_request(request_line(span_id=f"0-{number}"))
+        shop.log_request(request_line(span_id=f"0-{number}"))
         await asyncio.sleep(0)
     await waiting
     seen = [line["span_id"] for line in lines.read()]
@@ -510,10 +510,10 @@ TOKENS = {
 @pytest.mark.parametrize("field", ["url", "request_id", "method", "route"])
 @pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
 def test_no_field_of_a_request_line_shows_a_credential(
-    owner: Logging, lines: LineFile, field: str, token: str
+    shop: Logging, lines: LineFile, field: str, token: str
 ) -> None:
     """Each kind, in every form, is masked as in any other line."""
-    owner.log_request(request_line(**{field: f"/x/{token}" if field in {"url", "route"} else token}))
+    shop.log_request(request_line(**{field: f"/x/{token}" if field in {"url", "route"} else token}))
     assert token not in lines.raw()
     assert "***" in lines.raw()
 
@@ -521,20 +521,20 @@ def test_no_field_of_a_request_line_shows_a_credential(
 def test_trace_id_that_is_a_secret_is_masked(lines: LineFile) -> None:
     """Many secrets have 32 hex digits too."""
     secret = "0123456789abcdef" * 2
-    logs = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor([secret]))
-    logs.log_request(request_line(trace_id=secret))
+    shop = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor([secret]))
+    shop.log_request(request_line(trace_id=secret))
     assert secret not in lines.raw()
 
 
 @pytest.mark.parametrize("field", ["request_id", "trace_id"])
 @pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
 async def test_only_the_credential_among_the_ids_of_a_turn_is_masked(
-    owner: Logging, lines: LineFile, field: str, token: str
+    shop: Logging, lines: LineFile, field: str, token: str
 ) -> None:
     """The ids of a turn are searched together; the others are shown as they are."""
     ids = [f"{number:032x}" for number in range(5)]
     for number, one in enumerate(ids):
-        owner.log_request(request_line(**{field: token if number == 2 else one}))
+        shop.log_request(request_line(**{field: token if number == 2 else one}))
     await asyncio.sleep(0)
     assert token not in lines.raw()
     shown = [line[{"request_id": "requestId"}.get(field, field)] for line in lines.read()]
@@ -542,7 +542,7 @@ async def test_only_the_credential_among_the_ids_of_a_turn_is_masked(
 
 
 async def test_interrupt_loses_no_line_of_the_turn(
-    owner: Logging, lines: LineFile, monkeypatch: pytest.MonkeyPatch
+    shop: Logging, lines: LineFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a signal handler raises is raised, and the lines are rendered later."""
 
@@ -550,18 +550,18 @@ async def test_interrupt_loses_no_line_of_the_turn(
         raise KeyboardInterrupt
 
     for number in range(5):
-        owner.log_request(request_line(status=200 + number))
+        shop.log_request(request_line(status=200 + number))
     with monkeypatch.context() as patch:
-        patch.setattr(owner.sink, "render_deferred", interrupted)
+        patch.setattr(shop.sink, "render_deferred", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            owner.sink.flush_deferred()
+            shop.sink.flush_deferred()
     assert [line["statusCode"] for line in lines.read()] == [200, 201, 202, 203, 204]
 
 
-def test_two_loggings_may_share_a_sink(owner: Logging, lines: LineFile) -> None:
+def test_two_loggings_may_share_a_sink(shop: Logging, lines: LineFile) -> None:
     """Each has its own service and its own secrets."""
     other = Logging(service="other", env="test", sink=lines.sink, redactor=Redactor(["of-the-other-one"]))
-    owner.log_request(request_line())
+    shop.log_request(request_line())
     other.log_request(request_line(url="/of-the-other-one"))
     assert [(line["service"], line["url"]) for line in lines.read()] == [
         ("shop", "/api/listings/7"),

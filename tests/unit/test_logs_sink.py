@@ -312,26 +312,6 @@ def test_failed_write_is_counted_by_its_reason(
     assert pipe.read() == b"two\n"
 
 
-def test_lines_to_a_closed_reader_are_counted(pipe: Pipe) -> None:
-    """With a real closed pipe; no signal ends the service."""
-    sink = Sink(pipe.writer)
-    pipe.close(pipe.reader)
-    sink.write(b"one\n")
-    sink.write(line(2, 10_000))
-    assert sink.dropped == 2
-
-
-def test_lines_to_a_full_disk_are_counted() -> None:
-    """/dev/full behaves like a full disk."""
-    fd = os.open("/dev/full", os.O_WRONLY)
-    drops: list[tuple[int, str]] = []
-    sink = Sink(fd, on_drop=lambda *drop: drops.append(drop))
-    sink.write(b"one\n")
-    os.close(fd)
-    sink.write(b"two\n")
-    assert drops == [(1, "full"), (1, "closed")]
-
-
 def test_process_without_stdout_writes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Descriptor 1 was closed when Python started, so by now it may be a socket."""
     monkeypatch.setattr(sys, "__stdout__", None)

@@ -29,12 +29,12 @@ ENCODED = base64.b64encode(f"service:{REGISTERED}".encode()).decode()
 
 
 @pytest.fixture
-def owner(lines: LineFile) -> Iterator[Logging]:
+def shop(lines: LineFile) -> Iterator[Logging]:
     """Return an installed Logging that knows one secret."""
-    logs = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor([REGISTERED]))
-    logs.install()
-    yield logs
-    logs.uninstall()
+    shop = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor([REGISTERED]))
+    shop.install()
+    yield shop
+    shop.uninstall()
 
 
 @dataclasses.dataclass
@@ -56,19 +56,19 @@ class StoreError(Exception):
     """An exception that is raised with a secret."""
 
 
-def request(owner: Logging, **changes: Any) -> None:
+def request(shop: Logging, **changes: Any) -> None:
     """Write a request line with these values."""
-    owner.log_request(request_line(**changes))
+    shop.log_request(request_line(**changes))
 
 
-def in_request_context(owner: Logging) -> None:
+def in_request_context(shop: Logging) -> None:
     """Write an event in a request whose id is a secret."""
     token = bind_request(RequestContext(request_id=REGISTERED))
-    owner.event("info", msg="x")
+    shop.event("info", msg="x")
     unbind_request(token)
 
 
-def in_a_warning(_owner: Logging) -> None:
+def in_a_warning(_shop: Logging) -> None:
     """Warn with a secret in the text."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -78,7 +78,7 @@ def in_a_warning(_owner: Logging) -> None:
         logging.captureWarnings(False)
 
 
-def in_a_thread(_owner: Logging) -> None:
+def in_a_thread(_shop: Logging) -> None:
     """Let a thread fail with a secret."""
 
     def fail() -> None:
@@ -89,7 +89,7 @@ def in_a_thread(_owner: Logging) -> None:
     thread.join()
 
 
-def in_a_hook(_owner: Logging) -> None:
+def in_a_hook(_shop: Logging) -> None:
     """Call the exception hook with a secret."""
     error = raised(StoreError({"password": UNKNOWN}))
     sys.excepthook(type(error), error, error.__traceback__)
@@ -175,9 +175,9 @@ def code_with_secret() -> BaseException:
 
 
 @pytest.mark.parametrize("place", REGISTERED_PLACES)
-def test_registered_secret_is_nowhere_in_the_output(owner: Logging, lines: LineFile, place: str) -> None:
+def test_registered_secret_is_nowhere_in_the_output(shop: Logging, lines: LineFile, place: str) -> None:
     """In no form, and no recognisable part of it; the line is written all the same."""
-    REGISTERED_PLACES[place](owner)
+    REGISTERED_PLACES[place](shop)
     raw = lines.raw()
     assert lines.read()
     for part in ("c4n4ry", "istered", ENCODED[14:], quote(REGISTERED, safe="")[:8]):
@@ -185,9 +185,9 @@ def test_registered_secret_is_nowhere_in_the_output(owner: Logging, lines: LineF
 
 
 @pytest.mark.parametrize("place", UNKNOWN_PLACES)
-def test_unregistered_secret_is_masked_by_its_context(owner: Logging, lines: LineFile, place: str) -> None:
+def test_unregistered_secret_is_masked_by_its_context(shop: Logging, lines: LineFile, place: str) -> None:
     """Its key, its form or its place in a URL gives it away."""
-    UNKNOWN_PLACES[place](owner)
+    UNKNOWN_PLACES[place](shop)
     raw = lines.raw()
     assert lines.read()
     assert "***" in raw
@@ -197,7 +197,7 @@ def test_unregistered_secret_is_masked_by_its_context(owner: Logging, lines: Lin
 
 def test_canaries_appear_where_nothing_masks_them(lines: LineFile) -> None:
     """The search above would find them: without registration and context they are written."""
-    logs = Logging(service="shop", env="test", sink=lines.sink)
-    logs.event("info", note=REGISTERED, other=UNKNOWN)
+    shop = Logging(service="shop", env="test", sink=lines.sink)
+    shop.event("info", note=REGISTERED, other=UNKNOWN)
     assert REGISTERED in lines.raw()
     assert UNKNOWN in lines.raw()
