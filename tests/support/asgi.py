@@ -43,13 +43,7 @@ LOCAL_HOST: Final = (b"host", b"127.0.0.1:3001")
 
 
 def scope_of(path: str = "/", method: str = "GET", **more: Any) -> dict[str, Any]:
-    """Return an HTTP scope as a server makes it, from a client on this machine.
-
-    Args:
-        path: Decoded path.
-        method: In upper case.
-        more: What differs from the usual; `headers` replaces the only one, `Host`.
-    """
+    """Return an HTTP scope as a server makes it, from a client on this machine; `more` overrides keys."""
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -108,7 +102,7 @@ class Reply:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the response; one that is there twice fails the test."""
+        """Headers of the response; a duplicate fails the test."""
         start = next(one for one in self.messages if one["type"] == "http.response.start")
         pairs = [
             (name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in start["headers"]
@@ -144,16 +138,16 @@ async def fetch(
     on_send: Callable[[Message], Awaitable[None]] | None = None,
     **more: Any,
 ) -> Reply:
-    """Play one request against `app` and return what it sent; what it raised is in `error`.
+    """Send one request to `app` and return its response; an exception that it raised is in `error`.
 
     Args:
         app: Any ASGI app.
         path: Decoded path.
         method: In upper case.
         body: Pieces of the request's body.
-        leaves: The client goes once the body was read, or in place of its last piece if it is empty.
-        on_send: Awaited with each message of the app, in the place of the server.
-        more: What differs in the scope.
+        leaves: The client disconnects after the body, or in place of its last piece if that is empty.
+        on_send: Awaited with each message of the app, in place of the server.
+        more: Keys of the scope.
     """
     reply = Reply()
     pieces = list(body)
@@ -236,18 +230,7 @@ def watch(
     before_scrape: Sequence[Callable[[], Awaitable[None]]] = (),
     **settings: Any,
 ) -> Watched:
-    """Put the middleware around `app`.
-
-    Args:
-        app: Any ASGI app.
-        folder: Where the lines go.
-        resolve_route: As `Watchkeeper.wrap` takes it.
-        checks: Health checks; default: none.
-        ready: What `/readyz` shows.
-        details: What `/health/detailed` adds.
-        before_scrape: Awaited before each scrape.
-        settings: Settings of the service.
-    """
+    """Put the middleware around `app`, with its lines in `folder`; `settings` are the service's."""
     file = os.open(folder / "lines", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
     logging = Logging(service="watched", env="test", sink=Sink(file), redactor=Redactor(["s3cret-value"]))
     registry = ScrapedRegistry(third_party=None)
@@ -275,13 +258,7 @@ def watch(
 
 @contextlib.asynccontextmanager
 async def serving(app: App, server: str = "uvicorn", **options: Any) -> AsyncIterator[int]:
-    """Serve `app` on 127.0.0.1 for the length of the block; gives the port.
-
-    Args:
-        app: Any ASGI app, without lifespan.
-        server: One of `SERVERS`.
-        options: Of uvicorn's `Config`.
-    """
+    """Serve `app` on 127.0.0.1 during the block; yields the port. `options` are uvicorn's."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     if server == "uvicorn":
@@ -331,15 +308,7 @@ async def _granian(app: App, port: int) -> AsyncIterator[None]:
 async def speak(
     port: int, *pieces: bytes, pause: float = 0.0, seconds: float = 5.0, until: bytes | None = None
 ) -> bytes:
-    """Send raw bytes to a server and return all that comes until it closes the connection.
-
-    Args:
-        port: On 127.0.0.1.
-        pieces: Sent one after the other.
-        pause: Seconds between them.
-        seconds: After which what came is enough.
-        until: What ends the reading when it came, besides the end of the connection.
-    """
+    """Send raw bytes, with pauses, and return the response up to `until`, its end, or the time limit."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = bytearray()
     try:

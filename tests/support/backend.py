@@ -67,11 +67,7 @@ def sign(body: bytes, *, secret: str = SECRET, timestamp: float | str | None = N
 
 
 class Samples:
-    """The metrics of one scrape.
-
-    Args:
-        text: In the Prometheus text format.
-    """
+    """The metrics of one scrape, in the text format."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -97,14 +93,7 @@ class Samples:
 
 @dataclass(kw_only=True)
 class InProcess:
-    """The backend in this process: no sockets, a real database.
-
-    Args:
-        backend: The service.
-        app: It, as ASGI.
-        client: Speaks to it, from loopback, without a token.
-        urls: Its database.
-    """
+    """The backend in this process: no sockets, a real database, and a client on loopback without a token."""
 
     backend: Backend
     app: ASGIApp
@@ -192,14 +181,7 @@ async def backend(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[
 
 @dataclass(kw_only=True)
 class Program:
-    """`python -m realestate serve`, running.
-
-    Args:
-        process: The process itself.
-        urls: Its database; None when it brought its own.
-        lines: What it wrote to stdout, parsed.
-        errors: What it wrote to stderr.
-    """
+    """`python -m realestate serve`, running: its parsed stdout in `lines`, its stderr in `errors`."""
 
     process: subprocess.Popen[str]
     urls: DatabaseUrls | None = None

@@ -1,6 +1,6 @@
 """A websocket client for the tests, and a connection played in process.
 
-`Connection` speaks over a real socket, by wsproto; `play` gives an app its messages one by one.
+`Connection` uses a real socket with wsproto; `play` gives an app its messages one by one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsproto.events import (
 from support.asgi import LOCAL_HOST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, MutableMapping, Sequence
+    from collections.abc import MutableMapping
 
     from wsproto.events import Event
 
@@ -31,12 +31,7 @@ if TYPE_CHECKING:
 
 
 def socket_scope(path: str = "/", **more: Any) -> dict[str, Any]:
-    """Return a websocket scope as a server makes it.
-
-    Args:
-        path: Decoded path.
-        more: What differs from the usual.
-    """
+    """Return a websocket scope as a server makes it; `more` overrides keys."""
     return {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -60,18 +55,17 @@ class Played:
     error: BaseException | None = None
 
 
-async def play(app: App, path: str = "/", *said: str | int, **more: Any) -> Played:
-    """Play one connection against `app`.
+async def play(app: App, path: str = "/", *sent: str | int, **more: Any) -> Played:
+    """Run one connection against `app`.
 
     Args:
         app: Any ASGI app.
         path: Decoded path.
-        said: Texts that the client sends, and at last the code with which it closes; without one it stays.
-        more: What differs in the scope.
+        sent: Texts that the client sends, and its close code at the end; without one it stays connected.
+        more: Keys of the scope.
     """
     played = Played()
-    left: Sequence[str | int] = list(said)
-    coming: Iterator[str | int] = iter(left)
+    coming = iter(sent)
     connected = False
 
     async def receive() -> MutableMapping[str, Any]:
@@ -97,17 +91,12 @@ async def play(app: App, path: str = "/", *said: str | int, **more: Any) -> Play
 
 
 class Connection:
-    """One connection of a client.
-
-    Args:
-        port: Of a server on 127.0.0.1.
-        path: With its query.
-    """
+    """A client's connection to a server on 127.0.0.1."""
 
     status = 0
-    """Of the handshake: 101 where it was accepted."""
+    """Status of the handshake: 101 if it was accepted."""
     code = 0
-    """With which the server closed; 1006 where the connection broke."""
+    """Close code of the server; 1006 if the connection was lost."""
 
     def __init__(self, port: int, path: str) -> None:
         self._port = port
@@ -134,12 +123,12 @@ class Connection:
             await self._writer.wait_closed()
 
     async def send_and_receive(self, text: str) -> str:
-        """Send a text and return the next one that comes; empty where the server closed."""
+        """Send a text and return the next one; empty if the server closed."""
         self._write(TextMessage(data=text))
         return await self.receive()
 
     async def receive(self) -> str:
-        """Return the next text that comes; empty where the server closed."""
+        """Return the next text; empty if the server closed."""
         event = await self._next()
         if isinstance(event, Message):
             return str(event.data)
@@ -147,14 +136,14 @@ class Connection:
         return ""
 
     async def close(self, code: int = 1000) -> None:
-        """Close as the protocol has it, and wait for the server to do so too."""
+        """Close with a close frame, and wait for the server to close."""
         self._write(CloseConnection(code=code))
         async with asyncio.timeout(60):
             while await self._reader.read(65536):
                 pass
 
     def cut(self) -> None:
-        """Break the connection without a word."""
+        """Break the connection without a close frame."""
         self._writer.transport.abort()
 
     def _write(self, event: Event) -> None:

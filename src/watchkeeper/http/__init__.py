@@ -1,4 +1,4 @@
-"""The ASGI edge: the middleware around an app, and the library's own endpoints."""
+"""The ASGI middleware around an app, and the library's own endpoints."""
 
 from __future__ import annotations
 

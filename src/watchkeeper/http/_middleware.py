@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Middleware:
-    """Gives each request its ids, serves the library's endpoints, and records everything else.
+    """Gives each request its ids, records requests and websockets, and serves the library's endpoints.
 
     Args:
         app: The app.

@@ -31,7 +31,7 @@ _CLIENT_ERRORS: Final = frozenset(("ClientDisconnect", "ClientDisconnected", "We
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderConfig:
-    """What all recorders of one app use. Every request reads it, so lookups are done once, here."""
+    """What all recorders of one app use. Each request reads it, so attributes are looked up once, here."""
 
     logs: Logging
     log_request: Callable[[RequestLine], None]
@@ -114,9 +114,9 @@ class Recorder:
         self._config.logs.exception(error, message="Unhandled exception.")  # noqa: LOG004 - not logging's
 
     def _means_client_left(self, error: BaseException) -> bool:
-        """Return whether an exception says only that the client left.
+        """Return whether an exception only reports that the client left.
 
-        It is then a framework's own exception for that, or what the server's `send` raised.
+        That is a framework's exception for it, or one that the server's `send` raised.
         """
         if type(error).__name__ in _CLIENT_ERRORS:
             return True

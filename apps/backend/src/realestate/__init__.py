@@ -1,3 +1,3 @@
-"""The Real Estate backend: listings, agent tools, webhooks and DM pairing, watched by Watchkeeper."""
+"""The Real Estate backend: listings, agent tools, webhooks and DM pairing, monitored by Watchkeeper."""
 
 __version__ = "0.1.0"

@@ -24,13 +24,7 @@ _CLOSE: Final = {"Connection": "close"}
 
 
 class BodyLimits:
-    """Limits the request bodies of an ASGI app in size and time.
-
-    Args:
-        app: The app.
-        limit: Largest body in bytes.
-        timeout: Longest time for the body to arrive, from the app's first read.
-    """
+    """Limits the request bodies of an ASGI app to `limit` bytes, and to `timeout` from the first read."""
 
     def __init__(self, app: ASGIApp, *, limit: int, timeout: timedelta) -> None:
         self._app = app

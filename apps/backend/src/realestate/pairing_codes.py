@@ -43,18 +43,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A peer's pairing, read under the row lock, with the database's clock.
-
-    Args:
-        code_hash: Hash of the last code.
-        requested_at: When that code was issued.
-        expires_at: When it expires.
-        attempts: Wrong attempts.
-        last_attempt_at: Time of the last one.
-        locked_until: End of the last lock-out.
-        approved_at: When the peer was last approved.
-        now: The database's clock.
-    """
+    """A peer's pairing, read under the row lock; `now` is the database's clock."""
 
     code_hash: bytes
     requested_at: datetime
@@ -81,13 +70,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """The decision on an attempt.
-
-    Args:
-        outcome: The result.
-        attempts: New number of wrong attempts.
-        locked_until: End of the lock-out that the attempt caused, if any.
-    """
+    """The result of an attempt, the new number of wrong attempts, and the end of any lock-out."""
 
     outcome: Outcome
     attempts: int = 0
@@ -100,13 +83,9 @@ def make_code() -> str:
 
 
 def hash_code(token: Secret, channel: str, peer_id: str, code: str) -> bytes:
-    """Return the hash of a code, which is valid for this peer only.
+    """Return the hash of a code as shown or typed: case, blanks and hyphens do not matter.
 
-    Args:
-        token: The service's token, from which the key is derived: a new token voids pending codes.
-        channel: The peer's channel.
-        peer_id: The peer.
-        code: As shown or typed: case, blanks and hyphens do not matter.
+    It is valid for this peer only. Its key is derived from the service's token: a new one voids all codes.
     """
     key = hmac.new(token.reveal().encode("utf-8", "surrogateescape"), _KEY_PURPOSE, hashlib.sha256).digest()
     plain = code.upper().replace(" ", "").replace("-", "")
@@ -125,14 +104,10 @@ def pseudonym(token: Secret, channel: str, peer_id: str) -> str:
 
 
 def decide(pair: Pair | None, given: bytes) -> Decision:
-    """Decide on an attempt.
+    """Decide on an attempt; `pair` is None if the peer never requested a code.
 
     The hashes are always compared, in constant time: neither the time nor the text of the response tells a
     peer without a code from a wrong code.
-
-    Args:
-        pair: The peer's pairing; None if it never requested a code.
-        given: Hash of the typed code.
     """
     matches = hmac.compare_digest(pair.code_hash if pair else bytes(len(given)), given)
     if pair is None:

@@ -37,11 +37,7 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
 
 
 def check_timestamp(timestamp: str | None, *, now: float | None = None) -> str:
-    """Return the timestamp if it is within the replay window, before or after now.
-
-    Args:
-        timestamp: Value of the header: seconds since 1970, digits only.
-        now: Default: the clock.
+    """Return the timestamp (seconds since 1970) if it is within the replay window around `now`.
 
     Raises:
         ApiError: 401: it is missing, malformed or outside the window.

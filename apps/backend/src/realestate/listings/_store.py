@@ -53,12 +53,7 @@ async def find(conn: AsyncConnection[Any], listing_id: UUID) -> Listing | None:
 
 
 async def search(conn: AsyncConnection[Any], wanted: Search, statuses: Sequence[Status]) -> Page:
-    """Return a page of the listings that match all filters, newest first.
-
-    Args:
-        conn: A connection.
-        wanted: The filters, without `status`.
-        statuses: Statuses that the caller may see and wants.
+    """Return a page of the listings that match all filters and have one of the statuses, newest first.
 
     Raises:
         ApiError: 400: the filters contradict each other, or the cursor is invalid.
