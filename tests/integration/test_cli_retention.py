@@ -307,11 +307,7 @@ async def test_ctrl_c_at_the_question_is_a_no(db: RetentionDB) -> None:
 async def test_ctrl_c_in_the_middle_of_a_run_closes_it(db: RetentionDB) -> None:
     """The run ends with its transaction, is audited, and says how far it got."""
     db.fill("inbound_events", 40, 20_000)
-    db.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END$$"
-    )
-    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()")
+    db.slow_down(0.2)
     terminal = Terminal(db, "retention", "run", "inbound_events", "--yes", "--allow-share", "1")
     terminal.wait_for("rows/s")
     terminal.type("\x03")

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.archive import ARCHIVED, HookedArchive, archived, difference, file_of
+from support.retention import BOTH_SCANS
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs.output._sink import Sink
@@ -180,12 +181,11 @@ async def test_restore_returns_any_value(db: RetentionDB, rows: list[tuple[Any, 
     assert difference(db, "anything", "before") == []
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_rows_are_archived_before_they_are_deleted(db: RetentionDB, *, indexed: bool) -> None:
     """Each deleted row is in one segment, kept rows are in none, and the audit entry counts them."""
     db.force_index_scans()
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 30_000)
+    db.make_table(indexed=indexed, old=30_000)
     db.fill("inbound_events", 29, 100)
     ids = {row for (row,) in db.sql("SELECT id FROM inbound_events WHERE id LIKE '40-%'")}
     (result,) = await db.retention(ARCHIVED).run_now()
@@ -198,7 +198,7 @@ async def test_rows_are_archived_before_they_are_deleted(db: RetentionDB, *, ind
     assert entry["archived"] == {"rows": 30_000, "place": place, "files": files}
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_row_updated_after_archiving_is_archived_again(db: RetentionDB, *, indexed: bool) -> None:
     """The first pass leaves it; a later pass archives its new values, and those are restored."""
     db.force_index_scans()
@@ -223,8 +223,7 @@ async def test_row_updated_after_archiving_is_archived_again(db: RetentionDB, *,
 
 async def test_row_that_became_young_after_archiving_stays(db: RetentionDB) -> None:
     """Eligibility is checked again when deleting, and a restore does not duplicate the row."""
-    db.make_table()
-    db.fill("inbound_events", 40, 50)
+    db.make_table(old=50)
     touch = "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'"
     retention = db.retention(ARCHIVED, archive=HookedArchive(db.folder, lambda _: db.sql(touch)))
     (result,) = await retention.run_now()
@@ -234,12 +233,11 @@ async def test_row_that_became_young_after_archiving_stays(db: RetentionDB) -> N
     assert (restored.rows, restored.present, db.count("inbound_events")) == (49, 0, 50)
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_hold_added_between_archive_and_delete_applies(db: RetentionDB, *, indexed: bool) -> None:
     """Held rows stay, and the ledger lists which of the archived rows were kept."""
     db.force_index_scans()
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 100)
+    db.make_table(indexed=indexed, old=100)
 
     def hold(segment: int) -> None:
         if segment == 1:
@@ -259,12 +257,9 @@ async def test_hold_added_between_archive_and_delete_applies(db: RetentionDB, *,
     assert segment == "(100,98,2)"
 
 
-async def test_rows_moved_to_archived_places_are_not_deleted(
-    db: RetentionDB,
-) -> None:
+async def test_rows_moved_to_archived_places_are_not_deleted(db: RetentionDB) -> None:
     """VACUUM FULL moves rows: a row is not deleted because an archived one was at its ctid."""
-    db.make_table(indexed=False)
-    db.fill("inbound_events", 40, 3000)
+    db.make_table(indexed=False, old=3000)
     db.sql("DELETE FROM inbound_events WHERE right(id, 1) = '1'")
     db.sql("CREATE TABLE before AS TABLE inbound_events")
 
@@ -281,12 +276,9 @@ async def test_rows_moved_to_archived_places_are_not_deleted(
     assert difference(db, "inbound_events", "before") == []
 
 
-async def test_row_inserted_at_an_archived_place_is_not_deleted(
-    db: RetentionDB,
-) -> None:
+async def test_row_inserted_at_an_archived_place_is_not_deleted(db: RetentionDB) -> None:
     """The xmin tells the rows apart: the new row is archived before it is deleted."""
-    db.make_table(indexed=False)
-    db.fill("inbound_events", 40, 50)
+    db.make_table(indexed=False, old=50)
 
     def replace(segment: int) -> None:
         if segment == 1:
@@ -300,14 +292,12 @@ async def test_row_inserted_at_an_archived_place_is_not_deleted(
     assert {row["id"] for row in archived(db)} == {f"40-{n}" for n in range(1, 51) if n != 5} | {"new"}
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_locked_rows_are_archived_in_a_later_pass(db: RetentionDB, *, indexed: bool) -> None:
     """Small segments that start with locked rows do not make other rows wait."""
     db.force_index_scans()
-    db.tune(segment_bytes=2000)
-    db.tune(pass_waits=(timedelta(0),) * 2)
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 600)
+    db.tune(segment_bytes=2000, pass_waits=(timedelta(0),) * 2)
+    db.make_table(indexed=indexed, old=600)
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT FROM inbound_events ORDER BY received_at DESC LIMIT 90 FOR UPDATE")
         other.execute("SELECT FROM inbound_events ORDER BY received_at LIMIT 90 FOR UPDATE")
@@ -322,15 +312,11 @@ async def test_locked_rows_are_archived_in_a_later_pass(db: RetentionDB, *, inde
     assert len({row["id"] for row in archived(db)}) == len(archived(db)) == 600
 
 
-async def test_trigger_that_keeps_rows_is_reported_before_everything_is_archived(
-    db: RetentionDB,
-) -> None:
+async def test_trigger_that_keeps_rows_is_reported_before_everything_is_archived(db: RetentionDB) -> None:
     """The run fails after three sweeps, with a sentence."""
     db.tune(segment_bytes=20_000)
-    db.make_table()
-    db.fill("inbound_events", 40, 5000)
-    db.sql("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$")
-    db.sql("CREATE TRIGGER keep BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION keep()")
+    db.make_table(old=5000)
+    db.on_delete("RETURN NULL", "BEFORE DELETE ON inbound_events FOR EACH ROW")
     (result,) = await db.retention(ARCHIVED).run_now()
     assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 5000)
     assert "a BEFORE DELETE trigger keeps them" in str(result.error)
@@ -353,7 +339,7 @@ async def test_segments_are_bounded_by_bytes(db: RetentionDB) -> None:
     assert difference(db, "inbound_events", "before") == []
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_partitioned_table_is_archived(any_db: RetentionDB, *, indexed: bool) -> None:
     """Rows of two partitions have the same ctids and are not confused."""
     db = any_db
@@ -410,8 +396,7 @@ async def test_archive_file_is_a_gzip_file_of_bounded_size(
     """Segments are gzip members that zcat reads; a full file is followed by a new one."""
     monkeypatch.setattr("watchkeeper.retention.archive._archive.LARGEST_FILE", 20_000)
     db.tune(segment_bytes=20_000)
-    db.make_table()
-    db.fill("inbound_events", 40, 10_000)
+    db.make_table(old=10_000)
     (result,) = await db.retention(ARCHIVED).run_now()
     assert (result.error, result.deleted) == (None, 10_000)
     files = sorted((db.folder / "archive/inbound_events").iterdir())
@@ -451,8 +436,7 @@ async def test_hanging_archive_keeps_the_lease_until_the_run_is_cancelled(
     db: RetentionDB, tmp_path: Path
 ) -> None:
     """The lease is renewed, nothing is deleted, and cancel ends the run."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.make_table(old=10)
     retention = db.retention(ARCHIVED, archive=HangingArchive(tmp_path / "hung"), lease=timedelta(seconds=3))
     running = asyncio.create_task(retention.run_now())
     await asyncio.sleep(5)

@@ -29,8 +29,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a 
 def db(db: RetentionDB) -> RetentionDB:
     """The database, with a run that writes many small segments."""
     db.tune(segment_bytes=40_000)
-    db.make_table()
-    db.fill("inbound_events", 40, 10_000)
+    db.make_table(old=10_000)
     return db
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from support.retention import EVENTS, SESSIONS, RetentionDB
+from support.retention import BOTH_SCANS, EVENTS, SESSIONS, RetentionDB, hold_rows
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.retention import Condition
 from watchkeeper.retention._metrics import WAITING_REASONS
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from watchkeeper.retention._model import Backlog
 
 HOLD: dict[str, Any] = {"reason": "case 7", "owner": "legal"}
-INDEXED = pytest.mark.parametrize("indexed", [True, False], ids=["by index", "by blocks"])
 
 
 @pytest.fixture(autouse=True)
@@ -44,19 +42,18 @@ async def backlog(db: RetentionDB, policy: Policy = EVENTS) -> Backlog:
     return found
 
 
-@INDEXED
+@BOTH_SCANS
 async def test_backlog_counts_eligible_rows_until_they_are_deleted(
     any_db: RetentionDB, *, indexed: bool
 ) -> None:
     """Held rows, young rows and rows without an age are not counted; an empty backlog has no oldest row."""
     db = any_db
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 5)
+    db.make_table(indexed=indexed, old=5)
     db.fill("inbound_events", 29, 2)
     db.sql("INSERT INTO inbound_events VALUES ('ageless', NULL)")
     retention = db.retention(EVENTS)
     assert db.sample("retention_keep_seconds", table="inbound_events") == 30 * 86400
-    await retention.operator.hold("inbound_events", [Condition.parse("id = '40-5'")], **HOLD)  # the oldest
+    await hold_rows(retention, "id = '40-5'")  # the oldest
     await retention.refresh_metrics()
     ((second,),) = db.sql("SELECT received_at FROM inbound_events WHERE id = '40-4'")
     rows, oldest = shown(db)
@@ -68,7 +65,7 @@ async def test_backlog_counts_eligible_rows_until_they_are_deleted(
     assert shown(db) == (0, None)
 
 
-@INDEXED
+@BOTH_SCANS
 async def test_large_backlog_is_estimated(db: RetentionDB, *, indexed: bool) -> None:
     """Rows are sampled from some blocks; with an index the oldest is exact."""
     db.make_table(indexed=indexed)
@@ -85,9 +82,7 @@ async def test_large_backlog_is_estimated(db: RetentionDB, *, indexed: bool) -> 
     assert found.oldest - oldest <= timedelta(0 if indexed else 1)
 
 
-async def test_oldest_rows_of_an_append_only_table_are_found_without_an_index(
-    db: RetentionDB,
-) -> None:
+async def test_oldest_rows_of_an_append_only_table_are_found_without_an_index(db: RetentionDB) -> None:
     """Three rows at the start of a table, which a sample would usually miss."""
     db.make_table(indexed=False)
     db.fill("inbound_events", 50, 3)
@@ -132,7 +127,7 @@ async def test_slow_measurement_times_out_and_is_not_repeated_soon(
     monkeypatch.setattr("watchkeeper.retention.plan._backlog._STATEMENT_TIMEOUT", timedelta(milliseconds=200))
     monkeypatch.setattr("watchkeeper.retention.plan._backlog.LOOK_EVERY", timedelta(0))
     retention = db.retention(EVENTS)
-    await retention.operator.hold("inbound_events", [Condition.parse("kind = b")], **HOLD)
+    await hold_rows(retention, "kind = b")
     began = time.monotonic()
     await retention.refresh_metrics()
     assert 0.4 <= time.monotonic() - began < 30
@@ -152,8 +147,7 @@ async def test_scrape_does_not_wait_for_a_measurement(
 ) -> None:
     """A locked table shows no value, other metrics are served, and closing does not wait."""
     monkeypatch.setattr("watchkeeper.retention.plan._backlog._SCRAPE_WAITS_S", 0.05)
-    db.make_table()
-    db.fill("inbound_events", 40, 5)
+    db.make_table(old=5)
     retention = db.retention(EVENTS)
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("LOCK TABLE inbound_events")
@@ -170,7 +164,7 @@ async def test_unknown_backlog_is_not_shown(db: RetentionDB) -> None:
     db.make_contract_tables()
     db.sql("ALTER TABLE inbound_events ADD source text")
     retention = db.retention()
-    await retention.operator.hold("inbound_events", [Condition.parse("source = 'crm'")], **HOLD)
+    await hold_rows(retention, "source = 'crm'")
     await retention.refresh_metrics()
     assert shown(db)[0] == 3
     db.sql("ALTER TABLE inbound_events DROP source")
@@ -187,8 +181,7 @@ async def test_backlog_stays_while_the_database_is_down(
     private_db: RetentionDB, postgres_private: PostgresServer
 ) -> None:
     """Another metric reports the outage."""
-    private_db.make_table()
-    private_db.fill("inbound_events", 40, 5)
+    private_db.make_table(old=5)
     await private_db.retention(EVENTS).refresh_metrics()
     before = shown(private_db)
     assert before[0] == 5
@@ -266,7 +259,7 @@ async def test_waiting_reason_is_shown(db: RetentionDB, waiting: str, reason: st
     assert waits(db) == []
 
 
-@INDEXED
+@BOTH_SCANS
 async def test_deleted_bytes_are_the_average_row_size(db: RetentionDB, *, indexed: bool) -> None:
     """With indexes and TOAST, measured when the run starts; ledger and counter agree."""
     db.make_table(indexed=indexed)

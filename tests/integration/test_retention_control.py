@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from support.archive import ARCHIVED
-from support.retention import EVENTS, RetentionDB
+from support.retention import EVENTS, OPEN_RUN, RetentionDB
 from watchkeeper.exceptions import ArchiveError, ConfigurationError
 from watchkeeper.retention import FolderArchive, Location
 from watchkeeper.retention.ledger._interrupts import RunCancelledError, RunPausedError
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 ROWS = 40_000
 
 
-@pytest.fixture(params=[True, False], ids=["by age", "by place"])
+@pytest.fixture(params=[True, False], ids=["index scan", "block scan"])
 async def full_db(db: RetentionDB, request: pytest.FixtureRequest) -> RetentionDB:
     """The database with many old rows and one young, found by index or block scan, a few at a time."""
     db.force_index_scans()
     db.limit_batches(rows=2000, blocks=16)
-    db.make_table(indexed=request.param)
-    db.fill("inbound_events", 40, ROWS)
+    db.make_table(indexed=request.param, old=ROWS)
     db.fill("inbound_events", 1, 1)
     return db
 
@@ -177,9 +176,7 @@ async def test_manual_run_starts_over_after_a_completed_run(
     assert db.count("inbound_events") == 1
 
 
-async def test_paused_manual_run_says_that_it_must_be_started_again(
-    full_db: RetentionDB,
-) -> None:
+async def test_paused_manual_run_says_that_it_must_be_started_again(full_db: RetentionDB) -> None:
     """The schedule does not retry it."""
     retention = full_db.retention(EVENTS)
 
@@ -211,8 +208,7 @@ async def test_index_created_between_attempts_starts_over(
 ) -> None:
     """A block number says nothing about ages."""
     db.limit_batches(blocks=16)
-    db.make_table(indexed=False)
-    db.fill("inbound_events", 40, ROWS)
+    db.make_table(indexed=False, old=ROWS)
     db.fill("inbound_events", 1, 1)
     await stop_during_run(db, await db.overdue(EVENTS))
     db.sql("CREATE INDEX ON inbound_events (received_at)")
@@ -275,13 +271,10 @@ async def test_manual_run_can_be_cancelled(full_db: RetentionDB) -> None:
     assert result.status == "cancelled"
 
 
-async def test_cancel_interrupts_a_wait_between_passes(
-    db: RetentionDB,
-) -> None:
+async def test_cancel_interrupts_a_wait_between_passes(db: RetentionDB) -> None:
     """Rows are locked, and the run would wait over a minute before its next pass."""
     db.tune(pass_waits=(timedelta(0), timedelta(seconds=100)))
-    db.make_table()
-    db.fill("inbound_events", 40, 100)
+    db.make_table(old=100)
     retention = db.retention(EVENTS)
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT FROM inbound_events WHERE id = '40-1' FOR UPDATE")
@@ -318,10 +311,7 @@ async def test_pause_waits_for_a_claim_in_progress(db: RetentionDB) -> None:
     retention = db.retention(EVENTS)
     await retention.register()
     with psycopg.connect(db.urls.owner_url) as conn:
-        conn.execute(
-            "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
-            " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
-        )
+        conn.execute(OPEN_RUN)
         pausing = asyncio.create_task(retention.operator.pause("inbound_events", by="ann"))
         done, _ = await asyncio.wait({pausing}, timeout=0.5)
         assert not done
@@ -350,10 +340,7 @@ async def test_resume_before_the_run_noticed_the_pause_lets_it_continue(db: Rete
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
-    db.sql(
-        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
-        " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
-    )
+    db.sql(OPEN_RUN)
     assert await retention.operator.pause("inbound_events", by="ann") == 1
     assert await retention.operator.resume("inbound_events", by="ann") == 1
     assert db.sql("SELECT paused_by FROM retention_runs") == [(None,)]
@@ -383,10 +370,7 @@ async def test_second_cancel_is_refused(db: RetentionDB) -> None:
     db.make_table()
     retention = db.retention(EVENTS)
     await retention.register()
-    db.sql(
-        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
-        " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
-    )
+    db.sql(OPEN_RUN)
     await retention.operator.cancel("inbound_events", by="ann")
     with pytest.raises(ConfigurationError, match=r"Run 1 on inbound_events was cancelled already"):
         await retention.operator.cancel("inbound_events", by="ann")
@@ -412,8 +396,7 @@ async def test_run_reports_its_progress(full_db: RetentionDB) -> None:
 
 async def test_run_that_fails_before_it_noticed_its_cancel_is_cancelled(db: RetentionDB) -> None:
     """The operator was promised that it is not retried."""
-    db.make_table()
-    db.fill("inbound_events", 40, 5)
+    db.make_table(old=5)
 
     class Full(FolderArchive):
         async def write(self, table: str, run: int, data: bytes) -> Location:  # noqa: ARG002 - the interface
@@ -430,8 +413,7 @@ async def test_run_that_fails_before_it_noticed_its_cancel_is_cancelled(db: Rete
 
 async def test_paused_run_of_a_dead_process_continues_after_resume(db: RetentionDB) -> None:
     """It is closed as stopped, not failed, so the next attempt does not wait."""
-    db.make_table()
-    db.fill("inbound_events", 40, 5)
+    db.make_table(old=5)
     retention = await db.overdue(EVENTS)
     await retention._ledger.claim_scheduled(EVENTS, db.schedule.time)
     await retention.operator.pause("inbound_events", by="ann")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from support.retention import BOTH_SCANS
 from watchkeeper.retention import Policy
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def fill(db: RetentionDB, form: Form) -> tuple[str, int]:
     return name, before + YOUNG + AGELESS * form.ageless
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 @pytest.mark.parametrize("kind", FORMS)
 async def test_exactly_the_old_rows_are_deleted(db: RetentionDB, kind: str, *, indexed: bool) -> None:
     """The plan counts them, the run deletes and audits as many, and the others stay."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.retention import EVENTS, SESSIONS, OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, EVENTS, OPEN_RUN, SESSIONS, OnDeleted, RetentionDB
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Condition, Policy
 
@@ -23,12 +23,11 @@ def where(*texts: str) -> list[Condition]:
     return [Condition.parse(text) for text in texts]
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_held_rows_stay_in_plan_and_delete(db: RetentionDB, *, indexed: bool) -> None:
     """Both use one predicate; after the release the rows are deleted."""
     db.force_index_scans()
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 3000)
+    db.make_table(indexed=indexed, old=3000)
     retention = db.retention(EVENTS)
     hold = await retention.operator.hold("inbound_events", where("id in ('40-7', '40-8', '40-9')"), **WHY)
     (plan,) = await retention.plan()
@@ -43,12 +42,11 @@ async def test_held_rows_stay_in_plan_and_delete(db: RetentionDB, *, indexed: bo
     assert (result.status, result.deleted, db.count("inbound_events")) == ("completed", 3, 0)
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_hold_added_during_a_run_applies_at_once(db: RetentionDB, *, indexed: bool) -> None:
     """No held row is deleted after the command has returned."""
     db.force_index_scans()
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 50_000)
+    db.make_table(indexed=indexed, old=50_000)
     retention, operator = db.retention(EVENTS), db.retention(EVENTS)
     held_at: list[int] = []
 
@@ -75,10 +73,7 @@ async def test_hold_waits_for_the_open_transaction(db: RetentionDB) -> None:
     retention = db.retention(EVENTS)
     await retention.register()
     with psycopg.connect(db.urls.owner_url) as conn:
-        conn.execute(
-            "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
-            " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
-        )
+        conn.execute(OPEN_RUN)
         adding = asyncio.create_task(retention.operator.hold("inbound_events", [], **WHY))
         done, _ = await asyncio.wait({adding}, timeout=0.5)
         assert not done
@@ -108,8 +103,7 @@ async def test_hold_that_cannot_be_applied_stops_deletes(db: RetentionDB) -> Non
 
 async def test_held_rows_are_counted(db: RetentionDB) -> None:
     """Young ones too; a failed count is reported and leaves the hold in force."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.make_table(old=10)
     db.fill("inbound_events", 1, 5)
     operator = db.retention(EVENTS).operator
     every = await operator.hold("inbound_events", [], **WHY)
@@ -133,8 +127,7 @@ async def test_hold_can_be_added_beside_a_broken_one(db: RetentionDB) -> None:
 
 async def test_unreadable_holds_stop_deletes(db: RetentionDB) -> None:
     """Whatever the reason: no row is deleted while it may be held."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.make_table(old=10)
     retention = await db.overdue(EVENTS)
     db.sql("REVOKE SELECT ON retention_holds FROM keeper")
     (result,) = await retention.tick()
@@ -189,8 +182,7 @@ async def test_each_change_of_a_hold_is_audited(db: RetentionDB) -> None:
 
 async def test_hold_expires(db: RetentionDB) -> None:
     """From then on its rows are like all others, and the list marks it."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.make_table(old=10)
     retention = db.retention(EVENTS, SESSIONS)
     await retention.operator.hold("inbound_events", [], until=datetime.now(UTC) + timedelta(days=1), **WHY)
     assert [result.deleted for result in await retention.run_now(["inbound_events"])] == [0]

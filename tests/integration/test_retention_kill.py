@@ -48,15 +48,6 @@ def archiving_replicas(db: RetentionDB, tmp_path: Path) -> Iterator[Replicas]:
     started.close()
 
 
-def slow_down(db: RetentionDB, seconds: float) -> None:
-    """Make each DELETE take a while."""
-    db.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END$$"
-    )
-    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()")
-
-
 async def hold_some(db: RetentionDB, retention: Retention) -> None:
     """Add old rows that a hold keeps."""
     db.fill("inbound_events", 39, len(HELD))
@@ -77,7 +68,7 @@ async def test_audited_rows_equal_deleted_rows_after_random_kills(
     """After many kills and a restart the counts agree, and no young or held row is missing."""
     db.make_table()
     db.fill("inbound_events", 29, 200)
-    slow_down(db, 0.015)
+    db.slow_down(0.015)
     retention = await db.overdue(EVENTS)
     await hold_some(db, retention)
     rows, interrupted, chance = 0, 0, random.Random(20)
@@ -101,10 +92,9 @@ async def test_audited_rows_equal_deleted_rows_after_random_kills(
 
 async def test_run_of_a_killed_process_continues_at_its_cursor(db: RetentionDB, replicas: Replicas) -> None:
     """Each attempt's first pass begins later, and every row is deleted and counted once."""
-    db.make_table()
-    db.fill("inbound_events", 40, 30_000)
+    db.make_table(old=30_000)
     db.fill("inbound_events", 29, 200)
-    slow_down(db, 0.03)
+    db.slow_down(0.03)
     retention = await db.overdue(EVENTS)
     moved = "retention_runs WHERE state = 'running' AND cursor IS NOT NULL"
     for _ in RETRY_WAITS:
@@ -130,7 +120,7 @@ async def test_audited_rows_equal_deleted_rows_after_kills_of_the_server(
     db = private_db
     db.make_table()
     db.fill("inbound_events", 29, 200)
-    slow_down(db, 0.015)
+    db.slow_down(0.015)
     retention = await db.overdue(EVENTS)
     await hold_some(db, retention)
     rows, in_the_middle, chance = 0, 0, random.Random(22)
@@ -164,8 +154,7 @@ async def test_processes_started_together_make_one_run(
     db: RetentionDB, archiving_replicas: Replicas, count: int
 ) -> None:
     """One of them prunes, and archives each row once."""
-    db.make_table()
-    db.fill("inbound_events", 40, 4000)
+    db.make_table(old=4000)
     await db.overdue(ARCHIVED)
     for _ in range(count):
         archiving_replicas.start()
@@ -182,7 +171,7 @@ async def test_archived_rows_equal_deleted_rows_after_random_kills(
     db.make_table()
     db.fill("inbound_events", 29, 200)
     db.sql("CREATE TABLE before (LIKE inbound_events INCLUDING ALL)")
-    slow_down(db, 0.003)
+    db.slow_down(0.003)
     retention = await db.overdue(ARCHIVED)
     await hold_some(db, retention)
     interrupted, chance = 0, random.Random(21)

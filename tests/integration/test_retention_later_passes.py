@@ -27,8 +27,7 @@ def db(db: RetentionDB) -> RetentionDB:
     """Old rows whose later pass reads many times, and checks for interrupts after each read."""
     db.tune(check_interval=timedelta(0))
     db.limit_batches(blocks=8)
-    db.make_table(indexed=False)
-    db.fill("inbound_events", 40, ROWS)
+    db.make_table(indexed=False, old=ROWS)
     db.fill("inbound_events", 1, 1)
     return db
 

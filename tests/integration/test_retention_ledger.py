@@ -133,8 +133,7 @@ async def test_interrupted_run_says_whether_it_is_retried(db: RetentionDB, trigg
 
 async def test_interrupted_run_is_retried(db: RetentionDB) -> None:
     """A minute later."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     retention = db.retention(EVENTS)
     await retention.register()
     leave_a_run_open(db)
@@ -146,8 +145,7 @@ async def test_interrupted_run_is_retried(db: RetentionDB) -> None:
 
 async def test_live_run_is_left_alone(db: RetentionDB) -> None:
     """Within its lease no other process closes it or runs the policy, not even manually."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     retention = db.retention(EVENTS)
     await retention.register()
     leave_a_run_open(db, lapsed=False)
@@ -185,8 +183,7 @@ async def test_run_that_renews_its_lease_in_time_is_not_closed(db: RetentionDB) 
 async def test_process_that_lost_its_run_deletes_nothing_more(db: RetentionDB, rows: int) -> None:
     """A process frozen for longer than its lease finds its run closed, and stops."""
     db.force_index_scans()
-    db.make_table()
-    db.fill("inbound_events", 40, rows)
+    db.make_table(old=rows)
 
     def freeze(_table: str, _rows: int) -> None:
         if not db.audit_payloads():
@@ -203,8 +200,7 @@ async def test_process_that_lost_its_run_deletes_nothing_more(db: RetentionDB, r
 
 async def test_run_does_not_start_if_it_cannot_be_audited(db: RetentionDB) -> None:
     """A claim tries the entry; with the audit log closed that is reported once."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     retention = await db.overdue(EVENTS)
     db.sql("REVOKE INSERT (actor_type) ON audit_log FROM keeper")
     (result,) = await retention.tick()
@@ -219,8 +215,7 @@ async def test_run_does_not_start_if_it_cannot_be_audited(db: RetentionDB) -> No
 
 async def test_audit_log_that_discards_entries_stops_retention(db: RetentionDB) -> None:
     """A rule that discards inserts is detected before a row is deleted."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     db.sql("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     db.sql("CREATE TRIGGER swallow BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION swallow()")
     (result,) = await db.retention(EVENTS).run_now()
@@ -230,8 +225,7 @@ async def test_audit_log_that_discards_entries_stops_retention(db: RetentionDB) 
 
 async def test_stored_errors_are_redacted(db: RetentionDB) -> None:
     """In the ledger and in the audit log."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     db.sql(
         "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION E'no crm"
         " with password=canary-one\\nAuthorization: canary-two canary-three\\nat marmot-depot:5432'; END$$"
@@ -255,8 +249,7 @@ async def test_stored_errors_are_redacted(db: RetentionDB) -> None:
 
 async def test_run_that_cannot_be_closed_blocks_its_policy(db: RetentionDB) -> None:
     """Until its audit entry is written, which is reported once."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     retention = db.retention(EVENTS)
     await retention.register()
     leave_a_run_open(db)
@@ -274,8 +267,7 @@ async def test_run_that_cannot_be_closed_blocks_its_policy(db: RetentionDB) -> N
 
 async def test_run_whose_final_entry_fails_stays_open(db: RetentionDB) -> None:
     """The ledger has the count, and a later check writes the entry."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     retention = db.retention(EVENTS, lease=timedelta(milliseconds=1))
 
     def revoke(_table: str, _rows: int) -> None:
@@ -328,8 +320,7 @@ async def test_service_role_cannot_change_closed_runs(db: RetentionDB, statement
 
 async def test_service_role_cannot_change_finished_rows(db: RetentionDB) -> None:
     """It may change a run while open, an archive until its rows are deleted, and a hold until released."""
-    db.make_table()
-    db.fill("inbound_events", 40, 5)
+    db.make_table(old=5)
     retention = db.retention(ARCHIVED)
     (result,) = await retention.run_now()
     db.fill("inbound_events", 41, 5)
@@ -368,8 +359,7 @@ async def test_locked_policy_does_not_block_the_others(db: RetentionDB) -> None:
 
 async def test_error_with_invalid_text_is_stored(db: RetentionDB) -> None:
     """PostgreSQL takes no lone surrogates and no NUL, and the run must be closed."""
-    db.make_table()
-    db.fill("inbound_events", 40, 5)
+    db.make_table(old=5)
     (db.folder / "file").write_text("")
     folder = Path(os.fsdecode(os.fsencode(db.folder) + b"/file/\xff"))
     (result,) = await db.retention(ARCHIVED, archive=FolderArchive(folder)).run_now()
@@ -394,8 +384,7 @@ async def test_run_survives_a_server_restart(
 ) -> None:
     """It continues, and its count is exact."""
     db = private_db
-    db.make_table()
-    db.fill("inbound_events", 40, 6000)
+    db.make_table(old=6000)
     restarted = False
 
     def restart(_table: str, _rows: int) -> None:
@@ -418,8 +407,7 @@ async def test_run_is_closed_after_an_outage_at_its_end(
 ) -> None:
     """As soon as the server is back."""
     db = private_db
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.make_table(old=10)
 
     def stop(_table: str, _rows: int) -> None:
         db.close()
@@ -437,8 +425,7 @@ async def test_unacknowledged_commit_is_counted(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     """Metrics and progress follow the ledger, even when it was the run's last commit."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.make_table(old=10)
     retention = db.retention(EVENTS)
     transaction, move = Database.transaction, Ledger.record_deleted
     deleting, lost = False, False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from support.retention import EVENTS, OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, EVENTS, OnDeleted, RetentionDB
 from watchkeeper.retention import Limits
 
 if TYPE_CHECKING:
@@ -28,25 +28,23 @@ def transaction(db: RetentionDB, statement: str) -> Iterator[psycopg.Connection]
         conn.rollback()
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_briefly_locked_rows_are_deleted_in_a_later_pass(db: RetentionDB, *, indexed: bool) -> None:
     """The other rows are deleted first."""
     db.force_index_scans()
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 3000)
+    db.make_table(indexed=indexed, old=3000)
     with transaction(db, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE") as other:
         asyncio.get_running_loop().call_later(0.4, other.rollback)
         (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("completed", 3000)
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_rows_that_stay_locked_fail_the_run(db: RetentionDB, *, indexed: bool) -> None:
     """All other rows are deleted and counted; the error has the number and says where to look."""
     db.force_index_scans()
     db.tune(pass_waits=(timedelta(0),) * 3)
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 3000)
+    db.make_table(indexed=indexed, old=3000)
     with transaction(db, "SELECT FROM inbound_events WHERE id LIKE '40-12%' FOR UPDATE"):
         ((locked,),) = db.sql("SELECT count(*) FROM inbound_events WHERE id LIKE '40-12%'")
         (result,) = await db.retention(EVENTS).run_now()
@@ -76,9 +74,7 @@ async def test_formerly_locked_rows_are_deleted_beside_locked_ones(db: Retention
     assert db.count("inbound_events") == 0
 
 
-async def test_many_locked_rows_of_one_age_end_the_pass(
-    db: RetentionDB,
-) -> None:
+async def test_many_locked_rows_of_one_age_end_the_pass(db: RetentionDB) -> None:
     """More of them than a sweep takes do not make it loop."""
     db.force_index_scans()
     db.tune(pass_waits=(timedelta(0),) * 2)
@@ -92,8 +88,7 @@ async def test_many_locked_rows_of_one_age_end_the_pass(
 
 async def test_row_updated_while_locked_stays(db: RetentionDB) -> None:
     """The update has made the row young."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.make_table(old=10)
     with transaction(db, "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'") as other:
         asyncio.get_running_loop().call_later(0.1, other.commit)
         (result,) = await db.retention(EVENTS).run_now()
@@ -103,8 +98,7 @@ async def test_row_updated_while_locked_stays(db: RetentionDB) -> None:
 
 async def test_locked_table_is_waited_for(db: RetentionDB) -> None:
     """The run leaves the lock queue after each second, so others do not wait behind it."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.make_table(old=10)
     with transaction(db, "LOCK TABLE inbound_events") as other:
         asyncio.get_running_loop().call_later(1.2, other.rollback)
         (result,) = await db.retention(EVENTS).run_now()
@@ -112,14 +106,10 @@ async def test_locked_table_is_waited_for(db: RetentionDB) -> None:
     assert result.duration > timedelta(seconds=1)
 
 
-async def test_a_table_that_stays_locked_fails_the_run(
-    db: RetentionDB,
-) -> None:
+async def test_a_table_that_stays_locked_fails_the_run(db: RetentionDB) -> None:
     """After a bounded number of tries."""
-    db.tune(retry_waits=(timedelta(0),))
-    db.tune(lock_timeout=timedelta(milliseconds=20))
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.tune(retry_waits=(timedelta(0),), lock_timeout=timedelta(milliseconds=20))
+    db.make_table(old=10)
     with transaction(db, "LOCK TABLE inbound_events"):
         (result,) = await db.retention(EVENTS).run_now()
     assert result.status == "failed"
@@ -127,14 +117,10 @@ async def test_a_table_that_stays_locked_fails_the_run(
     assert db.runs() == [(1, "failed", 0)]
 
 
-async def test_lease_is_renewed_while_the_run_waits_for_a_lock(
-    db: RetentionDB,
-) -> None:
+async def test_lease_is_renewed_while_the_run_waits_for_a_lock(db: RetentionDB) -> None:
     """Also for longer than the lease."""
-    db.tune(retry_waits=(timedelta(milliseconds=50),) * 40)
-    db.tune(lock_timeout=timedelta(milliseconds=20))
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
+    db.tune(retry_waits=(timedelta(milliseconds=50),) * 40, lock_timeout=timedelta(milliseconds=20))
+    db.make_table(old=10)
     lease = timedelta(milliseconds=600)
     runner, observer = db.retention(EVENTS, lease=lease), db.retention(EVENTS, lease=lease)
     with transaction(db, "LOCK TABLE inbound_events") as other:
@@ -151,9 +137,8 @@ async def test_lease_is_renewed_while_the_run_waits_for_a_lock(
 async def test_slow_sweeps_become_smaller(db: RetentionDB) -> None:
     """Transactions of over 100 ms halve the number of rows, down to a hundred."""
     db.force_index_scans()
-    db.make_table()
-    db.fill("inbound_events", 40, 2000)
-    slow_down(db, "PERFORM pg_sleep(0.11)")
+    db.make_table(old=2000)
+    db.slow_down(0.11)
     batches: list[int] = []
     (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
     assert result.deleted == 2000
@@ -164,10 +149,9 @@ async def test_timed_out_sweep_is_retried_smaller(db: RetentionDB) -> None:
     """Only that transaction is lost."""
     db.force_index_scans()
     db.tune(statement_timeout=timedelta(milliseconds=300))
-    db.make_table()
-    db.fill("inbound_events", 40, 1000)
+    db.make_table(old=1000)
     db.sql("CREATE SEQUENCE deletes")  # which a rollback does not turn back
-    slow_down(db, "IF nextval('deletes') = 1 THEN PERFORM pg_sleep(5); END IF")
+    db.on_delete("IF nextval('deletes') = 1 THEN PERFORM pg_sleep(5); END IF; RETURN NULL")
     batches: list[int] = []
     (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
     assert (result.status, result.deleted) == ("completed", 1000)
@@ -180,9 +164,8 @@ async def test_run_pauses_according_to_its_budget(
 ) -> None:
     """After each transaction, in proportion to its duration."""
     db.force_index_scans()
-    db.make_table()
-    db.fill("inbound_events", 40, 3000)
-    slow_down(db, "PERFORM pg_sleep(0.02)")
+    db.make_table(old=3000)
+    db.slow_down(0.02)
     pauses: list[timedelta] = []
 
     async def note(_self: object, pause: timedelta) -> None:
@@ -193,12 +176,3 @@ async def test_run_pauses_according_to_its_budget(
     assert (result.status, result.deleted) == ("completed", 3000)
     assert all(pause >= timedelta(seconds=0.02 * times) for pause in pauses)
     assert bool(pauses) == (budget < 1.0)
-
-
-def slow_down(db: RetentionDB, action: str) -> None:
-    """Run something before each DELETE."""
-    db.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
-        f" $$BEGIN {action}; RETURN NULL; END$$"
-    )
-    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()")

@@ -16,11 +16,11 @@ import pytest
 from support.archive import ARCHIVED, archived
 from support.pgbouncer import running_bouncer, through
 from support.replicas import Replicas, kill_during_run
-from support.retention import EVENTS, OnDeleted, RetentionDB
+from support.retention import EVENTS, OnDeleted, RetentionDB, hold_rows
 from watchkeeper.database import Database
 from watchkeeper.database._owner import Owner
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.retention import Condition, Limits, Plan, RunResult
+from watchkeeper.retention import Limits, Plan, RunResult
 from watchkeeper.retention.run._partition_drop import PartitionDrop
 from watchkeeper.retention.table._partitions import LOCK_WAIT
 
@@ -259,9 +259,7 @@ async def test_partition_with_a_held_row_is_swept(db: RetentionDB) -> None:
     make_partitioned(db)
     old = fill(db)
     retention = db.retention(EVENTS)
-    await retention.operator.hold(
-        "inbound_events", [Condition.parse("id = 60-7")], reason="case", owner="legal"
-    )
+    await hold_rows(retention, "id = 60-7")
     (plan,) = await retention.plan()
     assert plan.partitions == ("public.p55", "public.p45")
     assert "public.p65, because a hold keeps rows of it" in plan.why
@@ -307,9 +305,7 @@ async def test_hold_added_while_a_partition_is_counted_applies(
         rows = await count(self, *args)
         if not held:
             held = True
-            await retention.operator.hold(
-                "inbound_events", [Condition.parse("id = 60-7")], reason="case", owner="legal"
-            )
+            await hold_rows(retention, "id = 60-7")
         return rows
 
     monkeypatch.setattr(PartitionDrop, "_count", hold)
@@ -362,9 +358,7 @@ async def test_service_that_owns_its_tables_drops_partitions(db: RetentionDB) ->
     assert len(dropped(db)[0]) == 3
 
 
-async def test_share_limit_counts_rows_of_dropped_partitions(
-    db: RetentionDB,
-) -> None:
+async def test_share_limit_counts_rows_of_dropped_partitions(db: RetentionDB) -> None:
     """Deleting most of a table needs an operator override."""
     make_partitioned(db)
     db.fill("inbound_events", 60, 12_000)
@@ -425,9 +419,7 @@ async def test_partition_being_detached_is_named(db: RetentionDB) -> None:
     assert db.count("p65") == 100
 
 
-async def test_subpartition_being_detached_is_not_dropped(
-    any_db: RetentionDB,
-) -> None:
+async def test_subpartition_being_detached_is_not_dropped(any_db: RetentionDB) -> None:
     """It keeps its rows, which are invisible; the rest of the partition is swept."""
     db = any_db
     make_partitioned(db, default=False)
@@ -457,9 +449,7 @@ def busy_reader(db: RetentionDB) -> Iterator[None]:
         yield
 
 
-async def test_partitions_are_swept_beside_a_long_query(
-    db: RetentionDB,
-) -> None:
+async def test_partitions_are_swept_beside_a_long_query(db: RetentionDB) -> None:
     """After a few short waits for the lock, the rows are deleted one by one."""
     db.tune(retry_waits=(timedelta(milliseconds=10),) * 2)
     make_partitioned(db)
@@ -496,8 +486,7 @@ async def test_drop_is_retried_after_a_short_query(db: RetentionDB) -> None:
 
 def make_slow(db: RetentionDB) -> None:
     """Add an old partition whose count takes some seconds, a block at a time."""
-    db.tune(partition_first_blocks=1)
-    db.tune(partition_largest_blocks=1)
+    db.tune(partition_first_blocks=1, partition_largest_blocks=1)
     make_partitioned(db)
     db.fill("inbound_events", 60, 300_000)
 
@@ -511,9 +500,7 @@ def wait_until_counted(db: RetentionDB) -> None:
             time.sleep(0.01)
 
 
-async def test_writer_to_an_old_partition_waits_briefly(
-    db: RetentionDB,
-) -> None:
+async def test_writer_to_an_old_partition_waits_briefly(db: RetentionDB) -> None:
     """The count releases its lock, and the new row is counted with the rest."""
     make_slow(db)
     waited: list[float] = []
@@ -535,9 +522,7 @@ async def test_writer_to_an_old_partition_waits_briefly(
     assert len(dropped(db)[0]) == 3
 
 
-async def test_interrupt_during_a_count_drops_nothing(
-    db: RetentionDB,
-) -> None:
+async def test_interrupt_during_a_count_drops_nothing(db: RetentionDB) -> None:
     """The run is stopped and audited."""
     make_slow(db)
     retention = db.retention(EVENTS)
@@ -637,9 +622,7 @@ async def test_run_does_not_search_held_rows_before_the_count(
     make_partitioned(db)
     old = fill(db)
     retention = db.retention(EVENTS)
-    await retention.operator.hold(
-        "inbound_events", [Condition.parse("id = 50-7")], reason="case", owner="legal"
-    )
+    await hold_rows(retention, "id = 50-7")
     monkeypatch.setattr("watchkeeper.retention.table._partitions._without_held", look)
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", old - 1)
@@ -669,12 +652,9 @@ async def test_drop_may_take_longer_than_the_lock_timeout(db: RetentionDB) -> No
     assert len(dropped(db)[0]) == 3
 
 
-async def test_slow_drop_is_tried_once_and_reported_as_slow(
-    db: RetentionDB,
-) -> None:
+async def test_slow_drop_is_tried_once_and_reported_as_slow(db: RetentionDB) -> None:
     """One of a partition with many tables has more time; a retry would take as long."""
-    db.tune(drop_timeout=timedelta(seconds=0.05))
-    db.tune(drop_timeout_per_table=timedelta(seconds=0.05))
+    db.tune(drop_timeout=timedelta(seconds=0.05), drop_timeout_per_table=timedelta(seconds=0.05))
     make_partitioned(db)
     old = fill(db)
     add_partition(db, "deep", 75, "PARTITION BY HASH (id)")
@@ -757,9 +737,7 @@ async def test_drop_with_an_unacknowledged_commit_is_counted_once(
     )
 
 
-async def test_connection_lost_during_a_count_is_replaced(
-    db: RetentionDB,
-) -> None:
+async def test_connection_lost_during_a_count_is_replaced(db: RetentionDB) -> None:
     """The transaction is rolled back, and the next one drops the partition."""
     make_slow(db)
     killed: list[bool] = []

@@ -45,8 +45,7 @@ async def test_rows_are_archived_and_restored_behind_pgbouncer(
     db: RetentionDB, postgres: PostgresServer
 ) -> None:
     """Cursor, delete and restore need no session state."""
-    db.make_table()
-    db.fill("inbound_events", 40, 5000)
+    db.make_table(old=5000)
     with running_bouncer(postgres) as bouncer:
         database = Database(through(bouncer, db.urls).url, prepared_statements=False)
         async with database:

@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
 import pytest
 
-from support.retention import OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, OnDeleted, RetentionDB
 from watchkeeper.retention import Policy
 from watchkeeper.retention._queries import QUERIES
-from watchkeeper.retention.run._batch import AgeRange, BlockRange
-from watchkeeper.retention.run._tuning import Tuning
 from watchkeeper.retention.table._target import find_target
-
-SPANS = (AgeRange, BlockRange)
-BOTH_WAYS = pytest.mark.parametrize("by_age", [True, False], ids=["by age", "by place"])
 
 
 def on(table: str, schema: str | None = None, *, archive: bool = False) -> Policy:
@@ -44,19 +38,19 @@ def make_family(db: RetentionDB, *, key: str = "", old_kids: int = 0) -> None:
     )
 
 
-@BOTH_WAYS
+@BOTH_SCANS
 @pytest.mark.parametrize("key", ["", "ON DELETE RESTRICT", "DEFERRABLE INITIALLY DEFERRED"])
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
 async def test_referenced_rows_stay_and_the_others_are_deleted(
-    any_db: RetentionDB, key: str, *, by_age: bool, archive: bool
+    any_db: RetentionDB, key: str, *, indexed: bool, archive: bool
 ) -> None:
     """Eleven of 500 are referenced: the plan says so, and the run deletes 489 by either scan."""
-    if by_age:
+    if indexed:
         any_db.force_index_scans()
     make_family(any_db, key=key)
     retention = any_db.retention(on("parents", archive=archive))
     (plan,) = await retention.plan()
-    assert (plan.rows, plan.referenced, plan.strategy) == (489, 11, "age" if by_age else "place")
+    assert (plan.rows, plan.referenced, plan.strategy) == (489, 11, "age" if indexed else "place")
     (result,) = await retention.run_now()
     assert (result.status, result.deleted, result.error) == ("completed", 489, None)
     assert any_db.sql("SELECT array_agg(id ORDER BY id) FROM parents") == [
@@ -68,10 +62,10 @@ async def test_referenced_rows_stay_and_the_others_are_deleted(
     assert any_db.sample("retention_backlog_rows", table="parents") == 0
 
 
-@BOTH_WAYS
-async def test_children_are_pruned_before_their_parents(any_db: RetentionDB, *, by_age: bool) -> None:
+@BOTH_SCANS
+async def test_children_are_pruned_before_their_parents(any_db: RetentionDB, *, indexed: bool) -> None:
     """Whatever the order of the policies, in one run and in one tick."""
-    if by_age:
+    if indexed:
         any_db.force_index_scans()
     make_family(any_db, old_kids=300)
     policies = (on("parents"), on("kids"))
@@ -155,11 +149,11 @@ def make_tree(db: RetentionDB) -> None:
     db.sql("GRANT SELECT, UPDATE, DELETE ON tree TO keeper")
 
 
-@BOTH_WAYS
+@BOTH_SCANS
 @pytest.mark.parametrize("archive", [False, True], ids=["deleted", "archived"])
-async def test_tree_is_deleted_from_its_leaves(any_db: RetentionDB, *, by_age: bool, archive: bool) -> None:
+async def test_tree_is_deleted_from_its_leaves(any_db: RetentionDB, *, indexed: bool, archive: bool) -> None:
     """All of an old tree of thirty levels in one run; ancestors of a young row stay."""
-    if by_age:
+    if indexed:
         any_db.force_index_scans()
     make_tree(any_db)
     any_db.sql(
@@ -180,10 +174,10 @@ async def test_tree_is_deleted_from_its_leaves(any_db: RetentionDB, *, by_age: b
     assert any_db.sql("SELECT array_agg(id ORDER BY id) FROM tree") == [([1001, 1002, 1003],)]
 
 
-@BOTH_WAYS
-async def test_deep_tree_is_deleted_over_several_runs(db: RetentionDB, *, by_age: bool) -> None:
+@BOTH_SCANS
+async def test_deep_tree_is_deleted_over_several_runs(db: RetentionDB, *, indexed: bool) -> None:
     """A run does so many levels and says so; rows in a circle stay."""
-    if by_age:
+    if indexed:
         db.force_index_scans()
     db.tune(most_reference_passes=5)
     make_tree(db)
@@ -206,8 +200,7 @@ async def test_child_inserted_during_a_delete_keeps_its_parent(
     any_db: RetentionDB, key: str, *, archive: bool
 ) -> None:
     """The DELETE has already chosen the row; the retry lets it stay."""
-    any_db.tune(row_lock_timeout=timedelta(seconds=10))
-    any_db.tune(lock_timeout=timedelta(seconds=10))
+    any_db.tune(row_lock_timeout=timedelta(seconds=10), lock_timeout=timedelta(seconds=10))
     make_family(any_db, key=key)
     retention = any_db.retention(on("parents", archive=archive))
     with psycopg.connect(any_db.urls.owner_url) as other:
@@ -282,7 +275,7 @@ async def test_key_created_during_a_run_fails_it(db: RetentionDB) -> None:
     """The run does not know the key; the next one does."""
     db.force_index_scans()
     db.tune(retry_waits=(timedelta(0),) * 2)
-    db.tune(ages=replace(Tuning().ages, first=100))
+    db.limit_batches(rows=100)
     make_family(db)
     db.sql("ALTER TABLE kids DROP CONSTRAINT kids_parent_fkey")
     db.sql("UPDATE parents SET at = at + id * interval '1 us'")

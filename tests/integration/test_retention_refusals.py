@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from support.retention import EVENTS, SESSIONS, OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, EVENTS, SESSIONS, OnDeleted, RetentionDB
 from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention import Limits, Policy
 
@@ -85,9 +85,7 @@ async def test_view_is_refused(db: RetentionDB) -> None:
     await assert_refused(db, on("entries"), "entries is a view: a policy takes a table")
 
 
-async def test_policy_that_bypassed_its_validation_is_refused_by_the_run(
-    db: RetentionDB,
-) -> None:
+async def test_policy_that_bypassed_its_validation_is_refused_by_the_run(db: RetentionDB) -> None:
     """The database would refuse it a third time."""
     policy = on("harmless")
     object.__setattr__(policy, "table", "audit_log")
@@ -203,21 +201,17 @@ async def test_tables_whose_delete_would_mislead_are_refused(
     db: RetentionDB, statements: list[str], sentence: str
 ) -> None:
     """Rows that would be uncounted, hidden or very slow to delete; each sentence says how to fix it."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     for statement in statements:
         db.sql(statement)
     await assert_refused(db, EVENTS, sentence)
     assert db.count("inbound_events") == 3
 
 
-async def test_row_level_security_enabled_during_a_run_fails_it(
-    db: RetentionDB,
-) -> None:
+async def test_row_level_security_enabled_during_a_run_fails_it(db: RetentionDB) -> None:
     """The rest is not silently partial."""
     db.force_index_scans()
-    db.make_table()
-    db.fill("inbound_events", 40, 5000)
+    db.make_table(old=5000)
 
     def hide(_table: str, _rows: int) -> None:
         db.sql("ALTER TABLE inbound_events ENABLE ROW LEVEL SECURITY")
@@ -246,8 +240,7 @@ async def test_refused_policy_is_not_retried_the_same_day(db: RetentionDB) -> No
 
 async def test_rows_without_children_are_deleted_beside_referenced_ones(db: RetentionDB) -> None:
     """A referenced row is deleted once its child is pruned."""
-    db.make_table()
-    db.fill("inbound_events", 40, 3)
+    db.make_table(old=3)
     db.make_table("notes", "created_at")
     db.sql("ALTER TABLE notes ADD event text REFERENCES inbound_events")
     db.sql("CREATE INDEX ON notes (event)")
@@ -260,7 +253,7 @@ async def test_rows_without_children_are_deleted_beside_referenced_ones(db: Rete
     assert (result.status, result.deleted) == ("completed", 1)
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 @pytest.mark.parametrize("passes", [2, 4])
 @pytest.mark.parametrize("kept", ["true", "id < '40-2'"], ids=["all rows", "some rows"])
 async def test_trigger_that_keeps_rows_fails_the_run(
@@ -268,8 +261,7 @@ async def test_trigger_that_keeps_rows_fails_the_run(
 ) -> None:
     """The run says why, and has counted what was deleted."""
     db.tune(pass_waits=(timedelta(0),) * passes)
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 3000)
+    db.make_table(indexed=indexed, old=3000)
     db.sql(
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS"
         " $$BEGIN RETURN CASE WHEN OLD.id < '40-2' OR NOT TG_ARGV[0]::bool THEN NULL ELSE OLD END; END$$"
@@ -295,11 +287,10 @@ async def test_refused_table_does_not_stop_the_others(db: RetentionDB) -> None:
     assert [result.status for result in results] == ["refused", "completed"]
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_deleting_most_of_a_table_needs_an_override(db: RetentionDB, *, indexed: bool) -> None:
     """The run is refused, audited and counted, and the plan says so before; a larger share is enough."""
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 12_000)
+    db.make_table(indexed=indexed, old=12_000)
     db.fill("inbound_events", 3, 8_000)
     retention = await db.overdue(EVENTS, limits=Limits(share=0.5))
     sentence = (
@@ -320,8 +311,7 @@ async def test_deleting_most_of_a_table_needs_an_override(db: RetentionDB, *, in
 
 async def test_small_table_may_be_deleted_entirely(db: RetentionDB) -> None:
     """Ten thousand rows are restored from a backup in a minute."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10_000)
+    db.make_table(old=10_000)
     (result,) = await db.retention(EVENTS, limits=Limits(share=0.1)).run_now()
     assert (result.status, result.deleted) == ("completed", 10_000)
 
@@ -331,8 +321,7 @@ async def test_share_that_takes_too_long_to_count_is_estimated(
 ) -> None:
     """From a sample of the blocks."""
     monkeypatch.setattr("watchkeeper.retention.table._share.COUNT_TIMEOUT_MS", 1)
-    db.make_table(indexed=False)
-    db.fill("inbound_events", 40, 90_000)
+    db.make_table(indexed=False, old=90_000)
     db.fill("inbound_events", 3, 60_000)
     (result,) = await db.retention(EVENTS, limits=Limits(share=0.3)).run_now()
     assert result.status == "refused"

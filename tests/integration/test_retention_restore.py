@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support.archive import ARCHIVED, difference, file_of
-from support.retention import EVENTS, RetentionDB
+from support.retention import EVENTS, OPEN_RUN, RetentionDB
 from support.terminal import Terminal, check_golden, run_command
 from watchkeeper import Secret, Settings, Watchkeeper
 from watchkeeper.exceptions import ConfigurationError
@@ -250,10 +250,7 @@ async def test_added_columns_get_their_defaults(db: RetentionDB, pruned: Retenti
 
 async def test_restore_is_refused_during_a_run(db: RetentionDB, pruned: Retention) -> None:
     """The run would delete the rows again."""
-    db.sql(
-        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
-        " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
-    )
+    db.sql(OPEN_RUN)
     restored = await pruned.operator.restore(1, restored_by="ann")
     assert restored.problems == (
         "inbound_events is being pruned (run 2): restore when that has ended, or it takes what comes back.",
@@ -266,8 +263,7 @@ async def test_restore_is_refused_during_a_run(db: RetentionDB, pruned: Retentio
 async def test_segment_whose_delete_was_rolled_back_is_not_restored(db: RetentionDB) -> None:
     """Its rows are still in the table."""
     db.sql("ALTER TABLE inbound_events DROP CONSTRAINT inbound_events_pkey")
-    db.sql("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$")
-    db.sql("CREATE TRIGGER fail BEFORE DELETE ON inbound_events EXECUTE FUNCTION fail()")
+    db.on_delete("RAISE 'no'")
     retention = db.retention(ARCHIVED)
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("failed", 0)
@@ -348,8 +344,7 @@ async def test_restore_interrupted_by_an_outage_continues_later(
 ) -> None:
     """What was restored is reported, and the same command continues."""
     private_db.tune(segment_bytes=2000)
-    private_db.make_table()
-    private_db.fill("inbound_events", 40, 300)
+    private_db.make_table(old=300)
     retention = private_db.retention(ARCHIVED)
     await retention.run_now()
     back: list[int] = []

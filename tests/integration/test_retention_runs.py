@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from support.retention import EVENTS, SESSIONS, FixedSchedule, OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, EVENTS, SESSIONS, FixedSchedule, OnDeleted, RetentionDB
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Limits, Policy
 from watchkeeper.retention._schedule import Schedule
@@ -260,12 +260,11 @@ async def test_changed_policy_keeps_its_registration_time(db: RetentionDB) -> No
     assert (keep, late) == (timedelta(days=10), True)
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_many_rows_are_deleted_in_many_transactions(db: RetentionDB, *, indexed: bool) -> None:
     """With and without an age index no transaction is large, and they add up."""
     db.force_index_scans()
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, 12_000)
+    db.make_table(indexed=indexed, old=12_000)
     db.fill("inbound_events", 10, 500)
     db.sql("INSERT INTO inbound_events VALUES ('no age', NULL)")
     batches: list[int] = []
@@ -340,7 +339,7 @@ async def test_unusual_tables_are_pruned(db: RetentionDB, definition: str, polic
     assert [entry["deleted"] for entry in db.audit_payloads(policy.name)] == [300]
 
 
-@pytest.mark.parametrize("indexed", [True, False], ids=["by age", "by place"])
+@BOTH_SCANS
 async def test_partitioned_table_is_pruned_in_all_partitions(db: RetentionDB, *, indexed: bool) -> None:
     """Rows of two partitions with the same ctid are each counted."""
     db.force_index_scans()
@@ -372,8 +371,7 @@ async def test_inheriting_tables_are_pruned_with_their_parent(db: RetentionDB) -
 
 async def test_rows_that_move_during_a_block_scan_are_found(db: RetentionDB) -> None:
     """An updated row moves to the end of the table; a further pass finds it."""
-    db.make_table(indexed=False)
-    db.fill("inbound_events", 40, 8000)
+    db.make_table(indexed=False, old=8000)
     moved = 0
 
     def move(_table: str, _rows: int) -> None:
@@ -420,8 +418,7 @@ async def test_plan_shows_what_would_be_deleted_and_changes_nothing(db: Retentio
 
 async def test_plan_estimates_a_slow_count(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the planner's estimate, and says so."""
-    db.make_table()
-    db.fill("inbound_events", 40, 5000)
+    db.make_table(old=5000)
     db.sql("ANALYZE inbound_events")
     monkeypatch.setattr("watchkeeper.retention.plan._plan.COUNT_TIMEOUT_MS", 1)
     db.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 100000) g")
@@ -442,17 +439,13 @@ async def test_interrupted_job_starts_no_further_run(db: RetentionDB) -> None:
     """The current run ends with its transaction; the rest is left to another replica or the next start."""
     db.make_contract_tables()
     retention = await db.overdue()
-    db.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END$$"
-    )
-    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events EXECUTE FUNCTION slow()")
+    db.slow_down(0.3)
     asyncio.get_running_loop().call_later(0.15, retention.interrupt)
     assert [(result.table, result.status) for result in await retention.tick()] == [
         ("inbound_events", "stopped")
     ]
     assert db.job_statuses() == ["scheduled", "started", "scheduled"]
-    db.sql("DROP TRIGGER slow ON inbound_events")
+    db.sql("DROP TRIGGER act ON inbound_events")
     assert [(result.table, result.status) for result in await db.retention().tick()] == [
         ("inbound_events", "completed"),
         ("chat_sessions", "completed"),
@@ -470,8 +463,7 @@ async def test_unregistered_policy_has_no_since_and_no_success(db: RetentionDB) 
 async def test_plan_shows_bytes_and_duration(any_db: RetentionDB) -> None:
     """The rows' part of table and indexes; the default rate, then that of the last runs."""
     db = any_db
-    db.make_table()
-    db.fill("inbound_events", 40, 40_000)
+    db.make_table(old=40_000)
     db.fill("inbound_events", 3, 10_000)
     db.sql("INSERT INTO inbound_events SELECT 'ageless-' || g, NULL FROM generate_series(1, 12) g")
     db.sql("ANALYZE inbound_events")
@@ -507,8 +499,7 @@ async def test_plan_shows_the_scan_and_its_reason(
     db: RetentionDB, rows: int, strategy: str, why: str, *, indexed: bool
 ) -> None:
     """By index if few rows are old and there is one, else by block."""
-    db.make_table(indexed=indexed)
-    db.fill("inbound_events", 40, rows)
+    db.make_table(indexed=indexed, old=rows)
     db.fill("inbound_events", 3, 10_000)
     (plan,) = await db.retention(EVENTS).plan()
     assert plan.strategy == strategy

@@ -50,8 +50,7 @@ async def test_hold_is_seen_at_any_isolation_level(
 ) -> None:
     """A snapshot from before the wait for the run's lock would not have it."""
     await set_for(db, any_postgres, "keeper", default_transaction_isolation="repeatable read")
-    db.make_table()
-    db.fill("inbound_events", 40, 5)
+    db.make_table(old=5)
     locked: list[int] = []
     plain = Ledger.lock
 

@@ -69,8 +69,7 @@ async def db(server: PostgresServer, tmp_path: Path) -> AsyncIterator[RetentionD
     """The database on that server, with 3000 old rows."""
     urls = server.create_database("wk_template")
     async with open_db(urls, tmp_path) as opened:
-        opened.make_table()
-        opened.fill("inbound_events", 40, 3000)
+        opened.make_table(old=3000)
         yield opened
     server.drop_database(urls.name)
 
@@ -261,8 +260,7 @@ async def test_run_does_not_wait_for_harmless_transactions(db: RetentionDB, serv
 
 async def test_pressure_is_measured_on_each_supported_server(any_db: RetentionDB) -> None:
     """The queries work on the oldest one too."""
-    any_db.make_table()
-    any_db.fill("inbound_events", 40, 3000)
+    any_db.make_table(old=3000)
     with psycopg.connect(any_db.urls.owner_url) as other:
         other.execute("SELECT pg_current_xact_id()")
         await asyncio.sleep(0.3)
@@ -319,11 +317,7 @@ async def test_run_does_not_wait_for_its_own_dead_rows_at_once(
     )
     db.sql("ALTER TABLE inbound_events SET (autovacuum_vacuum_scale_factor = 0.01)")
     db.fill("inbound_events", 41, 8000)
-    db.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END$$"
-    )
-    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()")
+    db.slow_down(0.2)
     db.sql("ANALYZE inbound_events")
     bounded = limits(vacuum_wait=timedelta(seconds=0.3))
     (result,) = await db.retention(EVENTS, limits=bounded).run_now()

@@ -52,9 +52,8 @@ async def test_scheduler_registers_the_policies_and_runs_what_is_due(db: Retenti
 
 async def test_open_run_is_handed_over_when_the_scheduler_ends(db: RetentionDB) -> None:
     """It ends its transaction, is closed and audited, and the next start continues it at once."""
-    db.make_table()
-    db.fill("inbound_events", 40, 4000)
-    slow_down(db)
+    db.make_table(old=4000)
+    db.slow_down(0.2)
     retention = await db.overdue(EVENTS)
     async with scheduled(retention):
         await until(lambda: db.count("inbound_events") < 4000)
@@ -65,22 +64,21 @@ async def test_open_run_is_handed_over_when_the_scheduler_ends(db: RetentionDB) 
         (4000 - left, "stopped")
     ]
     assert db.job_statuses() == ["scheduled", "started", "scheduled"]
-    db.sql("DROP TRIGGER slow ON inbound_events")
+    db.sql("DROP TRIGGER act ON inbound_events")
     assert [result.deleted for result in await db.retention(EVENTS).tick()] == [left]
     assert db.runs()[1:] == [(2, "completed", left)]
 
 
 async def test_stops_do_not_use_up_attempts(db: RetentionDB) -> None:
     """Five restarts during a run, and it still continues."""
-    db.make_table()
-    db.fill("inbound_events", 40, 12_000)
-    slow_down(db)
+    db.make_table(old=12_000)
+    db.slow_down(0.2)
     await db.overdue(EVENTS)
     for _ in range(5):
         before = db.count("inbound_events")
         async with scheduled(db.retention(EVENTS)):
             await until(lambda before=before: db.count("inbound_events") < before)  # type: ignore[misc]
-    db.sql("DROP TRIGGER slow ON inbound_events")
+    db.sql("DROP TRIGGER act ON inbound_events")
     await db.retention(EVENTS).tick()
     assert db.count("inbound_events") == 0
     assert [state for _, state, _ in db.runs()] == ["stopped"] * 5 + ["completed"]
@@ -89,9 +87,8 @@ async def test_stops_do_not_use_up_attempts(db: RetentionDB) -> None:
 
 async def test_run_that_does_not_stop_in_time_is_left_to_its_lease(db: RetentionDB) -> None:
     """The scheduler ends within its grace period; another process closes the run later."""
-    db.make_table()
-    db.fill("inbound_events", 40, 10)
-    slow_down(db, 100)
+    db.make_table(old=10)
+    db.slow_down(100)
     retention = await db.overdue(EVENTS)
     began = asyncio.get_running_loop().time()
     async with scheduled(retention, grace=timedelta(milliseconds=100)):
@@ -140,12 +137,3 @@ async def test_scheduler_survives_an_unexpected_error(db: RetentionDB) -> None:
         await until(db.audit_payloads)
     assert db.job_statuses() == ["scheduled", "failed", "started", "completed"]
     assert db.lines("job")[1]["error"]["stack"]
-
-
-def slow_down(db: RetentionDB, seconds: float = 0.2) -> None:
-    """Make each DELETE take a while."""
-    db.sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END$$"
-    )
-    db.sql("CREATE TRIGGER slow BEFORE DELETE ON inbound_events FOR EACH STATEMENT EXECUTE FUNCTION slow()")

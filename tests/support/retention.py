@@ -17,7 +17,7 @@ from support.metrics import ScrapedRegistry
 from support.postgres import OWNER, SERVICE
 from watchkeeper.database import Database
 from watchkeeper.logs._logging import Logging
-from watchkeeper.retention import FolderArchive, Limits, Policy, Retention
+from watchkeeper.retention import Condition, FolderArchive, Hold, Limits, Policy, Retention
 from watchkeeper.retention._metrics import RetentionMetrics
 from watchkeeper.retention._model import Observers
 from watchkeeper.retention.ledger._ledger import LEASE
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 EVENTS: Final = Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=30))
 SESSIONS: Final = Policy(table="chat_sessions", age_column="updated_at", keep=timedelta(days=90))
 UNTHROTTLED: Final = Limits(share=1.0, budget=1.0)
+BOTH_SCANS: Final = pytest.mark.parametrize("indexed", [True, False], ids=["index scan", "block scan"])
+OPEN_RUN: Final = (
+    "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)"
+    " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now())"
+)
 
 
 class FixedSchedule:
@@ -59,7 +64,7 @@ class OnDeleted(Observers):
         self._call = call
 
     def deleted(self, table: str, rows: int) -> None:
-        """Call it."""
+        """Call the function."""
         self._call(table, rows)
 
 
@@ -108,17 +113,18 @@ class RetentionDB:
         return retention
 
     def tune(self, **changes: Any) -> None:
-        """Have the replicas that are made from now on work with other sizes and waits."""
+        """Change the sizes and waits of replicas made from now on."""
         self._tuning = replace(self._tuning, **changes)
 
     def force_index_scans(self) -> None:
-        """Have the replicas that are made from now on find old rows by the index, however many there are."""
+        """Let replicas made from now on find old rows by the index, however many there are."""
         self.tune(index_scan_share=1.0)
 
     def limit_batches(self, *, rows: int | None = None, blocks: int | None = None) -> None:
-        """Limit the batches of the replicas that are made from now on."""
+        """Limit the batches of replicas made from now on."""
         if rows is not None:
-            self.tune(ages=replace(self._tuning.ages, largest=rows))
+            ages = self._tuning.ages
+            self.tune(ages=replace(ages, first=min(ages.first, rows), largest=rows))
         if blocks is not None:
             self.tune(blocks=replace(self._tuning.blocks, largest=blocks))
 
@@ -135,13 +141,15 @@ class RetentionDB:
         return cursor.fetchall() if cursor.description else []
 
     def make_table(
-        self, table: str = "inbound_events", age: str = "received_at", *, indexed: bool = True
+        self, table: str = "inbound_events", age: str = "received_at", *, indexed: bool = True, old: int = 0
     ) -> None:
-        """Make a table like those of the backend, with the privileges that retention needs."""
+        """Make a table like those of the backend, with so many rows of 40 days."""
         self.sql(f"CREATE TABLE {table} (id text PRIMARY KEY, {age} timestamptz)")
         if indexed:
             self.sql(f"CREATE INDEX ON {table} ({age})")
         self.sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO keeper")
+        if old:
+            self.fill(table, 40, old, age)
 
     def fill(self, table: str, days: float, rows: int, age: str = "received_at") -> None:
         """Insert rows that are this many days old, a microsecond apart."""
@@ -153,6 +161,16 @@ class RetentionDB:
             days * 86400,
             rows,
         )
+
+    def on_delete(self, action: str, when: str = "BEFORE DELETE ON inbound_events") -> None:
+        """Have a trigger run PL/pgSQL statements."""
+        body = f"$$BEGIN {action}; END$$"
+        self.sql(f"CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS {body}")
+        self.sql(f"CREATE TRIGGER act {when} EXECUTE FUNCTION act()")
+
+    def slow_down(self, seconds: float) -> None:
+        """Make each DELETE on inbound_events take this long."""
+        self.on_delete(f"PERFORM pg_sleep({seconds}); RETURN NULL")
 
     def make_contract_tables(self) -> None:
         """Make the contract's two tables: with three and two old rows, and one young row each."""
@@ -256,6 +274,12 @@ async def private_db(postgres_private: PostgresServer, tmp_path: Path) -> AsyncI
         )
     async with open_db(postgres_private.create_database("wk_template"), tmp_path) as opened:
         yield opened
+
+
+async def hold_rows(retention: Retention, condition: str) -> Hold:
+    """Hold the rows of inbound_events that meet a condition."""
+    conditions = [Condition.parse(condition)]
+    return await retention.operator.hold("inbound_events", conditions, reason="case", owner="legal")
 
 
 def close_run_as_peer(db: RetentionDB) -> None:
