@@ -175,7 +175,7 @@ async def test_archived_rows_equal_deleted_rows_after_random_kills(
     retention = await db.overdue(ARCHIVED)
     await hold_some(db, retention)
     interrupted, chance = 0, random.Random(21)
-    for kill in range(KILLS):
+    for kill in range(KILLS // 2):
         db.fill("inbound_events", 40 + kill, 20_000)
         db.sql("INSERT INTO before SELECT * FROM inbound_events ON CONFLICT DO NOTHING")
         db.schedule.time += timedelta(milliseconds=1)
@@ -185,7 +185,7 @@ async def test_archived_rows_equal_deleted_rows_after_random_kills(
             await retention.tick()
     db.schedule.time += timedelta(milliseconds=1)
     await retention.tick()
-    assert interrupted > KILLS / 3  # otherwise they were killed before or after, and this shows nothing
+    assert interrupted > KILLS / 6  # otherwise they were killed before or after, and this shows nothing
     ids = [row["id"] for row in archived(db)]
     assert len(ids) == len(set(ids)) == sum(entry["deleted"] for entry in db.audit_payloads())
     assert len(ids) == sum(entry["archived"]["rows"] for entry in db.audit_payloads() if "archived" in entry)

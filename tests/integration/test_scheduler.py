@@ -92,8 +92,10 @@ async def test_run_that_does_not_stop_in_time_is_left_to_its_lease(db: Retention
     retention = await db.overdue(EVENTS)
     began = asyncio.get_running_loop().time()
     async with scheduled(retention, grace=timedelta(milliseconds=100)):
-        await until(db.runs)
-        await asyncio.sleep(0.2)
+        sleeping = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        )
+        await until(lambda: db.sql(sleeping))
     assert asyncio.get_running_loop().time() - began < 60
     assert db.runs() == [(1, "running", 0)]
     db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")
