@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from watchkeeper.keeper import Watchkeeper
+    from watchkeeper.logs import RequestContext
 
 MAX_HEAD: Final = 64 * 1024
 """Largest head of a request (request line and headers), in bytes."""
@@ -163,11 +164,11 @@ class Protocol(HttpToolsProtocol):
         head = b"".join(b"%s: %s\r\n" % header for header in headers)
         # The middleware records a request that is being answered: its body is incomplete.
         if not self._is_answering():
-            self._record(status, ids.request_id, ids.trace_id, ids.span_id, len(body))
+            self._record(status, ids, len(body))
         self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, reason, head, body))
         self.transport.close()
 
-    def _record(self, status: int, request_id: str, trace_id: str, span_id: str, size: int) -> None:
+    def _record(self, status: int, ids: RequestContext, size: int) -> None:
         keeper = self.config.keeper
         if keeper.settings.metrics:
             keeper.http_metrics.record("_OTHER", "unmatched", status, 0.0)
@@ -178,11 +179,11 @@ class Protocol(HttpToolsProtocol):
                     url="",
                     status=status,
                     duration=0.0,
-                    request_id=request_id,
+                    request_id=ids.request_id,
                     route="unmatched",
                     outcome="unreadable",
-                    trace_id=trace_id,
-                    span_id=span_id,
+                    trace_id=ids.trace_id,
+                    span_id=ids.span_id,
                     bytes_sent=size,
                 )
             )
