@@ -92,10 +92,8 @@ async def test_run_that_does_not_stop_in_time_is_left_to_its_lease(db: Retention
     retention = await db.overdue(EVENTS)
     began = asyncio.get_running_loop().time()
     async with scheduled(retention, grace=timedelta(milliseconds=100)):
-        sleeping = (
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        )
-        await until(lambda: db.sql(sleeping))
+        deleting = "relation = 'inbound_events'::regclass AND mode = 'RowExclusiveLock'"
+        await until(lambda: db.count(f"pg_locks WHERE {deleting}"))
     assert asyncio.get_running_loop().time() - began < 60
     assert db.runs() == [(1, "running", 0)]
     db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")
