@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""The README's examples work as shown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def _uvicorn(folder: Path, **environ: str) -> Iterator[str]:
-    """Run the README's `shop:app` with the server that most people have."""
+    """Run the README's `shop:app` with uvicorn."""
     port = _free_port()
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(
@@ -69,7 +69,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "out").read_text().splitlines()]
 
 
-def test_one_line_watches_a_fastapi_app(tmp_path: Path) -> None:
+def test_one_line_monitors_a_fastapi_app(tmp_path: Path) -> None:
     """The README's first example runs under plain uvicorn, with health, metrics and lines."""
     first, _ = _blocks("python")
     (tmp_path / "shop.py").write_text(
@@ -81,7 +81,7 @@ def test_one_line_watches_a_fastapi_app(tmp_path: Path) -> None:
         assert answer.headers["X-Request-ID"] == "mine"
         assert 'route="/things/{id}"' in httpx.get(f"{url}/metrics").text
     lines = _lines(tmp_path)
-    # The server's first and last words are lines too, although it ends by the signal that it got.
+    # The server's first and last messages are lines too, although a signal ends it.
     assert lines[0]["msg"].startswith("Started server process")
     assert lines[-1]["msg"].startswith("Finished server process")
     line = next(line for line in lines if line.get("type") == "request")
@@ -89,8 +89,8 @@ def test_one_line_watches_a_fastapi_app(tmp_path: Path) -> None:
     assert (line["service"], line["requestId"], line["statusCode"]) == ("shop", "mine", 200)
 
 
-def test_a_policy_keeps_house_under_any_server(tmp_path: Path, database_urls: DatabaseUrls) -> None:
-    """The README's second example starts with its database and says when it prunes next."""
+def test_policy_is_scheduled_under_any_server(tmp_path: Path, database_urls: DatabaseUrls) -> None:
+    """The README's second example starts with its database and logs the next run."""
     first, second = _blocks("python")
     (tmp_path / "shop.py").write_text(first + second)
     with psycopg.connect(database_urls.owner_url, autocommit=True) as conn:
@@ -105,8 +105,8 @@ def test_a_policy_keeps_house_under_any_server(tmp_path: Path, database_urls: Da
         assert 'retention_policy_since_timestamp_seconds{table="events"}' in httpx.get(f"{url}/metrics").text
 
 
-def test_what_curl_shows_is_true(program: Program) -> None:
-    """Each address of the README answers with the body that stands below it."""
+def test_curl_output_is_true(program: Program) -> None:
+    """Each URL of the README answers with the body that is shown below it."""
     shown = re.findall(r"^\$ curl -s '?127\.0\.0\.1:3001(\S+?)'?(?: .*)?\n(.+)$", README, re.MULTILINE)
     assert [path for path, _ in shown] == [
         "/health",
@@ -121,8 +121,8 @@ def test_what_curl_shows_is_true(program: Program) -> None:
     assert list(json.loads(example)) == list(program.line_of(request_id))
 
 
-def test_the_commands_exist() -> None:
-    """Each command that the README names is one of dev.py or of the keeper."""
+def test_commands_exist() -> None:
+    """dev.py has each command that the README names."""
     script = (Path(__file__).parents[2] / "dev.py").read_text()
     named = set(re.findall(r"^\$ python3 dev\.py (\w+)", README, re.MULTILINE))
     assert named == {"serve", "test", "traffic", "keep"}
