@@ -7,7 +7,7 @@ import pytest
 
 from realestate.monitoring import CHANNELS
 from realestate.pairing_codes import ALPHABET, pseudonym
-from support.backend import AUTHORIZED, TOKEN, environment, in_process
+from support.backend import AUTHORIZED, TOKEN, environment, in_process, refusal
 from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
@@ -180,9 +180,7 @@ async def test_concurrent_requests_leave_one_valid_code(backend: InProcess) -> N
 async def test_approval_is_rolled_back_if_its_audit_entry_fails(backend: InProcess) -> None:
     """There is no approval without an entry."""
     code = await request_code(backend)
-    await backend.rows(
-        "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (action <> 'pairing.approved') NOT VALID"
-    )
+    await backend.refuse_audit("action <> 'pairing.approved'")
     assert await confirm(backend, code) == (500, "internal_error")
     [stored] = await backend.rows("SELECT approved_at FROM pairing")
     assert stored["approved_at"] is None
@@ -200,7 +198,7 @@ async def test_refusal_does_not_roll_back_the_attempt(backend: InProcess) -> Non
 async def test_unknown_channel_is_404_without_a_series(backend: InProcess, step: str) -> None:
     """A channel that does not exist makes no series."""
     answer = await backend.pair("fax", step, peer_id="42", **({"code": "x"} if step == "confirm" else {}))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_channel")
+    assert refusal(answer) == (404, "unknown_channel")
     assert (await backend.scrape()).get("pairing_failures_total", channel="fax") is None
 
 

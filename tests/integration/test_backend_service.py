@@ -18,7 +18,7 @@ from realestate.__main__ import USAGE, main
 from realestate.made_secrets import FILE_NAME, read_secrets
 from realestate.monitoring import keeper
 from realestate.settings import SERVICE
-from support.backend import AUTHORIZED, environment, in_process, rows, running_program, sign
+from support.backend import AUTHORIZED, environment, in_process, refusal, rows, running_program, sign
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,7 +205,7 @@ async def test_unavailable_database_is_503_everywhere(backend: InProcess) -> Non
     ]
     assert time.monotonic() - began < 30
     for answer in answers:
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+        assert refusal(answer) == (503, "database_unavailable")
         assert int(answer.headers["Retry-After"]) > 0
     samples = await backend.scrape()
     assert samples.get("webhook_failures_total", source="moltbot") == 1

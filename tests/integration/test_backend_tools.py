@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from realestate.monitoring import TOOL_BUCKETS_MS, TOOL_STATUSES, TOOLS
-from support.backend import AUTHORIZED, TOKEN, environment, in_process
+from support.backend import AUTHORIZED, TOKEN, environment, in_process, refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,7 +160,7 @@ async def test_decision_that_is_not_allowed_is_rejected(
     """It changes nothing, counts as rejected, and has an audit entry with the reason."""
     listing = await create(backend)
     answer = await backend.call("admin.decision", {"listing_id": listing, **arguments})
-    assert (answer.status_code, answer.json()["error"]["code"]) == expected
+    assert refusal(answer) == expected
     assert await calls(backend, "admin.decision") == {"ok": 0, "rejected": 1, "error": 0}
     [entry] = await backend.entries("tool.admin.decision")
     assert entry["payload"] == {"status": "rejected", "code": expected[1]}
@@ -241,7 +241,7 @@ async def test_invalid_agent_id_is_rejected(backend: InProcess) -> None:
     """The audit log does not take every header for a name."""
     for agent in ("", "two words", "x" * 129, "-dash", "line\tbreak"):
         answer = await backend.call("listing.search", **{"X-Agent-Id": agent})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_agent_id"), agent
+        assert refusal(answer) == (400, "invalid_agent_id"), agent
     entries = await backend.entries("tool.listing.search")
     assert [entry["actor_id"] for entry in entries] == ["unknown"] * 5
 
@@ -252,7 +252,7 @@ async def test_caller_without_the_token_is_401_and_no_tool_call(backend: InProce
     for given in [{}, *({"Authorization": one} for one in credentials)]:
         headers = httpx.Headers(given, encoding="latin-1")
         answer = await backend.client.post("/api/tools/listing.search", json={}, headers=headers)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized"), headers
+        assert refusal(answer) == (401, "unauthorized"), headers
         assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
     assert await calls(backend, "listing.search") == dict.fromkeys(TOOL_STATUSES, 0)
     assert await backend.rows("SELECT id FROM audit_log") == []
@@ -262,7 +262,7 @@ async def test_unknown_tool_is_404_without_a_series(backend: InProcess) -> None:
     """A tool that does not exist makes no series and no entry."""
     before = (await backend.scrape()).series("tool_calls_total", "tool_call_duration_ms_count")
     answer = await backend.call("listing.destroy")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_tool")
+    assert refusal(answer) == (404, "unknown_tool")
     after = (await backend.scrape()).series("tool_calls_total", "tool_call_duration_ms_count")
     assert after == before
     assert await backend.rows("SELECT id FROM audit_log") == []
@@ -271,11 +271,9 @@ async def test_unknown_tool_is_404_without_a_series(backend: InProcess) -> None:
 async def test_decision_is_rolled_back_if_its_audit_entry_fails(backend: InProcess) -> None:
     """They are one transaction; the call counts as an error."""
     listing = await create(backend)
-    await backend.rows(
-        "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (payload ->> 'decision' IS NULL) NOT VALID"
-    )
+    await backend.refuse_audit("payload ->> 'decision' IS NULL")
     answer = await backend.call("admin.decision", {"listing_id": listing, "decision": "approve"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert refusal(answer) == (500, "internal_error")
     [stored] = await backend.rows("SELECT status FROM listings")
     assert stored["status"] == "submitted"
     assert await calls(backend, "admin.decision") == {"ok": 0, "rejected": 0, "error": 1}
@@ -288,5 +286,5 @@ async def test_tools_refuse_without_a_configured_token(database_urls: DatabaseUr
     async with in_process(environment(database_urls, tmp_path, SERVICE_TOKEN=""), database_urls) as backend:
         for headers in ({}, AUTHORIZED, {"Authorization": "Bearer "}):
             answer = await backend.client.post("/api/tools/listing.search", json={}, headers=headers)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_configured")
+            assert refusal(answer) == (503, "not_configured")
         assert await calls(backend, "listing.search") == dict.fromkeys(TOOL_STATUSES, 0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.backend import SECRET, environment, in_process, sign, unique
+from support.backend import SECRET, environment, in_process, refusal, sign, unique
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,7 @@ async def test_forged_and_stale_deliveries_are_401_and_count(
 ) -> None:
     """They are refused, counted and not stored."""
     answer = await backend.deliver({"id": "evt-1"}, **signing)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (401, code)
+    assert refusal(answer) == (401, code)
     assert await backend.rows("SELECT id FROM inbound_events") == []
     assert await failures(backend) == 1
 
@@ -171,14 +171,14 @@ async def test_number_that_jsonb_refuses_is_400(backend: InProcess) -> None:
 async def test_unknown_source_is_404_without_a_series(backend: InProcess) -> None:
     """A source that is not configured is refused, even with a valid signature."""
     answer = await backend.deliver({"id": "evt-1"}, source="stranger")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_source")
+    assert refusal(answer) == (404, "unknown_source")
     assert await failures(backend, "stranger") is None
 
 
 async def test_body_over_the_limit_is_413_and_counts(backend: InProcess) -> None:
     """Also if it is signed."""
     answer = await backend.deliver(b'{"id":"1","fill":"' + b"x" * 1024 * 1024 + b'"}')
-    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    assert refusal(answer) == (413, "body_too_large")
     assert await failures(backend) == 1
     samples = await backend.scrape()
     route = "/api/webhooks/{source}"
@@ -191,7 +191,7 @@ async def test_other_sources_event_of_the_same_id_is_409(database_urls: Database
     async with in_process(environ, database_urls) as backend:
         assert (await backend.deliver({"id": "evt-1"})).status_code == 200
         answer = await backend.deliver({"id": "evt-1"}, source="other", secret="second")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "event_id_taken")
+        assert refusal(answer) == (409, "event_id_taken")
         assert await failures(backend, "other") == 1
         assert await failures(backend, "moltbot") == 0
 
@@ -207,11 +207,9 @@ async def test_both_secrets_of_a_rotation_are_valid(database_urls: DatabaseUrls,
 
 async def test_event_is_rolled_back_if_its_audit_entry_fails(backend: InProcess) -> None:
     """Without the entry there is no event and no session."""
-    await backend.rows(
-        "ALTER TABLE audit_log ADD CONSTRAINT broken CHECK (action <> 'webhook.received') NOT VALID"
-    )
+    await backend.refuse_audit("action <> 'webhook.received'")
     answer = await backend.deliver({"id": "evt-1", "channel": "telegram", "peer_id": "42"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert refusal(answer) == (500, "internal_error")
     assert "broken" not in answer.text
     assert await backend.rows("SELECT id FROM inbound_events") == []
     assert await backend.rows("SELECT id FROM chat_sessions") == []

@@ -66,6 +66,11 @@ def sign(body: bytes, *, secret: str = SECRET, timestamp: float | str | None = N
     }
 
 
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """Return the status and the error code of a response."""
+    return answer.status_code, answer.json()["error"]["code"]
+
+
 class Samples:
     """The metrics of one scrape, in the text format."""
 
@@ -133,6 +138,10 @@ class InProcess:
     async def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         """Query the database as its superuser."""
         return await asyncio.to_thread(rows, self.urls, query, *values)
+
+    async def refuse_audit(self, check: str) -> None:
+        """Make the database refuse audit entries that fail `check`."""
+        await self.rows(f"ALTER TABLE audit_log ADD CONSTRAINT broken CHECK ({check}) NOT VALID")
 
     async def entries(self, action: str) -> list[dict[str, Any]]:
         """Return the audit entries of an action, the oldest first."""
