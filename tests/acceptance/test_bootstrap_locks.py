@@ -1,4 +1,4 @@
-"""The lock files: complete, hashed, in the ranges of the packages, and free of any address."""
+"""The lock files: complete, hashed, within the packages' ranges, and without URLs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-test.lock")
-ALL_LOCKS = (*LOCKS, "requirements-bench.lock")  # the last one's packages are not installed where tests run
+ALL_LOCKS = (*LOCKS, "requirements-bench.lock")  # the bench's packages are not in the test environment
 PROJECTS = ("pyproject.toml", "apps/backend/pyproject.toml", "apps/traffic/pyproject.toml")
 OURS = {"watchkeeper", "realestate-backend"}
 
@@ -36,7 +36,7 @@ class Pin:
 
 
 def read_lock(name: str) -> list[Pin]:
-    """Read a lock file by what pip accepts in it: pins, markers and hashes, nothing else."""
+    """Read a lock file that contains only pins, markers and hashes."""
     pins = []
     for entry in (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         pinned, *hashes = re.split(r"\s+--hash=", entry.strip())
@@ -55,12 +55,12 @@ def read_lock(name: str) -> list[Pin]:
 
 
 def installed_here(pins: list[Pin]) -> dict[str, Version]:
-    """The pins that hold for this Python on this machine."""
+    """Return the pins that apply to this Python on this machine."""
     return {pin.name: pin.version for pin in pins if pin.marker is None or pin.marker.evaluate()}
 
 
 def declared(project: str) -> list[Requirement]:
-    """What a project's metadata asks for, with all of its extras."""
+    """Return the requirements of a project, with all its extras."""
     table = tomllib.loads((ROOT / project).read_text(encoding="utf-8"))["project"]
     extras = table.get("optional-dependencies", {}).values()
     found = [
@@ -70,14 +70,14 @@ def declared(project: str) -> list[Requirement]:
 
 
 def asked_for(name: str) -> set[str]:
-    """The packages that a .in file names."""
+    """Return the packages that a .in file names."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     return {canonicalize_name(Requirement(line).name) for line in lines if line and line[0] not in "#-"}
 
 
 @pytest.mark.parametrize("lock", ALL_LOCKS)
 def test_every_pin_has_its_hashes(lock: str) -> None:
-    """Without one pip refuses the whole lock, and only SHA-256 counts."""
+    """Without one, pip refuses the whole lock file; only SHA-256 counts."""
     assert [pin.name for pin in read_lock(lock) if not pin.hashes] == []
     hashes = [digest for pin in read_lock(lock) for digest in pin.hashes]
     assert [digest for digest in hashes if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)] == []
@@ -87,7 +87,7 @@ def test_every_pin_has_its_hashes(lock: str) -> None:
     "lock", [*ALL_LOCKS, "requirements.in", "requirements-test.in", "requirements-bench.in"]
 )
 def test_no_file_names_an_address(lock: str) -> None:
-    """Where packages come from is for the user's pip to say."""
+    """The user's pip configuration decides where packages come from."""
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert re.findall(r"://|--(?:extra-)?index|--find-links|--trusted", text) == []
 
@@ -95,7 +95,7 @@ def test_no_file_names_an_address(lock: str) -> None:
 @pytest.mark.parametrize("lock", ALL_LOCKS)
 @pytest.mark.parametrize("project", PROJECTS)
 def test_the_pins_are_in_the_ranges_of_the_packages(lock: str, project: str) -> None:
-    """What the tests run with is what the metadata allows, for every extra."""
+    """The pins are within the ranges of the metadata, for every extra."""
     pins = {pin.name: pin.version for pin in read_lock(lock)}
     wanted = declared(project)
     assert wanted != []
@@ -105,19 +105,19 @@ def test_the_pins_are_in_the_ranges_of_the_packages(lock: str, project: str) -> 
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_requirements_in_names_what_the_packages_need(project: str) -> None:
-    """The lock is compiled from it: what is missing there is locked by accident or not at all."""
+    """The lock file is compiled from it, so a missing name is not pinned reliably."""
     assert {canonicalize_name(one.name) for one in declared(project)} - asked_for("requirements.in") == set()
 
 
 def test_requirements_in_names_nothing_else() -> None:
-    """A package that nobody needs any more goes from the lock too; flit_core makes ours installable."""
+    """A package that is no longer needed is not pinned; flit_core builds ours."""
     needed = {canonicalize_name(one.name) for project in PROJECTS for one in declared(project)}
     assert asked_for("requirements.in") - needed == {"flit-core"}
 
 
 @pytest.mark.parametrize("purpose", ["test", "bench"])
 def test_the_other_locks_hold_the_same_pins_and_more(purpose: str) -> None:
-    """Tests and bench run with the very versions that serve runs with."""
+    """Tests and bench use the same versions as serve."""
     served = set(installed_here(read_lock("requirements.lock")).items())
     other = set(installed_here(read_lock(f"requirements-{purpose}.lock")).items())
     assert served - other == set()
@@ -125,7 +125,7 @@ def test_the_other_locks_hold_the_same_pins_and_more(purpose: str) -> None:
 
 
 def test_the_bench_measures_with_the_versions_that_the_tests_run_with() -> None:
-    """A framework that both use is one and the same."""
+    """A framework that both use has one version."""
     tested, measured = (
         installed_here(read_lock(f"requirements-{purpose}.lock")) for purpose in ("test", "bench")
     )
@@ -133,7 +133,7 @@ def test_the_bench_measures_with_the_versions_that_the_tests_run_with() -> None:
 
 
 def test_the_bench_pins_its_peers_for_node_without_an_address() -> None:
-    """Their hashes are in the lock; where they come from is for the user's npm to say."""
+    """Their hashes are in the lock file; the user's npm configuration decides where they come from."""
     lock = json.loads((ROOT / "bench/node/package-lock.json").read_text(encoding="utf-8"))
     package = json.loads((ROOT / "bench/node/package.json").read_text(encoding="utf-8"))
     packages = {name: entry for name, entry in lock["packages"].items() if name}
@@ -146,7 +146,7 @@ def test_the_bench_pins_its_peers_for_node_without_an_address() -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_is_closed(lock: str) -> None:
-    """Whatever a pinned package needs on this machine is pinned too, in a version that it takes."""
+    """Each dependency of a pinned package is pinned too, in a matching version."""
     pins = installed_here(read_lock(lock))
     missing, looked_at = [], 0
     for name in pins:

@@ -1,4 +1,4 @@
-"""What `pip install .` and `pip install ./apps/backend` would install: both wheels are built and opened."""
+"""The contents of the wheels of the library and the apps."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def built(request: pytest.FixtureRequest) -> Built:
 
 
 def test_a_wheel_holds_its_package_and_nothing_else(built: Built) -> None:
-    """Every file of the package is in it, with the SQL and the typing marker; no tests, no other folder."""
+    """It contains every file of the package, SQL and typing marker included, and nothing else."""
     packed = {name for name in built.files if ".dist-info/" not in name}
     source = built.source.parent
     here = {str(path.relative_to(source)) for path in built.source.rglob("*") if path.is_file()}
@@ -77,13 +77,13 @@ def test_a_wheel_holds_its_package_and_nothing_else(built: Built) -> None:
 
 
 def test_a_wheel_carries_the_licence(built: Built) -> None:
-    """Apache-2.0 by its identifier and with its text, the same for both distributions."""
+    """Apache-2.0, by its identifier and with its text."""
     assert built.metadata["License-Expression"] == "Apache-2.0"
     assert built.about("licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_a_wheel_says_which_python_it_needs(built: Built) -> None:
-    """What dev.py asks for is what pip asks for."""
+    """dev.py and the metadata require the same Python version."""
     assert built.metadata["Requires-Python"] == ">=3.11"
 
 
@@ -94,19 +94,19 @@ def test_the_library_installs_its_command(library: Built) -> None:
 
 
 def test_the_backend_installs_its_commands_and_the_library(backend: Built) -> None:
-    """It is a distribution of its own, which needs the library's."""
+    """It is a separate distribution, which needs the library."""
     assert backend.metadata["Name"] == "realestate-backend"
     assert "realestate-backend=realestate.__main__:main" in backend.about("entry_points.txt")
     assert "watchkeeper[all]" in backend.metadata.get_all("Requires-Dist", [])
 
 
 def test_the_traffic_client_is_apart_from_the_backend(traffic: Built) -> None:
-    """It needs the backend; the backend does not carry it."""
+    """It needs the backend, and the backend does not contain it."""
     assert "realestate-traffic=realestate_traffic.__main__:main" in traffic.about("entry_points.txt")
     assert "realestate-backend" in traffic.metadata.get_all("Requires-Dist", [])
 
 
 def test_the_core_needs_no_more_than_three_packages(library: Built) -> None:
-    """What a service does not use it does not install: the rest are extras."""
+    """A service does not install what it does not use: the rest are extras."""
     needed = [line for line in library.metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert [line.split(">=")[0] for line in needed] == ["msgspec", "prometheus-client", "structlog"]

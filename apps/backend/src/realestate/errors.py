@@ -86,7 +86,7 @@ class ClientLeftError(ApiError):
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """Return what the caller is told about `error`; an unexpected error becomes a bare 500."""
+    """Return the response for `error`; an unexpected error becomes a bare 500."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, DatabaseUnavailableError):
