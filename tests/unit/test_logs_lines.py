@@ -567,3 +567,12 @@ def test_two_loggings_may_share_a_sink(shop: Logging, lines: LineFile) -> None:
         ("shop", "/api/listings/7"),
         ("other", "/***"),
     ]
+
+
+def test_caches_of_request_lines_are_bounded(shop: Logging, lines: LineFile) -> None:
+    """Paths that contain ids do not stay in memory."""
+    for number in range(1500):
+        shop.log_request(request_line(url=f"/api/listings/{number}", route=f"/{number}"))
+    assert len(lines.read()) == 1500
+    assert len(shop._request_lines._clean_urls) <= 1024
+    assert len(shop._request_lines._clean_routes) <= 1024
