@@ -304,9 +304,9 @@ async def test_locked_rows_are_archived_in_a_later_pass(db: RetentionDB, *, inde
         (result,) = await db.retention(ARCHIVED).run_now()
         assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 420, 180)
         other.rollback()
-    told = re.match(r"Up to (\d+) eligible rows of inbound_events are locked", str(result.error))
-    assert told is not None
-    assert 180 <= int(told[1]) <= 200  # those between two sweeps are counted twice
+    message = re.match(r"Up to (\d+) eligible rows of inbound_events are locked", str(result.error))
+    assert message is not None
+    assert 180 <= int(message[1]) <= 200  # those between two sweeps are counted twice
     (result,) = await db.retention(ARCHIVED).run_now()
     assert (result.error, result.deleted, db.count("inbound_events")) == (None, 180, 0)
     assert len({row["id"] for row in archived(db)}) == len(archived(db)) == 600
@@ -372,8 +372,8 @@ async def test_archiving_refuses_a_deferrable_key(db: RetentionDB) -> None:
     retention = db.retention(ARCHIVED)
     (planned,) = await retention.plan()
     (result,) = await retention.run_now()
-    for told in (planned.problem, result.error):
-        assert "could not be put back beside the deferrable key once" in str(told)
+    for message in (planned.problem, result.error):
+        assert "could not be put back beside the deferrable key once" in str(message)
     assert (result.status, db.count("inbound_events")) == ("refused", 5)
 
 
@@ -386,8 +386,8 @@ async def test_archiving_refuses_a_table_with_children_by_inheritance(db: Retent
     (plan,) = await retention.plan()
     (result,) = await retention.run_now()
     assert (result.status, db.count("inbound_events")) == ("refused", 5)
-    for told in (plan.problem, str(result.error)):
-        assert "those of heir, which inherits from it, could not be put back" in (told or "")
+    for message in (plan.problem, str(result.error)):
+        assert "those of heir, which inherits from it, could not be put back" in (message or "")
 
 
 async def test_archive_file_is_a_gzip_file_of_bounded_size(

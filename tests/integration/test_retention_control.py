@@ -261,7 +261,7 @@ async def test_cancelled_run_is_not_retried(full_db: RetentionDB) -> None:
 
 
 async def test_manual_run_can_be_cancelled(full_db: RetentionDB) -> None:
-    """Whoever started it."""
+    """As a scheduled one can."""
     retention = full_db.retention(EVENTS)
 
     async def cancel() -> None:

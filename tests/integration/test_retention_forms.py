@@ -60,7 +60,7 @@ NOTE = (
 )
 TELL = (
     "CREATE FUNCTION tell() RETURNS trigger SECURITY DEFINER LANGUAGE plpgsql AS"
-    " $$BEGIN INSERT INTO told VALUES (TG_WHEN, OLD.at); RETURN OLD; END$$"
+    " $$BEGIN INSERT INTO notes_taken VALUES (TG_WHEN, OLD.at); RETURN OLD; END$$"
 )
 BY_AGE = (
     "CREATE TABLE old PARTITION OF t FOR VALUES FROM (MINVALUE) TO ('2020-01-01')",
@@ -151,14 +151,14 @@ FORMS = {
     "triggers": Form(
         make=(
             "CREATE TABLE t (id int, at timestamptz)",
-            "CREATE TABLE told (moment text, at timestamptz)",
+            "CREATE TABLE notes_taken (moment text, at timestamptz)",
             TELL,
             "CREATE TRIGGER a BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION tell()",
             "CREATE TRIGGER b AFTER DELETE ON t FOR EACH ROW EXECUTE FUNCTION tell()",
         ),
         columns="id",
         values="g",
-        then=("told WHERE (moment = 'BEFORE') <> (moment = 'AFTER')", 2 * OLD),
+        then=("notes_taken WHERE (moment = 'BEFORE') <> (moment = 'AFTER')", 2 * OLD),
     ),
     "partitions by age": Form(
         make=("CREATE TABLE t (at timestamptz) PARTITION BY RANGE (at)", *BY_AGE), ageless=False

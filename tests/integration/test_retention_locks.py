@@ -49,9 +49,9 @@ async def test_rows_that_stay_locked_fail_the_run(db: RetentionDB, *, indexed: b
         ((locked,),) = db.sql("SELECT count(*) FROM inbound_events WHERE id LIKE '40-12%'")
         (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("failed", 3000 - locked)
-    told = re.match(r"Up to (\d+) eligible rows of inbound_events are locked by other", str(result.error))
-    assert told is not None
-    assert locked <= int(told[1]) <= locked + 4
+    message = re.match(r"Up to (\d+) eligible rows of inbound_events are locked by other", str(result.error))
+    assert message is not None
+    assert locked <= int(message[1]) <= locked + 4
     assert db.count("inbound_events") == locked
 
 

@@ -173,21 +173,21 @@ async def test_bounds_are_read_in_any_time_zone(db: RetentionDB) -> None:
     ("statements", "sentence"),
     [
         pytest.param(
-            ["CREATE TRIGGER told AFTER DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION tell()"],
-            "p65, public.p55, public.p45, because the trigger told would not fire for its rows",
+            ["CREATE TRIGGER notify AFTER DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION notify()"],
+            "p65, public.p55, public.p45, because the trigger notify would not fire for its rows",
             id="row trigger",
         ),
         pytest.param(
-            ["CREATE TRIGGER told BEFORE DELETE ON inbound_events EXECUTE FUNCTION tell()"],
-            "the trigger told would not fire",
+            ["CREATE TRIGGER notify BEFORE DELETE ON inbound_events EXECUTE FUNCTION notify()"],
+            "the trigger notify would not fire",
             id="statement trigger",
         ),
         pytest.param(
             [
-                f"CREATE TRIGGER told BEFORE DELETE ON {part} FOR EACH ROW EXECUTE FUNCTION tell()"
+                f"CREATE TRIGGER notify BEFORE DELETE ON {part} FOR EACH ROW EXECUTE FUNCTION notify()"
                 for part in ("p65", "p55", "p45")
             ],
-            "the trigger told would not fire",
+            "the trigger notify would not fire",
             id="a partition's own trigger",
         ),
         pytest.param(
@@ -228,7 +228,7 @@ async def test_partition_whose_drop_would_differ_from_a_delete_is_swept(
     make_partitioned(db, default=False)
     db.fill("inbound_events", 60, 100)
     db.fill("inbound_events", 34, 20)
-    db.sql("CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN OLD; END$$")
+    db.sql("CREATE FUNCTION notify() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN OLD; END$$")
     for statement in statements:
         db.sql(statement)
     plan, result = await run(db)
@@ -245,9 +245,9 @@ async def test_unrelated_triggers_and_publications_do_not_matter(db: RetentionDB
     """A disabled trigger, one on INSERT, and a publication of inserts only."""
     make_partitioned(db)
     fill(db)
-    db.sql("CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$")
-    db.sql("CREATE TRIGGER one BEFORE INSERT ON inbound_events FOR EACH ROW EXECUTE FUNCTION tell()")
-    db.sql("CREATE TRIGGER two BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION tell()")
+    db.sql("CREATE FUNCTION notify() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$")
+    db.sql("CREATE TRIGGER one BEFORE INSERT ON inbound_events FOR EACH ROW EXECUTE FUNCTION notify()")
+    db.sql("CREATE TRIGGER two BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION notify()")
     db.sql("ALTER TABLE inbound_events DISABLE TRIGGER two")
     db.sql("CREATE PUBLICATION feed FOR TABLE inbound_events WITH (publish = 'insert')")
     plan, _ = await run(db)

@@ -115,8 +115,8 @@ async def test_history_shows_what_was_archived_and_restored(db: RetentionDB, pru
     """In a sentence, and as JSON."""
     (run,) = await pruned.history()
     assert (run.archived, run.restored, run.attempt) == (100, 0, 1)
-    told = run_command(db, "retention", "history")
-    assert "completed, 100 rows deleted (100 archived) in" in told.out
+    output = run_command(db, "retention", "history")
+    assert "completed, 100 rows deleted (100 archived) in" in output.out
     await pruned.operator.restore(1, restored_by="ann")
     assert "(100 archived, restored)" in run_command(db, "retention", "history").out
     (document,) = json.loads(run_command(db, "retention", "history", "--json").out)
@@ -331,10 +331,10 @@ async def test_restore_command_asks_on_a_terminal(db: RetentionDB, answer: str) 
     terminal.wait_for("Put 100 rows of run 1 back into inbound_events? [y/N]")
     assert db.count("inbound_events") == 3
     terminal.type(f"{answer}\n")
-    told = terminal.end()
-    assert told.code == 0
-    assert ("100/100" in told.out) == ("100 rows of run 1 are back" in told.out) == (answer == "y")
-    assert ("Nothing was put back." in told.out) == (answer == "n")
+    output = terminal.end()
+    assert output.code == 0
+    assert ("100/100" in output.out) == ("100 rows of run 1 are back" in output.out) == (answer == "y")
+    assert ("Nothing was put back." in output.out) == (answer == "n")
     assert db.count("inbound_events") == (103 if answer == "y" else 3)
 
 

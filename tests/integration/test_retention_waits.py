@@ -181,12 +181,12 @@ async def test_run_does_not_wait_for_a_small_lag(db: RetentionDB, replica: Postg
 async def test_run_waits_for_an_unread_slot(db: RetentionDB, server: PostgresServer) -> None:
     """It keeps WAL on the disk, so an unthrottled run waits too, until it is dropped."""
     with superuser(server) as conn:
-        conn.execute("SELECT pg_create_physical_replication_slot('nobody', true)")
+        conn.execute("SELECT pg_create_physical_replication_slot('unused', true)")
         write_wal(server, 3)
         retention = db.retention(EVENTS, limits=limits(budget=1.0, lag_bytes=MIB // 8))
         async with waiting_run(db, retention, "replication lag"):
-            assert "the replication slot nobody keeps " in db.lines("retention")[0]["msg"]
-            conn.execute("SELECT pg_drop_replication_slot('nobody')")
+            assert "the replication slot unused keeps " in db.lines("retention")[0]["msg"]
+            conn.execute("SELECT pg_drop_replication_slot('unused')")
 
 
 async def test_run_waits_for_a_failing_archiver(db: RetentionDB, server: PostgresServer) -> None:

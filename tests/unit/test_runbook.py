@@ -67,16 +67,16 @@ def test_each_alert_has_its_section(name: str) -> None:
 
 def test_table_of_alerts_matches_the_rules() -> None:
     """Names, severities and order are those of alerts.yml."""
-    told = {}
+    documented = {}
     for row in table(section("Alerts")):
         found = re.fullmatch(r"\[(\w+)\]\(#(\w+)\)", row[0])
         assert found
         assert found[2] == anchor(found[1])
-        told[found[1]] = set(row[1].split(", "))
+        documented[found[1]] = set(row[1].split(", "))
     written: dict[str, set[str]] = {}
     for rule in ALERTS:
         written.setdefault(rule["alert"], set()).add(rule["labels"]["severity"])
-    assert told == written
+    assert documented == written
 
 
 def test_links_within_the_page_exist() -> None:
@@ -136,21 +136,21 @@ def library_settings() -> list[Field[Any]]:
 
 def test_table_has_exactly_the_settings() -> None:
     """Those of the library and of the backend."""
-    told = [names(row[0])[0] for row in table(section("Settings"))]
+    documented = [names(row[0])[0] for row in table(section("Settings"))]
     library = {field.metadata["variable"] for field in library_settings()}
-    assert sorted(told) == sorted(library | backend_variables())
+    assert sorted(documented) == sorted(library | backend_variables())
 
 
 def test_defaults_match_the_code() -> None:
     """As the service uses them."""
-    told = {names(row[0])[0]: names(row[1]) for row in table(section("Settings"))}
+    documented = {names(row[0])[0]: names(row[1]) for row in table(section("Settings"))}
     for field in library_settings():
         variable = field.metadata["variable"]
         if variable in {"WATCHKEEPER_STATE_DIR", "DATABASE_OWNER_URL"}:
             continue  # they depend on other variables, and the table says on which
         default = DEFAULT_PORT if variable == "PORT" else field.default
         assert default is not MISSING
-        assert told[variable] == shown(default), variable
+        assert documented[variable] == shown(default), variable
 
 
 def shown(default: object) -> list[str]:
@@ -175,9 +175,9 @@ def test_every_variable_on_the_page_is_a_setting() -> None:
 
 def test_retention_table_matches_the_policies() -> None:
     """Page, declared policies and the missing-run rule name the same tables."""
-    told = [(names(row[0])[0], names(row[1])[0], row[2]) for row in table(section("Retention"))]
+    documented = [(names(row[0])[0], names(row[1])[0], row[2]) for row in table(section("Retention"))]
     declared = [(one.table, one.age_column, f"{one.keep.days} days") for one in POLICIES]
-    assert told == declared
+    assert documented == declared
     [rule] = [rule for rule in ALERTS if rule["labels"].get("scope") == "unreported"]
     assert re.findall(r'table="(\w+)"', rule["expr"]) == [one.table for one in POLICIES]
 
@@ -185,26 +185,26 @@ def test_retention_table_matches_the_policies() -> None:
 def test_example_log_entry_is_what_the_service_writes(tmp_path: Path) -> None:
     """Byte by byte, except for its time."""
     [line] = re.findall(r"```json\n(\{.*?\})\n```", section("Example log entry"), re.DOTALL)
-    told = json.loads(line)
+    documented = json.loads(line)
     with (tmp_path / "lines").open("wb") as file:
-        logging = Logging(service=told["service"], env=told["env"], sink=Sink(file.fileno()))
+        logging = Logging(service=documented["service"], env=documented["env"], sink=Sink(file.fileno()))
         logging.log_request(
             RequestLine(
-                method=told["method"],
-                url=told["url"],
-                status=told["statusCode"],
-                duration=told["duration"],
-                request_id=told["requestId"],
-                route=told["route"],
-                outcome=told["outcome"],
-                trace_id=told["trace_id"],
-                span_id=told["span_id"],
-                bytes_sent=told["bytes"],
+                method=documented["method"],
+                url=documented["url"],
+                status=documented["statusCode"],
+                duration=documented["duration"],
+                request_id=documented["requestId"],
+                route=documented["route"],
+                outcome=documented["outcome"],
+                trace_id=documented["trace_id"],
+                span_id=documented["span_id"],
+                bytes_sent=documented["bytes"],
             )
         )
         logging.flush()
     written = (tmp_path / "lines").read_text(encoding="utf-8").rstrip("\n")
-    assert re.sub(r'"time":"[^"]+"', f'"time":"{told["time"]}"', written) == line
+    assert re.sub(r'"time":"[^"]+"', f'"time":"{documented["time"]}"', written) == line
 
 
 def test_shipping_configurations_are_complete() -> None:
