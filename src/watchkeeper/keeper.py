@@ -201,7 +201,7 @@ class Watchkeeper:
         """Open the database and start the background work.
 
         Raises:
-            WatchkeeperError: The service cannot run, or was told to stop; the message says why.
+            WatchkeeperError: The service cannot run, or had to stop; the message says why.
         """
         self.logging.install()
         self.logging.sink.immediate = False

@@ -1,4 +1,4 @@
-"""The backend as a whole: its start, secrets, OpenAPI description and commands."""
+"""The whole backend: its start, secrets, OpenAPI description and commands."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ async def test_without_sources_every_delivery_is_unknown(database_urls: Database
 
 
 async def test_reading_works_without_a_configured_token(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    """A request with a credential is told that the service has no token."""
+    """A request with a credential gets the answer that the service has no token."""
     environ = environment(database_urls, tmp_path, SERVICE_TOKEN="")
     async with in_process(environ, database_urls) as backend:
         assert (await backend.client.get("/api/listings/search")).status_code == 200

@@ -114,7 +114,7 @@ async def test_a_backup_can_be_restored_over_a_database_that_is_newer_than_the_c
 
 
 async def test_a_restore_that_fails_changes_nothing(db: RetentionDB, programs: dict[str, str]) -> None:
-    """A file that is no backup, or not all of one, is told in a sentence."""
+    """A file that is no backup, or not all of one, is refused with a message."""
     file = db.folder / "backup"
     assert run_command(db, "db", "dump", str(file), environ=programs).code == 0
     whole = file.read_bytes()
@@ -180,7 +180,7 @@ async def test_status_and_migrate(
 
 
 async def test_a_dump_overwrites_nothing(db: RetentionDB, tmp_path: Path) -> None:
-    """An old backup is worth something; a folder that is not there is told."""
+    """An existing backup is kept, and a missing folder is reported."""
     path = fake_program(tmp_path / "bin", "pg_dump", "echo 'pg_dump (PostgreSQL) 99.1'")
     (tmp_path / "old").write_text("precious")
     for file, sentence in (
@@ -241,7 +241,7 @@ async def test_programs_that_are_older_than_the_server_are_refused(
 
 
 async def test_programs_that_are_missing_are_asked_for(db: RetentionDB, tmp_path: Path) -> None:
-    """The sentence says what to install, and a backup that is not there is told before."""
+    """The message says what to install; a missing backup is reported first."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "backup").write_text("x")
     path = {"PATH": str(tmp_path / "empty")}

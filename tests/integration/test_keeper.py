@@ -1,4 +1,4 @@
-"""The keeper as a whole, in this process, on a real database."""
+"""The whole keeper, in this process, on a real database."""
 
 from __future__ import annotations
 

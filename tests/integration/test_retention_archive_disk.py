@@ -76,7 +76,7 @@ def check_nothing_is_lost(db: RetentionDB, result: RunResult) -> None:
 
 @only_root
 async def test_full_disk_fails_the_run_until_there_is_room(db: RetentionDB, small_disk: Path) -> None:
-    """The run fails with a sentence, is retried by the schedule, and completes once there is room."""
+    """The run fails with a message, is retried by the schedule, and completes once there is room."""
     archive = FolderArchive(small_disk / "archive")
     retention = await db.overdue(ARCHIVED, archive=archive)
     (result,) = await retention.tick()

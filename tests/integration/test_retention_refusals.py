@@ -1,4 +1,4 @@
-"""What retention refuses to delete from, with a sentence, a count and an audit entry."""
+"""Tables that retention refuses to delete from, with a message, a count and an audit entry."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ async def test_next_scheduled_time_is_run(db: RetentionDB) -> None:
 
 
 async def test_failing_table_does_not_stop_the_others(db: RetentionDB) -> None:
-    """A missing table and a missing column fail with a sentence each."""
+    """A missing table and a missing column fail with a message each."""
     db.make_table("chat_sessions", "updated_at")
     db.make_table("other", "at")
     db.fill("chat_sessions", 91, 2, "updated_at")

@@ -321,7 +321,7 @@ def test_a_signal_during_the_start_ends_it(
 
 
 def test_a_database_without_its_extra_ends_the_service(start: Callable[..., Program], tmp_path: Path) -> None:
-    """A service with a database and without psycopg ends with a sentence that names the extra."""
+    """A service with a database and without psycopg exits with a message that names the extra."""
     (tmp_path / "psycopg.py").write_text("raise ImportError('gone', name='psycopg')")
     program = start(DATABASE_URL="postgresql://nobody@127.0.0.1:9/none", PYTHONPATH=str(tmp_path))
     assert program.finish() == 1

@@ -51,7 +51,7 @@ def test_one_wrong_field_is_one_problem(changes: dict[str, Any], field: str) -> 
 
 
 def test_all_problems_are_found_at_once() -> None:
-    """An agent is told everything that is wrong, not only the first problem."""
+    """The answer lists every problem, not only the first."""
     given = {"type": "land", "bathrooms": 1, "price_amount": -1, "colour": "red", "lng": 30.0}
     fields = [problem.field for problem in find_problems(given)]
     assert sorted(fields) == ["bathrooms", "colour", "lat", "price_amount", "title"]

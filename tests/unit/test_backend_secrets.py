@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_first_start_generates_the_missing_secrets(tmp_path: Path) -> None:
-    """They are written to a file of mode 0600 in the state folder, and the operator is told where."""
+    """They are written to a file of mode 0600 in the state folder, and the operator sees where."""
     folder = tmp_path / "state" / "realestate-backend"
     environ, notice = complete_secrets({"PATH": "x"}, folder)
     path = folder / FILE_NAME

@@ -20,7 +20,7 @@ PROJECT = '[build-system]\nrequires = []\n[project]\nname = "small"\n[tool.ruff]
 
 
 def load(path: Path) -> ModuleType:
-    """Import dev.py from where it lies."""
+    """Import dev.py from its path."""
     spec = importlib.util.spec_from_file_location("dev_under_test", path)
     assert spec is not None
     assert spec.loader is not None

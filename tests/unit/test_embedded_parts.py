@@ -142,7 +142,7 @@ def test_embedded_data_of_another_version_is_explained() -> None:
     ],
 )
 def test_embedded_folder_errors_name_the_folder(number: int, sentence: str) -> None:
-    """Each error of the file system becomes a sentence with the folder."""
+    """Each file system error becomes a message with the folder."""
     assert re.search(sentence, str(folder_error(PATHS.state, OSError(number, os.strerror(number), "/srv"))))
 
 

@@ -71,7 +71,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 
 @pytest.mark.parametrize("odd", ["\0", "\ud800"])
 def test_text_that_postgresql_cannot_store_is_refused(odd: str) -> None:
-    """With a sentence of our own."""
+    """With our own message."""
     for column, value in ((f"a{odd}", "1"), ("a", f"1{odd}")):
         with pytest.raises(ConfigurationError, match="no text in PostgreSQL"):
             Condition(column=column, operator="=", values=(value,))

@@ -354,7 +354,7 @@ async def test_a_mounted_app_with_its_own_root_path_shows_no_raw_value(tmp_path:
 
 
 async def test_an_endpoint_of_several_routes_is_matched_again(tmp_path: Path) -> None:
-    """The path tells them apart."""
+    """The path distinguishes them."""
     routes = [Route("/one/{a}", _page), Route("/two/{b}", _page), Route("/only/{c}", _missing)]
     watched = watch(Starlette(routes=routes), tmp_path)
     for path in ("/one/1", "/two/2", "/only/3"):

@@ -34,7 +34,7 @@ CONTRACT = {
 
 
 def title(rule: dict[str, Any]) -> str:
-    """Return the name of a rule, with what tells it from others of that name."""
+    """Return the name of a rule, with the label that distinguishes it from others of that name."""
     labels = rule.get("labels", {})
     return " ".join(filter(None, (rule["alert"], labels.get("scope"), labels.get("window"))))
 

@@ -227,7 +227,7 @@ class Database:
         return any(newest.get(source.name, 0) < source.count() for source in sources or self._sources)
 
     async def inspect(self) -> list[str]:
-        """Check the privileges of the service's role; return and keep in `warnings` a sentence a problem."""
+        """Check the privileges of the service's role; return the problems and store them in `warnings`."""
         async with self._connect_directly(self._conninfo, self._answer_timeout) as conn:
             self.warnings = await find_role_problems(conn)
         return self.warnings

@@ -121,7 +121,7 @@ class Protocol(HttpToolsProtocol):
 
     def _take_host_from_target(self) -> None:
         # RFC 9112, 3.2.2: the authority of an absolute target replaces Host. Otherwise code that trusts Host,
-        # as /metrics does, could be told that a remote address is this machine.
+        # as /metrics does, could mistake a remote address for this machine.
         target = httptools.parse_url(self.url)
         host = target.host or b""
         authority = b"[%s]" % host if b":" in host else host

@@ -68,7 +68,7 @@ def _print_error(settings: Settings, what: object) -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Bind and listen first, so that a port in use is reported by a sentence instead of a traceback."""
+    """Bind and listen first, so that a port in use is reported by a message instead of a traceback."""
     try:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
             0
