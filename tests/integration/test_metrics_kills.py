@@ -303,7 +303,7 @@ def test_an_instance_name_joins_unrelated_processes(tmp_path: Path) -> None:
     """Processes with the same WATCHKEEPER_METRICS_INSTANCE are summed, also one after another."""
     program = (
         "import asyncio, sys\n"
-        "from support.asgi import ask\n"
+        "from support.asgi import fetch\n"
         "from support.workers import samples_of\n"
         "from watchkeeper import Watchkeeper\n"
         "async def main():\n"

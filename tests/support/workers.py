@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client import parser as text_parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -211,11 +212,12 @@ class Client:
             thread.join()
 
 
-def samples_of(text: str) -> Samples:
-    """Return the samples of an exposition as prometheus_client reads them."""
+def samples_of(text: str, *, openmetrics: bool = False) -> Samples:
+    """Return the samples of an exposition as prometheus_client's parser of its format reads them."""
+    parser: Any = openmetrics_parser if openmetrics else text_parser  # one of the two has no types
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in parser.text_string_to_metric_families(text)
         for sample in family.samples
     }
 

@@ -63,16 +63,6 @@ def lines_of(exposition: Exposition, name: str) -> list[str]:
     return [line for line in exposition.body.decode().splitlines() if re.match(rf"{name}[{{ ]", line)]
 
 
-def openmetrics_samples(exposition: Exposition) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return the samples that the strict parser of OpenMetrics reads."""
-    families = parse_openmetrics(exposition.body.decode())  # type: ignore[no-untyped-call] # it has no types
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in families
-        for sample in family.samples
-    }
-
-
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
@@ -168,8 +158,8 @@ def test_hostile_labels_of_two_workers_are_read_back_as_their_sum(
             level.labels(kind=kind).set(size)
             sums.setdefault(kind, []).append(amount)
         for one in workers:
-            text = samples_of(one.scrape().body.decode())
-            strict = openmetrics_samples(one.scrape(openmetrics=True))
+            text = samples_of(one.text())
+            strict = samples_of(one.text(openmetrics=True), openmetrics=True)
             assert text == strict
             for kind, amounts in sums.items():
                 labels = frozenset({("kind", kind)})
@@ -205,10 +195,10 @@ def test_openmetrics_shows_creation_times_if_wanted(tmp_path: Path) -> None:
         registry.counter("jobs_total", "Jobs.", ("kind",)).labels(kind="a").inc()
         registry.histogram("took_seconds", "Time.", buckets=(1,)).observe(1)
     assert b"_created" not in one.scrape().body
-    samples = openmetrics_samples(one.scrape(openmetrics=True))
+    samples = samples_of(one.text(openmetrics=True), openmetrics=True)
     for key in (("jobs_created", frozenset({("kind", "a")})), ("took_seconds_created", frozenset())):
         assert before <= samples[key] <= time.time()
-        assert samples[key] == openmetrics_samples(two.scrape(openmetrics=True))[key]
+        assert samples[key] == samples_of(two.text(openmetrics=True), openmetrics=True)[key]
     assert b"_created" not in worker(tmp_path).scrape(openmetrics=True).body
 
 
@@ -247,7 +237,7 @@ def test_an_exemplar_has_128_characters_at_most(tmp_path: Path) -> None:
     jobs = registry.counter("jobs_total", "Jobs.")
     took = registry.histogram("took_seconds", "Time.", buckets=(1, 2))
     jobs.inc(exemplar={"a": "x" * 127})
-    openmetrics_samples(registry.scrape(openmetrics=True))
+    samples_of(registry.text(openmetrics=True), openmetrics=True)
     for labels in ({"a": "x" * 128}, {"a": "x" * 64, "b": "y" * 63}):
         with pytest.raises(MetricError, match="at most 128 characters in all"):
             jobs.inc(exemplar=labels)

@@ -86,10 +86,6 @@ def _flipped(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-def _is_sane(value: float) -> bool:
-    return math.isfinite(value) and value >= 0.0
-
-
 @settings(max_examples=250)
 @given(
     kind=st.sampled_from(["keys", "values"]),
