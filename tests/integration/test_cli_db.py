@@ -35,12 +35,12 @@ def any_db(any_db: RetentionDB) -> RetentionDB:
 
 @pytest.fixture
 def programs(postgres: PostgresServer) -> dict[str, str]:
-    """The PATH on which the newest server's programs are, as an operator would have them."""
+    """A PATH with the newest server's programs."""
     return {"PATH": f"{postgres._bin}:{os.environ['PATH']}"}
 
 
 def fake_program(folder: Path, name: str, script: str) -> dict[str, str]:
-    """Put a program on the PATH, before all others."""
+    """Create a program, and return a PATH that finds it first."""
     folder.mkdir(exist_ok=True)
     program = folder / name
     program.write_text(f"#!/bin/sh\n{script}\n")
@@ -49,12 +49,12 @@ def fake_program(folder: Path, name: str, script: str) -> dict[str, str]:
 
 
 def backups(folder: Path) -> list[str]:
-    """List what a dump has left in a folder."""
+    """Return the names of the backups in a folder."""
     return [file.name for file in folder.glob("backup*")]
 
 
-async def test_a_backup_brings_everything_back(any_db: RetentionDB, programs: dict[str, str]) -> None:
-    """What was deleted and added since is undone; rights, triggers and the audit log are as they were."""
+async def test_restore_replaces_the_whole_database(any_db: RetentionDB, programs: dict[str, str]) -> None:
+    """Deleted rows are back, later objects are gone, and privileges, triggers and audit log are as before."""
     db, file = any_db, any_db.folder / "backup"
     await db.retention().run_now(["chat_sessions"])
     dumped = run_command(db, "db", "dump", str(file), environ=programs)
@@ -98,10 +98,10 @@ async def test_a_backup_brings_everything_back(any_db: RetentionDB, programs: di
     assert [result.deleted for result in await db.retention().run_now(["inbound_events"])] == [3]
 
 
-async def test_a_backup_can_be_restored_over_a_database_that_is_newer_than_the_code(
+async def test_restore_replaces_a_database_that_is_newer_than_the_code(
     db: RetentionDB, programs: dict[str, str]
 ) -> None:
-    """That is what the error of such a database asks for."""
+    """The error about such a database recommends it."""
     file = db.folder / "backup"
     assert run_command(db, "db", "dump", str(file), environ=programs).code == 0
     db.sql("INSERT INTO watchkeeper_migrations VALUES ('watchkeeper', 999, '0999_later.sql', 'x')")
@@ -113,8 +113,8 @@ async def test_a_backup_can_be_restored_over_a_database_that_is_newer_than_the_c
     assert run_command(db, "retention", "status").code == 0
 
 
-async def test_a_restore_that_fails_changes_nothing(db: RetentionDB, programs: dict[str, str]) -> None:
-    """A file that is no backup, or not all of one, is refused with a message."""
+async def test_restore_that_fails_changes_nothing(db: RetentionDB, programs: dict[str, str]) -> None:
+    """A file that is not a backup, or a truncated one, is one line of error."""
     file = db.folder / "backup"
     assert run_command(db, "db", "dump", str(file), environ=programs).code == 0
     whole = file.read_bytes()
@@ -127,10 +127,10 @@ async def test_a_restore_that_fails_changes_nothing(db: RetentionDB, programs: d
         assert (db.count("inbound_events"), len(db.audit_payloads())) == (4, 0)
 
 
-async def test_a_restore_beside_a_service_that_holds_a_lock_changes_nothing(
+async def test_restore_fails_while_the_service_holds_a_lock(
     db: RetentionDB, programs: dict[str, str]
 ) -> None:
-    """It gives up after five seconds, and says what held it up."""
+    """It gives up after five seconds, and reports the lock."""
     file = db.folder / "backup"
     assert run_command(db, "db", "dump", str(file), environ=programs).code == 0
     async with db.database.transaction() as conn:
@@ -142,8 +142,8 @@ async def test_a_restore_beside_a_service_that_holds_a_lock_changes_nothing(
     assert db.count("inbound_events") == 4
 
 
-async def test_a_restore_on_a_terminal_asks_first(db: RetentionDB, programs: dict[str, str]) -> None:
-    """No is no."""
+async def test_restore_on_a_terminal_asks_first(db: RetentionDB, programs: dict[str, str]) -> None:
+    """The answer no changes nothing."""
     path = programs
     file = db.folder / "backup"
     assert run_command(db, "db", "dump", str(file), environ=path).code == 0
@@ -159,7 +159,7 @@ async def test_a_restore_on_a_terminal_asks_first(db: RetentionDB, programs: dic
 async def test_status_and_migrate(
     db: RetentionDB, postgres: PostgresServer, programs: dict[str, str]
 ) -> None:
-    """Which database it is, and what it lacks; migrating says what it applied, once; so does a restore."""
+    """Status shows the database and pending migrations; migrate and restore print those that they applied."""
     await db.database.close()
     db.close()
     urls = postgres.create_database()
@@ -179,8 +179,8 @@ async def test_status_and_migrate(
     postgres.drop_database(urls.name)
 
 
-async def test_a_dump_overwrites_nothing(db: RetentionDB, tmp_path: Path) -> None:
-    """An existing backup is kept, and a missing folder is reported."""
+async def test_dump_does_not_overwrite_a_file(db: RetentionDB, tmp_path: Path) -> None:
+    """An existing file or a missing folder is one line of error."""
     path = fake_program(tmp_path / "bin", "pg_dump", "echo 'pg_dump (PostgreSQL) 99.1'")
     (tmp_path / "old").write_text("precious")
     for file, sentence in (
@@ -193,8 +193,8 @@ async def test_a_dump_overwrites_nothing(db: RetentionDB, tmp_path: Path) -> Non
     assert (tmp_path / "old").read_text() == "precious"
 
 
-async def test_a_dump_that_fails_leaves_no_file(db: RetentionDB, tmp_path: Path) -> None:
-    """The last words of the program are in the message."""
+async def test_dump_that_fails_leaves_no_file(db: RetentionDB, tmp_path: Path) -> None:
+    """The message ends with what the program wrote to stderr."""
     script = (
         '[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 99.1" && exit; echo "no space left" >&2; exit 3'
     )
@@ -205,17 +205,17 @@ async def test_a_dump_that_fails_leaves_no_file(db: RetentionDB, tmp_path: Path)
     assert backups(tmp_path) == []
 
 
-async def test_a_dump_that_is_stopped_leaves_no_file(db: RetentionDB, tmp_path: Path) -> None:
+async def test_interrupted_dump_leaves_no_file(db: RetentionDB, tmp_path: Path) -> None:
     """Ctrl-C ends the program too."""
     script = '[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 99.1" && exit; exec sleep 60'
     path = fake_program(tmp_path / "bin", "pg_dump", script)
     terminal = Terminal(db, "db", "dump", str(tmp_path / "backup"), environ=path)
     async with asyncio.timeout(30):
-        while not backups(tmp_path):  # noqa: ASYNC110 - another process makes it
+        while not backups(tmp_path):  # noqa: ASYNC110 - another process creates it
             await asyncio.sleep(0.05)
     terminal.type("\x03")
     answer = terminal.end()
-    assert (answer.code, answer.out.endswith("watchkeeper: stopped\n")) == (130, True)
+    assert (answer.code, answer.out.endswith("watchkeeper: interrupted\n")) == (130, True)
     assert backups(tmp_path) == []
 
 
@@ -224,15 +224,15 @@ async def test_a_dump_that_is_stopped_leaves_no_file(db: RetentionDB, tmp_path: 
     [
         (
             "pg_dump (PostgreSQL) 9.6.24",
-            "is of version 9 and the server of version 18: install PostgreSQL's client",
+            "has version 9, and the server has version 18: install PostgreSQL's client",
         ),
-        ("pg_dump of another maker", "is of an unknown version and the server of version 18"),
+        ("pg_dump of another vendor", "has an unknown version, and the server has version 18"),
     ],
 )
-async def test_programs_that_are_older_than_the_server_are_refused(
+async def test_programs_older_than_the_server_are_refused(
     db: RetentionDB, tmp_path: Path, version: str, sentence: str
 ) -> None:
-    """The sentence says what to install."""
+    """The message says what to install."""
     path = fake_program(tmp_path / "bin", "pg_dump", f"echo '{version}'")
     answer = run_command(db, "db", "dump", str(tmp_path / "backup"), environ=path)
     assert answer.code == 1
@@ -240,7 +240,7 @@ async def test_programs_that_are_older_than_the_server_are_refused(
     assert "postgresql-client-18" in answer.err
 
 
-async def test_programs_that_are_missing_are_asked_for(db: RetentionDB, tmp_path: Path) -> None:
+async def test_missing_program_is_reported(db: RetentionDB, tmp_path: Path) -> None:
     """The message says what to install; a missing backup is reported first."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "backup").write_text("x")
@@ -251,11 +251,11 @@ async def test_programs_that_are_missing_are_asked_for(db: RetentionDB, tmp_path
     answer = run_command(db, "db", "restore", str(tmp_path / "none"), "--yes", environ=path)
     assert (answer.code, f"There is no file {tmp_path / 'none'}." in answer.err) == (2, True)
     answer = run_command(db, "db", "restore", str(tmp_path / "backup"), environ=path)
-    assert (answer.code, "say --yes to replace the database" in answer.err) == (2, True)
+    assert (answer.code, "add --yes to replace the database" in answer.err) == (2, True)
 
 
-async def test_the_password_is_not_on_the_command_line(db: RetentionDB, tmp_path: Path) -> None:
-    """It is handed over by the environment, and nothing of the operator's own PG variables gets in."""
+async def test_programs_get_the_password_by_their_environment(db: RetentionDB, tmp_path: Path) -> None:
+    """It is not on the command line, and the operator's own PG variables are not inherited."""
     seen = tmp_path / "seen"
     script = (
         '[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 99.1" && exit;'
@@ -279,8 +279,8 @@ async def test_the_password_is_not_on_the_command_line(db: RetentionDB, tmp_path
     assert "s3cret" not in answer.out + answer.err
 
 
-async def test_the_embedded_server_is_backed_up_by_its_own_programs(db: RetentionDB) -> None:
-    """With nothing on the PATH a dump of the embedded server works, and comes back."""
+async def test_embedded_server_is_backed_up_by_its_own_programs(db: RetentionDB) -> None:
+    """Dump and restore work with nothing on the PATH."""
     state = Path("/dev/shm") / f"wk-cli-{os.getpid()}"  # noqa: S108 - every account can look into it
     state.mkdir(mode=0o711)
     environ = {"TEST_URL": "", "TEST_STATE": str(state), "PATH": str(state)}

@@ -1,4 +1,4 @@
-"""The retention and audit commands, as an operator sees them."""
+"""The output of the retention and audit commands, in a pipe and on a terminal."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def db(db: RetentionDB) -> RetentionDB:
     return db
 
 
-async def test_the_commands_in_a_pipe(db: RetentionDB) -> None:
-    """One plain line a policy, the exit code says whether all is well."""
+async def test_commands_in_a_pipe(db: RetentionDB) -> None:
+    """Each prints one line a policy, and its exit code says whether it succeeded."""
     commands = (
         "retention plan",
         "retention run --yes",
@@ -39,7 +39,7 @@ async def test_the_commands_in_a_pipe(db: RetentionDB) -> None:
 
 
 async def test_holds_in_a_pipe_and_as_json(db: RetentionDB) -> None:
-    """What is held is told by the list and the plan; what makes no sense by one sentence."""
+    """The list and the plan show the holds; an invalid hold is one line of error."""
     add = ("retention", "hold", "add", "inbound_events", "--reason", "case 7", "--owner", "legal")
     commands = (
         (*add, "--where", "id = 31-1", "--where", "received_at is not null"),
@@ -71,8 +71,8 @@ async def test_holds_in_a_pipe_and_as_json(db: RetentionDB) -> None:
     ]
 
 
-async def test_what_others_refer_to_is_told_by_the_plan(db: RetentionDB) -> None:
-    """It stays when the run has taken the others."""
+async def test_plan_counts_rows_that_others_refer_to(db: RetentionDB) -> None:
+    """The run keeps them and deletes the others."""
     db.sql("CREATE TABLE notes (event text REFERENCES inbound_events)")
     db.sql("CREATE INDEX ON notes (event)")
     db.sql("GRANT SELECT ON notes TO keeper")
@@ -85,8 +85,8 @@ async def test_what_others_refer_to_is_told_by_the_plan(db: RetentionDB) -> None
     assert db.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%'") == [("31-1",)]
 
 
-def leave_a_run_open(db: RetentionDB) -> None:
-    """Write the ledger as a run leaves it that is in the middle of its work, and waits."""
+def open_run(db: RetentionDB) -> None:
+    """Add a run to the ledger that has deleted a quarter of its rows and waits."""
     db.sql(
         "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon, started_at,"
         " rows_deleted, rows_planned, waiting) VALUES ('inbound_events', 'schedule', now(), 1,"
@@ -95,8 +95,8 @@ def leave_a_run_open(db: RetentionDB) -> None:
     )
 
 
-async def test_an_operators_word_in_a_pipe_and_as_json(db: RetentionDB) -> None:
-    """What was said is told in a sentence, and so is what makes no sense."""
+async def test_pause_resume_and_cancel_in_a_pipe_and_as_json(db: RetentionDB) -> None:
+    """Each prints what follows from it, or one line of error where it does not apply."""
     before = (
         "retention pause inbound_events --by ann",
         "retention pause inbound_events --by bob",
@@ -116,21 +116,21 @@ async def test_an_operators_word_in_a_pipe_and_as_json(db: RetentionDB) -> None:
         "retention cancel inbound_events --by bob",
     )
     answers = [(command, run_command(db, *command.split())) for command in before]
-    leave_a_run_open(db)
+    open_run(db)
     answers += [(command, run_command(db, *command.split())) for command in while_it_runs]
     check_golden("retention_control", *answers)
 
 
 async def test_progress_on_a_terminal(db: RetentionDB) -> None:
-    """How far a run has come, how quickly, and what it waits for; who paused what."""
+    """The status shows a run's progress and rate, what it waits for, and who paused a policy."""
     await db.retention().register()
-    leave_a_run_open(db)
+    open_run(db)
     await db.retention().operator.pause("chat_sessions", by="ann")
     check_golden("retention_progress", ("retention status", Terminal(db, "retention", "status").end()))
 
 
-async def test_the_commands_as_json(db: RetentionDB) -> None:
-    """One JSON document on stdout and nothing else there."""
+async def test_commands_as_json(db: RetentionDB) -> None:
+    """Stdout has one JSON document and nothing else."""
     commands = (
         "retention plan --json",
         "retention run --yes --json",
@@ -144,8 +144,8 @@ async def test_the_commands_as_json(db: RetentionDB) -> None:
     check_golden("retention_json", *answers)
 
 
-async def test_a_plan_that_cannot_be_carried_out_now_says_so(db: RetentionDB) -> None:
-    """Paused, refused by its share, or with an open run: why, what would go but for that, exit code 1."""
+async def test_plan_says_why_a_policy_cannot_run(db: RetentionDB) -> None:
+    """Paused, refused by its share, or with an open run: the reason, what it would delete, exit code 1."""
     db.fill("chat_sessions", 99, 10_001, "updated_at")
     db.sql("ANALYZE chat_sessions")
     await db.retention().operator.hold(
@@ -155,15 +155,15 @@ async def test_a_plan_that_cannot_be_carried_out_now_says_so(db: RetentionDB) ->
     answers = [("retention plan", run_command(db, "retention", "plan"))]
     await db.retention().operator.pause("inbound_events", by="ann")
     answers += [(command, run_command(db, *command.split())) for command in commands]
-    leave_a_run_open(db)
+    open_run(db)
     await db.retention().operator.resume("inbound_events", by="ann")
     answers.append(("retention plan inbound_events", run_command(db, "retention", "plan", "inbound_events")))
-    check_golden("retention_hindered", *answers)
+    check_golden("retention_blocked", *answers)
     assert [answer.code for _, answer in answers] == [1, 1, 1, 1]
 
 
-async def test_a_run_on_a_terminal_does_not_ask_for_what_cannot_run(db: RetentionDB) -> None:
-    """What is paused is not asked for, and not run; the exit code tells."""
+async def test_run_on_a_terminal_leaves_out_policies_that_cannot_run(db: RetentionDB) -> None:
+    """A paused policy is neither in the question nor run, and the exit code is 1."""
     await db.retention().operator.pause("inbound_events", by="ann")
     terminal = Terminal(db, "retention", "run")
     terminal.wait_for("Delete 2 rows of chat_sessions now? [y/N]")
@@ -175,20 +175,20 @@ async def test_a_run_on_a_terminal_does_not_ask_for_what_cannot_run(db: Retentio
     assert (db.count("inbound_events"), db.count("chat_sessions")) == (4, 1)
 
 
-async def test_a_run_on_a_terminal_that_would_delete_nothing_does_not_ask(db: RetentionDB) -> None:
-    """Nothing old enough is no question, and no failure; nothing that can be run is one."""
+async def test_run_on_a_terminal_that_would_delete_nothing_does_not_ask(db: RetentionDB) -> None:
+    """No old rows is a success; no policy that can run is a failure."""
     db.sql("DELETE FROM inbound_events")
     answer = Terminal(db, "retention", "run", "inbound_events").end()
     assert (answer.code, answer.out.splitlines()[-1]) == (0, "There is nothing to delete.")
     await db.retention().operator.pause("inbound_events", by="ann")
     answer = Terminal(db, "retention", "run", "inbound_events").end()
-    assert (answer.code, answer.out.splitlines()[-1]) == (1, "Nothing can be run.")
+    assert (answer.code, answer.out.splitlines()[-1]) == (1, "No policy can run.")
     assert "[y/N]" not in answer.out
     assert db.runs() == []
 
 
 async def test_holds_on_a_terminal(db: RetentionDB) -> None:
-    """A long reason is folded and not cut; when it was released is told only where it may have been."""
+    """A long reason is folded, not cut; `--ended` adds when a hold was released."""
     operator = db.retention().operator
     why = "case 7: " + "what the court wants " * 6
     for table in ("inbound_events", "chat_sessions"):
@@ -200,8 +200,8 @@ async def test_holds_on_a_terminal(db: RetentionDB) -> None:
     assert all("…" not in answer.out for _, answer in answers)
 
 
-async def test_status_of_a_paused_policy_has_no_next_due(db: RetentionDB) -> None:
-    """It has none before somebody resumes it."""
+async def test_status_of_a_paused_policy_has_no_next_run(db: RetentionDB) -> None:
+    """It has none until it is resumed."""
     await db.retention().operator.pause("inbound_events", by="ann")
     both = json.loads(run_command(db, "retention", "status", "--json").out)
     assert [(one["table"], one["next_due"] is None) for one in both] == [
@@ -210,8 +210,8 @@ async def test_status_of_a_paused_policy_has_no_next_due(db: RetentionDB) -> Non
     ]
 
 
-async def test_a_budget_that_is_none_is_a_usage_error(db: RetentionDB) -> None:
-    """The message says what is taken, and not how the code calls it."""
+async def test_invalid_budget_is_a_usage_error(db: RetentionDB) -> None:
+    """The message says which values are valid."""
     for given in ("abc", "7", "nan"):
         answer = run_command(db, "retention", "run", "--yes", "--budget", given)
         assert answer.code == 2
@@ -219,7 +219,7 @@ async def test_a_budget_that_is_none_is_a_usage_error(db: RetentionDB) -> None:
 
 
 async def test_policies_that_fail(db: RetentionDB) -> None:
-    """A sentence for each, no traceback, exit code 1; the other policy has its turn."""
+    """Each prints a sentence and no traceback, and the exit code is 1; both policies run."""
     db.sql("ALTER TABLE inbound_events RENAME TO moved")
     db.sql("REVOKE DELETE ON chat_sessions FROM keeper")
     commands = (
@@ -233,25 +233,23 @@ async def test_policies_that_fail(db: RetentionDB) -> None:
     assert "Traceback" not in "".join(answer.err for _, answer in answers)
 
 
-async def test_the_keepers_own_lines_go_to_stderr(db: RetentionDB) -> None:
-    """Stdout is the command's; the lines of the run are JSON on stderr."""
+async def test_log_lines_go_to_stderr(db: RetentionDB) -> None:
+    """Stdout has the command's output only."""
     answer = run_command(db, "retention", "run", "--yes")
     kinds = [json.loads(line)["type"] for line in answer.err.splitlines()]
     assert kinds[-4:] == ["job", "retention", "retention", "job"]
 
 
-async def test_nothing_is_deleted_without_a_terminal_or_a_yes(db: RetentionDB) -> None:
-    """A job that forgot --yes is told so, with the exit code of a usage error."""
+async def test_run_needs_a_terminal_or_yes(db: RetentionDB) -> None:
+    """Without either it is a usage error, and deletes nothing."""
     answer = run_command(db, "retention", "run")
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err.endswith(
-        "watchkeeper: Without a terminal nobody can be asked: say --yes to delete rows.\n"
-    )
+    assert answer.err.endswith("watchkeeper: There is no terminal to ask on: add --yes to delete rows.\n")
     assert db.count("inbound_events") == 4
 
 
-async def test_a_run_on_a_terminal_asks_first_and_shows_a_bar(db: RetentionDB) -> None:
-    """The plan, the question, a bar a table, and a line for each run."""
+async def test_run_on_a_terminal_asks_and_shows_progress(db: RetentionDB) -> None:
+    """It prints the plan, a question, a progress bar for each table, and a line for each run."""
     terminal = Terminal(db, "retention", "run")
     terminal.wait_for("Delete 5 rows now? [y/N]")
     assert db.count("inbound_events") == 4
@@ -266,8 +264,8 @@ async def test_a_run_on_a_terminal_asks_first_and_shows_a_bar(db: RetentionDB) -
     assert db.count("inbound_events") == 1
 
 
-async def test_a_run_on_a_terminal_says_what_it_waits_for(db: RetentionDB) -> None:
-    """A bar that stands still would look like a command that hangs; whoever cancels it is told too."""
+async def test_run_on_a_terminal_says_what_it_waits_for(db: RetentionDB) -> None:
+    """Otherwise it would look as if it hung; another operator can cancel it."""
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT pg_current_xact_id()")
         impatient = {"TEST_LONG_TRANSACTION_S": "0.1"}
@@ -282,8 +280,8 @@ async def test_a_run_on_a_terminal_says_what_it_waits_for(db: RetentionDB) -> No
 
 
 @pytest.mark.parametrize("keys", ["\n", "\x04"], ids=["enter", "end of input"])
-async def test_anything_but_yes_is_a_no(db: RetentionDB, keys: str) -> None:
-    """Nothing is deleted, and that is no failure."""
+async def test_any_answer_but_yes_means_no(db: RetentionDB, keys: str) -> None:
+    """Nothing is deleted, and the exit code is 0."""
     terminal = Terminal(db, "retention", "run")
     terminal.wait_for("[y/N]")
     terminal.type(keys)
@@ -293,19 +291,19 @@ async def test_anything_but_yes_is_a_no(db: RetentionDB, keys: str) -> None:
     assert db.count("inbound_events") == 4
 
 
-async def test_ctrl_c_at_the_question_is_a_no(db: RetentionDB) -> None:
+async def test_ctrl_c_at_the_question_means_no(db: RetentionDB) -> None:
     """The command ends at once, and nothing is deleted."""
     terminal = Terminal(db, "retention", "run")
     terminal.wait_for("[y/N]")
     terminal.type("\x03")
     answer = terminal.end()
     assert answer.code == 130
-    assert answer.out.endswith("watchkeeper: stopped\n")
+    assert answer.out.endswith("watchkeeper: interrupted\n")
     assert db.count("inbound_events") == 4
 
 
-async def test_ctrl_c_in_the_middle_of_a_run_closes_it(db: RetentionDB) -> None:
-    """The run ends with its transaction, is audited, and says how far it got."""
+async def test_ctrl_c_during_a_run_closes_it(db: RetentionDB) -> None:
+    """The run stops after its transaction, is audited, and prints how many rows it deleted."""
     db.fill("inbound_events", 40, 20_000)
     db.slow_down(0.2)
     terminal = Terminal(db, "retention", "run", "inbound_events", "--yes", "--allow-share", "1")
@@ -322,7 +320,7 @@ async def test_ctrl_c_in_the_middle_of_a_run_closes_it(db: RetentionDB) -> None:
 
 
 async def test_tables_on_a_terminal(db: RetentionDB) -> None:
-    """Each command shows a table whose lines fit."""
+    """The lines of each command's tables fit into the terminal."""
     await db.retention().run_now()
     db.sql("ALTER TABLE chat_sessions RENAME TO moved")
     await db.retention().run_now()
@@ -336,8 +334,8 @@ async def test_tables_on_a_terminal(db: RetentionDB) -> None:
     assert max(map(len, tables)) <= 120
 
 
-async def test_what_came_from_outside_does_not_steer_the_terminal(db: RetentionDB) -> None:
-    """Escape sequences and line breaks in an entry are shown as text, on one line."""
+async def test_control_characters_are_escaped(db: RetentionDB) -> None:
+    """Escape sequences and line breaks in an audit entry are shown as text on one line."""
     payload = json.dumps({"name": "\x1b[2J\x07\n\u202eevil", "deleted": 1})
     db.sql(
         "INSERT INTO audit_log (actor_type, actor_id, action, entity, entity_id, payload)"
@@ -356,8 +354,8 @@ async def test_what_came_from_outside_does_not_steer_the_terminal(db: RetentionD
     assert "\x1b[2J" not in shown + piped
 
 
-async def test_a_reader_who_has_seen_enough_is_no_failure(db: RetentionDB) -> None:
-    """`retention run | head -0`: the run goes on to its end, without a word."""
+async def test_closed_pipe_does_not_stop_a_run(db: RetentionDB) -> None:
+    """`retention run | head -0` runs to its end, without an error."""
     answer = run_command(db, "retention", "run", "--yes", read=False)
     assert (answer.code, answer.out) == (0, "")
     assert "Traceback" not in answer.err
@@ -365,8 +363,8 @@ async def test_a_reader_who_has_seen_enough_is_no_failure(db: RetentionDB) -> No
     assert len(db.audit_payloads()) == 2
 
 
-async def test_a_database_that_is_away_is_told_in_a_sentence(db: RetentionDB) -> None:
-    """Exit code 1, and no traceback."""
+async def test_unreachable_database_is_one_line_of_error(db: RetentionDB) -> None:
+    """The exit code is 1, and there is no traceback."""
     away = {"TEST_URL": "postgresql://keeper@127.0.0.1:1/x", "TEST_OWNER_URL": "postgresql://o@127.0.0.1:1/x"}
     answer = run_command(db, "retention", "status", environ=away)
     assert (answer.code, answer.out) == (1, "")
@@ -374,24 +372,24 @@ async def test_a_database_that_is_away_is_told_in_a_sentence(db: RetentionDB) ->
     assert "Traceback" not in answer.err
 
 
-async def test_what_the_database_refuses_is_told_in_a_sentence(db: RetentionDB) -> None:
-    """A ledger that is gone is no traceback either."""
+async def test_database_error_is_one_line_of_error(db: RetentionDB) -> None:
+    """The exit code is 1, and there is no traceback."""
     db.sql("ALTER TABLE retention_runs RENAME started_at TO began_at")
     answer = run_command(db, "retention", "status")
     assert (answer.code, answer.out) == (1, "")
-    assert "watchkeeper: The database refused: column last.started_at does not exist" in answer.err
+    assert "watchkeeper: Database error: column last.started_at does not exist" in answer.err
     assert "Traceback" not in answer.err
 
 
-async def test_a_limit_that_is_none_is_a_usage_error(db: RetentionDB) -> None:
-    """The message says which numbers are taken."""
+async def test_invalid_limit_is_a_usage_error(db: RetentionDB) -> None:
+    """The message says which numbers are valid."""
     answer = run_command(db, "audit", "list", "--limit", "0")
     assert answer.code == 2
-    assert "argument --limit: takes a number from 1 to 1000" in answer.err
+    assert "argument --limit: must be a number from 1 to 1000" in answer.err
 
 
-async def test_a_plan_names_the_partitions_and_the_index(db: RetentionDB) -> None:
-    """What is dropped as a whole, what is not and why, and the statement that makes a missing index."""
+async def test_plan_names_partitions_and_a_missing_index(db: RetentionDB) -> None:
+    """It lists dropped partitions, kept ones with a reason, and the statement that creates the index."""
     db.sql("DROP TABLE inbound_events, chat_sessions")
     db.make_table("chat_sessions", "updated_at", indexed=False)
     db.fill("chat_sessions", 99, 1, "updated_at")

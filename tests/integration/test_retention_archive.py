@@ -51,7 +51,7 @@ CREATE TABLE everything (
     address inet, net cidr, card macaddr, key uuid, words tsvector, wanted tsquery, page xml,
     dot point, area polygon, ring circle, place pg_lsn, kind regclass,
     dropped int,
-    doubled numeric GENERATED ALWAYS AS (amount * 2) STORED
+    escape_percent numeric GENERATED ALWAYS AS (amount * 2) STORED
 );
 ALTER TABLE everything DROP dropped;
 """
@@ -373,7 +373,7 @@ async def test_archiving_refuses_a_deferrable_key(db: RetentionDB) -> None:
     (planned,) = await retention.plan()
     (result,) = await retention.run_now()
     for message in (planned.problem, result.error):
-        assert "could not be put back beside the deferrable key once" in str(message)
+        assert "could not be restored beside the deferrable key once" in str(message)
     assert (result.status, db.count("inbound_events")) == ("refused", 5)
 
 
@@ -387,14 +387,14 @@ async def test_archiving_refuses_a_table_with_children_by_inheritance(db: Retent
     (result,) = await retention.run_now()
     assert (result.status, db.count("inbound_events")) == ("refused", 5)
     for message in (plan.problem, str(result.error)):
-        assert "those of heir, which inherits from it, could not be put back" in (message or "")
+        assert "those of heir, which inherits from it, could not be restored" in (message or "")
 
 
 async def test_archive_file_is_a_gzip_file_of_bounded_size(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segments are gzip members that zcat reads; a full file is followed by a new one."""
-    monkeypatch.setattr("watchkeeper.retention.archive._archive.LARGEST_FILE", 20_000)
+    monkeypatch.setattr("watchkeeper.retention.archive._folder.LARGEST_FILE", 20_000)
     db.tune(segment_bytes=20_000)
     db.make_table(old=10_000)
     (result,) = await db.retention(ARCHIVED).run_now()

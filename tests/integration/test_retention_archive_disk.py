@@ -128,7 +128,7 @@ async def test_folder_without_permission_fails_the_run(db: RetentionDB) -> None:
     archive = FolderArchive(db.folder / "closed/archive")
     (result,) = await db.retention(ARCHIVED, archive=archive).run_now()
     assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 10_000)
-    assert "(Permission denied), and what is not archived is not deleted: let the account" in str(
+    assert "(Permission denied), and rows that are not archived are not deleted: give the service" in str(
         result.error
     )
 
@@ -139,7 +139,7 @@ async def test_read_only_disk_deletes_nothing(db: RetentionDB, small_disk: Path)
     mount("-o", "remount,ro", str(small_disk))
     (result,) = await db.retention(ARCHIVED, archive=FolderArchive(small_disk / "archive")).run_now()
     assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 10_000)
-    assert "(Read-only file system), and what is not archived is not deleted" in str(result.error)
+    assert "(Read-only file system), and rows that are not archived are not deleted" in str(result.error)
 
 
 async def test_folder_removed_during_a_run_is_created_again(db: RetentionDB) -> None:

@@ -125,7 +125,7 @@ async def test_slow_measurement_times_out_and_is_not_repeated_soon(
     """Each statement has a timeout, the planner's estimate remains, and the table has a rest."""
     make_slow_holds(db)
     monkeypatch.setattr("watchkeeper.retention.plan._backlog._STATEMENT_TIMEOUT", timedelta(milliseconds=200))
-    monkeypatch.setattr("watchkeeper.retention.plan._backlog.LOOK_EVERY", timedelta(0))
+    monkeypatch.setattr("watchkeeper.retention.plan._backlog.REFRESH_INTERVAL", timedelta(0))
     retention = db.retention(EVENTS)
     await hold_rows(retention, "kind = b")
     began = time.monotonic()
@@ -153,7 +153,7 @@ async def test_scrape_does_not_wait_for_a_measurement(
         other.execute("LOCK TABLE inbound_events")
         await retention.refresh_metrics()
         await retention.refresh_metrics()
-        assert retention.backlog._looking is not None
+        assert retention.backlog._refreshing is not None
         assert db.sample("retention_holds", table="inbound_events") == 0
         assert shown(db) == (None, None)
         await retention.backlog.close()
@@ -188,7 +188,7 @@ async def test_backlog_stays_while_the_database_is_down(
     private_db.close()
     postgres_private.stop()
     retention = private_db.retention(EVENTS)
-    await retention.backlog.look()
+    await retention.backlog.refresh()
     assert shown(private_db) == before
     with pytest.raises(DatabaseUnavailableError, match="No connection"):
         await retention.backlog.read()

@@ -356,7 +356,7 @@ async def test_invalid_commands_are_refused(db: RetentionDB) -> None:
         await operator.cancel("inbound_events", by="ann")
     with pytest.raises(ConfigurationError, match=r"Did you mean inbound_events"):
         await operator.pause("inbound_event", by="ann")
-    with pytest.raises(ConfigurationError, match=r"Say who wants that"):
+    with pytest.raises(ConfigurationError, match=r"Say who gives this command"):
         await operator.pause("inbound_events", by=" ")
     assert db.count("audit_log") == 0
     await operator.pause("inbound_events", by="ann")

@@ -94,7 +94,7 @@ async def test_hold_that_cannot_be_applied_stops_deletes(db: RetentionDB) -> Non
     assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 10)
     sentence = (
         "Nothing is deleted from inbound_events, because hold 2 on it cannot be applied: column t.source does"
-        " not exist. Release it (`retention hold release 2`), or mend the table."
+        " not exist. Release it (`retention hold release 2`), or fix the table."
     )
     assert sentence in str(result.error)
     (plan,) = await retention.plan()
@@ -145,9 +145,9 @@ async def test_unreadable_holds_stop_deletes(db: RetentionDB) -> None:
             r"^The hold was not added: column t\.nosuch does not exist\.$",
         ),
         ("inbound_events", ["received_at < tomorrowish"], {}, "The hold was not added: .*tomorrowish"),
-        ("inbound_events", [], {"reason": " "}, "takes a reason"),
-        ("inbound_events", [], {"owner": ""}, "takes an owner"),
-        ("inbound_events", [], {"until": datetime(2020, 1, 1, tzinfo=UTC)}, "ends in the future"),
+        ("inbound_events", [], {"reason": " "}, "needs a reason"),
+        ("inbound_events", [], {"owner": ""}, "needs an owner"),
+        ("inbound_events", [], {"until": datetime(2020, 1, 1, tzinfo=UTC)}, "expires in the future"),
     ],
 )
 async def test_invalid_hold_is_refused(

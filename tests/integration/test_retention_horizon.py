@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HORIZON = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)  # when the clocks of Europe go forward
 BEFORE_ALL = datetime(1, 1, 2, tzinfo=UTC)  # as which -infinity is shown
-TABLES = ("by_age", "by_place", "in_parts")
+TABLES = ("by_age", "by_place", "has_children")
 # Microseconds around the horizon, the decades before and after it, and what is no instant.
 AGES = st.one_of(
     st.integers(-3, 3), st.integers(-(10**15), 10**15), st.sampled_from([None, "infinity", "-infinity"])
@@ -46,13 +46,13 @@ def db(db: RetentionDB) -> RetentionDB:
     """The database with a table with an age index, one without, and a partitioned one."""
     columns = "(id int PRIMARY KEY, at timestamptz, kind text)"
     for table in TABLES:
-        parted = " PARTITION BY HASH (id)" if table == "in_parts" else ""
+        parted = " PARTITION BY HASH (id)" if table == "has_children" else ""
         db.sql(f"CREATE TABLE {table} {columns}{parted}")
         db.sql(f"GRANT SELECT, UPDATE, DELETE ON {table} TO keeper")
     db.sql("CREATE INDEX ON by_age (at)")
     for part in range(3):
         db.sql(
-            f"CREATE TABLE in_parts_{part} PARTITION OF in_parts"
+            f"CREATE TABLE in_parts_{part} PARTITION OF has_children"
             f" FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
         )
     return db
@@ -110,7 +110,9 @@ async def test_rows_before_the_horizon_and_not_held_are_deleted(
                 await db.retention(policy).operator.hold(table, hold, reason="case 7", owner="legal")
 
             async with database.transaction() as conn, database.owner() as owner:
-                planned = await plan(conn, owner, policy, HORIZON + keep, UNTHROTTLED, Tuning())
+                planned = await plan(
+                    conn, owner, policy, now=HORIZON + keep, limits=UNTHROTTLED, tuning=Tuning()
+                )
                 seen = await read_backlog(conn, policy, HORIZON + keep)
             assert (planned.horizon, planned.exact, seen.exact) == (HORIZON, True, True)
             assert (planned.rows, planned.held) == (len(due), len(old) - len(due))

@@ -22,7 +22,7 @@ from watchkeeper.database._owner import Owner
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention import Limits, Plan, RunResult
 from watchkeeper.retention.run._partition_drop import PartitionDrop
-from watchkeeper.retention.table._partitions import LOCK_WAIT
+from watchkeeper.retention.table._partitions import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -113,7 +113,7 @@ async def test_old_partitions_are_dropped_and_the_rest_is_swept(any_db: Retentio
     (plan,) = await retention.plan()
     assert (plan.rows, plan.strategy) == (old, "partitions")
     assert plan.partitions == ("public.p65", "public.p55", "public.p45")
-    assert "3 of 7 end before the horizon and are dropped as a whole" in plan.why
+    assert "3 of 7 partitions end before the horizon and are dropped" in plan.why
     assert partitions(db) == ["other", "p15", "p25", "p35", "p45", "p55", "p65"]
     (result,) = await retention.run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
     assert (result.status, result.deleted, result.notes) == ("completed", old, ())
@@ -203,7 +203,7 @@ async def test_bounds_are_read_in_any_time_zone(db: RetentionDB) -> None:
         ),
         pytest.param(
             [*IDENTITIES, "CREATE PUBLICATION feed FOR TABLE inbound_events"],
-            "the publication feed would not tell that its rows went",
+            "the publication feed would not publish the deletes",
             id="publication",
         ),
         pytest.param(
@@ -211,7 +211,7 @@ async def test_bounds_are_read_in_any_time_zone(db: RetentionDB) -> None:
                 *IDENTITIES,
                 "CREATE PUBLICATION feed FOR TABLE inbound_events WITH (publish_via_partition_root = true)",
             ],
-            "the publication feed would not tell that its rows went",
+            "the publication feed would not publish the deletes",
             id="publication by the table",
         ),
         pytest.param(
@@ -323,15 +323,15 @@ async def test_partition_of_another_owner_is_swept(db: RetentionDB) -> None:
     with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
         conn.execute("ALTER TABLE p55 OWNER TO postgres")
     plan, _ = await run(db)
-    assert "public.p55, because it belongs to postgres, which DATABASE_OWNER_URL does not" in plan.why
+    assert "public.p55, because it belongs to postgres, and DATABASE_OWNER_URL connects" in plan.why
     assert dropped(db) == [["public.p65", "public.p45"]]
 
 
 @pytest.mark.parametrize(
     ("owner", "sentence"),
     [
-        pytest.param(None, "it belongs to keeper_owner, which DATABASE_OWNER_URL does not", id="not given"),
-        pytest.param("nobody", "its owner cannot look at it: The database cannot be reached", id="unknown"),
+        pytest.param(None, "it belongs to keeper_owner, and DATABASE_OWNER_URL connects", id="not given"),
+        pytest.param("nobody", "its owner cannot read it: The database cannot be reached", id="unknown"),
     ],
 )
 async def test_without_the_owner_everything_is_swept(
@@ -459,7 +459,7 @@ async def test_partitions_are_swept_beside_a_long_query(db: RetentionDB) -> None
         (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted) == ("completed", old)
     # Three tries for the first, one for each of the others.
-    assert time.monotonic() - began > 5 * LOCK_WAIT.total_seconds()
+    assert time.monotonic() - began > 5 * LOCK_TIMEOUT.total_seconds()
     assert "public.p65, public.p55, public.p45, because other transactions have it locked" in " ".join(
         result.notes
     )
@@ -516,7 +516,7 @@ async def test_writer_to_an_old_partition_waits_briefly(db: RetentionDB) -> None
     writer.start()
     (result,) = await db.retention(EVENTS).run_now()
     writer.join()
-    assert waited[0] > 0.5 * LOCK_WAIT.total_seconds()
+    assert waited[0] > 0.5 * LOCK_TIMEOUT.total_seconds()
     assert (result.status, result.deleted, result.notes) == ("completed", 300_001, ())
     assert [entry["deleted"] for entry in db.audit_payloads()] == [300_001]
     assert len(dropped(db)[0]) == 3
@@ -623,7 +623,7 @@ async def test_run_does_not_search_held_rows_before_the_count(
     old = fill(db)
     retention = db.retention(EVENTS)
     await hold_rows(retention, "id = 50-7")
-    monkeypatch.setattr("watchkeeper.retention.table._partitions._without_held", look)
+    monkeypatch.setattr("watchkeeper.retention.table._partitions._keep_held", look)
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", old - 1)
     assert "public.p55, because a hold keeps rows of it" in " ".join(result.notes)
@@ -646,7 +646,7 @@ async def test_drop_may_take_longer_than_the_lock_timeout(db: RetentionDB) -> No
     """The lock timeout bounds how long others wait, not the work itself."""
     make_partitioned(db)
     old = fill(db)
-    slow_down_drops(db, 3 * LOCK_WAIT.total_seconds())
+    slow_down_drops(db, 3 * LOCK_TIMEOUT.total_seconds())
     (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted, result.notes) == ("completed", old, ())
     assert len(dropped(db)[0]) == 3
@@ -733,7 +733,7 @@ async def test_drop_with_an_unacknowledged_commit_is_counted_once(
     assert counted[0] == 100
     assert dropped(db) == [["public.p65", "public.p55", "public.p45"] if back else ["public.p65"]]
     assert [note.partition(", because")[0] for note in result.notes] == (
-        [] if back else ["Not dropped as a whole: public.p55, public.p45"]
+        [] if back else ["Not dropped: public.p55, public.p45"]
     )
 
 
@@ -860,7 +860,7 @@ async def test_policy_with_archive_drops_no_partition(db: RetentionDB) -> None:
     retention = db.retention(ARCHIVED)
     (planned,) = await retention.plan()
     assert planned.partitions == ()
-    assert "each of its rows is to be archived first" in planned.why
+    assert "its rows have to be archived first" in planned.why
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", planned.rows)
     assert len(archived(db)) == planned.rows

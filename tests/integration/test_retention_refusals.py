@@ -82,7 +82,7 @@ async def test_parts_of_the_audit_log_are_never_pruned(
 async def test_view_is_refused(db: RetentionDB) -> None:
     """A view could show any table, here the audit log."""
     db.sql("CREATE VIEW entries AS SELECT * FROM audit_log")
-    await assert_refused(db, on("entries"), "entries is a view: a policy takes a table")
+    await assert_refused(db, on("entries"), "entries is a view: a policy needs a table")
 
 
 async def test_policy_that_bypassed_its_validation_is_refused_by_the_run(db: RetentionDB) -> None:
@@ -132,7 +132,7 @@ async def test_renamed_audit_log_is_protected_by_its_triggers(db: RetentionDB) -
         ),
         pytest.param(
             ["CREATE TABLE notes (event text REFERENCES inbound_events)"],
-            "would search all of notes (constraint notes_event_fkey): make an index",
+            "would search all of notes (constraint notes_event_fkey): create an index",
             id="unindexed child",
         ),
         pytest.param(
@@ -150,7 +150,7 @@ async def test_renamed_audit_log_is_protected_by_its_triggers(db: RetentionDB) -
                 "CREATE INDEX ON crm.notes (event)",
                 "GRANT SELECT ON crm.notes TO keeper",
             ],
-            "may not look into. As its owner: GRANT USAGE ON SCHEMA crm TO keeper;",
+            "has no access to. As its owner: GRANT USAGE ON SCHEMA crm TO keeper;",
             id="child in a schema that is closed",
         ),
         pytest.param(
@@ -320,7 +320,7 @@ async def test_share_that_takes_too_long_to_count_is_estimated(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a sample of the blocks."""
-    monkeypatch.setattr("watchkeeper.retention.table._share.COUNT_TIMEOUT_MS", 1)
+    monkeypatch.setattr("watchkeeper.retention.run._share_guard.COUNT_TIMEOUT", timedelta(milliseconds=1))
     db.make_table(indexed=False, old=90_000)
     db.fill("inbound_events", 3, 60_000)
     (result,) = await db.retention(EVENTS, limits=Limits(share=0.3)).run_now()

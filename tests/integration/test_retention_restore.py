@@ -108,7 +108,7 @@ async def test_restore_that_cannot_be_audited_restores_nothing(db: RetentionDB, 
     restored = await pruned.operator.restore(1, restored_by="ann", on_rows=once)
     assert (restored.rows, db.count("inbound_events")) == (100, 103)
     (problem,) = restored.problems
-    assert "What came back is not summed up in the audit log, where entry" in problem
+    assert "The totals could not be added to the audit log, where entry" in problem
 
 
 async def test_history_shows_what_was_archived_and_restored(db: RetentionDB, pruned: Retention) -> None:
@@ -161,9 +161,9 @@ async def test_existing_rows_are_left_as_they_are(db: RetentionDB, pruned: Reten
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        ("flip", r"^(\d+) rows are not put back, because their part of .*1-0001.jsonl.gz .*is damaged"),
-        ("cut", r"^The file .*1-0001.jsonl.gz of .* ends before byte \d+: bring the whole file to"),
-        ("remove", r"^The file .*1-0001.jsonl.gz of .* is missing: run this there, or bring the file here"),
+        ("flip", r"^(\d+) rows are not restored, because their part of .*1-0001.jsonl.gz .*is damaged"),
+        ("cut", r"^The file .*1-0001.jsonl.gz of .* ends before byte \d+: copy the complete file to"),
+        ("remove", r"^The file .*1-0001.jsonl.gz of .* is missing: run this command there, or copy the file"),
     ],
 )
 async def test_damaged_segments_are_reported_and_the_others_restored(
@@ -213,7 +213,7 @@ async def test_file_moved_from_another_machine_is_found_in_the_folder(
             "REVOKE INSERT ON inbound_events FROM keeper",
             "The service lacks INSERT on inbound_events. As its owner, .*: GRANT INSERT ON inbound_events TO",
         ),
-        ("ALTER TABLE inbound_events RENAME TO moved", "There is no table inbound_events any more"),
+        ("ALTER TABLE inbound_events RENAME TO moved", "The table inbound_events does not exist any more"),
         (
             "ALTER TABLE inbound_events ALTER source TYPE varchar(2) USING 'x'",
             r"do not fit into inbound_events as it is now \(value too long for type character varying\(2\)",
@@ -252,11 +252,10 @@ async def test_restore_is_refused_during_a_run(db: RetentionDB, pruned: Retentio
     """The run would delete the rows again."""
     db.sql(OPEN_RUN)
     restored = await pruned.operator.restore(1, restored_by="ann")
-    assert restored.problems == (
-        "inbound_events is being pruned (run 2): restore when that has ended, or it takes what comes back.",
-    )
+    (problem,) = restored.problems
+    assert problem.startswith("inbound_events is being pruned (run 2), which would delete the restored rows:")
     assert db.count("inbound_events") == 3
-    with pytest.raises(ConfigurationError, match="Run 2 on inbound_events is going on"):
+    with pytest.raises(ConfigurationError, match="Run 2 on inbound_events has not ended"):
         await pruned.operator.restore(2, restored_by="ann")
 
 
@@ -328,13 +327,13 @@ async def test_restore_command(db: RetentionDB, pruned: Retention) -> None:
 async def test_restore_command_asks_on_a_terminal(db: RetentionDB, answer: str) -> None:
     """With the number of rows, and shows a progress bar."""
     terminal = Terminal(db, "retention", "restore", "1")
-    terminal.wait_for("Put 100 rows of run 1 back into inbound_events? [y/N]")
+    terminal.wait_for("Restore 100 rows of run 1 to inbound_events? [y/N]")
     assert db.count("inbound_events") == 3
     terminal.type(f"{answer}\n")
     output = terminal.end()
     assert output.code == 0
-    assert ("100/100" in output.out) == ("100 rows of run 1 are back" in output.out) == (answer == "y")
-    assert ("Nothing was put back." in output.out) == (answer == "n")
+    assert ("100/100" in output.out) == ("restored 100 rows of run 1" in output.out) == (answer == "y")
+    assert ("Nothing was restored." in output.out) == (answer == "n")
     assert db.count("inbound_events") == (103 if answer == "y" else 3)
 
 
@@ -358,7 +357,7 @@ async def test_restore_interrupted_by_an_outage_continues_later(
     assert restored.rows == sum(back) < 300
     problem, unsummed = restored.problems
     assert "database" in problem
-    assert "not summed up in the audit log, where entry" in unsummed
+    assert "could not be added to the audit log, where entry" in unsummed
     postgres_private.start()
     private_db.close()
     private_db.reconnect()

@@ -269,7 +269,7 @@ async def test_many_rows_are_deleted_in_many_transactions(db: RetentionDB, *, in
     db.sql("INSERT INTO inbound_events VALUES ('no age', NULL)")
     batches: list[int] = []
     (plan,) = await db.retention(EVENTS).plan()
-    assert (plan.rows, plan.exact, plan.strategy) == (12_000, True, "age" if indexed else "place")
+    assert (plan.rows, plan.exact, plan.strategy) == (12_000, True, "index scan" if indexed else "block scan")
     await db.retention(EVENTS).run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
     assert sum(batches) == 12_000
     assert len(batches) > 2
@@ -420,7 +420,7 @@ async def test_plan_estimates_a_slow_count(db: RetentionDB, monkeypatch: pytest.
     """With the planner's estimate, and says so."""
     db.make_table(old=5000)
     db.sql("ANALYZE inbound_events")
-    monkeypatch.setattr("watchkeeper.retention.plan._plan.COUNT_TIMEOUT_MS", 1)
+    monkeypatch.setattr("watchkeeper.retention.plan._plan.COUNT_TIMEOUT", timedelta(milliseconds=1))
     db.sql("INSERT INTO inbound_events SELECT g, '2020-01-01' FROM generate_series(1, 100000) g")
     db.sql("ANALYZE inbound_events")
     (plan,) = await db.retention(EVENTS).plan()
@@ -471,15 +471,15 @@ async def test_plan_shows_bytes_and_duration(any_db: RetentionDB) -> None:
     retention = db.retention(EVENTS)
     (plan,) = await retention.plan()
     assert plan.bytes == pytest.approx(0.8 * size, rel=0.02)
-    assert timedelta(seconds=0.1) < plan.takes < timedelta(seconds=2)
+    assert timedelta(seconds=0.1) < plan.duration < timedelta(seconds=2)
     assert (plan.ageless, plan.index) == (12, ())
     (half,) = await retention.plan(limits=Limits(share=1.0, budget=0.1))
-    assert half.takes > plan.takes * 5
+    assert half.duration > plan.duration * 5
     await retention.run_now()
     db.sql("UPDATE retention_runs SET finished_at = started_at + interval '40 s'")  # 1,000 rows a second
     db.fill("inbound_events", 50, 5_000)
     (plan,) = await retention.plan()
-    assert plan.takes.total_seconds() == pytest.approx(5.1, abs=0.2)
+    assert plan.duration.total_seconds() == pytest.approx(5.1, abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -488,11 +488,11 @@ async def test_plan_shows_bytes_and_duration(any_db: RetentionDB) -> None:
         (
             10,
             True,
-            "age",
+            "index scan",
             r"0\.1% of a sample is old and the index inbound_events_received_at_idx leads to it",
         ),
-        (10, False, "place", r"0\.1% of a sample is old and no index leads with received_at"),
-        (9000, True, "place", r"47\.4% of a sample is old"),
+        (10, False, "block scan", r"0\.1% of a sample is old and no index begins with received_at"),
+        (9000, True, "block scan", r"47\.4% of a sample is old"),
     ],
 )
 async def test_plan_shows_the_scan_and_its_reason(

@@ -32,7 +32,10 @@ LAYERS = [
     {"retention.plan"},
     {"retention"},
     {"keeper"},
-    {"server", "cli"},
+    {"server"},
+    {""},  # the public names
+    {"cli"},
+    {"__main__"},
 ]
 HEIGHTS = {room: height for height, layer in enumerate(LAYERS) for room in layer}
 MOST_FLOORS = 10

@@ -1,12 +1,15 @@
-"""How the commands find the service's keeper, and what they say when they do not understand."""
+"""How commands find the service's keeper, and their usage errors."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from support.service import without_database
+from watchkeeper import __version__
 from watchkeeper.cli import main
 from watchkeeper.cli._app import VARIABLE, find_keeper
 from watchkeeper.exceptions import ConfigurationError
@@ -22,12 +25,12 @@ def _no_application(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bare() -> Watchkeeper:
-    """The keeper of a service without data."""
+    """The keeper of a service without a database."""
     return without_database()
 
 
-def test_a_keeper_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The option wins over the environment; a function is called."""
+def test_keeper_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the option or by the environment; a function is called."""
     assert isinstance(find_keeper(BARE), Watchkeeper)
     monkeypatch.setenv(VARIABLE, BARE)
     assert isinstance(find_keeper(None), Watchkeeper)
@@ -35,23 +38,21 @@ def test_a_keeper_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         find_keeper("support.service:NOT_A_KEEPER")
 
 
-def test_a_keeper_is_found_in_the_folder_where_one_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As with `python -m`, a service that is not installed is found where its files are."""
+def test_keeper_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `python -m`, the service need not be installed."""
     program = "from support.service import without_database\nkeeper = without_database()\n"
-    (tmp_path / "a_service_of_ours.py").write_text(program)
+    (tmp_path / "uninstalled_service.py").write_text(program)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # restores sys.path at the end
-    assert isinstance(find_keeper("a_service_of_ours:keeper"), Watchkeeper)
+    assert isinstance(find_keeper("uninstalled_service:keeper"), Watchkeeper)
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        (None, "Which service. Name its keeper by --app"),
-        ("", "Which service"),
-        ("support.service", "'support.service' does not name a keeper: it looks like"),
+        (None, "Name the service's keeper by --app"),
+        ("", "Name the service's keeper"),
+        ("support.service", "'support.service' does not name a keeper: write it like"),
         (":keeper", "does not name a keeper"),
         ("support.service:", "does not name a keeper"),
         ("support.service:keper", "Did you mean support.service:keeper."),
@@ -59,8 +60,8 @@ def test_a_keeper_is_found_in_the_folder_where_one_stands(
         ("support.kepd:keeper", "There is no module support.kepd"),
     ],
 )
-def test_a_name_that_means_nothing_is_answered_with_what_is_near(name: str | None, sentence: str) -> None:
-    """Each has its sentence."""
+def test_invalid_name_of_a_keeper_is_refused(name: str | None, sentence: str) -> None:
+    """The message says how to write it, or suggests a similar name."""
     with pytest.raises(ConfigurationError, match=sentence):
         find_keeper(name)
 
@@ -70,14 +71,14 @@ def test_a_name_that_means_nothing_is_answered_with_what_is_near(name: str | Non
     [
         (["--app", "support.service:keper", "retention", "plan"], "Did you mean support.service:keeper?"),
         (["--app", BARE, "db", "status"], "This service has no database."),
-        (["--app", BARE, "retention", "plan"], "This service has no database"),
+        (["--app", BARE, "retention", "plan"], "There is no retention: declare policies"),
         (["--app", BARE, "audit", "list"], "This service has no database"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(
+def test_configuration_error_is_one_line(
     capfd: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    """Exit code 2, one line on stderr, nothing on stdout."""
+    """The exit code is 2, stderr has one line, and stdout nothing."""
     assert main(arguments) == 2
     said = capfd.readouterr()
     assert said.out == ""
@@ -100,16 +101,33 @@ def test_what_cannot_be_done_is_told_in_one_line(
     ],
 )
 def test_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> None:
-    """Argparse's own answers come as exit codes, not as SystemExit."""
+    """Argparse's SystemExit becomes an exit code."""
     assert main(arguments) == code
     said = capsys.readouterr()
     assert "usage: watchkeeper" in (said.out if code == 0 else said.err)
 
 
-def test_a_program_of_its_own_hands_its_keeper_over(
-    capfd: pytest.CaptureFixture[str], bare: Watchkeeper
-) -> None:
-    """`realestate-backend keep` needs no --app, and goes by its own name."""
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints the library's version."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"watchkeeper {__version__}\n"
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of the program itself has a line for each command of each group."""
+    assert main(["--help"]) == 0
+    lines = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert {"plan", "run", "hold add", "hold release", "list", "dump", "migrate"} <= set(lines)
+
+
+def test_module_is_executable() -> None:
+    """`python -m watchkeeper` is the same program."""
+    command = [sys.executable, "-m", "watchkeeper", "--version"]
+    assert subprocess.check_output(command, text=True) == f"watchkeeper {__version__}\n"
+
+
+def test_service_passes_its_own_keeper(capfd: pytest.CaptureFixture[str], bare: Watchkeeper) -> None:
+    """`realestate-backend keep` needs no --app, and has its own program name."""
     assert main(["db", "status"], keeper=bare) == 2
     assert capfd.readouterr().err == "keep: This service has no database.\n"
     assert main(["--app", "x:y", "db", "status"], keeper=bare) == 2

@@ -1,4 +1,4 @@
-"""What the commands write, and how they write it."""
+"""Tables, progress bars and text of the command-line interface."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from watchkeeper.cli._screen import Screen, days, duration, open_screen, printable, volume
+from watchkeeper.cli._screen import Screen, open_screen
+from watchkeeper.cli._text import format_bytes, format_days, format_duration, format_rows, printable
 from watchkeeper.retention._model import Pressure
 
 if TYPE_CHECKING:
@@ -20,15 +21,15 @@ ROWS = [["inbound_events", "2026-11-23 15:48", "x" * 50], ["chat_sessions", "-",
 
 
 class Terminal(io.StringIO):
-    """A file that says it is a terminal."""
+    """A file that claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return True."""
         return True
 
 
 def screen(width: int) -> tuple[Screen, Terminal]:
-    """Return a screen of so many columns, and what is on it."""
+    """Return a screen with this many columns, and its output."""
     out = Terminal()
     return Screen(out, zone="UTC", json=False, console=Console(file=out, width=width, color_system=None)), out
 
@@ -44,9 +45,9 @@ def screen(width: int) -> tuple[Screen, Terminal]:
         (90_000, "25.0 h"),
     ],
 )
-def test_durations(seconds: float, said: str) -> None:
-    """Seconds, minutes and hours, as one would say it."""
-    assert duration(timedelta(seconds=seconds)) == said
+def test_format_duration(seconds: float, said: str) -> None:
+    """A duration is in seconds, minutes or hours."""
+    assert format_duration(timedelta(seconds=seconds)) == said
 
 
 @pytest.mark.parametrize(
@@ -60,63 +61,63 @@ def test_durations(seconds: float, said: str) -> None:
         (3 << 39, "1.5 TiB"),
     ],
 )
-def test_volumes(count: int, said: str) -> None:
-    """Bytes in the unit that leaves a short number."""
-    assert volume(count) == said
+def test_format_bytes(count: int, said: str) -> None:
+    """A size is in the largest unit that fits."""
+    assert format_bytes(count) == said
 
 
 @pytest.mark.parametrize(("span", "said"), [(1, "1 day"), (30, "30 days"), (1.5, "1.5 days")])
-def test_days(span: float, said: str) -> None:
-    """How long rows are kept."""
-    assert days(timedelta(days=span)) == said
+def test_format_days(span: float, said: str) -> None:
+    """A duration in days may be a fraction."""
+    assert format_days(timedelta(days=span)) == said
 
 
-def test_the_last_column_gives_way_where_the_terminal_ends() -> None:
-    """The others are whole, on one line each."""
+def test_last_column_is_folded_at_the_edge_of_the_terminal() -> None:
+    """The others stay on one line."""
     wide, out = screen(70)
-    wide.table("Things", ("Table", "When", "What"), ROWS)
+    wide.write_table("Things", ("Table", "When", "What"), ROWS)
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 70
     assert [line.split() for line in lines if "events" in line] == [
         ["inbound_events", "2026-11-23", "15:48", "x" * 29]
     ]
-    assert out.getvalue().count("x") == 50  # on the next line, and not cut
+    assert out.getvalue().count("x") == 50  # folded, not cut
 
 
-def test_a_terminal_that_is_too_narrow_gets_text() -> None:
-    """It breaks its lines by itself, and nothing is lost."""
+def test_narrow_terminal_gets_lines_instead_of_a_table() -> None:
+    """Nothing is cut."""
     narrow, out = screen(36)
-    narrow.table("Things", ("Table", "#When", "What"), ROWS)
+    narrow.write_table("Things", ("Table", "#When", "What"), ROWS)
     assert out.getvalue().splitlines() == [
         f"table inbound_events: when 2026-11-23 15:48, what {'x' * 50}",
         "table chat_sessions: when -, what short",
     ]
     narrow, out = screen(36)
-    narrow.table("Things", ("Table", "#When", "What"), [["inbound_events", "2026-11-23 15:48", ""]])
+    narrow.write_table("Things", ("Table", "#When", "What"), [["inbound_events", "2026-11-23 15:48", ""]])
     assert out.getvalue() == "table inbound_events: when 2026-11-23 15:48\n"
 
 
-def test_a_table_without_rows_has_its_heads() -> None:
-    """An empty audit log is no error."""
+def test_table_without_rows_has_headings() -> None:
+    """An empty audit log is not an error."""
     empty, out = screen(70)
-    empty.table("Things", ("#Id", "What"), [])
+    empty.write_table("Things", ("#Id", "What"), [])
     assert ["Id", "What"] in [line.split() for line in out.getvalue().splitlines()]
 
 
-def test_a_bar_is_there_also_for_what_was_not_planned() -> None:
-    """A table that could be pruned after all, although its plan said no."""
+def test_progress_of_an_unplanned_policy_gets_a_bar() -> None:
+    """Its plan had a problem that was fixed before its run."""
     shown, out = screen(100)
     with shown.progress({"planned": 10}) as bars:
         assert bars is not None
-        bars.advance("planned", 4)
-        bars.advance("surprise", 7)
-        bars.advance("surprise", 1)
+        bars.deleted("planned", 4)
+        bars.deleted("surprise", 7)
+        bars.deleted("surprise", 1)
     assert "4/10" in out.getvalue()
     assert "8/?" in out.getvalue()
 
 
-def test_a_bar_that_waits_says_for_what() -> None:
-    """The details stand above the bars, whatever is in them; a bar that goes on waits no more."""
+def test_progress_shows_what_a_run_waits_for() -> None:
+    """The details are printed above the bars, escaped; the reason disappears when the run continues."""
     shown, out = screen(100)
     with shown.progress({"planned": 10}) as bars:
         assert bars is not None
@@ -136,13 +137,13 @@ def test_a_bar_that_waits_says_for_what() -> None:
         ("half \ud800", "half \\ud800"),
     ],
 )
-def test_text_does_not_steer_the_terminal(text: str, shown: str) -> None:
-    """What could is shown as its number."""
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
+    """Other characters stay as they are."""
     assert printable(text) == shown
 
 
-def test_without_rich_a_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra makes it nicer; nothing needs it."""
+def test_terminal_without_rich_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No command requires the extra."""
     real: Callable[..., Any] = builtins.__import__
 
     def without_rich(name: str, *rest: Any, **more: Any) -> Any:
@@ -155,3 +156,9 @@ def test_without_rich_a_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("watchkeeper.cli._screen.os.fdopen", lambda *_args, **_options: Terminal())
     with open_screen(zone="UTC", json=False) as plain:
         assert plain.terminal is False
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (1200, "1,200 rows")])
+def test_format_rows(count: int, text: str) -> None:
+    """The noun agrees with the number."""
+    assert format_rows(count) == text

@@ -86,8 +86,8 @@ def test_policy_on_the_ledger_is_refused(table: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"table": ""}, "table is a name without blanks around it, and not empty"),
-        ({"table": " events"}, "table is a name without blanks"),
+        ({"table": ""}, "table is a name, not empty and without blanks around it"),
+        ({"table": " events"}, "table is a name, not empty and without blanks"),
         ({"table": 5}, "takes its table as text"),
         ({"table": "public.events"}, "the schema has its own argument"),
         ({"table": 'ev"ents'}, "without quotes and dots"),

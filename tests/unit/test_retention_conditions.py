@@ -34,10 +34,10 @@ def test_conditions_are_parsed(text: str, column: str, operator: str, values: tu
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("id = a or id = b", "'a or id = b' looks like several conditions: give --where once for each"),
+        ("id = a or id = b", "'a or id = b' looks like several conditions: repeat --where for each"),
         ("id = 'a' AND name = 'b'", "looks like several conditions"),
         ("id in ('a') or id in ('b')", "looks like several conditions"),
-        ("id is null or name = b", "ends after is null: give --where once for each"),
+        ("id is null or name = b", "ends after is null: repeat --where for each"),
         ("id = null", "write `is null` or `is not null`; or 'null' in quotes"),
         ("id in (a, NULL)", "write `is null`"),
     ],

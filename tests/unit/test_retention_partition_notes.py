@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from watchkeeper.retention.table._partitions import explain, shortened
+from watchkeeper.retention.table._partitions import abbreviate, explain_kept
 
 
 def test_notes_group_partitions_by_reason() -> None:
@@ -10,13 +10,13 @@ def test_notes_group_partitions_by_reason() -> None:
     kept = {f"p{number}": "other transactions have it locked" for number in range(5)} | {
         "q": "it was changed meanwhile"
     }
-    assert explain(kept) == [
-        "Not dropped as a whole: p0, p1, p2 and 2 more, because other transactions have it locked.",
-        "Not dropped as a whole: q, because it was changed meanwhile.",
+    assert explain_kept(kept) == [
+        "Not dropped: p0, p1, p2 and 2 more, because other transactions have it locked.",
+        "Not dropped: q, because it was changed meanwhile.",
     ]
-    assert explain({}) == []
+    assert explain_kept({}) == []
 
 
 def test_notes_list_up_to_three_names() -> None:
     """Up to three."""
-    assert [shortened(names) for names in (["a"], ["a", "b", "c"])] == ["a", "a, b, c"]
+    assert [abbreviate(names) for names in (["a"], ["a", "b", "c"])] == ["a", "a, b, c"]

@@ -14,7 +14,7 @@ import yaml
 
 from realestate.monitoring import POLICIES
 from realestate.settings import DEFAULT_PORT, BackendSettings
-from watchkeeper.cli._main import _GROUPS
+from watchkeeper.cli._main import GROUPS as COMMAND_GROUPS
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.logs.output._sink import Sink
@@ -225,11 +225,7 @@ def test_shipping_configurations_are_complete() -> None:
 
 def test_keeper_commands_exist() -> None:
     """Every `keep` command on the page is in the program's help."""
-    known = {
-        f"{group} {module.__name__.rpartition('_')[2]}"
-        for group, (_, modules) in _GROUPS.items()
-        for module in modules
-    }
+    known = {f"{group.name} {command.name}" for group in COMMAND_GROUPS for command in group.commands}
     used = set(re.findall(r"dev\.py keep (\w+ \w+)", RUNBOOK))
     assert {"retention plan", "db dump", "db restore"} <= used
     assert used - known == set()

@@ -1,4 +1,4 @@
-"""The operator's commands in the terminal."""
+"""The command-line interface for operators: one file a command."""
 
 from __future__ import annotations
 

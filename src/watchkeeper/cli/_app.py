@@ -19,46 +19,41 @@ VARIABLE: Final = "WATCHKEEPER_APP"
 
 
 def find_keeper(name: str | None) -> Watchkeeper:
-    """Import the module and return its keeper.
+    """Import the keeper `module:attribute`, by default the one that `WATCHKEEPER_APP` names.
 
-    Args:
-        name: `module:attribute`; default: what `WATCHKEEPER_APP` says. The attribute is a keeper, or a
-            function without arguments that makes one.
-
-    Raises:
-        ConfigurationError: There is no such thing; the message says what is near.
+    The attribute is a keeper, or a function without arguments that returns one.
     """
     name = name or os.environ.get(VARIABLE)
     if not name:
         raise ConfigurationError(
-            f"Which service? Name its keeper by --app module:attribute, or by {VARIABLE} in the environment."
+            f"Name the service's keeper by --app module:attribute, or by {VARIABLE} in the environment."
         )
     path, _, attribute = name.partition(":")
     if not path or not attribute:
         raise ConfigurationError(
-            f"{name!r} does not name a keeper: it looks like realestate.monitoring:keeper."
+            f"{name!r} does not name a keeper: write it like realestate.monitoring:keeper."
         )
     found = getattr(_import(path), attribute, None)
     if found is None:
-        raise ConfigurationError(f"The module {path} has no {attribute}.{_near(path, attribute)}")
-    made = found() if callable(found) else found
-    if not isinstance(made, Watchkeeper):
-        raise ConfigurationError(f"{name} is a {type(made).__name__}, not a Watchkeeper.")
-    return made
+        raise ConfigurationError(f"The module {path} has no {attribute}.{_suggest(path, attribute)}")
+    keeper = found() if callable(found) else found
+    if not isinstance(keeper, Watchkeeper):
+        raise ConfigurationError(f"{name} is a {type(keeper).__name__}, not a Watchkeeper.")
+    return keeper
 
 
 def _import(path: str) -> ModuleType:
     here = str(Path.cwd())
     if not {"", here} & set(sys.path):
-        sys.path.insert(0, here)  # as `python -m` would: the service's folder is where one stands
+        sys.path.insert(0, here)  # as `python -m` does: the service may not be installed
     try:
         return import_module(path)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"There is no module {error.name}: start from the service's folder, or install the service."
+            f"There is no module {error.name}: run this in the service's folder, or install the service."
         ) from error
 
 
-def _near(path: str, attribute: str) -> str:
+def _suggest(path: str, attribute: str) -> str:
     near = difflib.get_close_matches(attribute, vars(sys.modules[path]), n=1)
     return f" Did you mean {path}:{near[0]}?" if near else ""

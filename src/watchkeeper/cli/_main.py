@@ -1,7 +1,7 @@
-"""`watchkeeper retention | audit | db`: reads the command line, opens the keeper and runs one command.
+"""`watchkeeper GROUP COMMAND`: parses the command line, opens the keeper and executes one command.
 
-Exit codes: 0 all is well; 1 something failed, such as one policy; 2 the command was not understood. Stdout
-carries the command's answer and nothing else; the keeper's own lines go to stderr.
+Exit codes: 0 success; 1 something failed, such as one policy; 2 the command line or the configuration is
+wrong; 130 interrupted. Stdout has the command's output only; the keeper's own lines go to stderr.
 """
 
 from __future__ import annotations
@@ -14,112 +14,152 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from watchkeeper.cli._app import find_keeper
-from watchkeeper.cli._screen import Screen, open_screen, printable
-from watchkeeper.cli.audit import _list
-from watchkeeper.cli.db import _dump, _migrate
-from watchkeeper.cli.db import _restore as _db_restore
-from watchkeeper.cli.db import _status as _db_status
-from watchkeeper.cli.retention import (
-    _cancel,
-    _history,
-    _hold,
-    _pause,
-    _plan,
-    _restore,
-    _resume,
-    _run,
-    _status,
-)
+from watchkeeper import __version__
+from watchkeeper.cli._app import VARIABLE, find_keeper
+from watchkeeper.cli._command import Command, Group
+from watchkeeper.cli._screen import Screen, open_screen
+from watchkeeper.cli._text import printable
+from watchkeeper.cli.audit._list import LIST
+from watchkeeper.cli.db._dump import DUMP
+from watchkeeper.cli.db._migrate import MIGRATE
+from watchkeeper.cli.db._restore import RESTORE_DATABASE
+from watchkeeper.cli.db._status import DATABASE_STATUS
+from watchkeeper.cli.retention._cancel import CANCEL
+from watchkeeper.cli.retention._history import HISTORY
+from watchkeeper.cli.retention._hold import HOLD
+from watchkeeper.cli.retention._pause import PAUSE
+from watchkeeper.cli.retention._plan import PLAN
+from watchkeeper.cli.retention._restore import RESTORE
+from watchkeeper.cli.retention._resume import RESUME
+from watchkeeper.cli.retention._run import RUN
+from watchkeeper.cli.retention._status import STATUS
+from watchkeeper.database._connection import one_line
 from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from watchkeeper.keeper import Watchkeeper
 
-FAILED: Final = 1
-USAGE: Final = 2
-
-_GROUPS: Final = {
-    "retention": (
-        "what is kept how long, and the runs that delete the rest",
-        (
-            _plan,
-            _run,
-            _status,
-            _history,
-            _pause,
-            _resume,
-            _cancel,
-            _hold,
-            _restore,
-        ),
+GROUPS: Final = (
+    Group(
+        name="retention",
+        help="how long rows are kept, and the runs that delete older ones",
+        commands=(PLAN, RUN, STATUS, HISTORY, PAUSE, RESUME, CANCEL, HOLD, RESTORE),
     ),
-    "audit": ("the record of who did what", (_list,)),
-    "db": ("the database: migrations, backup and restore", (_db_status, _migrate, _dump, _db_restore)),
-}
+    Group(name="audit", help="the record of who did what", commands=(LIST,)),
+    Group(
+        name="db",
+        help="the database: migrations, backup and restore",
+        commands=(DATABASE_STATUS, MIGRATE, DUMP, RESTORE_DATABASE),
+    ),
+)
+
+_FAILED: Final = 1
+_USAGE: Final = 2
+_INTERRUPTED: Final = 130
 
 
 def main(argv: Sequence[str] | None = None, keeper: Watchkeeper | None = None) -> int:
-    """Run one command and return its exit code.
+    """Execute one command and return its exit code.
 
     Args:
-        argv: The arguments; default the process's.
-        keeper: The service's keeper, when a program of its own calls this; default: what `--app` names.
+        argv: The arguments; default those of the process.
+        keeper: The service's keeper, if a program of its own calls this; default: the one that `--app` names.
     """
     parser = _make_parser(given=keeper is not None)
     try:
         arguments = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse has written what there is to say
-        return stop.code if isinstance(stop.code, int) else USAGE
+    except SystemExit as stop:  # argparse has printed its message
+        return stop.code if isinstance(stop.code, int) else _USAGE
     try:
         chosen = find_keeper(arguments.app) if keeper is None else keeper
         with open_screen(zone=chosen.settings.retention_timezone, json=arguments.json) as screen:
             return asyncio.run(_execute(chosen, arguments, screen))
     except KeyboardInterrupt:
-        return _complain(parser.prog, "stopped", 130)
+        return _fail(parser.prog, "interrupted", _INTERRUPTED)
     except ConfigurationError as error:
-        return _complain(parser.prog, str(error), USAGE)
+        return _fail(parser.prog, str(error), _USAGE)
     except WatchkeeperError as error:
-        return _complain(parser.prog, str(error), FAILED)
+        return _fail(parser.prog, str(error), _FAILED)
     except psycopg.Error as error:
-        return _complain(parser.prog, f"The database refused: {' '.join(str(error).split())}", FAILED)
+        return _fail(parser.prog, f"Database error: {one_line(error)}", _FAILED)
 
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     if screen.terminal:
-        # Its own words are on the screen already; a line of JSON between them would only disturb.
+        # The command's own output is enough; JSON lines in between would only disturb.
         keeper.logging.set_level("fatal")
-    # Its complaints come as the sentence that the command ends with.
+    # The pool's warnings are repeated in the error that the command ends with.
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
-    async with keeper.running(migrate=arguments.migrate):
-        code: int = await arguments.execute(keeper, arguments, screen)
-    return code
+    command: Command = arguments.command
+    async with keeper.running(migrate=command.migrate):
+        return await command.execute(keeper, arguments, screen)
 
 
 def _make_parser(*, given: bool) -> argparse.ArgumentParser:
+    program = "keep" if given else "watchkeeper"
+    app = "" if given else "[--app MODULE:ATTRIBUTE] "
     parser = argparse.ArgumentParser(
-        prog="keep" if given else "watchkeeper",
-        description="Look after a service that Watchkeeper keeps: its retention, audit log and database.",
+        prog=program,
+        usage=f"{program} {app}GROUP COMMAND [OPTIONS]",
+        description=f"Operate a service that Watchkeeper monitors.\n\n{_list_commands()}",
+        epilog=f"`{program} GROUP COMMAND --help` explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(app=None, json=False, migrate=True)
+    parser.set_defaults(app=None, json=False)
+    parser.add_argument("--version", action="version", version=f"watchkeeper {__version__}")
     if not given:
         parser.add_argument(
             "--app",
             metavar="MODULE:ATTRIBUTE",
-            help="where the service's keeper is, such as realestate.monitoring:keeper"
-            " (default: WATCHKEEPER_APP)",
+            help=f"the service's keeper, such as realestate.monitoring:keeper (default: {VARIABLE})",
         )
-    groups = parser.add_subparsers(metavar="GROUP", required=True)
-    for name, (text, commands) in _GROUPS.items():
-        group = groups.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        actions = group.add_subparsers(metavar="COMMAND", required=True)
-        for command in commands:
-            command.add(actions)
+    _add(parser, GROUPS, "GROUP", help_=argparse.SUPPRESS)
     return parser
 
 
-def _complain(program: str, sentence: str, code: int) -> int:
-    sys.stderr.write(f"{program}: {printable(sentence)}\n")
+def _add(
+    parser: argparse.ArgumentParser,
+    commands: Iterable[Command | Group],
+    metavar: str,
+    *,
+    help_: str | None = None,
+) -> None:
+    actions = parser.add_subparsers(metavar=metavar, prog=parser.prog, required=True, help=help_)
+    for command in commands:
+        added = actions.add_parser(command.name, help=command.help, description=_sentence(command.help))
+        if isinstance(command, Group):
+            _add(added, command.commands, "COMMAND")
+        else:
+            command.add_arguments(added)
+            added.set_defaults(command=command)
+
+
+def _list_commands() -> str:
+    return "\n\n".join(
+        "\n".join(
+            [
+                f"{group.name}: {group.help}",
+                *(f"  {name:<14} {text}" for name, text in _names(group.commands)),
+            ]
+        )
+        for group in GROUPS
+    )
+
+
+def _names(commands: Iterable[Command | Group]) -> Iterator[tuple[str, str]]:
+    for command in commands:
+        if isinstance(command, Group):
+            yield from ((f"{command.name} {name}", text) for name, text in _names(command.commands))
+        else:
+            yield command.name, command.help
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _fail(program: str, message: str, code: int) -> int:
+    sys.stderr.write(f"{program}: {printable(message)}\n")
     return code

@@ -1,4 +1,4 @@
-"""What an operator says to retention, checked and audited: holds, restoring, pause, resume and cancel."""
+"""The operator commands of retention: holds, restore, pause, resume and cancel. Each change is audited."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import psycopg
 from watchkeeper.audit import append
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError, RetentionError
 from watchkeeper.retention._holds import Condition, Hold, add_hold, read_holds, release_hold
-from watchkeeper.retention._policy import choose
-from watchkeeper.retention._queries import QUERIES, fetch_row
-from watchkeeper.retention.archive._restore import ArchivedRun, Restored, Restoring, read_archived_run
+from watchkeeper.retention._policy import select_policies
+from watchkeeper.retention._queries import QUERIES, fetch_row, set_transaction
+from watchkeeper.retention.archive._archived_run import ArchivedRun, read_archived_run
+from watchkeeper.retention.archive._restore import Restored, Restorer
 from watchkeeper.retention.ledger._interrupts import cancel_run, pause_policy, resume_policy
-from watchkeeper.retention.table._share import COUNT_TIMEOUT_MS
+from watchkeeper.retention.table._sample import COUNT_TIMEOUT
 from watchkeeper.retention.table._target import find_target
 
 if TYPE_CHECKING:
@@ -30,14 +31,7 @@ if TYPE_CHECKING:
 
 
 class Operator:
-    """Carries out what people want of the retention of a service; each change is audited under their name.
-
-    Args:
-        database: Where the tables and the ledger are.
-        ledger: Where the policies are registered.
-        policies: What is declared.
-        archive: Where deleted rows are restored from.
-    """
+    """Executes operator commands, and audits each change under the operator's name."""
 
     def __init__(
         self, database: Database, ledger: Ledger, policies: Sequence[Policy], archive: Archive | None = None
@@ -56,25 +50,25 @@ class Operator:
         owner: str,
         until: datetime | None = None,
     ) -> Hold:
-        """Keep rows whatever their policy says, from now on, also in a run that is going on; it is audited.
+        """Hold rows, whatever their policy says; the current run keeps them too.
 
         Args:
             table: Name of the policy.
-            conditions: A row that meets all of them is held; without any, each row is.
-            reason: Why.
-            owner: Who wants it.
-            until: When it ends by itself; default: when it is released.
+            conditions: A row that meets all of them is held; without any, every row is.
+            reason: Why the rows are held.
+            owner: Who asks for it.
+            until: When the hold expires; default: when it is released.
 
         Raises:
             ConfigurationError: There is no such policy, or a condition cannot be applied to its table.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        (policy,) = choose(self._policies, [table])
+        (policy,) = select_policies(self._policies, [table])
         for name, text in (("a reason", reason), ("an owner", owner)):
             if not text.strip():
-                raise ConfigurationError(f"A hold takes {name}: whoever finds it has to know.")
+                raise ConfigurationError(f"A hold needs {name}: others have to know why the rows are kept.")
         if until is not None and until <= await self._ledger.now():
-            raise ConfigurationError("A hold ends in the future, or when it is released.")
+            raise ConfigurationError("A hold expires in the future, or when it is released.")
         await self._ledger.register(self._policies)
         async with self._database.transaction() as conn:
             hold = await add_hold(conn, table, conditions, reason=reason, owner=owner, until=until)
@@ -82,57 +76,55 @@ class Operator:
                 target = await find_target(conn, policy)
             except RetentionError as error:
                 raise ConfigurationError(f"The hold was not added: {error}") from error
-            why = await replace(target, holds=(hold,)).why_not_applied(conn)
-            if why is not None:
-                raise ConfigurationError(f"The hold was not added: {why}.")
+            problem = await replace(target, holds=(hold,)).find_hold_error(conn)
+            if problem is not None:
+                raise ConfigurationError(f"The hold was not added: {problem}.")
             await self._audit_hold(conn, "retention.hold", owner, hold)
         return hold
 
     async def count_held(self, hold: Hold) -> int | None:
-        """Count the rows that a hold keeps now, whatever their age.
+        """Count the rows that a hold keeps now, of any age.
 
         Args:
-            hold: One on a table of this service.
+            hold: A hold on a table of this service.
 
         Returns:
-            How many; None where that cannot be counted, such as in the few seconds that it may take.
+            The number of rows; None where they cannot be counted within a few seconds.
         """
-        (policy,) = choose(self._policies, [hold.table_name])
-        limits = {"statement_ms": str(COUNT_TIMEOUT_MS), "lock_ms": str(COUNT_TIMEOUT_MS)}
+        (policy,) = select_policies(self._policies, [hold.table_name])
         try:
             async with self._database.transaction() as conn:
-                await conn.execute(QUERIES["limits"], limits)
+                await set_transaction(conn, statement=COUNT_TIMEOUT, lock=COUNT_TIMEOUT)
                 target = replace(await find_target(conn, policy), holds=(hold,))
                 (rows,) = await fetch_row(conn, target.fill(QUERIES["count_hold"]), {})
         except (RetentionError, DatabaseUnavailableError, psycopg.Error):
-            return None  # it is in force all the same
+            return None  # the hold is in force all the same
         return int(rows)
 
     async def release(self, hold: int, *, released_by: str) -> Hold:
-        """End a hold; it is audited.
+        """Release a hold.
 
         Args:
             hold: Its number.
             released_by: Who releases it.
 
         Raises:
-            ConfigurationError: There is none of this number that is in force.
+            ConfigurationError: There is no hold with this number in force.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        if not released_by.strip():
-            raise ConfigurationError("Say who releases the hold: whoever looks for its rows has to know.")
+        _check_name("releases the hold", released_by)
         async with self._database.transaction() as conn:
-            ended = await release_hold(conn, hold, released_by=released_by)
-            if ended is None:
+            released = await release_hold(conn, hold, released_by=released_by)
+            if released is None:
                 raise ConfigurationError(f"There is no hold {hold} in force: see `retention hold list`.")
-            await self._audit_hold(conn, "retention.release", released_by, ended)
-        return ended
+            await self._audit_hold(conn, "retention.release", released_by, released)
+        return released
 
     async def holds(self, *, ended: bool = False) -> tuple[Hold, ...]:
-        """List the holds on the tables of this service.
+        """Return the holds on the tables of this service.
 
         Args:
-            ended: Also those that are over.
+            ended: Whether to include those that expired or were released.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
@@ -141,13 +133,13 @@ class Operator:
             return await read_holds(conn, [policy.name for policy in self._policies], ended=ended)
 
     async def archived(self, run: int) -> ArchivedRun:
-        """Look up what of a run is in the archive.
+        """Return what the archive has of a run.
 
         Args:
             run: Its number.
 
         Raises:
-            ConfigurationError: There is no such run, it is going on, or nothing of it was archived.
+            ConfigurationError: There is no such run, it has not ended, or nothing of it was archived.
             DatabaseUnavailableError: The database cannot be reached.
         """
         async with self._database.connection() as conn:
@@ -156,40 +148,38 @@ class Operator:
     async def restore(
         self, run: int, *, restored_by: str, on_rows: Callable[[int], None] | None = None
     ) -> Restored:
-        """Put the rows back that a run deleted, those that were not put back yet; it is audited.
+        """Restore the rows that a run deleted, without those that were restored before.
 
         Args:
             run: Its number.
-            restored_by: Who wants it.
+            restored_by: Who restores them.
             on_rows: Called with the number of rows after each transaction.
 
         Raises:
-            ConfigurationError: There is no such run, it is going on, or nothing of it was archived.
+            ConfigurationError: There is no such run, it has not ended, or nothing of it was archived.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        if not restored_by.strip():
-            raise ConfigurationError("Say who restores: whoever finds the rows has to know.")
+        _check_name("restores", restored_by)
         if self._archive is None:
             raise ConfigurationError("There is no archive to restore from: give the retention one.")
-        found = await self.archived(run)
-        restoring = Restoring(
+        restorer = Restorer(
             self._database,
             self._archive,
-            found,
+            await self.archived(run),
             restored_by=restored_by,
             on_rows=on_rows or (lambda _rows: None),
         )
-        return await restoring.run()
+        return await restorer.restore()
 
     async def pause(self, table: str, *, by: str) -> int | None:
-        """Let no run of a policy begin, and have the one that is going on stop; it is audited.
+        """Pause a policy and stop its current run.
 
         Args:
             table: Name of the policy.
-            by: Who wants that.
+            by: Who pauses it.
 
         Returns:
-            The run that stops, at its next transaction; None if none is going on.
+            The run that stops at its next transaction; None without one.
 
         Raises:
             ConfigurationError: There is no such policy, or it is paused already.
@@ -203,14 +193,14 @@ class Operator:
         return run
 
     async def resume(self, table: str, *, by: str) -> int | None:
-        """Let runs of a policy begin again; what was stopped goes on with the next tick. It is audited.
+        """Resume a policy; the next tick continues a scheduled run that was stopped.
 
         Args:
             table: Name of the policy.
-            by: Who wants that.
+            by: Who resumes it.
 
         Returns:
-            The run that had not stopped yet, and goes on; None if there is none.
+            The run that had not stopped yet, and continues; None without one.
 
         Raises:
             ConfigurationError: There is no such policy, or it is not paused.
@@ -223,17 +213,17 @@ class Operator:
         return run
 
     async def cancel(self, table: str, *, by: str) -> int:
-        """End the run of a policy that is going on for good: the rest waits for the next due. It is audited.
+        """Cancel the current run of a policy; the next scheduled run deletes the remaining rows.
 
         Args:
             table: Name of the policy.
-            by: Who wants that.
+            by: Who cancels it.
 
         Returns:
             The run, which ends at its next transaction.
 
         Raises:
-            ConfigurationError: There is no such policy, or no run of it that is going on.
+            ConfigurationError: There is no such policy, or it has no current run.
             DatabaseUnavailableError: The database cannot be reached.
         """
         self._check(table, by)
@@ -243,21 +233,20 @@ class Operator:
         return run
 
     def _check(self, table: str, by: str) -> None:
-        choose(self._policies, [table])
-        if not by.strip():
-            raise ConfigurationError("Say who wants that: whoever finds it in the audit log has to know.")
+        select_policies(self._policies, [table])
+        _check_name("gives this command", by)
 
     async def _audit(
-        self, conn: AsyncConnection[Any], action: str, who: str, table: str, run: int | None
+        self, conn: AsyncConnection[Any], action: str, by: str, table: str, run: int | None
     ) -> None:
         payload = {} if run is None else {"run": run}
-        await append(conn, actor_type="user", actor_id=who, action=action, entity=table, payload=payload)
+        await append(conn, actor_type="user", actor_id=by, action=action, entity=table, payload=payload)
 
-    async def _audit_hold(self, conn: AsyncConnection[Any], action: str, who: str, hold: Hold) -> None:
+    async def _audit_hold(self, conn: AsyncConnection[Any], action: str, by: str, hold: Hold) -> None:
         await append(
             conn,
             actor_type="user",
-            actor_id=who,
+            actor_id=by,
             action=action,
             entity=hold.table_name,
             entity_id=str(hold.id),
@@ -268,3 +257,8 @@ class Operator:
                 "until": hold.until,
             },
         )
+
+
+def _check_name(does: str, name: str) -> None:
+    if not name.strip():
+        raise ConfigurationError(f"Say who {does}: the audit log records it.")

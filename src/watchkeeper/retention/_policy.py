@@ -1,4 +1,4 @@
-"""What is kept how long: one policy a table, checked when it is declared."""
+"""What is kept how long: one policy for each table, checked when it is declared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 AUDIT_TABLE: Final = "audit_log"
-# What proves that rows went, and when: a run that deleted from it would delete its own evidence.
+# A run that deleted from one of these would delete the evidence of what was deleted.
 PROTECTED_TABLES: Final = (
     AUDIT_TABLE,
     "retention_policies",
@@ -27,7 +27,7 @@ PROTECTED_TABLES: Final = (
     "watchkeeper_migrations",
 )
 
-# A shorter time is a slip of units (seconds for days) rather than a wish, and no daily job could keep it.
+# A shorter duration is a mistake of units (seconds for days), and no daily job could keep to it.
 SHORTEST_KEEP: Final = timedelta(days=1)
 LONGEST_KEEP: Final = timedelta(days=36_525)
 
@@ -37,18 +37,18 @@ _NOT_PLAIN: Final = re.compile(r'[."\x00-\x1f\ud800-\udfff]')
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """Rows of one table go when they are older than `keep`.
+    """Deletes the rows of one table that are older than `keep`.
 
     Args:
-        table: The table's name as it stands in the catalogue: without quotes, without its schema.
-        age_column: A `timestamp with time zone` column that says how old a row is; rows without it are kept.
-        keep: How long rows are kept, at least a day; there is no default, because it deletes data.
+        table: The table's name as in the catalog: without quotes and without its schema.
+        age_column: A `timestamp with time zone` column with the age of a row; rows without an age are kept.
+        keep: How long rows are kept, at least a day; no default, because it deletes data.
         schema: The table's schema; default: the first one in the search path that has the table.
-        archive: Whether rows are written to the archive before they go, to be put back from there.
+        archive: Whether rows are written to the archive before they are deleted, to be restored from there.
 
     Raises:
         PolicyRefusedError: The table may never be pruned: the audit log, or the library's own ledger.
-        ConfigurationError: A name or a duration is not usable.
+        ConfigurationError: A name or a duration is not valid.
     """
 
     table: str
@@ -69,38 +69,31 @@ class Policy:
             )
         if not SHORTEST_KEEP <= self.keep <= LONGEST_KEEP:
             raise ConfigurationError(
-                f"The policy on {self.table} keeps rows for {self.keep}: take at least a day and at"
-                " most 100 years (what is to be kept for ever needs no policy)."
+                f"The policy on {self.table} keeps rows for {self.keep}: take at least a day and at most 100"
+                " years (rows that are kept for ever need no policy)."
             )
 
     @property
     def name(self) -> str:
-        """The table in the ledger, in lines, metrics and audit entries."""
+        """The table's name in the ledger, in lines, metrics and audit entries."""
         return self.table if self.schema is None else f"{self.schema}.{self.table}"
 
     @property
     def identifier(self) -> sql.Identifier:
-        """The table in a statement, quoted."""
+        """The table as a quoted identifier."""
         return sql.Identifier(self.table) if self.schema is None else sql.Identifier(self.schema, self.table)
 
     def horizon(self, now: datetime) -> datetime:
-        """Return the age from which on rows are kept, in UTC: elsewhere not all days have 24 hours.
+        """Return the instant before which rows are deleted, in UTC: elsewhere not all days have 24 hours.
 
         Args:
-            now: An instant with its time zone.
+            now: The current time, with a time zone.
         """
         return now.astimezone(UTC) - self.keep
 
 
 def check_policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:
-    """Return the policies, when there is at most one for each table.
-
-    Args:
-        policies: As they were declared.
-
-    Raises:
-        PolicyRefusedError: Two of them are on one table, or may be: one names its schema, the other does not.
-    """
+    """Return the policies; raise PolicyRefusedError if two are, or may be, on the same table."""
     declared = tuple(policies)
     for index, policy in enumerate(declared):
         for other in declared[:index]:
@@ -108,43 +101,35 @@ def check_policies(policies: Iterable[Policy]) -> tuple[Policy, ...]:
                 policy.schema == other.schema or None in {policy.schema, other.schema}
             ):
                 raise PolicyRefusedError(
-                    f"There are two policies on {policy.table}: keep the one that is meant, or name the"
-                    " schema of both if these are two tables."
+                    f"There are two policies on {policy.table}: remove one, or name the schema of both if"
+                    " these are two tables."
                 )
     return declared
 
 
-def choose(policies: Iterable[Policy], tables: Iterable[str] | None) -> list[Policy]:
-    """Return the policies of these names, in their order.
-
-    Args:
-        policies: What is declared.
-        tables: Names of policies; None for all.
-
-    Raises:
-        ConfigurationError: There is no such policy; the message says what is near.
-    """
+def select_policies(policies: Iterable[Policy], names: Iterable[str] | None) -> list[Policy]:
+    """Return the policies with these names, in that order; all for None."""
     known = {policy.name: policy for policy in policies}
-    if tables is None:
+    if names is None:
         return list(known.values())
-    chosen = dict.fromkeys(tables)
-    for table in chosen:
-        if table not in known:
-            near = difflib.get_close_matches(table, known, n=1)
+    selected = dict.fromkeys(names)
+    for name in selected:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
-            raise ConfigurationError(f"There is no policy on {table}. {hint}")
-    return [known[table] for table in chosen]
+            raise ConfigurationError(f"There is no policy on {name}. {hint}")
+    return [known[name] for name in selected]
 
 
 def _refuse_protected(table: object) -> None:
     if not isinstance(table, str):
         raise ConfigurationError("A policy takes its table as text, such as 'inbound_events'.")
-    # However it is spelled: quoted, in capitals, with a schema, with blanks around it.
+    # In any spelling: quoted, in capitals, with a schema, surrounded by blanks.
     plain = table.rsplit(".", 1)[-1].strip(' \t\r\n"').casefold()
     if plain == AUDIT_TABLE:
         raise PolicyRefusedError(
-            "The audit log is never pruned (compliance): remove the policy on audit_log. What must go from it"
-            " goes by an operator's decision, as the owner of the table, outside this library."
+            "The audit log is never pruned (compliance): remove the policy on audit_log. If entries must be"
+            " deleted, the owner of the table has to do that outside this library."
         )
     if plain in PROTECTED_TABLES:
         raise PolicyRefusedError(
@@ -154,12 +139,12 @@ def _refuse_protected(table: object) -> None:
 
 def _check_identifier(argument: str, name: object) -> None:
     if not isinstance(name, str) or not name or name != name.strip():
-        raise ConfigurationError(f"A policy's {argument} is a name without blanks around it, and not empty.")
+        raise ConfigurationError(f"A policy's {argument} is a name, not empty and without blanks around it.")
     if _NOT_PLAIN.search(name):
         raise ConfigurationError(
-            f"A policy's {argument} is a plain name, not {name!r}: write it as it stands in the catalogue,"
-            " without quotes and dots; the schema has its own argument."
+            f"A policy's {argument} is a plain name, not {name!r}: write it as in the catalog, without quotes"
+            " and dots; the schema has its own argument."
         )
     if len(name.encode()) > _IDENTIFIER_BYTES:
-        # PostgreSQL would cut it off and mean another table.
+        # PostgreSQL would truncate it, and mean another table.
         raise ConfigurationError(f"A policy's {argument} has more than {_IDENTIFIER_BYTES} bytes: {name!r}.")

@@ -1,4 +1,4 @@
-"""The named queries of retention, and the few that always have exactly one row."""
+"""The named queries of retention, and what every statement needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from psycopg.sql import Composed
 
 QUERIES: Final = (
-    Queries.load("watchkeeper.retention", "ledger")
-    | Queries.load("watchkeeper.retention", "tables")
-    | Queries.load("watchkeeper.retention", "sweep")
-    | Queries.load("watchkeeper.retention", "archive")
+    Queries.load("watchkeeper.retention", "archive")
+    | Queries.load("watchkeeper.retention", "batches")
+    | Queries.load("watchkeeper.retention", "estimates")
+    | Queries.load("watchkeeper.retention", "holds")
+    | Queries.load("watchkeeper.retention", "ledger")
     | Queries.load("watchkeeper.retention", "partitions")
+    | Queries.load("watchkeeper.retention", "pressure")
+    | Queries.load("watchkeeper.retention", "tables")
 )
 
 
@@ -35,6 +38,17 @@ async def fetch_row(
     return row
 
 
+async def set_transaction(conn: AsyncConnection[Any], *, statement: timedelta, lock: timedelta) -> None:
+    """Set the time-outs of this transaction, and the settings that the predicates rely on."""
+    timeouts = {"statement_ms": milliseconds(statement), "lock_ms": milliseconds(lock)}
+    await conn.execute(QUERIES["set_transaction"], timeouts)
+
+
 def milliseconds(duration: timedelta) -> str:
     """Return a duration as PostgreSQL's settings take it."""
     return str(round(duration / timedelta(milliseconds=1)))
+
+
+def escape_percent(text: str) -> str:
+    """Escape text for a statement with parameters, where a % begins a parameter."""
+    return text.replace("%", "%%")

@@ -28,7 +28,7 @@ from watchkeeper.exceptions import AuditError, RetentionError
 from watchkeeper.retention._log_lines import JobLog
 from watchkeeper.retention._model import Claim, Observers, RunObserver, RunResult
 from watchkeeper.retention._operator import Operator
-from watchkeeper.retention._policy import Policy, check_policies, choose
+from watchkeeper.retention._policy import Policy, check_policies, select_policies
 from watchkeeper.retention.archive._archive import Archive, check_archive
 from watchkeeper.retention.ledger._attempts import RETRY_WAITS
 from watchkeeper.retention.ledger._interrupts import find_obstacle, interrupted
@@ -192,7 +192,7 @@ class Retention:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        chosen = choose(self._policies, tables)
+        chosen = select_policies(self._policies, tables)
         await self._ledger.register(self._policies)
         results: list[RunResult] = []
         try:
@@ -219,14 +219,16 @@ class Retention:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        chosen = choose(self._policies, tables)
+        chosen = select_policies(self._policies, tables)
         now = await self._ledger.now()
         plans = []
         for policy in chosen:
             try:
                 async with self._database.transaction() as conn, self._database.owner() as owner:
                     obstacle = await find_obstacle(conn, policy.name)
-                    found = await plan(conn, owner, policy, now, limits or self.limits, self._tuning)
+                    found = await plan(
+                        conn, owner, policy, now=now, limits=limits or self.limits, tuning=self._tuning
+                    )
                 plans.append(replace(found, problem=obstacle or found.problem))
             except _ERRORS_OF_ONE_POLICY as error:
                 plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
@@ -242,7 +244,7 @@ class Retention:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        chosen = choose(self._policies, tables)
+        chosen = select_policies(self._policies, tables)
         now = await self._ledger.now()
         async with self._database.connection() as conn:
             return await read_status(conn, chosen, self._schedule.due_after(now), now)
@@ -258,7 +260,7 @@ class Retention:
             ConfigurationError: There is no such policy.
             DatabaseUnavailableError: The database cannot be reached.
         """
-        chosen = choose(self._policies, tables)
+        chosen = select_policies(self._policies, tables)
         async with self._database.connection() as conn:
             return await read_history(conn, chosen, limit)
 
@@ -277,7 +279,7 @@ class Retention:
         async with self._database.connection() as conn:
             for table, paused, waiting in await read_activity(conn, self._policies):
                 self._metrics.show_activity(table, paused=paused, waiting=waiting)
-        await self.backlog.look()
+        await self.backlog.refresh()
 
     async def _in_order(self, policies: Sequence[Policy]) -> Sequence[Policy]:
         """Return the policies so that rows that refer to others are deleted before these."""

@@ -12,7 +12,7 @@ from watchkeeper.retention._policy import check_policies
 from watchkeeper.retention._retention import Retention
 from watchkeeper.retention._schedule import Schedule
 from watchkeeper.retention._scheduler import Scheduler
-from watchkeeper.retention.archive._archive import FolderArchive
+from watchkeeper.retention.archive._folder import FolderArchive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,11 +1,12 @@
-"""`db dump`: a backup of the whole database in one file."""
+"""`db dump`: writes a backup of the whole database to one file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
+from watchkeeper.cli._command import Command
 from watchkeeper.cli.db._pg_tools import database_service, find_program, run_program
 from watchkeeper.exceptions import ConfigurationError
 
@@ -16,18 +17,14 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("dump", help="write a backup of the whole database into one file")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="a new file (pg_dump's custom format)")
-    parser.set_defaults(execute=execute, migrate=False)
 
 
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Write the backup; the service may go on meanwhile."""
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     file: Path = arguments.file
     program = await find_program(keeper, "pg_dump")
-    part = _new_file(file)
+    part = _create_part(file)
     try:
         await run_program(
             program, "--format=custom", "--file", str(part), url=database_service(keeper).owner_url
@@ -36,12 +33,21 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         part.rename(file)
     finally:
         part.unlink(missing_ok=True)
-    screen.say(f"{file}: {size:,} bytes")
+    screen.write_line(f"{file}: {size:,} bytes")
     return 0
 
 
-def _new_file(file: Path) -> Path:
-    """Make the file that the backup grows in: nobody else can read it, from its first byte on."""
+DUMP: Final = Command(
+    name="dump",
+    help="write a backup of the whole database to a file; the service may keep running",
+    add_arguments=_add_arguments,
+    execute=_execute,
+    migrate=False,
+)
+
+
+def _create_part(file: Path) -> Path:
+    """Create the file that the backup is written to, readable by its owner only from the first byte on."""
     if file.exists():
         raise ConfigurationError(f"{file} exists already: name a new file.")
     part = file.with_name(f"{file.name}.part")

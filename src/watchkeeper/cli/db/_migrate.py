@@ -1,9 +1,10 @@
-"""`db migrate`: bring the database up to the code."""
+"""`db migrate`: applies pending migrations."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
+from watchkeeper.cli._command import Command
 from watchkeeper.cli.db._pg_tools import database_service
 
 if TYPE_CHECKING:
@@ -13,17 +14,18 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("migrate", help="bring the database up to the code; serve does it by itself")
-    parser.set_defaults(execute=execute, migrate=False)
-
-
-async def execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: Screen) -> int:
-    """Apply what is missing, and say what that was."""
+async def _execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: Screen) -> int:
     applied = await database_service(keeper).migrate()
     for name in applied:
-        screen.say(f"applied {name}")
+        screen.write_line(f"applied {name}")
     if not applied:
-        screen.say("Nothing to apply: the database is up to date.")
+        screen.write_line("Nothing to apply: the database is up to date.")
     return 0
+
+
+MIGRATE: Final = Command(
+    name="migrate",
+    help="apply pending migrations, as the service does when it starts",
+    execute=_execute,
+    migrate=False,
+)

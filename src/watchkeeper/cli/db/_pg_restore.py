@@ -1,7 +1,8 @@
-"""Brings a backup back into an emptied database, in one transaction: all of it, or nothing.
+"""Replaces the database by a backup in one transaction.
 
-`pg_restore` alone cannot: it removes what the backup has, and leaves what came after it. So its script goes
-to `psql`, behind our own BEGIN and what empties the database; COMMIT follows only if the script was whole.
+`pg_restore` alone cannot do that: it drops what the backup contains, and leaves what was created later. So
+its script goes to `psql`, after BEGIN and a query that empties the database; COMMIT follows only if
+pg_restore succeeded.
 """
 
 from __future__ import annotations
@@ -19,27 +20,19 @@ if TYPE_CHECKING:
     from watchkeeper.settings import Secret
 
 _QUERIES: Final = Queries.load("watchkeeper.cli.db", "operator")
-_PIECE: Final = 1 << 16
-# The script of pg_restore 17 and newer sets it, and older servers do not know it.
+_CHUNK: Final = 1 << 16
+# pg_restore 17 and newer set it; older servers do not know it.
 _UNKNOWN_BEFORE_17: Final = b"SET transaction_timeout"
 _SEVENTEEN: Final = 17
 _HEADER: Final = (b"--", b"SET ", b"SELECT pg_catalog.set_config(", b"\\restrict", b"\n")
-# A service that still runs holds locks: that is told, and not waited for.
+# A service that still runs holds locks: fail instead of waiting for them.
 _BEGIN: Final = "BEGIN;\nSET LOCAL lock_timeout = '5s';\n"
 
 
 async def replace_database(psql: Path, pg_restore: Path, file: Path, *, url: Secret, server: int) -> None:
-    """Replace everything in a database by a backup.
+    """Replace everything in a database by the backup `file`; raise WatchkeeperError if nothing was changed.
 
-    Args:
-        psql: The program.
-        pg_restore: The program.
-        file: The backup.
-        url: The database, as the owner of its tables.
-        server: The server's major version.
-
-    Raises:
-        WatchkeeperError: It failed, and nothing was changed.
+    `url` connects as the owner of the tables; `server` is the server's major version.
     """
     reader = await asyncio.create_subprocess_exec(
         pg_restore,
@@ -63,8 +56,8 @@ async def replace_database(psql: Path, pg_restore: Path, file: Path, *, url: Sec
         env=environment(url),
     )
     try:
-        words = await asyncio.gather(
-            _rest(reader.stderr), _rest(writer.stderr), _pass_on(reader, writer, server)
+        reader_errors, writer_errors, _ = await asyncio.gather(
+            _read_all(reader.stderr), _read_all(writer.stderr), _copy(reader, writer, server)
         )
         await asyncio.gather(reader.wait(), writer.wait())
     finally:
@@ -72,35 +65,36 @@ async def replace_database(psql: Path, pg_restore: Path, file: Path, *, url: Sec
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    for name, process, said in (("psql", writer, words[1]), ("pg_restore", reader, words[0])):
+    for name, process, errors in (
+        ("psql", writer, writer_errors),
+        ("pg_restore", reader, reader_errors),
+    ):
         if process.returncode:
-            raise WatchkeeperError(f"Nothing was changed, because {name} failed: {last_words(said)}")
+            raise WatchkeeperError(f"Nothing was changed, because {name} failed: {last_words(errors)}")
 
 
-async def _pass_on(
-    reader: asyncio.subprocess.Process, writer: asyncio.subprocess.Process, server: int
-) -> None:
-    """Hand the script over, and commit it if it was whole; otherwise the end of the input rolls it back."""
-    assert reader.stdout is not None  # noqa: S101 - it was asked for
+async def _copy(reader: asyncio.subprocess.Process, writer: asyncio.subprocess.Process, server: int) -> None:
+    """Copy the script and commit it if pg_restore succeeded; otherwise the end of the input rolls it back."""
+    assert reader.stdout is not None  # noqa: S101 - it is a pipe
     assert writer.stdin is not None  # noqa: S101 - the same
     try:
         writer.stdin.write(f"{_BEGIN}{_QUERIES['wipe']};\n".encode())
         while (line := await reader.stdout.readline()).startswith(_HEADER):
             if server >= _SEVENTEEN or not line.startswith(_UNKNOWN_BEFORE_17):
                 writer.stdin.write(line)
-        piece = line
-        while piece:
-            writer.stdin.write(piece)
+        chunk = line
+        while chunk:
+            writer.stdin.write(chunk)
             await writer.stdin.drain()
-            piece = await reader.stdout.read(_PIECE)
+            chunk = await reader.stdout.read(_CHUNK)
         if await reader.wait() == 0:
             writer.stdin.write(b"COMMIT;\n")
         writer.stdin.close()
         await writer.stdin.wait_closed()
     except (BrokenPipeError, ConnectionResetError):
-        reader.kill()  # psql has stopped at an error, and says which
+        reader.kill()  # psql has stopped at an error, which is in its stderr
 
 
-async def _rest(stream: asyncio.StreamReader | None) -> bytes:
-    assert stream is not None  # noqa: S101 - it was asked for
+async def _read_all(stream: asyncio.StreamReader | None) -> bytes:
+    assert stream is not None  # noqa: S101 - it is a pipe
     return await stream.read()

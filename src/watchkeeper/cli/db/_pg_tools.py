@@ -1,4 +1,4 @@
-"""The server's own programs for backup and restore: found, checked against the server, and run."""
+"""PostgreSQL's own programs for backup and restore: found, checked against the server's version, and run."""
 
 from __future__ import annotations
 
@@ -20,35 +20,24 @@ if TYPE_CHECKING:
     from watchkeeper.settings import Secret
 
 _VERSION: Final = re.compile(r"\(PostgreSQL\) (\d+)")
+_MOST_WORDS: Final = 60
 
 
 def database_service(keeper: Watchkeeper) -> DatabaseService:
-    """Return where the service's data lives.
-
-    Raises:
-        ConfigurationError: The service was declared without a database.
-    """
+    """Return the service's database; raise ConfigurationError if it has none."""
     if keeper.database_service is None:
         raise ConfigurationError("This service has no database.")
     return keeper.database_service
 
 
 async def server_major(keeper: Watchkeeper) -> int:
-    """Return the server's major version.
-
-    Args:
-        keeper: A running one.
-    """
+    """Return the server's major version."""
     async with database_service(keeper).database.connection() as conn:
         return conn.info.server_version // 10_000
 
 
 async def find_program(keeper: Watchkeeper, name: str) -> Path:
-    """Return the program of the server's version: the embedded server's own, else the one on the PATH.
-
-    Args:
-        keeper: A running one.
-        name: Such as pg_dump.
+    """Return the path of a program such as pg_dump: the embedded server's own, else the one on the PATH.
 
     Raises:
         WatchkeeperError: There is none, or it is older than the server.
@@ -61,21 +50,16 @@ async def find_program(keeper: Watchkeeper, name: str) -> Path:
         raise WatchkeeperError(f"There is no {name} on the PATH: {package}.")
     version = _VERSION.search(await run_program(Path(found), "--version"))
     if version is None or int(version[1]) < server:
-        which = f"of version {version[1]}" if version else "of an unknown version"
-        raise WatchkeeperError(f"{found} is {which} and the server of version {server}: {package}.")
+        which = f"version {version[1]}" if version else "an unknown version"
+        raise WatchkeeperError(f"{found} has {which}, and the server has version {server}: {package}.")
     return Path(found)
 
 
 async def run_program(program: Path, *arguments: str, url: Secret | None = None) -> str:
-    """Run a program to its end and return what it wrote.
+    """Run a program and return its output; raise WatchkeeperError with its last words if it fails.
 
-    Args:
-        program: Which one.
-        arguments: Its arguments; nothing secret, since everybody on the machine sees them.
-        url: The database that it connects to, handed over by the environment.
-
-    Raises:
-        WatchkeeperError: It failed; the message has its last words.
+    The arguments must not be secret: every account of the machine can see them. The program gets `url`, the
+    database to connect to, by its environment.
     """
     process = await asyncio.create_subprocess_exec(
         program,
@@ -88,7 +72,7 @@ async def run_program(program: Path, *arguments: str, url: Secret | None = None)
     try:
         output, errors = await process.communicate()
     except asyncio.CancelledError:
-        with suppress(ProcessLookupError):  # Ctrl-C has reached it too
+        with suppress(ProcessLookupError):  # it got Ctrl-C too
             process.terminate()
         await process.wait()
         raise
@@ -100,27 +84,23 @@ async def run_program(program: Path, *arguments: str, url: Secret | None = None)
 
 
 def last_words(errors: bytes) -> str:
-    """Return the end of what a program wrote to stderr, on one line."""
-    return " ".join(errors.decode(errors="replace").split()[-60:])
+    """Return the end of a program's stderr on one line."""
+    return " ".join(errors.decode(errors="replace").split()[-_MOST_WORDS:])
 
 
 def database_name(url: Secret) -> str:
-    """Return the name of the database that a connection string means."""
+    """Return the name of the database in a connection string."""
     return _parameters(url).get("PGDATABASE") or _parameters(url).get("PGUSER", "")
 
 
 def environment(url: Secret | None) -> dict[str, str]:
-    """Return the variables of a program: ours, and how it connects, which nobody sees there.
-
-    Args:
-        url: The database; None for a program that needs none.
-    """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return {**kept, "LC_ALL": "C.UTF-8", **(_parameters(url) if url is not None else {})}
+    """Return a program's environment, with the database to connect to in place of our own PG variables."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return {**inherited, "LC_ALL": "C.UTF-8", **(_parameters(url) if url is not None else {})}
 
 
 def _parameters(url: Secret) -> dict[str, str]:
-    """Return a connection string as libpq's environment variables; what has none (keepalives) is left out."""
+    """Return a connection string as libpq's environment variables, without options that have none."""
     return {
         option.envvar.decode(): option.val.decode()
         for option in Conninfo.parse(url.reveal().encode())

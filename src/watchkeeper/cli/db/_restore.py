@@ -1,12 +1,12 @@
-"""`db restore`: bring a backup back, in place of what the database holds."""
+"""`db restore`: replaces the database by a backup."""
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from watchkeeper.audit import append
+from watchkeeper.cli._command import Command, account_name, add_yes, require_yes
 from watchkeeper.cli.db._pg_restore import replace_database
 from watchkeeper.cli.db._pg_tools import (
     database_name,
@@ -24,27 +24,22 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("restore", help="bring a backup back, in place of what the database holds")
-    parser.add_argument("file", metavar="FILE", type=Path, help="what db dump wrote")
-    parser.add_argument("--yes", action="store_true", help="do not ask; needed where there is no terminal")
-    parser.set_defaults(execute=execute, migrate=False)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="a backup that `db dump` wrote")
+    add_yes(parser)
 
 
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Restore in one transaction, then migrate; stop the service first."""
-    file = _existing(arguments.file)
-    if not arguments.yes and not screen.terminal:
-        raise ConfigurationError("Without a terminal nobody can be asked: say --yes to replace the database.")
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+    file = _check_file(arguments.file)
+    require_yes(arguments, screen, "replace the database")
     service = database_service(keeper)
     name = database_name(service.owner_url)
     pg_restore = await find_program(keeper, "pg_restore")
     psql = await find_program(keeper, "psql")
-    await run_program(pg_restore, "--list", str(file))  # is it a backup at all?
+    await run_program(pg_restore, "--list", str(file))  # fails if it is not a backup
     question = f"Replace everything in the database {name} by {file}?"
     if not arguments.yes and not await screen.ask(question):
-        screen.say("Nothing was changed.")
+        screen.write_line("Nothing was changed.")
         return 0
     server = await server_major(keeper)
     await replace_database(psql, pg_restore, file, url=service.owner_url, server=server)
@@ -53,25 +48,27 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         await append(
             conn,
             actor_type="user",
-            actor_id=_user(),
+            actor_id=account_name(),
             action="database.restore",
             entity=name,
             payload={"file": file.name, "applied": applied},
         )
-    screen.say(f"{name}: restored from {file}")
+    screen.write_line(f"{name}: restored from {file}")
     for migration in applied:
-        screen.say(f"applied {migration}")
+        screen.write_line(f"applied {migration}")
     return 0
 
 
-def _existing(file: Path) -> Path:
+RESTORE_DATABASE: Final = Command(
+    name="restore",
+    help="replace the database by a backup, then migrate it; stop the service first",
+    add_arguments=_add_arguments,
+    execute=_execute,
+    migrate=False,
+)
+
+
+def _check_file(file: Path) -> Path:
     if not file.is_file():
         raise ConfigurationError(f"There is no file {file}.")
     return file
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"

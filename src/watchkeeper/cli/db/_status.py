@@ -1,9 +1,10 @@
-"""`db status`: which database this is, and what it has been migrated to."""
+"""`db status`: shows the database and whether migrations are pending."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from watchkeeper.cli._command import Command, add_json
 from watchkeeper.cli.db._pg_tools import database_service
 from watchkeeper.database import Queries
 
@@ -16,22 +17,14 @@ if TYPE_CHECKING:
 _QUERIES: Final = Queries.load("watchkeeper.cli.db", "operator")
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("status", help="which database this is, and its migrations")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=execute, migrate=False)
-
-
-async def execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: Screen) -> int:
-    """Show the status; 1 if migrations are pending."""
+async def _execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: Screen) -> int:
     service = database_service(keeper)
     async with service.database.connection() as conn:
         row = await (await conn.execute(_QUERIES["database"])).fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
     name, role, version, size = row
     pending = await service.pending()
-    # Before the tables are there, nobody can say how the service's role stands to them.
+    # The privileges of the service's role can only be checked once the tables exist.
     warnings = [] if pending else await service.database.inspect()
     document = {
         "database": name,
@@ -44,11 +37,20 @@ async def execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: S
         "warnings": warnings,
     }
     if screen.json:
-        screen.document(document)
+        screen.write_json(document)
         return int(pending)
     where = "external" if service.server is None else f"embedded, data in {service.server.data_dir}"
-    screen.say(f"database {name} as {role}: PostgreSQL {version} ({where}), {size / 2**20:.1f} MiB")
-    screen.say("migrations: some are pending, see db migrate" if pending else "migrations: all applied")
+    screen.write_line(f"database {name} as {role}: PostgreSQL {version} ({where}), {size / 2**20:.1f} MiB")
+    screen.write_line("migrations: pending, run `db migrate`" if pending else "migrations: all applied")
     for warning in warnings:
-        screen.say(f"warning: {warning}")
+        screen.write_line(f"warning: {warning}")
     return int(pending)
+
+
+DATABASE_STATUS: Final = Command(
+    name="status",
+    help="show the database, and whether migrations are pending",
+    add_arguments=add_json,
+    execute=_execute,
+    migrate=False,
+)

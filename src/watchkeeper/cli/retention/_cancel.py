@@ -1,10 +1,11 @@
-"""`retention cancel`: the run that is going on ends for good."""
+"""`retention cancel`: cancels the current run of a policy."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli.retention._control import add_word, show_word
+from watchkeeper.cli._command import Command
+from watchkeeper.cli.retention._operator_command import add_operator_arguments, show_operator_command
 
 if TYPE_CHECKING:
     import argparse
@@ -13,14 +14,16 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    add_word(actions, "cancel", "end the run that is going on; the rest waits for the next due", execute)
-
-
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Say the word, and what comes of it."""
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     run = await keeper.retention.operator.cancel(arguments.table, by=arguments.by)
-    rest = f"nothing more of run {run} goes, and the rest waits for the next due"
-    show_word(screen, arguments, "cancelled", run, rest)
+    consequence = f"run {run} deletes nothing more; the next scheduled run deletes the rest"
+    show_operator_command(screen, arguments, "cancelled", run, consequence)
     return 0
+
+
+CANCEL: Final = Command(
+    name="cancel",
+    help="cancel the current run of a policy; the next scheduled run deletes the rest",
+    add_arguments=add_operator_arguments,
+    execute=_execute,
+)

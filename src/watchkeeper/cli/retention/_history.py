@@ -1,83 +1,89 @@
-"""`retention history`: what was run, as the ledger has it."""
+"""`retention history`: shows past runs from the ledger."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli._screen import Screen, duration, unnamed
-from watchkeeper.cli.audit._list import limited
+from watchkeeper.cli._command import Command, add_json, add_limit, add_tables
+from watchkeeper.cli._text import drop_subject, format_duration, format_rows
 
 if TYPE_CHECKING:
     import argparse
 
+    from watchkeeper.cli._screen import Screen
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.retention import PastRun
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("history", help="the latest runs, the latest first")
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these policies; default all")
-    parser.add_argument("--limit", type=limited, default=20, metavar="N", help="how many; default 20")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=execute)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tables(parser)
+    add_limit(parser)
+    add_json(parser)
 
 
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Show the runs."""
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     runs = await keeper.retention.history(arguments.tables or None, limit=arguments.limit)
     if screen.json:
-        screen.document([_document(run) for run in runs])
+        screen.write_json([_document(run) for run in runs])
     elif screen.terminal:
-        screen.table(
+        screen.write_table(
             "Retention runs",
-            ("#Run", "Table", "Started", "#Took", "State", "#Rows", "Besides"),
-            [(*_cells(run, screen), _besides(run)) for run in runs],
+            ("#Run", "Table", "Started", "#Took", "State", "#Rows", "Also"),
+            [(*_cells(run, screen), _extras(run)) for run in runs],
         )
         for run in runs:
             if run.error is not None:
-                error = unnamed(run.table, run.error)
-                screen.say(f"{run.table}: run {run.id} {run.state}: {error}")
+                error = drop_subject(run.table, run.error)
+                screen.write_line(f"{run.table}: run {run.id} {run.state}: {error}")
     else:
         for run in runs:
-            screen.say(_sentence(run, screen))
+            screen.write_line(_sentence(run, screen))
     return 0
+
+
+HISTORY: Final = Command(
+    name="history",
+    help="show past runs, newest first",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)
 
 
 def _cells(run: PastRun, screen: Screen) -> tuple[str, ...]:
     return (
         str(run.id),
         run.table,
-        screen.time(run.started_at),
+        screen.format_time(run.started_at),
         _took(run),
         f"{run.state} ({run.trigger})",
         f"{run.deleted:,}",
     )
 
 
-def _besides(run: PastRun) -> str:
-    """Return what else became of the rows."""
-    told = []
+def _extras(run: PastRun) -> str:
+    """Return what happened to partitions and archived rows."""
+    extras = []
     if run.partitions:
-        told.append(f"{len(run.partitions):,} partitions dropped")
+        count = len(run.partitions)
+        extras.append(f"{count:,} partition{'' if count == 1 else 's'} dropped")
     if run.archived:
-        told.append(f"{run.archived:,} archived")
+        extras.append(f"{run.archived:,} archived")
     if run.restored:
-        told.append("restored" if run.restored == run.archived else f"{run.restored:,} restored")
-    return ", ".join(told)
+        extras.append("restored" if run.restored == run.archived else f"{run.restored:,} restored")
+    return ", ".join(extras)
 
 
 def _took(run: PastRun) -> str:
-    return "-" if run.finished_at is None else duration(run.finished_at - run.started_at)
+    return "-" if run.finished_at is None else format_duration(run.finished_at - run.started_at)
 
 
 def _sentence(run: PastRun, screen: Screen) -> str:
     took = "" if run.finished_at is None else f" in {_took(run)}"
-    error = f": {unnamed(run.table, run.error)}" if run.error else ""
-    besides = f" ({_besides(run)})" if _besides(run) else ""
+    error = f": {drop_subject(run.table, run.error)}" if run.error else ""
+    extras = f" ({_extras(run)})" if _extras(run) else ""
     return (
-        f"run {run.id} on {run.table} ({run.trigger}, {screen.time(run.started_at)}) {run.state},"
-        f" {run.deleted:,} rows deleted{besides}{took}{error}"
+        f"run {run.id} on {run.table} ({run.trigger}, {screen.format_time(run.started_at)}) {run.state},"
+        f" {format_rows(run.deleted)} deleted{extras}{took}{error}"
     )
 
 

@@ -1,12 +1,13 @@
-"""`retention hold`: rows that stay although their policy says otherwise."""
+"""`retention hold`: holds rows that their policy would delete, lists the holds and releases them."""
 
 from __future__ import annotations
 
-import getpass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
+from watchkeeper.cli._command import Command, Group, add_by, add_json, add_table
+from watchkeeper.cli._text import format_rows
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Condition
 
@@ -19,83 +20,92 @@ if TYPE_CHECKING:
     from watchkeeper.retention import Hold
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the commands."""
-    text = "rows that stay although their policy says otherwise"
-    group = actions.add_parser("hold", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    commands = group.add_subparsers(metavar="COMMAND", required=True)
-
-    parser = commands.add_parser("add", help="hold rows, from now on")
-    parser.add_argument("table", metavar="TABLE", help="name of the policy")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_table(parser)
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument(
         "--where",
         action="append",
         metavar="CONDITION",
-        help="such as 'customer_id = 42' or \"id in (a, b)\"; a row that meets all of them is held",
+        help="such as 'customer_id = 42' or \"id in (a, b)\"; repeat it for rows that meet several",
     )
     rows.add_argument("--all", action="store_true", help="hold every row")
-    parser.add_argument("--reason", required=True, help="why, for whoever finds it")
-    parser.add_argument("--owner", default=whoever(), help="who wants it; default: the account that asks")
-    parser.add_argument(
-        "--until", metavar="TIME", help="when it ends by itself, as 2027-01-31 or with a time"
-    )
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=_add)
-
-    parser = commands.add_parser("list", help="the holds that are in force")
-    parser.add_argument("--ended", action="store_true", help="also those that are over")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=_list)
-
-    parser = commands.add_parser("release", help="end a hold; its rows go with the next run that is due")
-    parser.add_argument("hold", type=int, metavar="NUMBER", help="of the hold, as the list has it")
-    parser.add_argument("--by", default=whoever(), help="who releases it; default: the account that asks")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=_release)
+    parser.add_argument("--reason", required=True, help="why the rows are held")
+    add_by(parser, option="--owner")
+    parser.add_argument("--until", metavar="TIME", help="when the hold expires: 2027-01-31, or with a time")
+    add_json(parser)
 
 
-async def _add(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    retention = keeper.retention
-    until = _time(arguments.until, keeper.settings.retention_timezone) if arguments.until else None
+async def _execute_add(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+    operator = keeper.retention.operator
+    until = _parse_time(arguments.until, keeper.settings.retention_timezone) if arguments.until else None
     conditions = [Condition.parse(text) for text in arguments.where or ()]
-    hold = await retention.operator.hold(
+    hold = await operator.hold(
         arguments.table, conditions, reason=arguments.reason, owner=arguments.owner, until=until
     )
-    rows = await retention.operator.count_held(hold)
+    rows = await operator.count_held(hold)
     if screen.json:
-        screen.document([{**_document(hold), "rows": rows}])
+        screen.write_json([{**_document(hold), "rows": rows}])
     else:
-        screen.say(f"{_sentence(hold, screen)}; {_holds(rows)}")
+        screen.write_line(f"{_sentence(hold, screen)}; {_count(rows)}")
     return 0
 
 
-def _holds(rows: int | None) -> str:
-    if rows is None:
-        return "it holds some rows, which take too long to count"
-    return f"it holds {rows:,} rows now" if rows else "it holds no row now: is that meant?"
+def _add_list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ended", action="store_true", help="include holds that expired or were released")
+    add_json(parser)
 
 
-async def _list(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+async def _execute_list(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     _show(await keeper.retention.operator.holds(ended=arguments.ended), screen, ended=arguments.ended)
     return 0
 
 
-async def _release(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    ended = await keeper.retention.operator.release(arguments.hold, released_by=arguments.by)
-    _show([ended], screen, ended=True)
+def _add_release_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("hold", type=int, metavar="NUMBER", help="number of the hold, from `hold list`")
+    add_by(parser)
+    add_json(parser)
+
+
+async def _execute_release(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+    released = await keeper.retention.operator.release(arguments.hold, released_by=arguments.by)
+    _show([released], screen, ended=True)
     return 0
 
 
-def whoever() -> str:
-    """Return the name of the account that asks."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # an account without a name, as in some containers
-        return "operator"
+HOLD: Final = Group(
+    name="hold",
+    help="rows that are kept although their policy would delete them",
+    commands=(
+        Command(
+            name="add",
+            help="hold rows, whatever their policy says",
+            add_arguments=_add_arguments,
+            execute=_execute_add,
+        ),
+        Command(
+            name="list",
+            help="show the holds in force",
+            add_arguments=_add_list_arguments,
+            execute=_execute_list,
+        ),
+        Command(
+            name="release",
+            help="release a hold; the next run deletes its rows",
+            add_arguments=_add_release_arguments,
+            execute=_execute_release,
+        ),
+    ),
+)
 
 
-def _time(text: str, zone: str) -> datetime:
+def _count(rows: int | None) -> str:
+    if rows is None:
+        return "it holds rows, too many to count"
+    return f"it holds {format_rows(rows)} now" if rows else "it holds no row now: check the condition"
+
+
+def _parse_time(text: str, zone: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -105,27 +115,20 @@ def _time(text: str, zone: str) -> datetime:
 
 def _show(holds: Sequence[Hold], screen: Screen, *, ended: bool) -> None:
     if screen.json:
-        screen.document([_document(hold) for hold in holds])
+        screen.write_json([_document(hold) for hold in holds])
     elif screen.terminal:
-        screen.table(
+        released = ["Released"] if ended else []
+        screen.write_table(
             "Holds",
-            (
-                "#Hold",
-                "Table",
-                "Since",
-                "Until",
-                "Owner",
-                *(["Released"] if ended else []),
-                "Rows and reason",
-            ),
+            ("#Hold", "Table", "Since", "Until", "Owner", *released, "Rows and reason"),
             [
                 (
                     str(hold.id),
                     hold.table_name,
-                    screen.time(hold.created_at),
-                    screen.time(hold.until),
+                    screen.format_time(hold.created_at),
+                    screen.format_time(hold.until),
                     hold.owner,
-                    *([screen.time(hold.released_at)] if ended else []),
+                    *([screen.format_time(hold.released_at)] if ended else []),
                     f"{hold}: {hold.reason}",
                 )
                 for hold in holds
@@ -133,15 +136,17 @@ def _show(holds: Sequence[Hold], screen: Screen, *, ended: bool) -> None:
         )
     else:
         for hold in holds:
-            screen.say(_sentence(hold, screen))
+            screen.write_line(_sentence(hold, screen))
 
 
 def _sentence(hold: Hold, screen: Screen) -> str:
-    end = f" until {screen.time(hold.until)}" if hold.until else ""
-    over = f", released {screen.time(hold.released_at)} by {hold.released_by}" if hold.released_at else ""
+    until = f" until {screen.format_time(hold.until)}" if hold.until else ""
+    released = ""
+    if hold.released_at:
+        released = f"; released {screen.format_time(hold.released_at)} by {hold.released_by}"
     return (
-        f"hold {hold.id} on {hold.table_name}: {hold}; since {screen.time(hold.created_at)}{end},"
-        f" wanted by {hold.owner}: {hold.reason}{over}"
+        f"hold {hold.id} on {hold.table_name}: {hold}; since {screen.format_time(hold.created_at)}{until},"
+        f" by {hold.owner}: {hold.reason}{released}"
     )
 
 

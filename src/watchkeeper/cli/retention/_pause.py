@@ -1,10 +1,11 @@
-"""`retention pause`: no run of a policy begins, and the one that is going on stops."""
+"""`retention pause`: pauses a policy and stops its current run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli.retention._control import add_word, show_word
+from watchkeeper.cli._command import Command
+from watchkeeper.cli.retention._operator_command import add_operator_arguments, show_operator_command
 
 if TYPE_CHECKING:
     import argparse
@@ -13,16 +14,18 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    add_word(
-        actions, "pause", "let no run of a policy begin, and have the one that is going on stop", execute
-    )
-
-
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Say the word, and what comes of it."""
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     run = await keeper.retention.operator.pause(arguments.table, by=arguments.by)
-    rest = "no run begins" if run is None else f"nothing more of run {run} goes, and no other begins"
-    show_word(screen, arguments, "paused", run, rest)
+    consequence = "no run starts until it is resumed"
+    if run is not None:
+        consequence = f"run {run} deletes nothing more, and {consequence}"
+    show_operator_command(screen, arguments, "paused", run, consequence)
     return 0
+
+
+PAUSE: Final = Command(
+    name="pause",
+    help="pause a policy and stop its current run",
+    add_arguments=add_operator_arguments,
+    execute=_execute,
+)

@@ -1,119 +1,118 @@
-"""`retention plan`: what a run would delete now."""
+"""`retention plan`: shows what a run would delete now."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli._screen import Screen, days, duration, unnamed, volume
+from watchkeeper.cli._command import Command, add_json, add_tables
+from watchkeeper.cli._text import drop_subject, format_bytes, format_days, format_duration, format_rows
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from watchkeeper.cli._screen import Screen
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.retention import Hold, Plan
 
-_HOLDS_SHOWN: Final = 5
+_MOST_HOLDS: Final = 5  # in a sentence
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("plan", help="what a run would delete now; nothing is changed")
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these policies; default all")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=execute)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tables(parser)
+    add_json(parser)
 
 
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Show the plan; 1 if a policy cannot be carried out."""
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     plans = await keeper.retention.plan(arguments.tables or None)
     show_plans(plans, screen)
     return int(any(plan.problem for plan in plans))
 
 
-def show_plans(plans: Sequence[Plan], screen: Screen) -> None:
-    """Show what runs would delete.
+PLAN: Final = Command(
+    name="plan",
+    help="show what a run would delete now, without deleting it",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)
 
-    Args:
-        plans: One for each policy.
-        screen: Where.
-    """
+
+def show_plans(plans: Sequence[Plan], screen: Screen) -> None:
+    """Show what runs would delete."""
     if screen.json:
-        screen.document([_document(plan) for plan in plans])
+        screen.write_json([_document(plan) for plan in plans])
         return
     if screen.terminal:
-        screen.table(
+        screen.write_table(
             "What a run would delete now",
-            ("Table", "Kept", "Older than", "#Rows", "#Of all", "#Held", "Oldest"),
+            ("Table", "Kept", "Older than", "#Rows", "#Of table", "#Held", "Oldest"),
             [_cells(plan, screen) for plan in plans],
         )
     for plan in plans:
+        name = plan.policy.name
         if plan.problem:
-            screen.say(f"{plan.policy.name}: {unnamed(plan.policy.name, plan.problem)}")
+            screen.write_line(f"{name}: {drop_subject(name, plan.problem)}")
         if not plan.why:
-            continue  # it could not be looked at
+            continue  # the table could not be read
         if screen.terminal:
-            held = f"; rows are held{_by(plan.holds)}" if _holds_some(plan) else ""
-            screen.say(f"{plan.policy.name}: {_way(plan)}{held}")
+            held = f"; rows are held{_by_holds(plan.holds)}" if _holds_some(plan) else ""
+            screen.write_line(f"{name}: {plan.strategy}, {_details(plan)}{held}")
         else:
-            screen.say(_sentence(plan, screen))
+            screen.write_line(_sentence(plan, screen))
         for statement in plan.index:
-            screen.say(f"{plan.policy.name}: an index of the ages is missing: {statement};")
+            screen.write_line(f"{name}: an index on the age column is missing: {statement};")
 
 
 def _cells(plan: Plan, screen: Screen) -> tuple[str, ...]:
     return (
         plan.policy.name,
-        days(plan.policy.keep),
-        screen.time(plan.horizon),
-        _rows(plan) if plan.why else "-",
+        format_days(plan.policy.keep),
+        screen.format_time(plan.horizon),
+        f"{_about(plan)}{plan.rows:,}" if plan.why else "-",
         _share(plan),
-        _held(plan) if plan.holds else "-",
-        screen.time(plan.oldest),
+        _count(plan.held) if plan.holds else "-",
+        screen.format_time(plan.oldest),
     )
 
 
 def _sentence(plan: Plan, screen: Screen) -> str:
-    share = f" (about {_share(plan)} of the table)" if plan.table_rows else ""
-    oldest = f", the oldest of {screen.time(plan.oldest)}" if plan.oldest else ""
-    held = f"; {_held(plan)} more are held{_by(plan.holds)}" if _holds_some(plan) else ""
-    but = "but for that, " if plan.problem else ""
+    would = "without that, it would delete" if plan.problem else "would delete"
+    share = f", about {_share(plan)} of the table" if plan.table_rows else ""
+    oldest = f"; oldest from {screen.format_time(plan.oldest)}" if plan.oldest else ""
+    held = f"; {_count(plan.held)} more held{_by_holds(plan.holds)}" if _holds_some(plan) else ""
     return (
-        f"{plan.policy.name}: {but}{_rows(plan)} rows would go{share}, older than {screen.time(plan.horizon)}"
-        f" ({days(plan.policy.keep)}){oldest}{held}; {_way(plan)}"
+        f"{plan.policy.name}: {would} {_about(plan)}{format_rows(plan.rows)} ({plan.strategy}){share}, older"
+        f" than {screen.format_time(plan.horizon)} (kept {format_days(plan.policy.keep)}){oldest}{held};"
+        f" {_details(plan)}"
     )
 
 
-def _way(plan: Plan) -> str:
-    ageless = f"; {plan.ageless:,} without an age stay" if plan.ageless else ""
-    referenced = (
-        "" if plan.referenced == 0 else f"; {_count(plan.referenced)} stay while others refer to them"
-    )
-    about = f"about {volume(plan.bytes)} in {duration(plan.takes)}"
-    return f"{about}, by {plan.strategy}, because {plan.why}{referenced}{ageless}"
+def _details(plan: Plan) -> str:
+    referenced = ageless = ""
+    if plan.referenced != 0:
+        referenced = f"; {_count(plan.referenced)} kept because other rows refer to them"
+    if plan.ageless:
+        ageless = f"; {plan.ageless:,} kept without an age"
+    size = f"about {format_bytes(plan.bytes)} in {format_duration(plan.duration)}"
+    return f"{size}; {plan.why}{referenced}{ageless}"
 
 
 def _holds_some(plan: Plan) -> bool:
     return bool(plan.holds) and plan.held != 0
 
 
-def _by(holds: Sequence[Hold]) -> str:
-    """Name the holds that are in force, the first ones of many."""
-    names = ", ".join(str(hold.id) for hold in holds[:_HOLDS_SHOWN])
-    more = f" and {len(holds) - _HOLDS_SHOWN} more" if len(holds) > _HOLDS_SHOWN else ""
+def _by_holds(holds: Sequence[Hold]) -> str:
+    names = ", ".join(str(hold.id) for hold in holds[:_MOST_HOLDS])
+    more = f" and {len(holds) - _MOST_HOLDS} more" if len(holds) > _MOST_HOLDS else ""
     return f" by hold{'' if len(holds) == 1 else 's'} {names}{more}"
-
-
-def _held(plan: Plan) -> str:
-    return _count(plan.held)
 
 
 def _count(rows: int | None) -> str:
     return "some" if rows is None else f"{rows:,}"
 
 
-def _rows(plan: Plan) -> str:
-    return f"{plan.rows:,}" if plan.exact else f"about {plan.rows:,}"
+def _about(plan: Plan) -> str:
+    return "" if plan.exact else "about "
 
 
 def _share(plan: Plan) -> str:
@@ -129,7 +128,7 @@ def _document(plan: Plan) -> dict[str, object]:
         "rows": plan.rows,
         "exact": plan.exact,
         "bytes": plan.bytes,
-        "seconds": round(plan.takes.total_seconds(), 1),
+        "seconds": round(plan.duration.total_seconds(), 1),
         "table_rows": plan.table_rows,
         "oldest": plan.oldest,
         "strategy": plan.strategy,

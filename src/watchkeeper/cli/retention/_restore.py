@@ -1,13 +1,13 @@
-"""`retention restore`: put back what a run deleted, from the archive."""
+"""`retention restore`: restores the rows that a run deleted, from the archive."""
 
 from __future__ import annotations
 
 import shlex
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli.retention._hold import whoever
-from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.cli._command import Command, add_by, add_json, add_yes, require_yes
+from watchkeeper.cli._text import format_rows
 
 if TYPE_CHECKING:
     import argparse
@@ -17,50 +17,55 @@ if TYPE_CHECKING:
     from watchkeeper.retention.archive._restore import Restored
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("restore", help="put back what a run deleted, from the archive")
-    parser.add_argument("run", type=int, metavar="RUN", help="its number, as the history has it")
-    parser.add_argument("--by", default=whoever(), help="who wants it; default: the account that asks")
-    parser.add_argument("--yes", action="store_true", help="do not ask; needed where there is no terminal")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=execute)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=int, metavar="RUN", help="number of the run, from `history`")
+    add_by(parser)
+    add_yes(parser)
+    add_json(parser)
 
 
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Restore the run; 1 if not all of its rows are back."""
-    if not arguments.yes and not screen.terminal:
-        raise ConfigurationError("Without a terminal nobody can be asked: say --yes to put rows back.")
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+    require_yes(arguments, screen, "restore rows")
     operator = keeper.retention.operator
     found = await operator.archived(arguments.run)
-    question = f"Put {found.rows:,} rows of run {found.run} back into {found.table}?"
+    question = f"Restore {format_rows(found.rows)} of run {found.run} to {found.table}?"
     if found.rows and not arguments.yes and not await screen.ask(question):
-        screen.say("Nothing was put back.")
+        screen.write_line("Nothing was restored.")
         return 0
     with screen.progress({found.table: found.rows} if found.rows else {}) as bars:
         restored = await operator.restore(
             arguments.run,
             restored_by=arguments.by,
-            on_rows=lambda rows: None if bars is None else bars.advance(found.table, rows),
+            on_rows=lambda rows: None if bars is None else bars.restored(found.table, rows),
         )
     if screen.json:
-        screen.document(_document(restored))
+        screen.write_json(_document(restored))
     else:
         _show(restored, screen)
     return int(bool(restored.problems))
 
 
+RESTORE: Final = Command(
+    name="restore",
+    help="restore the rows that a run deleted, from the archive",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)
+
+
 def _show(restored: Restored, screen: Screen) -> None:
     found = restored.found
-    present = f", {restored.present:,} were there already" if restored.present else ""
-    earlier = f", {restored.earlier:,} had come back before" if restored.earlier else ""
-    screen.say(f"{found.table}: {restored.rows:,} rows of run {found.run} are back{present}{earlier}")
+    present = f"; {restored.present:,} existed already" if restored.present else ""
+    earlier = f"; {restored.earlier:,} were restored before" if restored.earlier else ""
+    screen.write_line(
+        f"{found.table}: restored {format_rows(restored.rows)} of run {found.run}{present}{earlier}"
+    )
     for problem in restored.problems:
-        screen.say(f"{found.table}: {problem}")
+        screen.write_line(f"{found.table}: {problem}")
     if restored.rows or restored.present:
         condition = f'"{found.age_column}" < {found.horizon.astimezone(UTC).isoformat()}'
-        screen.say(
-            "They are as old as they were, and the next run deletes them again. To keep them:"
+        screen.write_line(
+            "Their age is unchanged, so the next run deletes them again. To keep them:"
             f" retention hold add {shlex.quote(found.table)} --where {shlex.quote(condition)}"
             f" --reason 'restored from run {found.run}'"
         )

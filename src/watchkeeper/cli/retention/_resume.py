@@ -1,10 +1,11 @@
-"""`retention resume`: runs of a policy begin again, from where the last one stopped."""
+"""`retention resume`: resumes a paused policy."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli.retention._control import add_word, show_word
+from watchkeeper.cli._command import Command
+from watchkeeper.cli.retention._operator_command import add_operator_arguments, show_operator_command
 
 if TYPE_CHECKING:
     import argparse
@@ -13,17 +14,18 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    add_word(actions, "resume", "let runs of a policy begin again, from where the last one stopped", execute)
-
-
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Say the word, and what comes of it."""
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     run = await keeper.retention.operator.resume(arguments.table, by=arguments.by)
-    # A run by hand has nobody who would start it again.
-    rest = "what is due goes on from where it stopped; what was run by hand is to be run again"
+    consequence = "a scheduled run continues where it stopped; start a manual run again"
     if run is not None:
-        rest = f"run {run} goes on"
-    show_word(screen, arguments, "resumed", run, rest)
+        consequence = f"run {run} continues"
+    show_operator_command(screen, arguments, "resumed", run, consequence)
     return 0
+
+
+RESUME: Final = Command(
+    name="resume",
+    help="resume a paused policy; its scheduled run continues where it stopped",
+    add_arguments=add_operator_arguments,
+    execute=_execute,
+)

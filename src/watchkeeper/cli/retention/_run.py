@@ -1,4 +1,4 @@
-"""`retention run`: delete what is older than its policy keeps it, now."""
+"""`retention run`: deletes rows that are older than their policy keeps them, now."""
 
 from __future__ import annotations
 
@@ -7,54 +7,41 @@ import asyncio
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli._screen import Screen, duration, unnamed
+from watchkeeper.cli._command import Command, add_json, add_tables, add_yes, require_yes
+from watchkeeper.cli._text import drop_subject, format_duration, format_rows
 from watchkeeper.cli.retention._plan import show_plans
-from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.database._connection import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from watchkeeper.cli._screen import Screen
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.retention import Plan, Retention, RunResult
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("run", help="delete what is older than its policy keeps it, now")
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these policies; default all")
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tables(parser)
     parser.add_argument(
         "--allow-share",
         type=_share,
         metavar="SHARE",
-        help="what may go of a table, such as 0.8; default WATCHKEEPER_RETENTION_MAX_SHARE",
+        help="largest share of a table to delete, such as 0.8; default WATCHKEEPER_RETENTION_MAX_SHARE",
     )
     parser.add_argument(
         "--budget",
         type=_share,
         metavar="SHARE",
-        help="share of the time that it may take, 1 for flat out; default WATCHKEEPER_RETENTION_BUDGET",
+        help="share of the time to be busy, 1 to run flat out; default WATCHKEEPER_RETENTION_BUDGET",
     )
-    parser.add_argument("--yes", action="store_true", help="do not ask; needed where there is no terminal")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=execute)
+    add_yes(parser)
+    add_json(parser)
 
 
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0.0 < share <= 1.0:
-        raise argparse.ArgumentTypeError(f"a share is a number over 0 and up to 1, such as 0.5, not {text}")
-    return share
-
-
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Run the policies; 1 if one of them did not complete."""
-    if not arguments.yes and not screen.terminal:
-        raise ConfigurationError("Without a terminal nobody can be asked: say --yes to delete rows.")
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
+    require_yes(arguments, screen, "delete rows")
     retention = keeper.retention
     tables = arguments.tables or None
     limits = replace(
@@ -69,34 +56,53 @@ async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
         show_plans(plans, screen)
         totals = {plan.policy.name: plan.rows for plan in plans if not plan.problem}
         problems = len(plans) - len(totals)
-        if not arguments.yes and not await _ask(plans, screen):
-            return int(problems > 0)
         if not arguments.yes:
-            tables = list(totals)  # what was asked for
-    with _stoppable(retention), screen.progress(totals) as bars:
+            if not await _confirm(plans, screen):
+                return int(problems > 0)
+            tables = list(totals)  # those in the question
+    with _stop_on_signal(retention), screen.progress(totals) as bars:
         results = await retention.run_now(tables, limits=limits, observer=bars)
     _show(results, screen)
     return int(problems > 0 or any(result.status != "completed" for result in results))
 
 
-async def _ask(plans: Sequence[Plan], screen: Screen) -> bool:
-    """Ask whether what can be run is to be run; no question where that would delete nothing."""
+RUN: Final = Command(
+    name="run",
+    help="delete rows that are older than their policy keeps them, now",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share <= 1.0:
+        raise argparse.ArgumentTypeError(f"a share is a number over 0 and up to 1, such as 0.5, not {text}")
+    return share
+
+
+async def _confirm(plans: Sequence[Plan], screen: Screen) -> bool:
+    """Ask whether to run the policies that can run, unless that would delete nothing."""
     runnable = [plan for plan in plans if not plan.problem]
     rows = sum(plan.rows for plan in runnable)
-    if not rows and all(plan.exact for plan in runnable):
-        screen.say("Nothing can be run." if not runnable else "There is nothing to delete.")
+    exact = all(plan.exact for plan in runnable)
+    if not rows and exact:
+        screen.write_line("There is nothing to delete." if runnable else "No policy can run.")
         return False
-    about_ = "" if all(plan.exact for plan in runnable) else "about "
+    about = "" if exact else "about "
     of = "" if len(runnable) == len(plans) else f" of {', '.join(plan.policy.name for plan in runnable)}"
-    if await screen.ask(f"Delete {about_}{rows:,} rows{of} now?"):
+    if await screen.ask(f"Delete {about}{format_rows(rows)}{of} now?"):
         return True
-    screen.say("Nothing was deleted.")
+    screen.write_line("Nothing was deleted.")
     return False
 
 
 @contextmanager
-def _stoppable(retention: Retention) -> Iterator[None]:
-    """Have Ctrl-C end the run between two transactions, closed and audited."""
+def _stop_on_signal(retention: Retention) -> Iterator[None]:
+    """Let Ctrl-C stop the run between two transactions, closed and audited."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, retention.interrupt)
     loop.add_signal_handler(signal.SIGTERM, retention.interrupt)
@@ -109,24 +115,20 @@ def _stoppable(retention: Retention) -> Iterator[None]:
 
 def _show(results: list[RunResult], screen: Screen) -> None:
     if screen.json:
-        screen.document([_document(result) for result in results])
+        screen.write_json([_document(result) for result in results])
         return
     for result in results:
-        screen.say(_sentence(result))
+        screen.write_line(_sentence(result))
         for note in result.notes:
-            screen.say(f"{result.table}: {note}")
+            screen.write_line(f"{result.table}: {note}")
 
 
 def _sentence(result: RunResult) -> str:
     run = f" (run {result.run})" if result.run is not None else ""
-    text = f"{result.table}: {result.status}, {result.deleted:,} rows deleted"
+    text = f"{result.table}: {result.status}, {format_rows(result.deleted)} deleted"
     if result.error is not None:
-        return f"{text}{run}: {unnamed(result.table, _one_line(result.error))}"
-    return f"{text} in {duration(result.duration)}{run}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+        return f"{text}{run}: {drop_subject(result.table, one_line(result.error))}"
+    return f"{text} in {format_duration(result.duration)}{run}"
 
 
 def _document(result: RunResult) -> dict[str, object]:
@@ -136,6 +138,6 @@ def _document(result: RunResult) -> dict[str, object]:
         "deleted": result.deleted,
         "duration_seconds": result.duration,
         "run": result.run,
-        "error": None if result.error is None else _one_line(result.error),
+        "error": None if result.error is None else one_line(result.error),
         "notes": result.notes,
     }

@@ -1,15 +1,17 @@
-"""`retention status`: how each policy stands, how far what runs has come, and whether vacuum keeps up."""
+"""`retention status`: shows the state of each policy, its current run and its dead rows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli._screen import Screen, days, duration, unnamed
+from watchkeeper.cli._command import Command, add_json, add_tables
+from watchkeeper.cli._text import drop_subject, format_days, format_duration, format_rows
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from watchkeeper.cli._screen import Screen
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.retention import PastRun, PolicyStatus
     from watchkeeper.retention.table._vacuum import Vacuum
@@ -17,67 +19,72 @@ if TYPE_CHECKING:
 _NO_TABLE: Final = "there is no such table that the service can see"
 
 
-def add(actions: argparse._SubParsersAction[Any]) -> None:
-    """Describe the command."""
-    parser = actions.add_parser("status", help="last run, progress, last success and next due of each policy")
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="only these policies; default all")
-    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
-    parser.set_defaults(execute=execute)
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tables(parser)
+    add_json(parser)
 
 
-async def execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
-    """Show the status; 1 if the last run of a policy failed or was refused."""
+async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     found = await keeper.retention.status(arguments.tables or None)
     if screen.json:
-        screen.document([_document(status) for status in found])
+        screen.write_json([_document(status) for status in found])
     elif screen.terminal:
         _show_tables(found, screen)
     else:
         for status in found:
-            screen.say(_sentence(status, screen))
+            screen.write_line(_sentence(status, screen))
     return int(
         any(status.last is not None and status.last.state in {"failed", "refused"} for status in found)
     )
 
 
+STATUS: Final = Command(
+    name="status",
+    help="show each policy's last and next run, progress, and dead rows",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)
+
+
 def _show_tables(found: Sequence[PolicyStatus], screen: Screen) -> None:
-    screen.table(
+    screen.write_table(
         "Retention",
-        ("Table", "Kept", "Last run", "State", "#Rows", "Last success", "Next due"),
+        ("Table", "Kept", "Last run", "State", "#Rows", "Last success", "Next run"),
         [_cells(status, screen) for status in found],
     )
     running = [(status, status.last) for status in found if status.last and status.last.state == "running"]
     if running:
-        screen.table(
-            "Going on",
-            ("Table", "#Rows", "#Of about", "#Done", "#Rows/s", "#Left", "Waits for"),
+        screen.write_table(
+            "Current runs",
+            ("Table", "#Rows", "#Planned", "#Done", "#Rows/s", "#Left", "Waits for"),
             [_progress_cells(status, last) for status, last in running],
         )
-    screen.table(
-        "Dead rows, which vacuum frees",
-        ("Table", "#Dead", "#Autovacuum at", "Vacuumed", "Found"),
+    screen.write_table(
+        "Dead rows",
+        ("Table", "#Dead", "#Autovacuum at", "Vacuumed", "State"),
         [_vacuum_cells(status.vacuum, screen) for status in found if status.vacuum],
     )
     for status in found:
+        name = status.policy.name
         if status.vacuum is None:
-            screen.say(f"{status.policy.name}: {_NO_TABLE}")
+            screen.write_line(f"{name}: {_NO_TABLE}")
         if status.paused_at is not None:
-            screen.say(f"{status.policy.name}: {_paused(status, screen)}")
+            screen.write_line(f"{name}: {_paused(status, screen)}")
         if status.last is not None and status.last.error is not None:
-            error = unnamed(status.policy.name, status.last.error)
-            screen.say(f"{status.policy.name}: run {status.last.id} {status.last.state}: {error}")
+            error = drop_subject(name, status.last.error)
+            screen.write_line(f"{name}: run {status.last.id} {status.last.state}: {error}")
 
 
 def _cells(status: PolicyStatus, screen: Screen) -> tuple[str, ...]:
     last = status.last
     return (
         status.policy.name,
-        days(status.policy.keep),
-        screen.time(last.started_at if last else None),
+        format_days(status.policy.keep),
+        screen.format_time(last.started_at if last else None),
         f"{last.state} ({last.trigger})" if last else "never ran",
         f"{last.deleted:,}" if last else "-",
-        screen.time(status.last_success),
-        "paused" if status.paused_at else screen.time(status.next_due),
+        screen.format_time(status.last_success),
+        "paused" if status.paused_at else screen.format_time(status.next_due),
     )
 
 
@@ -89,7 +96,7 @@ def _progress_cells(status: PolicyStatus, last: PastRun) -> tuple[str, ...]:
         "-" if last.planned is None else f"{last.planned:,}",
         _share(last) or "-",
         f"{last.rate(status.now):,.0f}",
-        "-" if left is None else duration(left),
+        "-" if left is None else format_duration(left),
         last.waiting or "-",
     )
 
@@ -99,34 +106,37 @@ def _vacuum_cells(vacuum: Vacuum, screen: Screen) -> tuple[str, ...]:
         vacuum.table,
         f"{vacuum.dead:,}",
         f"{vacuum.starts_at:,.0f}" if vacuum.automatic else "-",
-        screen.time(vacuum.vacuumed_at),
-        _health(vacuum),
+        screen.format_time(vacuum.vacuumed_at),
+        _vacuum_state(vacuum),
     )
 
 
 def _sentence(status: PolicyStatus, screen: Screen) -> str:
     last = status.last
-    when = f"next due {screen.time(status.next_due)}"
+    next_run = f"next run {screen.format_time(status.next_due)}"
     if status.paused_at is not None:
-        when = _paused(status, screen)
-    text = f"{status.policy.name}: kept {days(status.policy.keep)}, {when}"
-    text = f"{text}, {_NO_TABLE if status.vacuum is None else _vacuum(status.vacuum, screen)}"
+        next_run = _paused(status, screen)
+    vacuum = _NO_TABLE if status.vacuum is None else _vacuum(status.vacuum, screen)
+    text = f"{status.policy.name}: kept {format_days(status.policy.keep)}, {next_run}, {vacuum}"
     if last is None:
         return f"{text}, never ran"
-    error = f": {unnamed(status.policy.name, last.error)}" if last.error else ""
+    success = f"last success {screen.format_time(status.last_success)}"
+    if status.last_success is None:
+        success = "no success yet"
+    error = f": {drop_subject(status.policy.name, last.error)}" if last.error else ""
     return (
-        f"{text}, last success {screen.time(status.last_success)}, run {last.id} ({last.trigger},"
-        f" {screen.time(last.started_at)}) {last.state}, {_progress(status, last)}{error}"
+        f"{text}, {success}, run {last.id} ({last.trigger}, {screen.format_time(last.started_at)})"
+        f" {last.state}, {_progress(status, last)}{error}"
     )
 
 
 def _progress(status: PolicyStatus, last: PastRun) -> str:
     if last.state != "running":
-        return f"{last.deleted:,} rows deleted"
+        return f"{format_rows(last.deleted)} deleted"
     planned = "" if last.planned is None else f" of about {last.planned:,}"
     share = f" ({_share(last)})" if _share(last) else ""
     left = last.left(status.now)
-    rest = "" if left is None else f", about {duration(left)} left"
+    rest = "" if left is None else f", about {format_duration(left)} left"
     waits = f", waits ({last.waiting})" if last.waiting else ""
     return f"{last.deleted:,}{planned} rows deleted{share}, {last.rate(status.now):,.0f} rows/s{rest}{waits}"
 
@@ -136,20 +146,20 @@ def _share(last: PastRun) -> str:
 
 
 def _paused(status: PolicyStatus, screen: Screen) -> str:
-    return f"paused by {status.paused_by} since {screen.time(status.paused_at)}"
+    return f"paused by {status.paused_by} since {screen.format_time(status.paused_at)}"
 
 
 def _vacuum(vacuum: Vacuum, screen: Screen) -> str:
     when = "never vacuumed"
     if vacuum.vacuumed_at is not None:
-        when = f"last vacuumed {screen.time(vacuum.vacuumed_at)}"
-    return f"{vacuum.dead:,} dead rows ({when}; {_health(vacuum)})"
+        when = f"last vacuumed {screen.format_time(vacuum.vacuumed_at)}"
+    return f"{vacuum.dead:,} dead rows ({when}; {_vacuum_state(vacuum)})"
 
 
-def _health(vacuum: Vacuum) -> str:
+def _vacuum_state(vacuum: Vacuum) -> str:
     if not vacuum.automatic:
         return "autovacuum is off"
-    return "vacuum is behind" if vacuum.is_behind() else "vacuum keeps up"
+    return "autovacuum is behind" if vacuum.is_behind() else "autovacuum keeps up"
 
 
 def _document(status: PolicyStatus) -> dict[str, object]:

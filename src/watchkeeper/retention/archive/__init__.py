@@ -1,1 +1,1 @@
-"""Rows written to an archive before they are deleted, and restored from it."""
+"""The archive that rows are written to before they are deleted, and restored from."""

@@ -19,7 +19,7 @@ from watchkeeper.audit import append
 from watchkeeper.exceptions import AuditError, RetentionError
 from watchkeeper.retention._model import Claim, RunResult
 from watchkeeper.retention._queries import QUERIES, fetch_row, milliseconds
-from watchkeeper.retention.archive._segment import read_totals
+from watchkeeper.retention.archive._archived_run import read_archive_totals
 from watchkeeper.retention.ledger._attempts import next_attempt
 from watchkeeper.retention.ledger._interrupts import (
     RunInterruptedError,
@@ -194,7 +194,7 @@ class Ledger:
 
     async def lock(self, conn: AsyncConnection[Any], claim: Claim) -> None:
         """Lock the run, first in each transaction that deletes; raises if it was interrupted or lost."""
-        raise_if_interrupted(claim, await (await conn.execute(QUERIES["lock"], _key(claim))).fetchone())
+        raise_if_interrupted(claim, await (await conn.execute(QUERIES["lock_run"], _key(claim))).fetchone())
 
     async def record_deleted(
         self,
@@ -226,7 +226,7 @@ class Ledger:
             "cursor": cursor,
             "lease": self.lease,
         }
-        row = await (await conn.execute(QUERIES["move"], parameters)).fetchone()
+        row = await (await conn.execute(QUERIES["record_deleted"], parameters)).fetchone()
         if row is None:
             raise lost(claim)
         return int(row[0])
@@ -249,7 +249,7 @@ class Ledger:
             self._database.connection() as conn,
             conn.cursor(row_factory=class_row(Claim)) as cursor,
         ):
-            await cursor.execute(QUERIES["lapsed"])
+            await cursor.execute(QUERIES["lapsed_runs"])
             return await cursor.fetchall()
 
     async def close_lapsed(self, claim: Claim, error: RunInterruptedError) -> Closed | None:
@@ -274,7 +274,7 @@ class Ledger:
             elif lapsed and paused_by is not None:
                 state, error = "stopped", paused(claim, paused_by)
             described = self._describe(error)
-            archived = await read_totals(conn, claim.id)
+            archived = await read_archive_totals(conn, claim.id)
             payload = {
                 "deleted": deleted,
                 "run": claim.id,
@@ -290,7 +290,7 @@ class Ledger:
             }
             audit_id = await self._append(conn, claim, payload)
             await conn.execute(
-                QUERIES["close"],
+                QUERIES["close_run"],
                 {
                     "run": claim.id,
                     "state": state,

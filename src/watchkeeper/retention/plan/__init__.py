@@ -1,1 +1,1 @@
-"""What a run would delete, and what is past its horizon and still there."""
+"""What a run would delete, and the backlog: rows past the horizon that are still there."""

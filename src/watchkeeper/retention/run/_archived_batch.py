@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from watchkeeper.retention._queries import QUERIES, fetch_row
 from watchkeeper.retention.archive._segment import pack
 from watchkeeper.retention.run._batch import AgeRange, BatchResult, BlockRange, Range
-from watchkeeper.retention.table._columns import read_columns, reading
+from watchkeeper.retention.table._columns import archive_placeholders, read_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,7 +91,7 @@ class Archiver:
         began = time.monotonic()
         await conn.execute(QUERIES["text_format"])
         await conn.execute(target.fill(QUERIES["lock_table"]), {})
-        parts = reading(await read_columns(conn, target.oid))
+        parts = archive_placeholders(await read_columns(conn, target.oid))
         within: dict[str, object] = {
             "horizon": self._run.claim.horizon,
             "wide": _WIDE,
@@ -99,10 +99,10 @@ class Archiver:
             "skipped_places": _array(place for _, place in range_.skip),
         }
         if isinstance(range_, AgeRange):
-            query = "read_by_age"
+            query = "read_ages"
             within |= {"start": range_.start, "stop": range_.stop, "size": min(size, tuning.segment_rows)}
         else:
-            query = "read_by_place"
+            query = "read_blocks"
             within |= range_.cut(size)[0].parameters()
         rows, seen, width = Rows(), 0, 0
         async with conn.cursor(name="watchkeeper_rows") as cursor:
@@ -147,7 +147,7 @@ class Archiver:
             await self._run.ledger.lock(conn, self._run.claim)
             (segment,) = await fetch_row(
                 conn,
-                QUERIES["note_segment"],
+                QUERIES["record_segment"],
                 {
                     "run": self._run.claim.id,
                     "place": location.place,
@@ -203,14 +203,16 @@ class ArchivedBatch:
         if not which:
             return 0, []
         parameters = {"horizon": horizon, **self.rows.parameters(which)}
-        available, kept = await fetch_row(conn, target.fill(QUERIES["delete_archived_unlocked"]), parameters)
+        available, kept = await fetch_row(
+            conn, target.fill(QUERIES["delete_archived_skip_locked"]), parameters
+        )
         return available, [which[at] for at in kept]
 
     async def _note(self, conn: AsyncConnection[Any], *, available: int, kept: list[int]) -> BatchResult:
         eligible = len(self.rows.places)
         if self.segment is not None:
             noted = {"segment": self.segment, "deleted": eligible - len(kept), "kept": kept or None}
-            await conn.execute(QUERIES["note_deleted"], noted)
+            await conn.execute(QUERIES["record_segment_deleted"], noted)
         covered, rest = self._divide(kept)
         return BatchResult(
             eligible=eligible, available=available, deleted=eligible - len(kept), covered=covered, rest=rest

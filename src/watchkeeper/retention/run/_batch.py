@@ -88,7 +88,7 @@ async def delete_plain(
         return await _delete_ages(conn, target, horizon, range_, size)
     covered, rest = range_.cut(size)
     deleted = await conn.execute(
-        target.fill(QUERIES["delete_by_place"]), {"horizon": horizon, **covered.parameters()}
+        target.fill(QUERIES["delete_blocks"]), {"horizon": horizon, **covered.parameters()}
     )
     return _all_deleted(deleted.rowcount, covered, rest)
 
@@ -99,7 +99,7 @@ async def skip_empty(
     """Return what a batch would come to that finds nothing; None where there is something to delete."""
     covered, rest = range_.cut(size)
     (found,) = await fetch_row(
-        conn, target.fill(QUERIES["any_by_place"]), {"horizon": horizon, **covered.parameters()}
+        conn, target.fill(QUERIES["any_in_blocks"]), {"horizon": horizon, **covered.parameters()}
     )
     return None if found else _all_deleted(0, covered, rest)
 
@@ -128,10 +128,12 @@ async def delete_skip_locked(
     covered, rest = range_.cut(size)
     within = {"horizon": horizon, **covered.parameters()}
     if target.has_children:
-        eligible, available, deleted = await fetch_row(conn, target.fill(QUERIES["sweep_by_place"]), within)
+        eligible, available, deleted = await fetch_row(
+            conn, target.fill(QUERIES["delete_child_blocks_skip_locked"]), within
+        )
     else:
         deleted = await _delete_unlocked_blocks(conn, target, horizon, covered)
-        left, free = await fetch_row(conn, target.fill(QUERIES["left_by_place"]), within)
+        left, free = await fetch_row(conn, target.fill(QUERIES["count_left_in_blocks"]), within)
         eligible, available = deleted + left, deleted + free
     return BatchResult(eligible=eligible, available=available, deleted=deleted, covered=covered, rest=rest)
 
@@ -149,7 +151,7 @@ async def _delete_ages(
         covered = AgeRange(start=range_.start, stop=after[0])
         rest = AgeRange(start=after[0], stop=range_.stop)
     deleted = await conn.execute(
-        target.fill(QUERIES["delete_by_age"]), {**within, "stop": covered.stop, "last": rest is None}
+        target.fill(QUERIES["delete_ages"]), {**within, "stop": covered.stop, "last": rest is None}
     )
     return _all_deleted(deleted.rowcount, covered, rest)
 
@@ -159,7 +161,7 @@ async def _delete_ages_skip_locked(
 ) -> BatchResult:
     eligible, available, deleted, newest = await fetch_row(
         conn,
-        target.fill(QUERIES["sweep_by_age"]),
+        target.fill(QUERIES["delete_ages_skip_locked"]),
         {"horizon": horizon, "start": range_.start, "stop": range_.stop, "size": size},
     )
     covered, rest = range_, None
@@ -174,8 +176,8 @@ async def _delete_unlocked_blocks(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, range_: BlockRange
 ) -> int:
     within = {"horizon": horizon, **range_.parameters()}
-    untouched = await conn.execute(target.fill(QUERIES["delete_by_place_untouched"]), within)
-    others = await conn.execute(target.fill(QUERIES["delete_by_place_unlocked"]), within)
+    untouched = await conn.execute(target.fill(QUERIES["delete_blocks_never_locked"]), within)
+    others = await conn.execute(target.fill(QUERIES["delete_blocks_skip_locked"]), within)
     return untouched.rowcount + others.rowcount
 
 

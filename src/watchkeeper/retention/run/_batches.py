@@ -92,7 +92,7 @@ class Batches:
             async with self._transactions.open() as conn:
                 target = await self.target.with_holds(conn)
                 left = await fetch_row(
-                    conn, target.fill(QUERIES["is_left"]), {"horizon": self._run.claim.horizon}
+                    conn, target.fill(QUERIES["any_eligible"]), {"horizon": self._run.claim.horizon}
                 )
         except errors.QueryCanceled:
             return True  # the next pass finds out

@@ -7,9 +7,9 @@ One transaction a partition, as the owner of the tables:
 3. Lock the run in the ledger, check that no hold was added meanwhile, lock all tables, drop the partition,
    move the ledger's count.
 
-Other transactions wait for about `LOCK_WAIT` at most: that is how long DROP waits for the parent table, with
-everyone who queues behind it, and how long it may block others; then it is rolled back and tried again. Once
-it waits for no lock, dropping takes a millisecond or so for each table and index. A statement that could
+Other transactions wait for about `LOCK_TIMEOUT` at most: that is how long DROP waits for the parent table,
+with everyone who queues behind it, and how long it may block others; then it is rolled back and tried again.
+Once it waits for no lock, dropping takes a millisecond or so for each table and index. A statement that could
 touch any partition (an UPDATE by another column) locks the parent, then all partitions: it would wait for the
 partition, and DROP for it. Where that happens, the parent is locked before the count, if that was quick.
 
@@ -28,19 +28,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psycopg import errors, sql
 
+from watchkeeper.database._connection import one_line
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention._queries import QUERIES, fetch_row, milliseconds
 from watchkeeper.retention.run._lease import TRANSIENT
 from watchkeeper.retention.table._partitions import (
     BUSY,
     HELD,
-    LOCK_WAIT,
+    LOCK_TIMEOUT,
     Partition,
     Partitions,
-    explain,
-    limit,
-    one_line,
+    explain_kept,
     read_partitions,
+    set_partition_timeouts,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention.table._target import Target
 
 # DROP takes several locks one after another, and keeps the first ones while it waits for the next.
-_LOCKS_TIMEOUT: Final = 2 * LOCK_WAIT
+_LOCKS_TIMEOUT: Final = 2 * LOCK_TIMEOUT
 _LONGEST_DROP: Final = timedelta(seconds=8)  # shorter than the connection's own time-out
 _COUNT_TARGET: Final = timedelta(milliseconds=25)
 # No retry helps.
@@ -97,7 +97,7 @@ class PartitionDrop:
     @property
     def notes(self) -> list[str]:
         """Which partitions were not dropped, and why."""
-        return explain(self._kept)
+        return explain_kept(self._kept)
 
     async def drop_all(self, target: Target, partitions: Partitions) -> AsyncIterator[Dropped]:
         """Drop the partitions that can be dropped, and yield after each."""
@@ -140,7 +140,7 @@ class PartitionDrop:
         with suppress(*TRANSIENT):
             async with self._run.database.connection() as conn:
                 parameters = {"run": self._run.claim.id, "partition": partition.name}
-                row = await (await conn.execute(QUERIES["dropped"], parameters)).fetchone()
+                row = await (await conn.execute(QUERIES["dropped_partition"], parameters)).fetchone()
         return None if row is None else int(row[0])
 
     async def _drop(self, target: Target, partition: Partition) -> Dropped:
@@ -157,9 +157,9 @@ class PartitionDrop:
 
     async def _drop_in(self, conn: AsyncConnection[Any], target: Target, partition: Partition) -> int:
         """Drop one partition in this transaction, and return how many rows the run has deleted with it."""
-        await limit(conn)
+        await set_partition_timeouts(conn)
         if self._locks_parent:
-            await conn.execute(sql.SQL(QUERIES["lock_whole"]).format(table=target.table), {})
+            await conn.execute(sql.SQL(QUERIES["lock_parent"]).format(table=target.table), {})
         await _lock(conn, "lock_partition", target, partition)
         partition = await self._read_again(conn, target, partition)
         target = await target.with_holds(conn)
@@ -180,7 +180,7 @@ class PartitionDrop:
         await conn.execute(sql.SQL(QUERIES["drop_partition"]).format(table=partition.table), {})
         total = await self._run.ledger.record_deleted(conn, self._run.claim, rows, partition.bytes)
         await conn.execute(
-            QUERIES["note_partition"], {"run": self._run.claim.id, "partition": partition.name}
+            QUERIES["record_partition"], {"run": self._run.claim.id, "partition": partition.name}
         )
         return total
 
@@ -197,7 +197,7 @@ class PartitionDrop:
         return again
 
     async def _count(self, conn: AsyncConnection[Any], leaf: Target) -> int:
-        query = leaf.fill(QUERIES["count_by_place"])
+        query = leaf.fill(QUERIES["count_blocks"])
         (blocks,) = await fetch_row(conn, QUERIES["blocks"], {"oid": leaf.oid})
         rows, start, size = 0, 0, self._run.tuning.partition_first_blocks
         while start < blocks:
@@ -216,7 +216,7 @@ class PartitionDrop:
     async def _let_others_in(self, conn: AsyncConnection[Any]) -> None:
         await self._lease.heartbeat()
         self._lease.check()
-        if await _longest_wait(conn) > LOCK_WAIT:
+        if await _longest_wait(conn) > LOCK_TIMEOUT:
             raise errors.LockNotAvailable("another transaction waits for the partition")
 
     def _drop_timeout(self, tables: int) -> timedelta:

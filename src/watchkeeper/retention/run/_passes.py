@@ -14,10 +14,10 @@ from watchkeeper.retention.run._batch import AgeRange, BlockRange, choose_range,
 from watchkeeper.retention.run._batches import Batches
 from watchkeeper.retention.run._cursor import find_cursor
 from watchkeeper.retention.run._partition_drop import PartitionDrop
+from watchkeeper.retention.run._share_guard import check_share
 from watchkeeper.retention.run._statistics import PassStatistics, kept_by_trigger
 from watchkeeper.retention.table._partitions import find_partitions
 from watchkeeper.retention.table._sample import estimate_row_bytes, sample
-from watchkeeper.retention.table._share import check_share
 from watchkeeper.retention.table._target import find_target
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Passes:
 
     async def _find_partitions(self, owner: Owner, target: Target) -> Partitions:
         async with self._transactions.open() as conn:
-            return await find_partitions(conn, owner, target, self._run.claim.horizon, held=False)
+            return await find_partitions(conn, owner, target, self._run.claim.horizon, check_holds=False)
 
     async def _choose_range(self, batches: Batches, drawn: Sample) -> Range:
         async with self._transactions.open() as conn:
@@ -116,7 +116,12 @@ class Passes:
         updated meanwhile; by block they may move behind it, if anyone writes. Neither holds where rows lie in
         several tables, or where a trigger keeps, moves or puts back rows, as those of foreign keys do.
         """
-        if self._transactions.sizer.met_locks or target.has_children or target.triggered or target.archived:
+        if (
+            self._transactions.sizer.met_locks
+            or target.has_children
+            or target.has_delete_triggers
+            or target.archived
+        ):
             return False
         if isinstance(first, AgeRange):
             return first == AgeRange()

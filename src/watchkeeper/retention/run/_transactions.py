@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from watchkeeper.retention._queries import QUERIES, milliseconds
+from watchkeeper.retention._queries import set_transaction
 from watchkeeper.retention.run._batch_sizer import BatchSizer
 from watchkeeper.retention.run._lease import TRANSIENT
 from watchkeeper.retention.run._write_detector import WriteDetector
@@ -43,13 +43,7 @@ class Transactions:
         tuning = self._run.tuning
         async with self._run.database.transaction() as conn:
             began = time.monotonic()
-            await conn.execute(
-                QUERIES["limits"],
-                {
-                    "statement_ms": milliseconds(tuning.statement_timeout),
-                    "lock_ms": milliseconds(tuning.lock_timeout),
-                },
-            )
+            await set_transaction(conn, statement=tuning.statement_timeout, lock=tuning.lock_timeout)
             self.round_trip = timedelta(seconds=time.monotonic() - began)
             yield conn
 

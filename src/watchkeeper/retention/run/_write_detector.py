@@ -40,5 +40,5 @@ class WriteDetector:
 
 async def _next_id(conn: AsyncConnection[Any]) -> int | None:
     """Return the id after those of all transactions that have ended; None if one before it has not."""
-    quiet, upcoming = await fetch_row(conn, QUERIES["next_id"])
+    quiet, upcoming = await fetch_row(conn, QUERIES["next_transaction_id"])
     return int(upcoming) if quiet else None

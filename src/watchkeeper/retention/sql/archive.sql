@@ -1,7 +1,7 @@
--- Rows that are archived before they are deleted, and put back, filled in as in tables.sql.
+-- Rows that are archived before they are deleted, and restored. Placeholders: see tables.sql.
 
 -- name: columns
--- The columns of a table; document is json or jsonb where a column is one of them, also under domains.
+-- The columns of a table; document is json or jsonb if a column is one of them, also under domains.
 WITH RECURSIVE kinds AS (
     SELECT a.attnum, a.atttypid AS kind
     FROM pg_attribute a
@@ -19,8 +19,8 @@ JOIN pg_namespace n ON n.oid = y.typnamespace
 WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
--- name: heirs
--- Tables that inherit from a table and are not its partitions.
+-- name: inheriting_tables
+-- A table that inherits from a table and is not its partition.
 WITH RECURSIVE below AS (
     SELECT %(oid)s::oid AS oid
     UNION
@@ -34,25 +34,26 @@ ORDER BY 1
 LIMIT 1;
 
 -- name: deferrable_key
--- A unique key that is checked at the end of a transaction only: no INSERT can leave out what is there already.
+-- A unique key that is only checked at the end of a transaction: ON CONFLICT DO NOTHING cannot use it.
 SELECT i.indexrelid::regclass::text
 FROM pg_index i
 WHERE i.indrelid = %(oid)s AND i.indisunique AND NOT i.indimmediate
 LIMIT 1;
 
 -- name: text_format
--- What values look like as text in this transaction: exact, and the same everywhere, as pg_dump has them.
+-- How values are written as text in this transaction: exact, and independent of settings, as in pg_dump.
 SELECT set_config('datestyle', 'ISO', true), set_config('intervalstyle', 'postgres', true),
     set_config('extra_float_digits', '3', true), set_config('bytea_output', 'hex', true),
     set_config('xmloption', 'content', true);
 
 -- name: lock_table
--- Keep the table's columns and its files as they are until the transaction ends.
+-- Keep the table's columns and files from changing until the transaction ends.
 LOCK TABLE {table} IN ACCESS SHARE MODE;
 
--- name: read_by_place
--- The eligible rows of a range of blocks, to be archived: which version of which, and its text, unless it is wide.
--- {texts} are the columns by their types' own output functions; {width} is as they are stored, which costs nothing.
+-- name: read_blocks
+-- The eligible rows of a range of blocks, to be archived: the version of each, and its text unless it is wide. {texts}
+-- are the columns as their types' output functions write them; {width} is their stored size, which costs nothing to
+-- read.
 SELECT q.part, q.place, q.version, NULL::text, CASE WHEN octet_length(q.line) <= %(wide)s THEN q.line END
 FROM (
     SELECT t.tableoid::text AS part, t.ctid::text AS place, t.xmin::text AS version,
@@ -65,8 +66,8 @@ FROM (
     OFFSET 0
 ) AS q;
 
--- name: read_by_age
--- The same for the next rows of a span of ages, oldest first.
+-- name: read_ages
+-- The same for the next rows of a range of ages, the oldest first.
 SELECT q.part, q.place, q.version, q.age, CASE WHEN octet_length(q.line) <= %(wide)s THEN q.line END
 FROM (
     SELECT t.tableoid::text AS part, t.ctid::text AS place, t.xmin::text AS version, t.{age}::text AS age,
@@ -81,36 +82,36 @@ FROM (
 ) AS q;
 
 -- name: read_row
--- One of them, if it is still that version.
+-- One of these rows, if it is still the same version.
 SELECT row_to_json(r.*)::text
 FROM {table} AS t
 CROSS JOIN LATERAL (SELECT {texts}) AS r
 WHERE t.ctid = %(place)s::tid AND t.tableoid = %(part)s::oid AND t.xmin = %(version)s::xid;
 
 -- name: table_files
--- The file of each table; a table that is written anew has another one, and other rows in the same places.
+-- The file of each table; a table that was rewritten has another one, and other rows in the same places.
 SELECT p::text, pg_relation_filenode(p)::text FROM unnest(%(tables)s::oid[]) AS p;
 
--- name: note_segment
--- Say where rows were archived, before they are deleted.
+-- name: record_segment
+-- Record where rows were archived, before they are deleted.
 INSERT INTO retention_archives (run, place, start, length, sha256, rows)
 VALUES (%(run)s, %(place)s, %(start)s, %(length)s, %(sha256)s, %(rows)s)
 RETURNING id;
 
--- name: note_deleted
--- Say what became of them, in the transaction that deletes them.
+-- name: record_segment_deleted
+-- Record which rows of a segment were deleted, in the transaction that deletes them.
 UPDATE retention_archives SET deleted = %(deleted)s, kept = %(kept)s WHERE id = %(segment)s;
 
--- name: archived
--- What of a run is in the archive.
+-- name: archive_totals
+-- How many archived rows of a run were deleted, and where they are.
 SELECT coalesce(sum(deleted), 0)::bigint AS rows, count(DISTINCT place) AS files, min(place) AS place
 FROM retention_archives
 WHERE run = %(run)s AND deleted > 0;
 
 -- name: delete_archived
--- Delete these versions of rows, as far as they are eligible; returns which of them were not there any more. The
--- arrays belong together, also those of tables and their files. ARRAY(SELECT …) keeps the planner from counting the
--- places, and from reading the whole table instead.
+-- Delete these versions of rows if they are eligible; returns the positions of those that were gone or had changed.
+-- The arrays belong together, also those of tables and their files. ARRAY(SELECT …) hides the number of places from
+-- the planner, which would otherwise read the whole table.
 WITH archived AS MATERIALIZED (
     SELECT a.part, a.place, a.version, a.position
     FROM unnest(%(parts)s::oid[], %(places)s::tid[], %(versions)s::text[]) WITH ORDINALITY
@@ -131,8 +132,9 @@ SELECT CASE WHEN (SELECT count(*) FROM gone) = %(rows)s THEN ARRAY[]::bigint[] E
     ORDER BY a.position
 ) END;
 
--- name: delete_archived_unlocked
--- The same but for those that others have locked: how many were ours to delete, and which of all are not gone.
+-- name: delete_archived_skip_locked
+-- The same without rows that other transactions have locked: how many rows could be locked, and the positions of all
+-- that were not deleted.
 WITH archived AS MATERIALIZED (
     SELECT a.part, a.place, a.version, a.position
     FROM unnest(%(parts)s::oid[], %(places)s::tid[], %(versions)s::text[]) WITH ORDINALITY
@@ -162,32 +164,32 @@ SELECT (SELECT count(*) FROM held), CASE WHEN (SELECT count(*) FROM gone) = %(ro
     ) END;
 
 -- name: archived_run
--- A run of which something may be in the archive.
+-- A run that may have rows in the archive.
 SELECT r.id AS run, r.table_name AS table, r.state, r.horizon, p.age_column
 FROM retention_runs r
 JOIN retention_policies p ON p.table_name = r.table_name
 WHERE r.id = %(run)s;
 
 -- name: segments
--- What of a run was archived and deleted, in the order of its sweeps.
+-- The segments of a run with deleted rows, in the order of its batches.
 SELECT id, place, start, length, sha256, rows, deleted, kept, restored_at
 FROM retention_archives
 WHERE run = %(run)s AND deleted > 0
 ORDER BY id;
 
--- name: note_restored
--- Say that a segment's rows are back, in the transaction that puts them back; no row if they are already.
+-- name: record_restored
+-- Record that a segment was restored, in the transaction that does so; no row if it was restored before.
 UPDATE retention_archives SET restored_at = clock_timestamp()
 WHERE id = %(segment)s AND restored_at IS NULL
 RETURNING id;
 
--- name: may_insert
--- Whether rows can be put into a table by this role, and what lets it.
+-- name: insert_privilege
+-- Whether this role may insert into a table, and the statement that grants it.
 SELECT has_table_privilege(%(oid)s::oid, 'INSERT'),
     format('GRANT INSERT ON %%s TO %%I', %(oid)s::oid::regclass, current_user);
 
 -- name: restore_rows
--- Put rows back, but for those that are there already; {typed} are read by their types' own input functions.
+-- Insert archived rows without those that exist already; {typed} are read by their types' own input functions.
 INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
 SELECT {values}
 FROM json_to_recordset(%(rows)s::json) AS r ({typed})

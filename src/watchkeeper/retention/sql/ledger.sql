@@ -1,11 +1,11 @@
--- The ledger: policies, runs, what operators want of them, holds, and how all of them stand.
+-- The ledger: policies, their runs, and what operators ordered.
 
 -- name: clock
--- The database's clock, which is the only one that counts.
+-- The database's clock, which decides what is due.
 SELECT clock_timestamp();
 
 -- name: register
--- Note a declared policy; since when it is declared stays. Nothing is locked or written where it is as it was.
+-- Register a declared policy; its first declaration keeps its time. Nothing is locked or written if it did not change.
 INSERT INTO retention_policies AS p (table_name, age_column, keep)
 SELECT d.table_name, d.age_column, d.keep
 FROM (VALUES (%(table)s::text, %(age_column)s::text, %(keep)s::interval)) AS d (table_name, age_column, keep)
@@ -14,8 +14,12 @@ ON CONFLICT (table_name) DO UPDATE
 SET age_column = excluded.age_column, keep = excluded.keep, declared_at = now()
 WHERE (p.age_column, p.keep) IS DISTINCT FROM (excluded.age_column, excluded.keep);
 
+-- name: lock_policy
+-- The policy, so that no run of it starts: claiming one refers to it.
+SELECT FROM retention_policies WHERE table_name = %(table)s FOR UPDATE;
+
 -- name: attempts
--- What was tried for a due or a later one, the last attempt last; one row without an attempt if nothing was, none
+-- The attempts for a scheduled time or a later one, in order; one row without an attempt if there were none, no row
 -- while the policy is paused.
 SELECT p.since, r.due_at, r.attempt, r.state, r.finished_at, now() AS now
 FROM retention_policies p
@@ -25,8 +29,8 @@ WHERE p.table_name = %(table)s AND p.paused_at IS NULL
 ORDER BY r.due_at, r.attempt;
 
 -- name: claim
--- Make the run ours; no row if somebody else has this attempt, another run of the table is open, or it is paused:
--- whoever pauses it has the policy's row locked, and its lock is waited for.
+-- Claim a run; no row if another process has this attempt, another run of the table is open, or the policy is paused.
+-- Pausing locks the policy's row, and that lock is waited for.
 INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon)
 SELECT p.table_name, %(trigger)s, coalesce(%(due_at)s::timestamptz, now()), %(attempt)s,
     now() + %(lease)s::interval, now() - make_interval(secs => %(keep_seconds)s)
@@ -36,69 +40,41 @@ FOR SHARE
 ON CONFLICT DO NOTHING
 RETURNING id, table_name, epoch, trigger, due_at, attempt, horizon, started_at, rows_deleted;
 
--- name: lock
--- The run, locked, while it is open and of our epoch, with what operators want of it: the first statement of each
+-- name: lock_run
+-- Lock the run while it is open and has our epoch, and return what operators ordered: the first statement of each
 -- transaction that deletes.
 SELECT paused_by, cancelled_by
 FROM retention_runs
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
 FOR UPDATE;
 
--- name: move
--- Count what this transaction deleted, note how far the first pass has come, and renew the lease.
+-- name: record_deleted
+-- Count what this transaction deleted, record the position of the first pass, and renew the lease.
 UPDATE retention_runs
 SET rows_deleted = rows_deleted + %(deleted)s, bytes_deleted = bytes_deleted + %(bytes_deleted)s,
     cursor = coalesce(%(cursor)s::jsonb, cursor), lease_until = clock_timestamp() + %(lease)s::interval
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
 RETURNING rows_deleted;
 
--- name: open_run
--- The open run of a table.
-SELECT id, started_at, lease_until, rows_deleted FROM retention_runs
-WHERE table_name = %(table)s AND state = 'running';
-
--- name: lapsed
--- The runs whose lease is over, whatever they prune and whoever ran them.
-SELECT id, table_name, epoch, trigger, due_at, attempt, horizon, started_at, rows_deleted
-FROM retention_runs
-WHERE state = 'running' AND lease_until < clock_timestamp()
-ORDER BY id;
-
--- name: lock_to_close
--- The run, locked, how long it has taken, what it dropped, who cancelled and who paused it; a lapsed one only if it
--- still is.
-SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at, partitions, cancelled_by, paused_by
-FROM retention_runs
-WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
-    AND (NOT %(lapsed)s OR lease_until < clock_timestamp())
-FOR UPDATE;
-
--- name: close
--- Close the run, in the transaction of its audit entry. The epoch tells whoever still runs it.
-UPDATE retention_runs
-SET state = %(state)s, error = %(error)s::jsonb, audit_id = %(audit_id)s, finished_at = clock_timestamp(),
-    waiting = NULL, epoch = epoch + 1
-WHERE id = %(run)s;
-
 -- name: interrupts
--- What operators want of an open run of ours.
+-- What operators ordered for an open run of ours.
 SELECT paused_by, cancelled_by
 FROM retention_runs
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running';
 
 -- name: show_plan
--- Note about how many rows an open run of ours has to delete.
+-- Record about how many rows an open run of ours has to delete.
 UPDATE retention_runs SET rows_planned = %(rows)s
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running';
 
 -- name: show_waiting
--- Note what an open run of ours waits for, or that it goes on.
+-- Record what an open run of ours waits for; NULL if it continues.
 UPDATE retention_runs SET waiting = %(reason)s
 WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running';
 
 -- name: last_cursor
--- How far the attempts before had come with the first pass of this due, and which files the table has now. A run
--- by hand has a due of its own: what counts for it is the table's last run, if that one did not come to its end.
+-- The table's current files, and how far earlier attempts came with the first pass of this scheduled time. A manual
+-- run has a scheduled time of its own: for it, the table's last run counts if that one did not complete.
 WITH RECURSIVE below AS (
     SELECT %(oid)s::oid AS oid
     UNION
@@ -122,81 +98,64 @@ SELECT
         LIMIT 1
     ) END;
 
+-- name: open_run
+-- The open run of a table.
+SELECT id, started_at, lease_until, rows_deleted FROM retention_runs
+WHERE table_name = %(table)s AND state = 'running';
+
+-- name: lock_open_run
+-- Lock the open run of a table when its transaction has ended; its next one sees what is done under this lock.
+SELECT FROM retention_runs WHERE table_name = %(table)s AND state = 'running' FOR UPDATE;
+
+-- name: lapsed_runs
+-- The open runs of all tables whose lease has lapsed.
+SELECT id, table_name, epoch, trigger, due_at, attempt, horizon, started_at, rows_deleted
+FROM retention_runs
+WHERE state = 'running' AND lease_until < clock_timestamp()
+ORDER BY id;
+
+-- name: lock_to_close
+-- Lock the run to close it, and return its duration, what it dropped, and who cancelled and paused it; a lapsed run
+-- only if it still is.
+SELECT rows_deleted, bytes_deleted, clock_timestamp() - started_at, partitions, cancelled_by, paused_by
+FROM retention_runs
+WHERE id = %(run)s AND epoch = %(epoch)s AND state = 'running'
+    AND (NOT %(lapsed)s OR lease_until < clock_timestamp())
+FOR UPDATE;
+
+-- name: close_run
+-- Close the run, in the transaction of its audit entry. The new epoch tells a process that still executes it.
+UPDATE retention_runs
+SET state = %(state)s, error = %(error)s::jsonb, audit_id = %(audit_id)s, finished_at = clock_timestamp(),
+    waiting = NULL, epoch = epoch + 1
+WHERE id = %(run)s;
+
 -- name: paused
 -- Since when a policy is paused, and by whom.
 SELECT paused_at, paused_by FROM retention_policies WHERE table_name = %(table)s;
 
 -- name: pause_policy
--- Let no run of a policy begin, and note who wants that.
+-- Pause a policy.
 UPDATE retention_policies SET paused_at = clock_timestamp(), paused_by = %(by)s WHERE table_name = %(table)s;
 
 -- name: resume_policy
--- Let runs of a policy begin again.
+-- Resume a policy.
 UPDATE retention_policies SET paused_at = NULL, paused_by = NULL WHERE table_name = %(table)s;
 
 -- name: pause_run
--- Have the open run of a table stop for now (or, by NULL, not stop after all).
+-- Stop the open run of a table for now (or, by NULL, withdraw that).
 UPDATE retention_runs SET paused_by = %(by)s
 WHERE table_name = %(table)s AND state = 'running'
 RETURNING id;
 
 -- name: cancel_run
--- Have the open run of a table end for good; no row if there is none, or if it was told so already.
+-- Cancel the open run of a table; no row if there is none, or if it was cancelled before.
 UPDATE retention_runs SET cancelled_by = %(by)s
 WHERE table_name = %(table)s AND state = 'running' AND cancelled_by IS NULL
 RETURNING id;
 
--- name: lock_policy
--- The policy, so that no run of it begins: claiming one refers to it.
-SELECT FROM retention_policies WHERE table_name = %(table)s FOR UPDATE;
-
--- name: lock_open_run
--- The open run of a table, when its transaction has ended; its next one sees what is done under this lock.
-SELECT FROM retention_runs WHERE table_name = %(table)s AND state = 'running' FOR UPDATE;
-
--- name: add_hold
--- Note a hold.
-INSERT INTO retention_holds (table_name, conditions, reason, owner, until)
-VALUES (%(table)s, %(conditions)s, %(reason)s, %(owner)s, %(until)s)
-RETURNING id, table_name, conditions, reason, owner, created_at, until, released_at, released_by;
-
--- name: release_hold
--- End a hold; no row if there is none that is in force.
-UPDATE retention_holds
-SET released_at = clock_timestamp(), released_by = %(released_by)s
-WHERE id = %(hold)s AND released_at IS NULL
-RETURNING id, table_name, conditions, reason, owner, created_at, until, released_at, released_by;
-
--- name: holds
--- The holds of some tables, the first one first; with those that are over only where they are asked for.
-SELECT id, table_name, conditions, reason, owner, created_at, until, released_at, released_by
-FROM retention_holds
-WHERE table_name = ANY (%(tables)s)
-    AND (%(all)s OR (released_at IS NULL AND (until IS NULL OR until > clock_timestamp())))
-ORDER BY id;
-
--- name: check_holds
--- Whether the holds can be applied: an error, or nothing.
-SELECT FROM {table} AS t WHERE {held} LIMIT 0;
-
--- name: count_held
--- How many rows would be eligible but for a hold.
-SELECT count(*) FROM {table} AS t WHERE {old} AND {held};
-
--- name: count_hold
--- How many rows the holds keep, however young they are.
-SELECT count(*) FROM {table} AS t WHERE {held};
-
--- name: count_referenced
--- How many rows would be eligible, were there not others that refer to them.
-SELECT count(*) FROM {table} AS t WHERE {old} AND NOT {held} AND {referenced};
-
--- name: has_held
--- Whether a hold keeps any row.
-SELECT EXISTS (SELECT FROM {table} AS t WHERE {held});
-
 -- name: status
--- For each registered policy: who paused it, its last run and the last one that completed.
+-- For each registered policy: who paused it, its last run and its last completed one.
 SELECT p.table_name, p.since, p.paused_at, p.paused_by,
     last.id AS run, last.state, last.trigger, last.started_at, last.finished_at, last.rows_deleted,
     last.rows_planned, last.waiting, last.error ->> 'message' AS error, last.due_at, last.attempt, last.partitions,

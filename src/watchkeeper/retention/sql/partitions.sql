@@ -1,10 +1,9 @@
--- Partitions that are dropped as a whole.
+-- Partitions that are dropped instead of deleting their rows.
 
 -- name: partitions
--- The partitions that end before the horizon, of a table that is partitioned by ranges of its age alone, the oldest
--- first: what they consist of, how large they are, and what keeps them from being dropped as a whole. Each row says
--- how many partitions there are in all; one row of NULLs if none is old. Asked as the owner, who is to drop them;
--- of all of them, or of one.
+-- The partitions that end before the horizon, the oldest first, of a table that is partitioned by ranges of its age
+-- column alone: what they consist of, their size, and what keeps them from being dropped. Each row has the number of
+-- all partitions; one row of NULLs if none is old. Read as the owner, who would drop them; of all of them, or of one.
 WITH RECURSIVE parts AS (
     SELECT c.oid, i.inhdetachpending AS pending,
         substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([^'']+)''\)$')::timestamptz AS stop
@@ -14,7 +13,7 @@ WITH RECURSIVE parts AS (
     JOIN pg_class c ON c.oid = i.inhrelid
     WHERE p.partrelid = %(oid)s AND p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = %(age)s
 ), tree AS (
-    -- Each with what it is divided into itself.
+    -- Each old partition with its own partitions.
     SELECT oid AS part, oid, true AS top, %(oid)s::oid AS parent, pending FROM parts
     WHERE stop <= %(horizon)s AND oid = coalesce(%(only)s, oid)
     UNION ALL
@@ -82,34 +81,34 @@ ORDER BY p.stop;
 -- Keep writers out, and let readers in.
 LOCK TABLE {table} IN SHARE MODE;
 
--- name: lock_to_drop
--- All that a drop locks, in its order: what it waits for, others wait for too.
-LOCK TABLE ONLY {whole}, {table} IN ACCESS EXCLUSIVE MODE;
-
--- name: lock_whole
--- Keep everybody out of the whole table: whoever comes now waits before it has any lock.
+-- name: lock_parent
+-- Keep all others out of the whole table: they wait before they have any lock.
 LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE;
 
+-- name: lock_to_drop
+-- Take all locks of a drop in its order: while it waits for one, others wait behind it.
+LOCK TABLE ONLY {whole}, {table} IN ACCESS EXCLUSIVE MODE;
+
 -- name: longest_wait
--- For how many seconds the first of those has waited that this transaction keeps waiting.
+-- For how many seconds the transaction that waits longest has waited for this one.
 SELECT coalesce(max(extract(epoch FROM clock_timestamp() - l.waitstart)), 0)::float8
 FROM pg_locks l
 WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid));
 
--- name: count_by_place
+-- name: count_blocks
 -- How many rows a range of blocks has, and how many of them are held.
 SELECT count(*), count(*) FILTER (WHERE {held})
 FROM {table} AS t
 WHERE t.ctid >= %(start)s::tid AND t.ctid < %(stop)s::tid;
 
 -- name: drop_partition
--- Drop a partition with all its rows; for a moment nobody else gets at the whole table.
+-- Drop a partition with all its rows; for a moment no one else can use the whole table.
 DROP TABLE {table};
 
--- name: note_partition
--- Note what the run dropped as a whole.
+-- name: record_partition
+-- Record that the run dropped a partition.
 UPDATE retention_runs SET partitions = array_append(partitions, %(partition)s) WHERE id = %(run)s;
 
--- name: dropped
+-- name: dropped_partition
 -- How many rows a run has deleted, if it dropped this partition.
 SELECT rows_deleted FROM retention_runs WHERE id = %(run)s AND %(partition)s = ANY (partitions);

@@ -1,1 +1,1 @@
-"""What the catalogue, the statistics and a sample say of a table."""
+"""What the catalog, the statistics and a sample say about a policy's table."""

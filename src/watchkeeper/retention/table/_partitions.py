@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors, sql
 
+from watchkeeper.database._connection import one_line
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.retention._holds import doubled
-from watchkeeper.retention._queries import QUERIES, fetch_row, milliseconds
+from watchkeeper.retention._queries import QUERIES, escape_percent, fetch_row, set_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from watchkeeper.database._owner import Owner
     from watchkeeper.retention.table._target import Target
 
-LOCK_WAIT: Final = timedelta(milliseconds=100)
-"""How long dropping waits for a lock, and lets others wait for one of its own."""
+LOCK_TIMEOUT: Final = timedelta(milliseconds=100)
+"""Longest time that a drop waits for a lock, or makes others wait for one of its own."""
 
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=5)
-_SHOWN: Final = 3  # names in a sentence
+_MOST_NAMES: Final = 3  # in a sentence
 
 _OBSTACLES: Final = {
-    "pending": "somebody has begun to detach what is not to be seen since then: finish that by {detail}",
+    "pending": "its DETACH CONCURRENTLY was interrupted: finish it by {detail}",
     "trigger": "the trigger {detail} would not fire for its rows",
     "foreign key": "{detail} refers to the table",
-    "publication": "the publication {detail} would not tell that its rows went",
+    "publication": "the publication {detail} would not publish the deletes",
     "view": "the view {detail} reads it",
-    "owner": "it belongs to {detail}, which DATABASE_OWNER_URL does not connect as",
+    "owner": "it belongs to {detail}, and DATABASE_OWNER_URL connects as another role",
 }
 HELD: Final = "a hold keeps rows of it"
-"""Why a partition is not dropped that has a held row."""
+"""Why a partition with a held row is not dropped."""
 
 BUSY: Final = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected)
-"""What may be over in a moment: somebody else has it locked."""
+"""Errors that may pass: another transaction has it locked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +47,13 @@ class Partition:
     """A partition that ends before the horizon.
 
     Args:
-        oid: Its identity in the catalogue.
+        oid: Its oid.
         name: Its name with its schema, as SQL writes it.
-        table: The same in a statement.
-        leaves: The tables that its rows lie in, by identity: itself, unless it is divided further.
-        rows: About how many, as it was last analysed.
-        bytes: How large it is with its indexes.
-        kept: Why it is not dropped as a whole; None if it is.
+        table: The same as an identifier.
+        leaves: The tables that store its rows, by oid: itself, unless it is partitioned further.
+        rows: About how many rows it has, as of the last ANALYZE.
+        bytes: Its size with its indexes.
+        kept: Why it cannot be dropped; None if it can.
     """
 
     oid: int
@@ -67,10 +67,10 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partitions:
-    """What a table is divided into by the age of its rows.
+    """The partitions of a table by ranges of the age.
 
     Args:
-        total: How many partitions there are; 0 where it is divided in another way, or not at all.
+        total: Number of all partitions; 0 where it is partitioned otherwise, or not at all.
         old: Those that end before the horizon, the oldest first.
     """
 
@@ -79,30 +79,30 @@ class Partitions:
 
     @property
     def dropped(self) -> tuple[Partition, ...]:
-        """Those that can be dropped as a whole."""
+        """Those that can be dropped."""
         return tuple(partition for partition in self.old if partition.kept is None)
 
     @property
     def kept(self) -> dict[str, str]:
-        """Why the others cannot, by name."""
+        """Why the others cannot be dropped, by name."""
         return {partition.name: partition.kept for partition in self.old if partition.kept is not None}
 
 
 async def find_partitions(
-    conn: AsyncConnection[Any], owner: Owner, target: Target, horizon: datetime, *, held: bool
+    conn: AsyncConnection[Any], owner: Owner, target: Target, horizon: datetime, *, check_holds: bool
 ) -> Partitions:
-    """Look which partitions of a table can be dropped as a whole.
+    """Return the old partitions, and which of them can be dropped.
 
     Args:
-        conn: The connection of a transaction of the service's role.
-        owner: Asked if there are old partitions.
+        conn: A transaction of the service's role.
+        owner: Connects only where there are old partitions.
         target: The table.
         horizon: Rows older than this are eligible.
-        held: Whether to look for held rows too, for up to some seconds a partition. A run meets them when it
-            counts.
+        check_holds: Whether to search for held rows, for up to some seconds a partition. A run finds them
+            when it counts.
 
     Raises:
-        psycopg.errors.LockNotAvailable: Somebody has locked one of them.
+        psycopg.errors.LockNotAvailable: Another transaction has locked one of them.
     """
     if not target.has_children:
         return Partitions()
@@ -110,46 +110,26 @@ async def find_partitions(
     if not seen.old:
         return seen
     if target.archived:
-        return _all_kept(seen, "each of its rows is to be archived first")
+        return _keep_all(seen, "its rows have to be archived first")
     try:
-        async with owner.transaction() as asking:
-            await limit(asking)
-            found = await read_partitions(asking, target, horizon)
-            return await _without_held(asking, target, found) if held and target.holds else found
+        async with owner.transaction() as owner_conn:
+            await set_partition_timeouts(owner_conn)
+            found = await read_partitions(owner_conn, target, horizon)
+            if check_holds and target.holds:
+                return await _keep_held(owner_conn, target, found)
+            return found
     except BUSY:
         raise
     except (DatabaseUnavailableError, errors.Error) as error:
-        return _all_kept(seen, f"its owner cannot look at it: {one_line(error)}")
-
-
-def explain(kept: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each reason why partitions are not dropped as a whole.
-
-    Args:
-        kept: The reason by the partition's name.
-    """
-    names: dict[str, list[str]] = {}
-    for name, why in kept.items():
-        names.setdefault(why, []).append(name)
-    return [f"Not dropped as a whole: {shortened(some)}, because {why}." for why, some in names.items()]
-
-
-def shortened(names: Sequence[str]) -> str:
-    """Return the first names of many."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+        return _keep_all(seen, f"its owner cannot read it: {one_line(error)}")
 
 
 async def read_partitions(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, only: int | None = None
 ) -> Partitions:
-    """Read of the catalogue which partitions are old, and what keeps the asking role from dropping them.
+    """Read from the catalog which partitions are old, and whether the connected role can drop them.
 
-    Args:
-        conn: A connection as the owner.
-        target: The table.
-        horizon: Rows older than this are eligible.
-        only: Identity of the one to look at; default all.
+    `only` is the oid of one partition; default all.
     """
     parameters = {"oid": target.oid, "age": target.age_column, "horizon": horizon, "only": only}
     found = await conn.execute(QUERIES["partitions"], parameters)
@@ -172,12 +152,31 @@ async def read_partitions(
     return Partitions(total=total, old=tuple(old))
 
 
-async def _without_held(conn: AsyncConnection[Any], target: Target, partitions: Partitions) -> Partitions:
+async def set_partition_timeouts(conn: AsyncConnection[Any]) -> None:
+    """Set the time-outs of a transaction that reads partitions or drops one."""
+    await set_transaction(conn, statement=_STATEMENT_TIMEOUT, lock=LOCK_TIMEOUT)
+
+
+def explain_kept(kept: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each reason why partitions are not dropped."""
+    names: dict[str, list[str]] = {}
+    for name, why in kept.items():
+        names.setdefault(why, []).append(name)
+    return [f"Not dropped: {abbreviate(some)}, because {why}." for why, some in names.items()]
+
+
+def abbreviate(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+async def _keep_held(conn: AsyncConnection[Any], target: Target, partitions: Partitions) -> Partitions:
     old = []
     for partition in partitions.old:
-        inside = replace(target, table=partition.table)
         held = False
         if partition.kept is None:
+            inside = replace(target, table=partition.table)
             try:
                 async with conn.transaction():
                     (held,) = await fetch_row(conn, inside.fill(QUERIES["has_held"]), {})
@@ -187,24 +186,9 @@ async def _without_held(conn: AsyncConnection[Any], target: Target, partitions: 
     return replace(partitions, old=tuple(old))
 
 
-def _all_kept(partitions: Partitions, why: str) -> Partitions:
+def _keep_all(partitions: Partitions, why: str) -> Partitions:
     return replace(partitions, old=tuple(replace(partition, kept=why) for partition in partitions.old))
 
 
-async def limit(conn: AsyncConnection[Any]) -> None:
-    """Set the time-outs of a transaction that looks at partitions or drops one.
-
-    Args:
-        conn: The connection of that transaction.
-    """
-    limits = {"statement_ms": milliseconds(_STATEMENT_TIMEOUT), "lock_ms": milliseconds(LOCK_WAIT)}
-    await conn.execute(QUERIES["limits"], limits)
-
-
 def _identifier(schema: str, table: str) -> sql.Identifier:
-    return sql.Identifier(doubled(schema), doubled(table))
-
-
-def one_line(error: BaseException) -> str:
-    """Return the error's text without line breaks."""
-    return " ".join(str(error).split())
+    return sql.Identifier(escape_percent(schema), escape_percent(table))

@@ -1,7 +1,7 @@
-"""Rows that stay because others refer to them: foreign keys that refuse a delete (NO ACTION, RESTRICT).
+"""Rows that stay because others refer to them, by foreign keys with NO ACTION or RESTRICT.
 
-Such a row is not eligible until what refers to it is gone. So one of them does not fail the delete of all the
-others, and policies are carried out children first.
+Such a row is not eligible until the rows that refer to it are deleted. So one of them does not fail the
+delete of all the others, and policies run children first.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 
-from watchkeeper.retention._holds import doubled
-from watchkeeper.retention._queries import QUERIES
+from watchkeeper.retention._queries import QUERIES, escape_percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,99 +20,86 @@ if TYPE_CHECKING:
 
     from watchkeeper.retention._policy import Policy
 
-# What the name of an operator consists of.
-_OPERATOR_SIGNS: Final = {sign: sql.SQL(doubled(sign)) for sign in "+-*/<>=~!@#%^&|`?"}
+# The characters of an operator's name, which no identifier can quote.
+_OPERATOR_SIGNS: Final = {sign: sql.SQL(escape_percent(sign)) for sign in "+-*/<>=~!@#%^&|`?"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A column that is referred to, and the one that refers to it.
-
-    Args:
-        referred: Its name.
-        referring: The other's name.
-        operator: Schema and name of the operator that the key compares them by.
-        collation: Schema and name of the collation that it compares them in, where theirs are not the same.
-    """
+    """A referenced column and the referencing one, with the operator and collation that compare them."""
 
     referred: str
     referring: str
-    operator: tuple[str, str]
-    collation: tuple[str, str] | None
+    operator: tuple[str, str]  # schema and name
+    collation: tuple[str, str] | None  # where the two columns differ in theirs
 
     @property
     def predicate(self) -> sql.Composed:
-        """Whether a row `c` refers to a row `t` by these."""
+        """Whether a row `c` refers to a row `t` by this pair."""
         schema, name = self.operator
         collate = sql.Composed([])
         if self.collation is not None:
-            collate = sql.SQL(" COLLATE {}").format(sql.Identifier(*map(doubled, self.collation)))
+            collate = sql.SQL(" COLLATE {}").format(sql.Identifier(*map(escape_percent, self.collation)))
         return sql.SQL("t.{}{} OPERATOR({}.{}) c.{}").format(
-            sql.Identifier(doubled(self.referred)),
+            sql.Identifier(escape_percent(self.referred)),
             collate,
-            sql.Identifier(doubled(schema)),
+            sql.Identifier(escape_percent(schema)),
             sql.Composed([_OPERATOR_SIGNS[sign] for sign in name]),
-            sql.Identifier(doubled(self.referring)),
+            sql.Identifier(escape_percent(self.referring)),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """A foreign key that keeps rows which it refers to.
+    """A foreign key that keeps the rows which it refers to.
 
     Args:
-        schema: That of the table that refers.
+        schema: Schema of the referencing table.
         table: Its name.
-        partitioned: Whether it is partitioned; the key is not that of tables which inherit from others.
-        within: Whether the rows that refer lie in the pruned table themselves.
-        parts: In which parts of the pruned table the rows lie that are referred to; None for all.
-        pairs: Its columns.
+        partitioned: Whether it is partitioned; tables that inherit from it do not share the key.
+        internal: Whether the referencing rows are in the pruned table themselves.
+        children: The children of the pruned table, by oid, that the key refers to; None for all.
+        pairs: The columns of the key.
     """
 
     schema: str
     table: str
     partitioned: bool
-    within: bool
-    parts: tuple[int, ...] | None
+    internal: bool
+    children: tuple[int, ...] | None
     pairs: tuple[Pair, ...]
 
     @property
     def predicate(self) -> sql.Composed:
         """Whether any row refers to a row `t`.
 
-        OFFSET 0 has each row looked up by the key's index, as PostgreSQL does itself when the row goes: a
-        join might read the whole of the other table for each sweep.
+        OFFSET 0 makes PostgreSQL look each row up by the key's index, as it does itself for a delete: a join
+        might read the whole referencing table for each batch.
         """
         conditions: list[sql.Composable] = [pair.predicate for pair in self.pairs]
-        if self.within:  # a row that refers to nothing but itself may go
+        if self.internal:  # a row that refers only to itself may be deleted
             conditions.append(sql.SQL("(c.tableoid, c.ctid) <> (t.tableoid, t.ctid)"))
         exists = sql.SQL("EXISTS (SELECT FROM {}{} AS c WHERE {} OFFSET 0)").format(
             sql.SQL("" if self.partitioned else "ONLY "),
-            sql.Identifier(doubled(self.schema), doubled(self.table)),
+            sql.Identifier(escape_percent(self.schema), escape_percent(self.table)),
             sql.SQL(" AND ").join(conditions),
         )
-        if self.parts is None:
+        if self.children is None:
             return exists
-        oids = [sql.SQL("{}::oid").format(sql.Literal(str(part))) for part in self.parts]
-        parts = sql.SQL(", ").join(oids)
-        return sql.SQL("(t.tableoid IN ({}) AND {})").format(parts, exists)
+        oids = sql.SQL(", ").join(sql.SQL("{}::oid").format(sql.Literal(str(oid))) for oid in self.children)
+        return sql.SQL("(t.tableoid IN ({}) AND {})").format(oids, exists)
 
 
 async def read_references(conn: AsyncConnection[Any], oid: int) -> tuple[Reference, ...]:
-    """Return the foreign keys that keep rows of a table.
-
-    Args:
-        conn: Any connection.
-        oid: The table.
-    """
+    """Return the foreign keys that keep rows of a table."""
     found = await conn.execute(QUERIES["references"], {"oid": oid})
     return tuple(
         Reference(
             schema=schema,
             table=table,
             partitioned=partitioned,
-            within=within,
-            parts=None if parts is None else tuple(parts),
+            internal=internal,
+            children=None if children is None else tuple(children),
             pairs=tuple(
                 Pair(
                     referred=pair["referred"],
@@ -124,18 +110,14 @@ async def read_references(conn: AsyncConnection[Any], oid: int) -> tuple[Referen
                 for pair in pairs
             ),
         )
-        for schema, table, partitioned, within, parts, pairs in await found.fetchall()
+        for schema, table, partitioned, internal, children, pairs in await found.fetchall()
     )
 
 
 async def order_policies(conn: AsyncConnection[Any], policies: Iterable[Policy]) -> list[Policy]:
-    """Return policies in the order in which they are carried out: what refers to a table comes before it.
+    """Return policies in the order in which they run: a referencing table before the referenced one.
 
-    Where tables refer to each other in a circle, and otherwise, it is the order that they were declared in.
-
-    Args:
-        conn: Any connection.
-        policies: As they were declared.
+    Otherwise, and where tables refer to each other in a circle, they keep the order of their declaration.
     """
     left = list(policies)
     found = await conn.execute(

@@ -1,7 +1,8 @@
-"""What a few blocks of a table, drawn at random, say about it."""
+"""Estimates from a random sample of a table's blocks."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from watchkeeper.retention._queries import QUERIES, fetch_row
@@ -13,36 +14,39 @@ if TYPE_CHECKING:
 
     from watchkeeper.retention.table._target import Target
 
+COUNT_TIMEOUT: Final = timedelta(seconds=5)
+"""Longest time to count rows; where it takes longer, their number is estimated."""
+
 _SAMPLED_BLOCKS: Final = 300
 
 
 class Sample(NamedTuple):
-    """Estimates from a sample."""
+    """Estimated numbers of rows in a table."""
 
     rows: float
     eligible: float
-    looked_up: float  # rows that have to be read to find the eligible ones by their age
+    read: float  # rows that an index scan has to read to find the eligible ones
 
     @property
     def share(self) -> float:
-        """Which share of the table has to be read by age."""
-        return self.looked_up / max(self.rows, 1.0)
+        """Share of the table that an index scan has to read."""
+        return self.read / max(self.rows, 1.0)
 
 
 async def sample(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> Sample:
     """Estimate how many rows a table has, and how many of them are eligible."""
-    percent = await sampled_percent(conn, target)
-    # Rows that others refer to may be most of what is old and stay for years: each run looks them up again.
+    percent = await sample_percent(conn, target)
+    # Rows that others refer to may be most of the old ones and stay for years: each run reads them again.
     query = "sample_old" if target.references else "sample"
     rows, eligible, *old = await fetch_row(
         conn, target.fill(QUERIES[query]), {"horizon": horizon, "percent": percent}
     )
-    looked_up = old[0] if old else eligible
-    return Sample(rows * 100 / percent, eligible * 100 / percent, looked_up * 100 / percent)
+    read = old[0] if old else eligible
+    return Sample(rows * 100 / percent, eligible * 100 / percent, read * 100 / percent)
 
 
-async def sampled_percent(conn: AsyncConnection[Any], target: Target) -> float:
-    """Return which part of a table a sample reads: a few hundred blocks, however many there are."""
+async def sample_percent(conn: AsyncConnection[Any], target: Target) -> float:
+    """Return which percentage of the table is a few hundred blocks."""
     (blocks,) = await fetch_row(conn, QUERIES["blocks"], {"oid": target.oid})
     return min(100.0, 100.0 * _SAMPLED_BLOCKS / max(int(blocks), 1))
 

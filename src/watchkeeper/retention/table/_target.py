@@ -1,4 +1,4 @@
-"""The table that a policy means: found in the catalogue, and refused where a delete is not what it seems."""
+"""The table of a policy: looked up in the catalog, and refused where a DELETE would not do what it says."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 from psycopg import errors, sql
 
 from watchkeeper.exceptions import PolicyRefusedError, RetentionError
-from watchkeeper.retention._holds import Hold, doubled, read_holds
+from watchkeeper.retention._holds import Hold, read_holds
 from watchkeeper.retention._policy import PROTECTED_TABLES
-from watchkeeper.retention._queries import QUERIES
+from watchkeeper.retention._queries import QUERIES, escape_percent
 from watchkeeper.retention.table._references import Reference, read_references
 
 if TYPE_CHECKING:
@@ -22,19 +22,19 @@ _AGE_TYPE: Final = "timestamp with time zone"
 
 _REFUSALS: Final = {
     "protected": "{table} belongs to {detail}, which is never pruned (compliance): remove the policy.",
-    "kind": "{table} is {detail}: a policy takes a table.",
-    "cascade": "deleting from {table} also deletes from {detail}, uncounted: prune that table by a policy of"
-    " its own, and make its foreign key ON DELETE RESTRICT.",
-    "unindexed": "each row deleted from {table} would search all of {detail}: make an index on the columns of"
-    " that foreign key.",
-    "rule": "the rule {detail} on {table} changes what a DELETE does: drop it, or the policy.",
-    "schema": "the service may not look into the schema of {table}. As its owner: {detail};",
+    "kind": "{table} is {detail}: a policy needs a table.",
+    "cascade": "deleting from {table} also deletes from {detail}, uncounted: give that table a policy of its"
+    " own, and make its foreign key ON DELETE RESTRICT.",
+    "unindexed": "each row deleted from {table} would search all of {detail}: create an index on the columns"
+    " of that foreign key.",
+    "rule": "the rule {detail} on {table} changes what a DELETE does: drop it, or remove the policy.",
+    "schema": "the service has no access to the schema of {table}. As its owner: {detail};",
     "privileges": "the service lacks {detail};",
-    "child schema": "its rows are referred to from a schema that the service may not look into. As its owner:"
+    "child schema": "its rows are referred to from a schema that the service has no access to. As its owner:"
     " {detail};",
-    "child": "the service may not see which of its rows are referred to from {detail};",
-    "row security": "row-level security on {detail} hides rows from the service: let it bypass that, or drop"
-    " the policy.",
+    "child": "the service cannot see which of its rows are referred to from {detail};",
+    "row security": "row-level security on {detail} hides rows from the service: let it bypass that, or"
+    " remove the policy.",
 }
 
 
@@ -44,16 +44,16 @@ class Target:
 
     Args:
         name: The policy's name.
-        oid: The table's identity in the catalogue.
+        oid: The table's oid.
         table: The table, with its schema, quoted.
-        age_column: The age column, as it stands in the catalogue.
+        age_column: The age column's name.
         age: The same, quoted.
-        index: Name of an index that leads with the age column; None without one.
-        holds: What keeps rows of it.
-        references: Foreign keys that keep rows of it as long as others refer to them.
-        has_children: Whether its rows lie in several: partitions, or tables that inherit from it.
-        triggered: Whether a trigger fires when rows are deleted, its own or a foreign key's.
-        archived: Whether its rows are archived before they go.
+        index: Name of an index that begins with the age column; None without one.
+        has_children: Whether it has partitions, or tables that inherit from it.
+        has_delete_triggers: Whether a trigger fires on DELETE, its own or a foreign key's.
+        archived: Whether its rows are archived before they are deleted.
+        holds: The holds on it.
+        references: The foreign keys that keep rows of it.
     """
 
     name: str
@@ -63,19 +63,24 @@ class Target:
     age: sql.Identifier
     index: str | None
     has_children: bool
-    triggered: bool = False
+    has_delete_triggers: bool = False
     archived: bool = False
     holds: tuple[Hold, ...] = ()
     references: tuple[Reference, ...] = ()
 
     @property
     def indexed(self) -> bool:
-        """Whether an index leads with the age column."""
+        """Whether an index begins with the age column."""
         return self.index is not None
 
     @property
+    def self_referencing(self) -> bool:
+        """Whether rows of it refer to others of it, which become eligible only after them."""
+        return any(reference.internal for reference in self.references)
+
+    @property
     def old(self) -> sql.Composed:
-        """Whether a row is older than the horizon; one without an age is not older than anything."""
+        """Whether a row is older than the horizon; a row without an age is not."""
         return sql.SQL("t.{} < %(horizon)s").format(self.age)
 
     @property
@@ -85,19 +90,14 @@ class Target:
         return sql.SQL("({}) IS TRUE").format(held if self.holds else sql.SQL("false"))
 
     @property
-    def self_referencing(self) -> bool:
-        """Whether rows of it refer to others of it: some may go only when the others are gone."""
-        return any(reference.within for reference in self.references)
-
-    @property
     def referenced(self) -> sql.Composed:
-        """Whether a row stays because others refer to it."""
+        """Whether other rows refer to a row, and so keep it."""
         predicates = [reference.predicate for reference in self.references]
         return sql.SQL("({})").format(sql.SQL(" OR ").join(predicates) if predicates else sql.SQL("false"))
 
     @property
     def eligible(self) -> sql.Composed:
-        """The one predicate of plan and delete."""
+        """Whether a row is to be deleted: the predicate that plan and delete share."""
         eligible = sql.SQL("{} AND NOT {}").format(self.old, self.held) if self.holds else self.old
         return sql.SQL("{} AND NOT {}").format(eligible, self.referenced) if self.references else eligible
 
@@ -114,54 +114,43 @@ class Target:
         )
 
     async def with_holds(self, conn: AsyncConnection[Any]) -> Target:
-        """Return the table with the holds that are in force now.
-
-        Args:
-            conn: The connection of the transaction that they are to hold in.
+        """Return the table with the holds that are in force in this transaction.
 
         Raises:
-            RetentionError: One of them cannot be applied, so that nobody knows what it holds.
+            RetentionError: A hold cannot be applied, so that it is unknown which rows it keeps.
         """
         holds = await read_holds(conn, [self.name])
         if holds == self.holds:
             return self
         target = replace(self, holds=holds)
-        if await target.why_not_applied(conn) is None:
+        if await target.find_hold_error(conn) is None:
             return target
         for hold in holds:
-            why = await replace(self, holds=(hold,)).why_not_applied(conn)
-            if why is not None:
+            problem = await replace(self, holds=(hold,)).find_hold_error(conn)
+            if problem is not None:
                 raise RetentionError(
                     f"Nothing is deleted from {self.name}, because hold {hold.id} on it cannot be applied:"
-                    f" {why}. Release it (`retention hold release {hold.id}`), or mend the table."
+                    f" {problem}. Release it (`retention hold release {hold.id}`), or fix the table."
                 )
-        raise AssertionError("what cannot be applied together cannot be applied one by one")
+        raise AssertionError("holds that cannot be applied together cannot be applied one by one")
 
-    async def why_not_applied(self, conn: AsyncConnection[Any]) -> str | None:
-        """Return why the holds cannot be applied, as the database says it; None if they can.
-
-        Args:
-            conn: The connection of the transaction that they are to hold in.
-        """
+    async def find_hold_error(self, conn: AsyncConnection[Any]) -> str | None:
+        """Return the database's message why the holds cannot be applied; None if they can."""
         try:
             async with conn.transaction():
-                await conn.execute(QUERIES["meaning"])
+                await conn.execute(QUERIES["set_time_format"])
                 await conn.execute(self.fill(QUERIES["check_holds"]), {})
         except (errors.ProgrammingError, errors.DataError) as error:
-            told = (error.diag.message_primary or str(error), error.diag.message_hint)
-            return " ".join(": ".join(part.rstrip(".") for part in told if part).split())
+            parts = (error.diag.message_primary or str(error), error.diag.message_hint)
+            return " ".join(": ".join(part.rstrip(".") for part in parts if part).split())
         return None
 
 
 async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
-    """Look the policy's table up, and at what stands in its way.
-
-    Args:
-        conn: Any connection.
-        policy: What was declared.
+    """Look up the policy's table, and check that it can be pruned.
 
     Raises:
-        PolicyRefusedError: It may not be pruned; the message says why and what mends it.
+        PolicyRefusedError: It may not be pruned; the message says why and how to fix that.
         RetentionError: The table or its age column does not exist.
     """
     found = await conn.execute(QUERIES["find_table"], {"table": policy.table, "schema": policy.schema})
@@ -170,40 +159,45 @@ async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
         raise RetentionError(
             f"There is no table {policy.name} that the service can see: create it, or remove its policy."
         )
-    oid, schema, table, has_children, triggered = row
-    if policy.archive and has_children:
-        heir = await (await conn.execute(QUERIES["heirs"], {"oid": oid})).fetchone()
-        if heir is not None:
-            raise PolicyRefusedError(
-                f"{policy.name} is not pruned: its rows are archived, and those of {heir[0]}, which inherits"
-                " from it, could not be put back where they were. Give that table a policy of its own, and"
-                " end the inheritance; or do without the archive."
-            )
+    oid, schema, table, has_children, has_delete_triggers = row
     if policy.archive:
-        key = await (await conn.execute(QUERIES["deferrable_key"], {"oid": oid})).fetchone()
-        if key is not None:
-            raise PolicyRefusedError(
-                f"{policy.name} is not pruned: its rows are archived, and could not be put back beside the"
-                f" deferrable key {key[0]}: make it NOT DEFERRABLE, or do without the archive."
-            )
+        await _check_restorable(conn, oid, policy)
     parameters = {"oid": oid, "protected": list(PROTECTED_TABLES)}
     obstacle = await (await conn.execute(QUERIES["obstacles"], parameters)).fetchone()
     if obstacle is not None:
         kind, detail = obstacle
-        reason = _REFUSALS[kind].format(table=policy.name, detail=detail)
-        raise PolicyRefusedError(f"{policy.name} is not pruned: {reason}")
+        raise _refuse(policy, _REFUSALS[kind].format(table=policy.name, detail=detail))
     return Target(
         name=policy.name,
         oid=oid,
-        table=sql.Identifier(doubled(schema), doubled(table)),
+        table=sql.Identifier(escape_percent(schema), escape_percent(table)),
         age_column=policy.age_column,
-        age=sql.Identifier(doubled(policy.age_column)),
+        age=sql.Identifier(escape_percent(policy.age_column)),
         index=await _find_index(conn, oid, policy),
         has_children=has_children,
-        triggered=triggered,
+        has_delete_triggers=has_delete_triggers,
         archived=policy.archive,
         references=await read_references(conn, oid),
     )
+
+
+async def _check_restorable(conn: AsyncConnection[Any], oid: int, policy: Policy) -> None:
+    """Refuse a policy whose archived rows could not be restored."""
+    heir = await (await conn.execute(QUERIES["inheriting_tables"], {"oid": oid})).fetchone()
+    if heir is not None:
+        raise _refuse(
+            policy,
+            f"its rows are archived, and those of {heir[0]}, which inherits from it, could not be restored"
+            " to where they were. Give that table a policy of its own, and end the inheritance; or do not"
+            " archive.",
+        )
+    key = await (await conn.execute(QUERIES["deferrable_key"], {"oid": oid})).fetchone()
+    if key is not None:
+        raise _refuse(
+            policy,
+            f"its rows are archived, and could not be restored beside the deferrable key {key[0]}: make it"
+            " NOT DEFERRABLE, or do not archive.",
+        )
 
 
 async def _find_index(conn: AsyncConnection[Any], oid: int, policy: Policy) -> str | None:
@@ -211,14 +205,17 @@ async def _find_index(conn: AsyncConnection[Any], oid: int, policy: Policy) -> s
     row = await (await conn.execute(QUERIES["find_age_column"], parameters)).fetchone()
     if row is None:
         raise RetentionError(
-            f"The table {policy.name} has no column {policy.age_column}: name the one that says how old a"
-            " row is."
+            f"The table {policy.name} has no column {policy.age_column}: name the one with the age of a row."
         )
     kind, index = row
     if kind != _AGE_TYPE:
-        # What a timestamp without a zone means depends on who wrote it: hours of rows, one way or the other.
-        raise PolicyRefusedError(
-            f"{policy.name} is not pruned: its column {policy.age_column} is a {kind}, and only a {_AGE_TYPE}"
-            " says how old a row is."
+        # The meaning of a timestamp without a zone depends on its writer: off by hours, one way or the other.
+        raise _refuse(
+            policy,
+            f"its column {policy.age_column} is a {kind}, and the age of a row has to be a {_AGE_TYPE}.",
         )
     return None if index is None else str(index)
+
+
+def _refuse(policy: Policy, reason: str) -> PolicyRefusedError:
+    return PolicyRefusedError(f"{policy.name} is not pruned: {reason}")

@@ -1,4 +1,4 @@
-"""What deleting leaves behind: dead rows, and whether vacuum keeps up with them."""
+"""The dead rows that deletes leave behind, and whether autovacuum keeps up with them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _BEHIND: Final = Thresholds().dead_rows
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vacuum:
-    """How a table, with its parts, stands to vacuum; as far as the server's statistics know.
+    """The state of a table and its children, as the server's statistics have it.
 
     Args:
         table: The policy's name.
-        dead: Rows that are deleted and still there.
-        due: Those of them that autovacuum looks after; it is off for the others.
-        starts_at: From how many on it would start; 0 if it is off for all of the table.
-        automatic: Whether autovacuum looks after any of it.
-        vacuumed_at: When any of it was last vacuumed, by whomever; None if it never was.
+        dead: Number of dead rows.
+        due: Those of them in tables that autovacuum is on for.
+        starts_at: The number at which autovacuum starts; 0 if it is off.
+        automatic: Whether autovacuum is on for any part of the table.
+        vacuumed_at: When any part of it was last vacuumed, automatically or not; None if never.
     """
 
     table: str
@@ -42,21 +42,12 @@ class Vacuum:
     vacuumed_at: datetime | None
 
     def is_behind(self, times: float = _BEHIND) -> bool:
-        """Say whether autovacuum should have been here long since.
-
-        Args:
-            times: In multiples of what it would start at.
-        """
+        """Return whether there are this many times the dead rows at which autovacuum starts."""
         return self.automatic and self.due > self.starts_at * times
 
 
 async def read_vacuum(conn: AsyncConnection[Any], policies: Sequence[Policy]) -> dict[str, Vacuum]:
-    """Read how the tables of policies stand to vacuum; those that are not there are missing.
-
-    Args:
-        conn: Any connection.
-        policies: What is declared.
-    """
+    """Return the state of each policy's table by its name, without tables that do not exist."""
     parameters = {
         "names": [policy.name for policy in policies],
         "tables": [policy.table for policy in policies],

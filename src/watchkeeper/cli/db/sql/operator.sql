@@ -1,12 +1,12 @@
--- What the operator's commands ask.
+-- The queries of the database commands.
 
 -- name: database
--- Which database this is, and how large.
+-- The database, the connected role, the server's version and the database's size.
 SELECT current_database(), current_user, current_setting('server_version'), pg_database_size(current_database());
 
 -- name: wipe
--- Drop everything that this role owns and may drop, but for what extensions brought: a backup is restored into an
--- empty database, or what is newer than the backup would stay and stand in the way of its own migration.
+-- Drop everything that this role owns, without the objects of extensions. A backup is restored into an empty database:
+-- what was created after it would stay, and its own migration would then fail.
 DO $$
 DECLARE
     command text;

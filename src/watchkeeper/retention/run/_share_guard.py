@@ -1,4 +1,4 @@
-"""How much of a table a run may delete: where most rows are suddenly old, an operator should look first.
+"""Refuses a run that would delete too large a share of a table, until an operator has checked it.
 
 A wrong clock, a wrong time zone, an import with old dates or a mistake in a policy all make most of a table
 old at once.
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import errors
 
 from watchkeeper.exceptions import PolicyRefusedError
-from watchkeeper.retention._queries import QUERIES, fetch_row
+from watchkeeper.retention._queries import QUERIES, fetch_row, milliseconds
+from watchkeeper.retention.table._sample import COUNT_TIMEOUT
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,11 +22,8 @@ if TYPE_CHECKING:
     from watchkeeper.retention.table._sample import Sample
     from watchkeeper.retention.table._target import Target
 
-FROM_ROWS: Final = 10_000
-"""A run of no more rows than this may take any share: a small table is soon old as a whole."""
-
-COUNT_TIMEOUT_MS: Final = 5000
-"""Longest time to count; a table that takes longer is estimated."""
+LARGE_RUN_ROWS: Final = 10_000
+"""A smaller run may delete any share: all of a small table soon becomes old."""
 
 # A sample is believed without counting where it is this far below the limit.
 _CLEARLY_BELOW: Final = 0.8
@@ -34,19 +32,19 @@ _CLEARLY_BELOW: Final = 0.8
 async def check_share(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, drawn: Sample, largest: float
 ) -> float:
-    """Return about how many rows a run would delete; refuse the policy where that is too large a share."""
+    """Return about how many rows a run would delete; raise PolicyRefusedError if those are too many."""
     rows, eligible, _ = drawn
     if largest >= 1.0 or eligible <= rows * largest * _CLEARLY_BELOW:
         return eligible
     about = "about "
     try:
         async with conn.transaction():
-            await conn.execute(QUERIES["statement_timeout"], {"statement_ms": str(COUNT_TIMEOUT_MS)})
+            await conn.execute(QUERIES["statement_timeout"], {"statement_ms": milliseconds(COUNT_TIMEOUT)})
             rows, eligible = await fetch_row(conn, target.fill(QUERIES["count_share"]), {"horizon": horizon})
             about = ""
     except errors.QueryCanceled:
         pass
-    if eligible > FROM_ROWS and eligible > rows * largest:
+    if eligible > LARGE_RUN_ROWS and eligible > rows * largest:
         enough = min(1.0, eligible / rows + 0.01)
         raise PolicyRefusedError(
             f"{target.name} is not pruned: {about}{eligible:,.0f} of its {rows:,.0f} rows"
