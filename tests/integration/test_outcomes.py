@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from support.asgi import Watched
 
-SLOW: Final = 0.3
+SLOW: Final = 0.6  # seconds, well above the 0.1 after which the clients leave
 
 
 async def _events() -> AsyncIterator[bytes]:
