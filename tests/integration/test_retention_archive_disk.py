@@ -82,8 +82,9 @@ async def test_full_disk_fails_the_run_until_there_is_room(db: RetentionDB, smal
     (result,) = await retention.tick()
     assert isinstance(result.error, ArchiveError)
     assert str(result.error) == (
-        f"The archive in {small_disk}/archive cannot be written (No space left on device), and what is not"
-        " archived is not deleted: free some space there, or choose another folder (WATCHKEEPER_ARCHIVE_DIR)."
+        f"The archive in {small_disk}/archive cannot be written (No space left on device), and rows that are"
+        " not archived are not deleted: free some space there, or choose another folder"
+        " (WATCHKEEPER_ARCHIVE_DIR)."
     )
     check_nothing_is_lost(db, result)
     mount("-o", "remount,size=8m", str(small_disk))
@@ -158,7 +159,9 @@ async def test_folder_removed_during_a_run_is_created_again(db: RetentionDB) -> 
     restored = await retention.operator.restore(1, restored_by="ann")
     assert restored.rows == 10_000 - lost
     assert len(restored.problems) == 3
-    assert all("is damaged: its checksum is not the ledger's" in problem for problem in restored.problems)
+    assert all(
+        "is damaged: its checksum differs from the ledger's" in problem for problem in restored.problems
+    )
     (db.folder / "lost").rename(folder / "inbound_events/1-0001.jsonl.gz")
     restored = await retention.operator.restore(1, restored_by="ann")
     assert (restored.rows, restored.problems, db.count("inbound_events")) == (lost, (), 10_000)
