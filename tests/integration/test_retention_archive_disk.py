@@ -159,9 +159,7 @@ async def test_folder_removed_during_a_run_is_created_again(db: RetentionDB) -> 
     restored = await retention.operator.restore(1, restored_by="ann")
     assert restored.rows == 10_000 - lost
     assert len(restored.problems) == 3
-    assert all(
-        "is damaged: its checksum differs from the ledger's" in problem for problem in restored.problems
-    )
+    assert all("is damaged: its checksum differs" in problem for problem in restored.problems)
     (db.folder / "lost").rename(folder / "inbound_events/1-0001.jsonl.gz")
     restored = await retention.operator.restore(1, restored_by="ann")
     assert (restored.rows, restored.problems, db.count("inbound_events")) == (lost, (), 10_000)
