@@ -18,7 +18,7 @@ from bench._figure import OURS
 from bench._workers import WorkerError
 from watchkeeper import Policy, Settings, Watchkeeper
 from watchkeeper.retention import Limits
-from watchkeeper.retention._model import Observers
+from watchkeeper.retention._model import RunObserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,11 +68,10 @@ class Case:
         ).encode()
 
 
-class _OnDeleted(Observers):
+class _OnDeleted(RunObserver):
     """Calls a function with the number of rows after each transaction that deleted some."""
 
     def __init__(self, call: Callable[[int], None]) -> None:
-        super().__init__()
         self._call = call
 
     def deleted(self, _table: str, rows: int) -> None:

@@ -174,11 +174,11 @@ class DailyAt:
     def __init__(self, due: datetime) -> None:
         self.due = due
 
-    def due_before(self, now: datetime) -> datetime:
+    def last_before(self, now: datetime) -> datetime:
         """Return today's scheduled time if it has passed, else yesterday's."""
         return self.due if now >= self.due else self.due - timedelta(days=1)
 
-    def due_after(self, now: datetime) -> datetime:
+    def next_after(self, now: datetime) -> datetime:
         """Return today's scheduled time if it is to come, else tomorrow's."""
         return self.due if now < self.due else self.due + timedelta(days=1)
 
@@ -269,7 +269,7 @@ async def test_pain_5_run_missed_during_a_restart_is_caught_up_once(db: Retentio
         assert [(result.status, result.deleted) for some in results for result in some] == [("completed", 5)]
         assert await asyncio.gather(*(replica.tick() for replica in replicas)) == [[], [], []]
     ((due,),) = db.sql("SELECT max(due_at) FROM retention_runs")
-    assert due == calendar.due_before(datetime.now(UTC))
+    assert due == calendar.last_before(datetime.now(UTC))
     assert len(db.audit_payloads()) == 2
 
 

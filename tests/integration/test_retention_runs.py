@@ -143,7 +143,7 @@ async def test_missed_runs_are_caught_up_once(db: RetentionDB) -> None:
     assert [result.status for result in await retention.tick()] == ["completed"]
     assert await retention.tick() == []
     ((due,),) = db.sql("SELECT due_at FROM retention_runs")
-    assert due == Schedule().due_before(datetime.now(UTC))
+    assert due == Schedule().last_before(datetime.now(UTC))
 
 
 async def test_next_scheduled_time_is_run(db: RetentionDB) -> None:

@@ -19,7 +19,7 @@ from watchkeeper.database import Database
 from watchkeeper.logs._logging import Logging
 from watchkeeper.retention import Condition, FolderArchive, Hold, Limits, Policy, Retention
 from watchkeeper.retention._metrics import RetentionMetrics
-from watchkeeper.retention._model import Observers
+from watchkeeper.retention._model import RunObserver
 from watchkeeper.retention.ledger._ledger import LEASE
 from watchkeeper.retention.run._tuning import Tuning
 
@@ -47,20 +47,19 @@ class FixedSchedule:
     def __init__(self, time: datetime) -> None:
         self.time = time
 
-    def due_before(self, now: datetime) -> datetime:  # noqa: ARG002 - the protocol names it
+    def last_before(self, now: datetime) -> datetime:  # noqa: ARG002 - the protocol names it
         """Return the scheduled time."""
         return self.time
 
-    def due_after(self, now: datetime) -> datetime:
+    def next_after(self, now: datetime) -> datetime:
         """Return tomorrow."""
         return now + timedelta(days=1)
 
 
-class OnDeleted(Observers):
+class OnDeleted(RunObserver):
     """Calls a function with the table and the number of rows after each transaction that deleted some."""
 
     def __init__(self, call: Callable[[str, int], object]) -> None:
-        super().__init__()
         self._call = call
 
     def deleted(self, table: str, rows: int) -> None:

@@ -22,7 +22,7 @@ def scheduled_times(schedule: Schedule, first: str, last: str) -> list[str]:
     now = datetime.fromisoformat(first).replace(tzinfo=zone) - timedelta(seconds=1)
     found: list[str] = []
     while True:
-        now = schedule.due_after(now)
+        now = schedule.next_after(now)
         local = now.astimezone(zone)
         if local.date() > date.fromisoformat(last):
             return found
@@ -111,9 +111,9 @@ def test_daily_schedule_has_one_time_per_local_day(zone: str, now: datetime, hou
     # Starting twelve hours off the scheduled time keeps its clock change inside the day.
     start = local.replace(hour=(hour + 12) % 24, minute=minute, second=0, microsecond=0, fold=0)
     end = (start.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=ZoneInfo(zone))
-    first = schedule.due_after(start)
+    first = schedule.next_after(start)
     assert start < first < end
-    assert schedule.due_after(first) > end.astimezone(UTC)
+    assert schedule.next_after(first) > end.astimezone(UTC)
 
 
 @given(
@@ -124,25 +124,25 @@ def test_daily_schedule_has_one_time_per_local_day(zone: str, now: datetime, hou
 def test_previous_and_next_time_are_neighbours(zone: str, now: datetime, cron: str) -> None:
     """No scheduled time lies between them."""
     schedule = Schedule(cron=cron, timezone=zone)
-    before, after = schedule.due_before(now), schedule.due_after(now)
+    before, after = schedule.last_before(now), schedule.next_after(now)
     assert before <= now < after
-    assert schedule.due_after(before) == after
-    assert schedule.due_before(after) == after
+    assert schedule.next_after(before) == after
+    assert schedule.last_before(after) == after
 
 
 def test_default_is_daily_at_three_in_utc() -> None:
     """Without a setting."""
     now = datetime(2026, 7, 1, 12, tzinfo=UTC)
-    assert Schedule().due_before(now) == datetime(2026, 7, 1, 3, tzinfo=UTC)
-    assert Schedule().due_after(now) == datetime(2026, 7, 2, 3, tzinfo=UTC)
+    assert Schedule().last_before(now) == datetime(2026, 7, 1, 3, tzinfo=UTC)
+    assert Schedule().next_after(now) == datetime(2026, 7, 2, 3, tzinfo=UTC)
 
 
 def test_rare_times_are_found() -> None:
     """The fifth Monday of February comes every 28 years."""
     schedule = Schedule(cron="0 0 * 2 MON#5")
     now = datetime(2026, 7, 1, tzinfo=UTC)
-    assert schedule.due_before(now) == datetime(2016, 2, 29, tzinfo=UTC)
-    assert schedule.due_after(now) == datetime(2044, 2, 29, tzinfo=UTC)
+    assert schedule.last_before(now) == datetime(2016, 2, 29, tzinfo=UTC)
+    assert schedule.next_after(now) == datetime(2044, 2, 29, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from watchkeeper.logs._exceptions import describe_exception
+from watchkeeper.retention._model import RunObserver
 from watchkeeper.retention.ledger._interrupts import RunPausedError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _FAILURES = ("failed", "refused")
 
 
-class JobLog:
+class JobLog(RunObserver):
     """Logs the events of runs, and how the job as a whole went."""
 
     def __init__(self, logging: Logging, job: str) -> None:
@@ -25,11 +26,8 @@ class JobLog:
         self._job = job
         self._started = False
 
-    def deleted(self, table: str, rows: int) -> None:
-        """Nothing: the line of the finished run has the number of rows."""
-
     def waiting(self, table: str, run: int, pressure: Pressure) -> None:
-        """Log what a run begins to wait for."""
+        """Log why a run waits."""
         self._logging.event(
             "warn",
             type="retention",
@@ -41,7 +39,7 @@ class JobLog:
         )
 
     def resumed(self, table: str, run: int, reason: Reason, waited: timedelta) -> None:
-        """Log that a run continues, what it waited for last, and how long."""
+        """Log that a run continues."""
         self._logging.event(
             "info",
             type="retention",
@@ -69,7 +67,7 @@ class JobLog:
         )
 
     def missing_privilege(self, sentence: str) -> None:
-        """Log what runs cannot wait for, because the service's role does not see it."""
+        """Log which pressure cannot be checked, because the role lacks a privilege."""
         self._logging.event("warn", type="retention", status="missing_privilege", msg=sentence)
 
     def job_scheduled(self, next_run: datetime) -> None:
@@ -77,15 +75,15 @@ class JobLog:
         self._log_job("info", status="scheduled", due=f"{next_run.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
 
     def job_started(self) -> None:
-        """Log that the job has begun, once for all runs of one turn."""
+        """Log that the job has started, once for all runs of one tick."""
         if not self._started:
             self._started = True
             self._log_job("info", status="started")
 
     def job_finished(self, results: Sequence[RunResult], *, manual: bool = False) -> None:
-        """Log how the runs of one turn went; nothing without one.
+        """Log how the runs of one tick ended, if there were any.
 
-        A scheduled run that was stopped continues elsewhere, a manual one does not.
+        Another process continues a stopped scheduled run; nothing continues a stopped manual run.
         """
         self._started = False
         failures = [result for result in results if result.status in _FAILURES]

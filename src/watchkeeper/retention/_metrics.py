@@ -1,30 +1,33 @@
-"""The metrics of retention."""
+"""The metrics of retention: what this process does, what the ledger says, what the tables hold."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, get_args
 
-from watchkeeper.retention._model import REASONS, State
+from watchkeeper.retention._model import REASONS, RunObserver, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from watchkeeper.metrics import Registry
-    from watchkeeper.retention._model import Backlog, Pressure, Reason, RunResult
+    from watchkeeper.retention._model import Backlog, RunResult
     from watchkeeper.retention._policy import Policy
 
-# A stopped run has no outcome: the next one continues it.
+# `stopped` is no outcome: the next run continues.
 STATUSES: Final = tuple(state for state in get_args(State) if state != "stopped")
 
-# The ledger has one of these, a colon and details; anything else counts as the last one.
+# The ledger's text starts with one of these and a colon; any other counts as the last one.
 WAITING_REASONS: Final = (*REASONS, "other")
 
 _DURATION_BUCKETS_S: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 7200.0)
 
 
-class RetentionMetrics:
-    """The instruments of retention; each policy's series exist from the start."""
+class RetentionMetrics(RunObserver):
+    """Counts the runs of this process, and shows the state of the policies.
+
+    The counters of each policy exist from the start.
+    """
 
     def __init__(self, registry: Registry, policies: Iterable[Policy]) -> None:
         policies = tuple(policies)
@@ -95,14 +98,8 @@ class RetentionMetrics:
         """Count deleted rows."""
         self._rows.labels(table=table).inc(rows)
 
-    def waiting(self, table: str, run: int, pressure: Pressure) -> None:
-        """Nothing: what a run of any process waits for is read from the ledger."""
-
-    def resumed(self, table: str, run: int, reason: Reason, waited: timedelta) -> None:
-        """Nothing, as with `waiting`."""
-
     def finished(self, result: RunResult) -> None:
-        """Count a run that ended; one that was left open is counted by the process that closes it."""
+        """Count a run, unless it was left open: the process that closes it counts it."""
         if result.left_open:
             return
         self._bytes.labels(table=result.table).inc(result.bytes_deleted)
@@ -112,20 +109,20 @@ class RetentionMetrics:
                 self._duration.labels(table=result.table).observe(result.duration.total_seconds())
 
     def show_holds(self, table: str, holds: int) -> None:
-        """Set how many holds are in force on a table."""
+        """Set the number of holds on a table."""
         self._holds.labels(table=table).set(holds)
 
     def show_activity(self, table: str, *, paused: bool, waiting: str | None) -> None:
-        """Set whether a table's policy is paused, and what its run waits for; None for nothing."""
+        """Set whether a policy is paused, and why its run waits; None if it does not."""
         self._paused.labels(table=table).set(float(paused))
-        now = None if waiting is None else waiting.partition(":")[0].strip()
-        if now is not None and now not in WAITING_REASONS:
-            now = WAITING_REASONS[-1]
+        current = None if waiting is None else waiting.partition(":")[0].strip()
+        if current is not None and current not in WAITING_REASONS:
+            current = WAITING_REASONS[-1]
         for reason in WAITING_REASONS:
-            self._waiting.labels(table=table, reason=reason).set(float(reason == now))
+            self._waiting.labels(table=table, reason=reason).set(float(reason == current))
 
     def show_backlog(self, table: str, backlog: Backlog | None) -> None:
-        """Set what of a table is past its horizon; None clears it: it is not known."""
+        """Set the backlog of a table; None clears it, since it is unknown."""
         oldest, rows = self._oldest.labels(table=table), self._backlog.labels(table=table)
         if backlog is None:
             rows.clear()
@@ -137,7 +134,7 @@ class RetentionMetrics:
             oldest.set(backlog.oldest.timestamp())
 
     def show_policy(self, table: str, since: datetime, success: datetime | None) -> None:
-        """Set when a policy was declared, and when a run of it last succeeded."""
+        """Set when a policy was first registered, and when a run last completed."""
         self._since.labels(table=table).set(since.timestamp())
         if success is not None:
             self._success.labels(table=table).set(success.timestamp())

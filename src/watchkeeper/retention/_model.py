@@ -1,26 +1,26 @@
-"""What the parts of retention tell each other: claims, results, pressure, and who observes a run."""
+"""The types that all parts of retention share: claims, results, pressure and the observer of runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal, Protocol, get_args
+from typing import Final, Literal, get_args
 
 Trigger = Literal["schedule", "manual"]
 State = Literal["completed", "failed", "refused", "stopped", "cancelled"]
 Reason = Literal["replication lag", "long transaction", "vacuum", "wal", "disk"]
 
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
-"""What a run waits for; in the ledger a colon and the details follow."""
+"""Why a run waits; the ledger adds a colon and the details."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A run that this process holds: its row in the ledger, under a lease."""
+    """A run that this process has claimed: its row in the ledger."""
 
     id: int
     table_name: str
-    epoch: int  # the run is ours as long as the ledger has the same
+    epoch: int  # changes in the ledger when another process closes the run
     trigger: Trigger
     due_at: datetime
     attempt: int
@@ -35,15 +35,15 @@ class RunResult:
 
     Args:
         table: The policy's name.
-        status: completed; failed; refused: the policy may not be carried out; stopped: the process was asked
-            to stop or the policy was paused, and the next run continues; cancelled: an operator ended it.
+        status: `completed`; `failed`; `refused`: the policy cannot be applied to its table; `stopped`: the
+            process was stopped or the policy paused, and the next run continues; `cancelled` by an operator.
         deleted: Number of rows deleted.
         bytes_deleted: Estimated size of these rows, from the size of a row when the run began.
         duration: From the claim to the end.
-        run: Its number in the ledger; None if it was not claimed.
+        run: Its id in the ledger; None if it was not claimed.
         error: Why it did not complete.
-        left_open: Whether it could not be closed here; the process that closes it counts it.
-        notes: What an operator should know, in sentences, such as partitions that were not dropped.
+        left_open: Whether this process could not close it; the process that closes it counts it.
+        notes: Sentences for the operator, such as which partitions could not be dropped.
     """
 
     table: str
@@ -59,7 +59,12 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pressure:
-    """Why a run waits: a reason, and what was measured as a sentence."""
+    """Why a run waits.
+
+    Args:
+        reason: `replication lag`, `long transaction`, `vacuum`, `wal` or `disk`.
+        detail: What was measured, as a sentence.
+    """
 
     reason: Reason
     detail: str
@@ -84,23 +89,48 @@ class Backlog:
     oldest: datetime | None
 
 
-class RunObserver(Protocol):
-    """Receives the events of runs; called on the event loop, so it must not block."""
+class RunObserver:
+    """Receives the events of runs; a subclass overrides the methods that it needs: the others do nothing.
+
+    They are called on the event loop, between a run's transactions, so they must not block.
+    """
 
     def deleted(self, table: str, rows: int, /) -> None:
-        """Rows were deleted by a transaction that has committed."""
+        """Handle a committed transaction that deleted rows.
+
+        Args:
+            table: The policy's name.
+            rows: Number of rows that this transaction deleted.
+        """
 
     def waiting(self, table: str, run: int, pressure: Pressure, /) -> None:
-        """A run begins to wait, or waits for another reason."""
+        """Handle the start of a wait, or a change of its reason.
+
+        Args:
+            table: The policy's name.
+            run: The run's id in the ledger.
+            pressure: Why it waits.
+        """
 
     def resumed(self, table: str, run: int, reason: Reason, waited: timedelta, /) -> None:
-        """A run continues after it waited."""
+        """Handle the end of a wait.
+
+        Args:
+            table: The policy's name.
+            run: The run's id in the ledger.
+            reason: Why it waited last.
+            waited: How long it waited.
+        """
 
     def finished(self, result: RunResult, /) -> None:
-        """A run ended, or could not be claimed or closed."""
+        """Handle the end of a run, or a run that could not be claimed.
+
+        Args:
+            result: The outcome.
+        """
 
 
-class Observers:
+class Observers(RunObserver):
     """Passes each event on to several observers."""
 
     def __init__(self, *observers: RunObserver) -> None:

@@ -1,15 +1,15 @@
-"""The retention of one service: its policies, run when they are due, once over all replicas.
+"""Retention of one service: runs its policies on schedule, once over all replicas.
 
-Purpose: delete rows that are older than their policy keeps them, in bounded batches; each run writes an entry
+Purpose: delete rows that are older than their policy keeps them, in bounded batches. Each run writes an entry
 to the audit log.
 
 Lines:
     `{type: "job", name: "retention", status: "scheduled", due}` when the policies were registered, and when a
-    run was stopped with its process (it continues elsewhere); `started`, then `completed` or `failed` (level
-    error, with `error`) around all runs of one turn; `stopped` where an operator stopped a manual run.
+    run was stopped with its process (another process continues it); `started`, then `completed` or `failed`
+    (level error, with `error`) around the runs of one tick; `stopped` when an operator stopped a manual run.
     `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
-    it failed or was refused; `msg` says which old partitions could not be dropped, and why. While it runs:
-    `waiting` and `resumed`, with `reason`; once, `missing_privilege` with `msg`.
+    it failed or was refused; `msg` says which old partitions could not be dropped, and why. During a run:
+    `waiting` and `resumed`, with `reason`. Once: `missing_privilege` with `msg`.
 
 Metrics: those of `RetentionMetrics`.
 """
@@ -57,40 +57,40 @@ if TYPE_CHECKING:
     from watchkeeper.logs._logging import Logging
     from watchkeeper.retention._metrics import RetentionMetrics
 
-# These end the turn of one policy only; a database that is away ends the turn of all.
+# Errors that end the run of one policy; a database outage ends the whole tick.
 _ERRORS_OF_ONE_POLICY: Final = (RetentionError, AuditError, psycopg.Error)
 
 
 class Calendar(Protocol):
-    """Says when runs are scheduled; `Schedule` is one."""
+    """Scheduled times; `Schedule` implements it."""
 
-    def due_before(self, now: datetime) -> datetime:
-        """Return the last scheduled time not later than `now`."""
+    def last_before(self, now: datetime) -> datetime:
+        """Return the last scheduled time up to `now`."""
 
-    def due_after(self, now: datetime) -> datetime:
-        """Return the first scheduled time later than `now`."""
+    def next_after(self, now: datetime) -> datetime:
+        """Return the first scheduled time after `now`."""
 
 
 class Retention:
     """Runs the retention policies of a service.
 
     Args:
-        database: Where the tables and the ledger are.
-        policies: What is kept how long; at most one a table.
-        schedule: When the runs are due.
+        database: The database with the tables and the ledger.
+        policies: At most one per table.
+        schedule: When the policies run.
         metrics: Counts the runs.
-        logging: Where the lines go; masks secrets in the errors that the ledger keeps.
-        job: Name of the job in its lines.
-        actor_id: The actor in the audit entries.
-        lease: How long a run without a heartbeat is left alone, before another process closes it.
-        limits: What a run may take, unless an operator overrides it.
-        archive: Where the policies that archive write their rows.
-        free_space: Returns the free and the total bytes of the disk with the database's files; default: not
-            known.
-        tuning: Sizes and waits of a run.
+        logging: Writes the lines; its redactor masks secrets in errors that the ledger keeps.
+        job: The job's name in its lines; default `retention`.
+        actor_id: The actor in the audit entries; default `retention-job`.
+        lease: How long after its last heartbeat another process may close a run; default 60 seconds.
+        limits: Limits of each run, unless an operator overrides them.
+        archive: Stores the rows of policies that archive.
+        free_space: Returns the free and the total bytes of the disk with the database's files; default:
+            unknown.
+        tuning: Internal sizes and waits of a run.
 
     Raises:
-        PolicyRefusedError: Two policies are on one table.
+        PolicyRefusedError: Two policies have the same table.
         ConfigurationError: A policy archives, and there is no archive.
     """
 
@@ -120,6 +120,7 @@ class Retention:
         self._metrics = metrics
         self.backlog: Final = BacklogWatch(database, self._policies, metrics.show_backlog)
         self.log: Final = JobLog(logging, job)
+        self._observers = Observers(metrics, self.log)
         self.limits = limits
         self._tuning = tuning
         self._pressure = PressureWatch(
@@ -133,27 +134,27 @@ class Retention:
 
     def next_due(self, now: datetime) -> datetime:
         """Return when the next run is scheduled after `now`."""
-        return self._schedule.due_after(now)
+        return self._schedule.next_after(now)
 
     def interrupt(self) -> None:
         """Stop the current run after its transaction, close it, and start no further run."""
         self._stop.set()
 
     async def register(self) -> None:
-        """Record the policies in the database: from the first time on, their scheduled times count.
+        """Record the policies in the database; a policy is scheduled from its first registration on.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached.
         """
         await self._ledger.register(self._policies)
         self._registered = True
-        self.log.job_scheduled(self._schedule.due_after(await self._ledger.now()))
+        self.log.job_scheduled(self._schedule.next_after(await self._ledger.now()))
 
     async def tick(self) -> list[RunResult]:
-        """Close runs whose lease has lapsed, then run what is due and not done by any process.
+        """Close runs whose lease has lapsed, then run each policy whose scheduled time has come.
 
         Returns:
-            The runs that ended or were closed here; most of the time none.
+            The runs that this process ran or closed; usually none.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached; the next tick continues.
@@ -163,7 +164,7 @@ class Retention:
         results: list[RunResult] = []
         try:
             results += await self._close_lapsed()
-            due = self._schedule.due_before(await self._ledger.now())
+            due = self._schedule.last_before(await self._ledger.now())
             for policy in await self._in_order(self._policies):
                 if self._stop.is_set():
                     break
@@ -181,12 +182,12 @@ class Retention:
         limits: Limits | None = None,
         observer: RunObserver | None = None,
     ) -> list[RunResult]:
-        """Run policies for an operator, due or not.
+        """Run policies now, whatever the schedule says.
 
         Args:
             tables: Names of the policies; default all.
-            limits: What each run may take; default as for scheduled runs.
-            observer: Receives the events of the runs, such as their progress.
+            limits: Limits of each run; default those of scheduled runs.
+            observer: Receives the events of these runs, besides the log and the metrics.
 
         Raises:
             ConfigurationError: There is no such policy.
@@ -194,6 +195,7 @@ class Retention:
         """
         chosen = select_policies(self._policies, tables)
         await self._ledger.register(self._policies)
+        observers = self._observers if observer is None else Observers(self._observers, observer)
         results: list[RunResult] = []
         try:
             await self._close_lapsed()
@@ -201,19 +203,21 @@ class Retention:
                 try:
                     claim = await self._ledger.claim_now(policy)
                 except _ERRORS_OF_ONE_POLICY as error:
-                    results.append(self._failed(policy.name, error))
+                    result = RunResult(table=policy.name, status="failed", error=error)
+                    observers.finished(result)
                 else:
-                    results.append(await self._run(policy, claim, limits, observer))
+                    result = await self._run(policy, claim, limits or self.limits, observers)
+                results.append(result)
         finally:
             self.log.job_finished(results, manual=True)
         return results
 
     async def plan(self, tables: Iterable[str] | None = None, *, limits: Limits | None = None) -> list[Plan]:
-        """Return what runs would delete now; nothing is changed.
+        """Return what runs would delete now, without changing anything.
 
         Args:
             tables: Names of the policies; default all.
-            limits: What each run may take; default as for scheduled runs.
+            limits: Limits of each run; default those of scheduled runs.
 
         Raises:
             ConfigurationError: There is no such policy.
@@ -247,7 +251,7 @@ class Retention:
         chosen = select_policies(self._policies, tables)
         now = await self._ledger.now()
         async with self._database.connection() as conn:
-            return await read_status(conn, chosen, self._schedule.due_after(now), now)
+            return await read_status(conn, chosen, self._schedule.next_after(now), now)
 
     async def history(self, tables: Iterable[str] | None = None, *, limit: int = 20) -> list[PastRun]:
         """Return past runs, the latest first.
@@ -265,7 +269,7 @@ class Retention:
             return await read_history(conn, chosen, limit)
 
     async def refresh_metrics(self) -> None:
-        """Set the gauges from the ledger, and from time to time the backlog.
+        """Set the gauges from the ledger, and once a minute the backlog.
 
         Raises:
             DatabaseUnavailableError: The database cannot be reached; the metrics stay as they are.
@@ -282,13 +286,13 @@ class Retention:
         await self.backlog.refresh()
 
     async def _in_order(self, policies: Sequence[Policy]) -> Sequence[Policy]:
-        """Return the policies so that rows that refer to others are deleted before these."""
+        """Return the policies with referencing tables first, so that referenced rows are free after them."""
         if len(policies) < 2:
             return policies
         try:
             async with self._database.connection() as conn:
                 return await order_policies(conn, policies)
-        except psycopg.Error:  # any order is correct, only slower: a later run deletes the rest
+        except psycopg.Error:  # any order is correct; a later run deletes the rest
             return policies
 
     async def _run_if_due(self, policy: Policy, due: datetime) -> RunResult | None:
@@ -300,46 +304,29 @@ class Retention:
         except _ERRORS_OF_ONE_POLICY as error:
             wait = RETRY_WAITS[min(failures, len(RETRY_WAITS) - 1)].total_seconds()
             self._failed_claims[policy.name] = (failures + 1, time.monotonic() + wait)
-            return self._failed(policy.name, error)
+            result = RunResult(table=policy.name, status="failed", error=error)
+            self._observers.finished(result)
+            return result
         self._failed_claims.pop(policy.name, None)
-        return None if claim is None else await self._run(policy, claim)
+        return None if claim is None else await self._run(policy, claim, self.limits, self._observers)
 
-    async def _run(
-        self,
-        policy: Policy,
-        claim: Claim,
-        limits: Limits | None = None,
-        observer: RunObserver | None = None,
-    ) -> RunResult:
+    async def _run(self, policy: Policy, claim: Claim, limits: Limits, observer: RunObserver) -> RunResult:
         self.log.job_started()
-        observers = Observers(self._metrics, self.log, *(() if observer is None else (observer,)))
         result = await execute(
             Run(
                 database=self._database,
                 ledger=self._ledger,
                 policy=policy,
                 claim=claim,
-                limits=limits or self.limits,
+                limits=limits,
                 stop=self._stop,
-                observer=observers,
+                observer=observer,
                 pressure=self._pressure,
                 tuning=self._tuning,
                 archive=self._archive,
             )
         )
-        observers.finished(result)
-        return result
-
-    def _failed(self, table: str, error: Exception, claim: Claim | None = None) -> RunResult:
-        """Report a run that could not be claimed, or closed."""
-        result = RunResult(
-            table=table,
-            status="failed",
-            deleted=0 if claim is None else claim.rows_deleted,
-            run=None if claim is None else claim.id,
-            error=error,
-        )
-        self._report(result)
+        observer.finished(result)
         return result
 
     async def _close_lapsed(self) -> list[RunResult]:
@@ -348,17 +335,21 @@ class Retention:
             try:
                 closed = await self._ledger.close_lapsed(claim, interrupted(claim))
             except _ERRORS_OF_ONE_POLICY as error:
-                # Its table is not pruned until it can be closed; that is reported once, not at each tick.
-                if claim.id not in self._unclosable:
-                    self._unclosable.add(claim.id)
-                    results.append(self._failed(claim.table_name, error, claim))
-                continue
-            if closed is not None:
+                # Its policy cannot run until this run is closed; report that once, not with each tick.
+                if claim.id in self._unclosable:
+                    continue
+                self._unclosable.add(claim.id)
+                result = RunResult(
+                    table=claim.table_name,
+                    status="failed",
+                    deleted=claim.rows_deleted,
+                    run=claim.id,
+                    error=error,
+                )
+            else:
+                if closed is None:
+                    continue
                 result = closed.result(claim)
-                self._report(result)
-                results.append(result)
+            self._observers.finished(result)
+            results.append(result)
         return results
-
-    def _report(self, result: RunResult) -> None:
-        self._metrics.finished(result)
-        self.log.finished(result)

@@ -1,7 +1,7 @@
-"""What is due when: a cron expression in a named time zone, right on the days when clocks change.
+"""A cron expression in a named time zone, correct on the days when clocks change.
 
-The rules are those of Debian's cron, as cronsim has them: a time of day that a clock change skips is due as
-soon as the clock goes on, a time of day that comes twice is due the first time.
+The rules are those of Debian's cron, as cronsim implements them: a time of day that a clock change skips is
+scheduled right after the gap, a time of day that occurs twice is scheduled the first time.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _NICKNAMES: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-# How far back the last due is looked for, the nearest first. The calendar's weekdays repeat every 28 years
-# (1901 to 2099), so what was not due in twice that time never is.
+# How far back to look for the last scheduled time, the shortest first. Weekdays repeat every 28 years (1901
+# to 2099), so an expression without a time in twice that period never has one.
 _LOOK_BACK: Final = tuple(timedelta(days=days) for days in (0.125, 2, 40, 400, 9 * 366, 56 * 366))
 _FIELDS: Final = 5
 _EXAMPLE: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -40,14 +40,14 @@ _EXAMPLE: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """A cron expression, read in a time zone.
+    """A cron expression in a time zone.
 
     Args:
-        cron: Minute, hour, day of month, month and day of week; default daily at 3 in the morning.
-        timezone: IANA name of the zone in which that is meant; default UTC.
+        cron: Minute, hour, day of month, month and day of week; default daily at 03:00.
+        timezone: IANA name of its time zone; default UTC.
 
     Raises:
-        ConfigurationError: The expression or the zone does not exist; the message says what is near.
+        ConfigurationError: The expression or the time zone is invalid; the message suggests a near one.
     """
 
     cron: str = DAILY_AT_THREE
@@ -57,35 +57,27 @@ class Schedule:
         check_timezone(self.timezone, "timezone")
         _check_cron(self.cron)
 
-    def due_after(self, now: datetime) -> datetime:
-        """Return the first due later than `now`, in UTC.
+    def next_after(self, now: datetime) -> datetime:
+        """Return the first scheduled time after an aware `now`, in UTC."""
+        # Within a repeated hour cronsim continues from its first occurrence, which may be past.
+        return next(time for time in self._times_from(now) if time > now)
 
-        Args:
-            now: An instant with its time zone.
-        """
-        # Within a repeated hour cronsim goes on from its first occurrence, which may be over already.
-        return next(due for due in self._dues_from(now) if due > now)
-
-    def due_before(self, now: datetime) -> datetime:
-        """Return the last due not later than `now`, in UTC.
-
-        Args:
-            now: An instant with its time zone.
-        """
-        # Forwards only: backwards, a time that the clock skipped would be looked for before the gap.
+    def last_before(self, now: datetime) -> datetime:
+        """Return the last scheduled time up to an aware `now`, in UTC."""
+        # Forwards only: backwards, cronsim puts a skipped time before the gap.
         for distance in _LOOK_BACK:
             last = None
-            for due in self._dues_from(now - distance):
-                if due > now:
+            for time in self._times_from(now - distance):
+                if time > now:
                     break
-                last = due
+                last = time
             if last is not None:
                 return last
-        raise AssertionError(f"{self.cron!r} was never due, although it was checked.")
+        raise AssertionError(f"{self.cron!r} was never scheduled, although it was checked.")
 
-    def _dues_from(self, start: datetime) -> Iterator[datetime]:
+    def _times_from(self, start: datetime) -> Iterator[datetime]:
         local = start.astimezone(ZoneInfo(self.timezone))
-        return (due.astimezone(UTC) for due in CronSim(self.cron, local))
+        return (time.astimezone(UTC) for time in CronSim(self.cron, local))
 
 
 def _check_cron(expression: str) -> None:
@@ -98,7 +90,7 @@ def _check_cron(expression: str) -> None:
     if len(fields) == _FIELDS + 1:
         hint = f" Did you mean {' '.join(fields[1:])!r}, without the seconds?"
     raise ConfigurationError(
-        f"The cron expression {expression!r} is not usable ({problem}): it takes minute, hour, day of month,"
+        f"The cron expression {expression!r} is invalid ({problem}): it takes minute, hour, day of month,"
         f" month and day of week, such as {DAILY_AT_THREE!r}.{hint}"
     )
 
