@@ -184,7 +184,7 @@ async def test_paused_manual_run_says_that_it_must_be_started_again(full_db: Ret
         await retention.operator.pause("inbound_events", by="ann")
 
     result, _ = await act_during_run(retention, pause, tick=False)
-    assert "`retention resume inbound_events`, then run it again; it begins where it" in str(result.error)
+    assert "`retention resume inbound_events`, then run it again; it continues where it" in str(result.error)
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,7 @@ async def test_locked_policy_does_not_block_the_others(db: RetentionDB) -> None:
         other.execute("SELECT FROM retention_policies WHERE table_name = 'inbound_events' FOR UPDATE")
         assert [result.table for result in await retention.tick()] == ["chat_sessions"]
         (result,) = await retention.run_now(["inbound_events"])
-        assert "an operator command has its policy locked" in str(result.error)
+        assert "an operator command has locked its policy" in str(result.error)
         other.rollback()
     assert [(result.table, result.deleted) for result in await retention.tick()] == [("inbound_events", 3)]
 

@@ -187,7 +187,7 @@ async def test_deep_tree_is_deleted_over_several_runs(db: RetentionDB, *, indexe
     retention = db.retention(on("tree"))
     (result,) = await retention.run_now()
     assert (result.status, 5 <= result.deleted < 30) == ("completed", True)
-    assert "Rows of tree refer to each other over more than 5 steps" in result.notes[0]
+    assert "Rows of tree reference each other over more than 5 levels" in result.notes[0]
     for _ in range(5):
         (result,) = await retention.run_now()
     assert (result.status, result.deleted, result.notes) == ("completed", 0, ())

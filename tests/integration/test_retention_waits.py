@@ -196,7 +196,7 @@ async def test_run_waits_for_a_failing_archiver(db: RetentionDB, server: Postgre
         conn.execute("SELECT pg_reload_conf(), pg_switch_wal()")
         try:
             async with waiting_run(db, db.retention(EVENTS, limits=limits()), "wal"):
-                assert "the archiving of WAL fails (archive_command, 0" in db.lines("retention")[0]["msg"]
+                assert "archiving WAL fails (archive_command, 0" in db.lines("retention")[0]["msg"]
                 conn.execute("ALTER SYSTEM SET archive_command = '/bin/true'")
                 conn.execute("SELECT pg_reload_conf()")
         finally:

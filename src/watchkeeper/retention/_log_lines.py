@@ -19,7 +19,7 @@ _FAILURES = ("failed", "refused")
 
 
 class JobLog(RunObserver):
-    """Logs the events of runs, and how the job as a whole went."""
+    """Logs the events of runs, and how the job ended."""
 
     def __init__(self, logging: Logging, job: str) -> None:
         self._logging = logging

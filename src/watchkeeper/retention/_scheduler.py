@@ -1,7 +1,7 @@
-"""The loop that runs what is due.
+"""The loop that runs the retention job on schedule.
 
 Purpose: check every few seconds in each replica whether a run is due; the ledger makes sure that only one
-replica runs it. An outage of the database is waited for, and logged once.
+replica runs it. The loop waits for the end of a database outage, and logs it once.
 
 Lines: those of the job; `{type: "schedule", name, status: "waiting" | "resumed"}` at both ends of an outage.
 """
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from watchkeeper.retention._retention import Retention
 
 POLL: Final = timedelta(seconds=15)
-"""Longest time between two ticks, which find retries, missed runs and runs that others left open."""
+"""Longest time between two ticks, which also find retries, missed runs and lapsed leases."""
 
 GRACE: Final = timedelta(seconds=10)
 """How long the current run may take to end its transaction and be closed when the loop is cancelled."""
 
 _OUTAGE: Final = "outage"
-_SOON: Final = timedelta(milliseconds=50)
+_MARGIN: Final = timedelta(milliseconds=50)
 
 
 class Scheduler:
@@ -42,7 +42,7 @@ class Scheduler:
         """Tick until cancelled.
 
         The current run then ends its transaction and is closed, so that another replica, or the next start,
-        continues at once. One that takes longer than `grace` is left to its lease.
+        continues at once. If it takes longer than `grace`, its lease has to lapse first.
         """
         loop = asyncio.create_task(self._loop(), name="watchkeeper-schedule")
         try:
@@ -58,8 +58,8 @@ class Scheduler:
         while not self._stopping.is_set():
             await self._tick()
             now = datetime.now(UTC)
-            # A moment late rather than early: the database's clock decides.
-            pause = min(self._job.next_due(now) - now + _SOON, self._poll)
+            # Rather late than early: the database's clock decides.
+            pause = min(self._job.next_due(now) - now + _MARGIN, self._poll)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause.total_seconds())
 

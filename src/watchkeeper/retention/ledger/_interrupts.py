@@ -1,7 +1,7 @@
-"""What interrupts a run: the process, operators, or the ledger.
+"""What ends a run early, and how operators ask for it: pause, resume and cancel.
 
-An operator command is a mark on the run's row, made under the lock that each transaction of the run takes:
-once it is committed, nothing more is deleted. A waiting run checks for such marks each second.
+An operator command marks the run's row, under the lock that each transaction of the run takes: once it has
+committed, nothing more is deleted. A waiting run checks for such marks every second.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class RunLostError(RetentionError):
 
 
 class RunInterruptedError(RetentionError):
-    """The process that ran it ended."""
+    """The process of the run ended without closing it."""
 
 
 class StopRequestedError(RetentionError):
-    """The run stopped between two transactions, because its process is to stop."""
+    """The run stopped between two transactions, because its process is stopping."""
 
 
 class RunPausedError(StopRequestedError):
@@ -38,14 +38,14 @@ class RunCancelledError(RetentionError):
 
 
 class RunTimeoutError(RetentionError):
-    """The run took longer than it may."""
+    """The run exceeded its time limit."""
 
 
 def lost(claim: Claim) -> RunLostError:
-    """Return the error of a run that this process does not hold any more."""
+    """Return the error of a run that another process has closed."""
     return RunLostError(
-        f"Run {claim.id} on {claim.table_name} was closed by another process, because it gave no sign of life"
-        " for the time of its lease. It stops here."
+        f"Run {claim.id} on {claim.table_name} was closed by another process, because it did not renew its"
+        " lease in time. It stops here."
     )
 
 
@@ -56,8 +56,8 @@ def interrupted(claim: Claim) -> RunInterruptedError:
     else:
         rest = "run it again, or leave the rest to the next scheduled run"
     return RunInterruptedError(
-        f"interrupted: the process that ran it gave no sign of life (run {claim.id}, attempt"
-        f" {claim.attempt}); the rows that it deleted are counted; {rest}"
+        f"interrupted: its process did not renew the lease (run {claim.id}, attempt {claim.attempt}); the"
+        f" rows that it deleted are counted; {rest}"
     )
 
 
@@ -73,13 +73,13 @@ def paused(claim: Claim, by: str) -> RunPausedError:
     resume = f"`retention resume {claim.table_name}`"
     again = f"{resume} continues it" if claim.trigger == "schedule" else f"{resume}, then run it again"
     return RunPausedError(
-        f"The run on {claim.table_name} was stopped, because {by} paused its policy: {again}; it begins where"
-        " it ended."
+        f"The run on {claim.table_name} was stopped, because {by} paused its policy: {again}; it continues"
+        " where it ended."
     )
 
 
 def raise_if_interrupted(claim: Claim, marks: tuple[Any, ...] | None) -> None:
-    """Raise what the marks on a run's row mean: who paused it, who cancelled it; None if it is not ours."""
+    """Raise if the run is marked as paused or cancelled by someone, or lost (`marks` is None)."""
     if marks is None:
         raise lost(claim)
     paused_by, cancelled_by = marks
@@ -90,7 +90,7 @@ def raise_if_interrupted(claim: Claim, marks: tuple[Any, ...] | None) -> None:
 
 
 async def check_interrupts(conn: AsyncConnection[Any], claim: Claim) -> None:
-    """Read the marks on a run's row, and raise what they mean."""
+    """Read the marks without a lock, and raise as `raise_if_interrupted`."""
     found = await conn.execute(QUERIES["interrupts"], {"run": claim.id, "epoch": claim.epoch})
     raise_if_interrupted(claim, await found.fetchone())
 
@@ -102,19 +102,19 @@ async def show_plan(conn: AsyncConnection[Any], claim: Claim, rows: float) -> No
 
 
 async def show_waiting(conn: AsyncConnection[Any], claim: Claim, reason: str | None) -> None:
-    """Record what a run waits for: a reason, a colon and details; None if it continues."""
+    """Record why a run waits: a reason, a colon and details; None if it continues."""
     parameters = {"run": claim.id, "epoch": claim.epoch, "reason": reason}
     await conn.execute(QUERIES["show_waiting"], parameters)
 
 
 async def cannot_start(conn: AsyncConnection[Any], table: str) -> RetentionError:
     """Return the error of a run that could not be claimed."""
-    # The other run may have ended between the claim that failed and this look.
+    # The other run may have ended after the claim failed.
     return RetentionError(await find_obstacle(conn, table) or f"{table} was being pruned: run it again.")
 
 
 async def find_obstacle(conn: AsyncConnection[Any], table: str) -> str | None:
-    """Return why no run of a policy can begin now: it is paused, or has an open run; None if one can."""
+    """Return why no run of a policy can start now: it is paused, or has an open run; None if one can."""
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is not None and paused[0] is not None:
         return (
@@ -133,7 +133,11 @@ async def find_obstacle(conn: AsyncConnection[Any], table: str) -> str | None:
 
 
 async def pause_policy(conn: AsyncConnection[Any], table: str, by: str) -> int | None:
-    """Pause a policy and stop its current run, whose number is returned; None without one."""
+    """Pause a policy and stop its current run, whose number is returned; None without one.
+
+    Raises:
+        ConfigurationError: It is paused already.
+    """
     await _lock(conn, table)
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is not None and paused[0] is not None:
@@ -145,7 +149,11 @@ async def pause_policy(conn: AsyncConnection[Any], table: str, by: str) -> int |
 
 
 async def resume_policy(conn: AsyncConnection[Any], table: str) -> int | None:
-    """Resume a policy; return the run that had not stopped yet and continues, None without one."""
+    """Resume a policy. Return the number of a run that had not stopped yet and continues.
+
+    Raises:
+        ConfigurationError: It is not paused.
+    """
     await _lock(conn, table)
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is None or paused[0] is None:
@@ -155,7 +163,11 @@ async def resume_policy(conn: AsyncConnection[Any], table: str) -> int | None:
 
 
 async def cancel_run(conn: AsyncConnection[Any], table: str, by: str) -> int:
-    """Cancel the current run of a policy, and return its number."""
+    """Cancel the current run of a policy, and return its number.
+
+    Raises:
+        ConfigurationError: There is none, or it was cancelled already.
+    """
     await _lock(conn, table)
     marked = await (await conn.execute(QUERIES["cancel_run"], {"table": table, "by": by})).fetchone()
     if marked is not None:

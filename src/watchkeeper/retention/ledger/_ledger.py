@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 ACTION: Final = "retention.prune"
 ACTOR: Final = "retention-job"
 
-_CLAIM_WAIT: Final = timedelta(seconds=2)  # a restore has the policy locked for a while
+_CLAIM_WAIT: Final = timedelta(seconds=2)  # `restore` locks a policy for a while
 
 LEASE: Final = timedelta(seconds=60)
-"""How long a run without a heartbeat is taken to be alive."""
+"""How long after its last heartbeat a run counts as alive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Closed:
-    """What the ledger has of a run that was closed."""
+    """The outcome of a closed run in the ledger."""
 
     state: State
     error: BaseException | None
@@ -79,12 +79,8 @@ class Closed:
 class Ledger:
     """Claims runs, counts what they delete, and closes them.
 
-    Args:
-        database: Where the ledger is.
-        redact: Masks secrets in the errors that the ledger and the audit log keep for good.
-        actor_id: The actor of the audit entries.
-        lease: How long a run without a heartbeat is left alone.
-        claim_wait: How long a claim waits for an operator command that has the policy locked.
+    `redact` masks secrets in errors, which the ledger and the audit log keep for good; `claim_wait` is how
+    long a claim waits for an operator command that has locked the policy.
     """
 
     def __init__(
@@ -109,7 +105,7 @@ class Ledger:
         return cast("datetime", now)
 
     async def register(self, policies: Iterable[Policy]) -> None:
-        """Record the declared policies; from the first time on, their scheduled times count."""
+        """Record the declared policies; a policy is scheduled from its first registration on."""
         async with self._database.transaction() as conn:
             # In one order, so that replicas that start together cannot deadlock.
             for policy in sorted(policies, key=lambda policy: policy.name):
@@ -119,7 +115,7 @@ class Ledger:
                 )
 
     async def claim_scheduled(self, policy: Policy, due_at: datetime) -> Claim | None:
-        """Claim the run of a scheduled time, unless it is done, is running, or waits for its next attempt.
+        """Claim the run of a scheduled time, unless it is done, running, or waiting for its next attempt.
 
         Raises:
             RetentionError: Its audit entry could not be written; nothing was claimed.
@@ -133,21 +129,20 @@ class Ledger:
             try:
                 return await self._claim(conn, policy, "schedule", due_at, attempt)
             except psycopg.errors.LockNotAvailable:
-                return None  # an operator command has it locked, such as a restore: the next tick tries again
+                return None  # by an operator command, such as `restore`: the next tick tries again
 
     async def claim_now(self, policy: Policy) -> Claim:
-        """Claim a run that an operator asks for.
+        """Claim a manual run.
 
         Raises:
-            RetentionError: The table is being pruned already, its policy is paused, or the audit entry could
-                not be written.
+            RetentionError: The policy is running, paused or locked, or the audit entry could not be written.
         """
         async with self._database.transaction() as conn:
             try:
                 claim = await self._claim(conn, policy, "manual", None, 1)
             except psycopg.errors.LockNotAvailable as error:
                 raise RetentionError(
-                    f"{policy.name} is not pruned now: an operator command has its policy locked, such as"
+                    f"{policy.name} is not pruned now: an operator command has locked its policy, such as"
                     " `retention restore`. Run it again when that has ended."
                 ) from error
             if claim is None:
@@ -204,20 +199,12 @@ class Ledger:
         bytes_deleted: int = 0,
         cursor: str | None = None,
     ) -> int:
-        """Count what this transaction deleted, and renew the lease.
+        """Count what this transaction deleted, renew the lease, and return the run's total.
 
-        Args:
-            conn: The connection of that transaction.
-            claim: The run.
-            deleted: Number of rows.
-            bytes_deleted: Their estimated size.
-            cursor: The position of the first pass, as JSON; None leaves it unchanged.
-
-        Returns:
-            How many rows the run has deleted so far.
+        `cursor` is the position of the first pass, as JSON; None leaves it unchanged.
 
         Raises:
-            RunLostError: The run was closed by another process; the transaction must not commit.
+            RunLostError: Another process closed the run; the transaction must not commit.
         """
         parameters = {
             **_key(claim),
@@ -253,10 +240,7 @@ class Ledger:
             return await cursor.fetchall()
 
     async def close_lapsed(self, claim: Claim, error: RunInterruptedError) -> Closed | None:
-        """Close a run whose process ended; None if it was closed meanwhile, or renewed its lease.
-
-        If an operator had cancelled it, it is closed as cancelled.
-        """
+        """Close a run whose process ended; None if it was closed or renewed its lease meanwhile."""
         return await self._close(claim, "failed", error, lapsed=True)
 
     async def _close(
@@ -309,8 +293,8 @@ class Ledger:
 
     def _describe(self, error: BaseException | None) -> dict[str, str] | None:
         if error is None or (isinstance(error, StopRequestedError) and not isinstance(error, RunPausedError)):
-            return None  # its state says all
-        # Masked before the lines are joined: some patterns end at a line break.
+            return None  # the state says it all
+        # Mask before joining the lines: some patterns end at a line break.
         message = " ".join(self._redact(str(error)).split())
         # PostgreSQL takes neither lone surrogates (file names that are not UTF-8) nor NUL.
         message = message.encode("utf-8", "backslashreplace").decode().replace("\0", "")

@@ -32,14 +32,14 @@ class PastRun:
         started_at: When it was claimed.
         finished_at: When it was closed; None while it runs.
         deleted: Number of rows deleted so far.
-        planned: About how many rows it had to delete when it began; None if it did not get that far.
-        waiting: What it waits for now: a reason, a colon and details; None if it does not wait.
+        planned: Estimated rows to delete at its start; None if it ended before.
+        waiting: Why it waits now: a reason, a colon and details; None if it does not.
         error: Why it did not complete.
-        due: When it was scheduled; for a manual run, when it was started.
+        due: Its scheduled time; for a manual run, when it was started.
         attempt: Its number among the attempts at that time.
         partitions: The partitions that it dropped.
         archived: How many of the deleted rows are in the archive.
-        restored: How many of these were restored, or were in the table again already.
+        restored: How many of these were restored, or were already back in the table.
     """
 
     id: int
@@ -76,9 +76,9 @@ class PolicyStatus:
     """The status of a policy.
 
     Args:
-        policy: What is declared now.
-        since: When it was first declared; None before the first start with it.
-        next_due: When its next run is scheduled.
+        policy: The declared policy.
+        since: When it was first registered; None before.
+        next_due: The time of its next scheduled run.
         last_success: When a run last completed; None if none has.
         last: The latest run; None without one.
         paused_at: Since when it is paused; None if it is not.
@@ -115,7 +115,7 @@ async def read_status(
 async def read_activity(
     conn: AsyncConnection[Any], policies: Sequence[Policy]
 ) -> list[tuple[str, bool, str | None]]:
-    """Return for each registered policy whether it is paused, and what its open run waits for."""
+    """Return for each registered policy its name, whether it is paused, and why its open run waits."""
     tables = [policy.name for policy in policies]
     return await (await conn.execute(QUERIES["activity"], {"tables": tables})).fetchall()
 

@@ -1,8 +1,8 @@
-"""One bounded delete within a range of the table's blocks or ages, and what of the range remains.
+"""One bounded delete: a batch covers the first part of a range, of the table's blocks or of its ages.
 
-The target's predicate decides which rows are deleted. A plain batch deletes them by one statement, which is
-quickest by far, and fails where another transaction has locked one of them. A batch that skips locked rows
-leaves those alone, and counts them.
+The target's predicate decides which rows are deleted. A plain batch deletes them by one statement, by far the
+fastest way, and fails if another transaction has locked one of them. The other kind skips locked rows and
+counts them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgeRange:
-    """Ages as PostgreSQL writes them, both ends included, without the rows to skip (table and place)."""
+    """A closed range of ages, as PostgreSQL writes them, except for some rows (table and ctid)."""
 
     start: str = "-infinity"
     stop: str = "infinity"
@@ -32,7 +32,7 @@ class AgeRange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockRange:
-    """Blocks of the table, without `stop`, and without the rows to skip (table and place)."""
+    """A half-open range of the table's blocks, except for some rows (table and ctid)."""
 
     start: int
     stop: int
@@ -54,11 +54,11 @@ Range = AgeRange | BlockRange
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchResult:
-    """What one batch came to."""
+    """The outcome of one batch."""
 
-    eligible: int  # rows in the part that it covered
-    available: int  # of these, not locked by other transactions
-    deleted: int
+    eligible: int  # rows in the covered part
+    available: int  # of these, rows that no other transaction had locked
+    deleted: int  # of these; a trigger may keep some
     covered: Range
     rest: Range | None  # for the next batch; None at the end
 
@@ -66,16 +66,16 @@ class BatchResult:
 async def choose_range(
     conn: AsyncConnection[Any], target: Target, drawn: Sample, index_scan_share: float
 ) -> Range:
-    """Return the whole table for the first pass: by age where few rows are old, else by block."""
+    """Return the whole table as the first pass scans it: by age if few rows are old, else by block."""
     if target.indexed and drawn.share <= index_scan_share:
         return AgeRange()
     return await _all_blocks(conn, target)
 
 
 async def repeat_range(conn: AsyncConnection[Any], target: Target, range_: Range) -> Range:
-    """Return the whole table for a further pass, for rows that were left and rows that moved.
+    """Return the whole table as a later pass scans it, for rows that were left and rows that moved.
 
-    By block again where it was by block: the index still leads to every row that is deleted.
+    A block scan stays one: the index still has an entry for every deleted row.
     """
     return AgeRange() if isinstance(range_, AgeRange) else await _all_blocks(conn, target)
 
@@ -83,7 +83,7 @@ async def repeat_range(conn: AsyncConnection[Any], target: Target, range_: Range
 async def delete_plain(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, range_: Range, size: int
 ) -> BatchResult:
-    """Delete eligible rows; raises LockNotAvailable where another transaction has locked one of them."""
+    """Delete eligible rows; raises LockNotAvailable if another transaction has locked one of them."""
     if isinstance(range_, AgeRange):
         return await _delete_ages(conn, target, horizon, range_, size)
     covered, rest = range_.cut(size)
@@ -96,7 +96,7 @@ async def delete_plain(
 async def skip_empty(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, range_: BlockRange, size: int
 ) -> BatchResult | None:
-    """Return what a batch would come to that finds nothing; None where there is something to delete."""
+    """Return an empty batch if the next blocks have no eligible row, None if they have one."""
     covered, rest = range_.cut(size)
     (found,) = await fetch_row(
         conn, target.fill(QUERIES["any_in_blocks"]), {"horizon": horizon, **covered.parameters()}
@@ -107,9 +107,9 @@ async def skip_empty(
 async def delete_unlocked(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, range_: Range, size: int
 ) -> BatchResult:
-    """Delete as `delete_skip_locked`, but do not count the rows that stay where any is deleted.
+    """Delete as `delete_skip_locked`, but count the rows that stay only if none is deleted.
 
-    For a first pass: the passes after it look at the whole table, and counting reads each block once more.
+    For the first pass: later ones scan the whole table, and counting would read each block a second time.
     """
     if isinstance(range_, BlockRange) and not target.has_children:
         covered, rest = range_.cut(size)
@@ -146,7 +146,7 @@ async def _delete_ages(
     after = await found.fetchone()
     covered, rest = range_, None
     if after is not None:
-        if not after[1]:  # more rows of one age than a batch may take on
+        if not after[1]:  # more rows of one age than a batch may delete
             return await _delete_ages_skip_locked(conn, target, horizon, range_, size)
         covered = AgeRange(start=range_.start, stop=after[0])
         rest = AgeRange(start=after[0], stop=range_.stop)
@@ -165,7 +165,7 @@ async def _delete_ages_skip_locked(
         {"horizon": horizon, "start": range_.start, "stop": range_.stop, "size": size},
     )
     covered, rest = range_, None
-    # Where nothing but locked rows of one age is left, continuing would find the same rows again.
+    # If only locked rows of one age are left, the next batch would find the same rows again.
     if eligible >= size and (deleted or newest != range_.start):
         covered = AgeRange(start=range_.start, stop=newest)
         rest = AgeRange(start=newest, stop=range_.stop)

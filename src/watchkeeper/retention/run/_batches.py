@@ -1,11 +1,11 @@
-"""The batches of a run: each one transaction that locks the run, deletes, and moves the ledger's count.
+"""The batches of a run: one transaction each, which locks the run, deletes, and updates the ledger's count.
 
-No row is gone that the ledger does not know of, and no process deletes whose run was closed by another. A
-transaction takes some 50 ms flat out; within a budget its delete takes a 50th of that, since others wait for
-what is written at its end.
+So no row is deleted that the ledger does not count, and a run that another process has closed deletes
+nothing. A transaction takes about 50 ms unthrottled. In a throttled run its delete takes a 50th of that,
+because others wait for the WAL that its commit writes.
 
-A batch deletes by a plain statement, which does not wait for locked rows: where it meets one, the batch is
-repeated so that it skips locked rows.
+A batch deletes by a plain statement that barely waits for locks. If it meets a locked row, the batch is
+repeated and skips locked rows.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Batches:
         if run.policy.archive and run.archive is not None:
             self._archiver = Archiver(run, run.archive, lease, transactions)
         self.target = target
-        """The table, with the holds that were in force at the last transaction."""
+        """The table, with the holds that the last batch found."""
         self.cursor: Cursor | None = None
-        """Where the first pass is; None in the others."""
+        """The position of the first pass; None in later ones."""
         self.took = timedelta(0)
         """How long the last batch took."""
 
@@ -75,7 +75,7 @@ class Batches:
         return await self._delete_plain_first(range_, delete_plain, delete_unlocked)
 
     async def delete_again(self, range_: Range) -> BatchResult:
-        """Delete a batch of a further pass, in which most batches find nothing."""
+        """Delete a batch of a later pass, in which most batches find nothing."""
         if self._archiver is not None:
             return await self._delete_archived(self._archiver, range_)
         looked = timedelta(0)
@@ -99,7 +99,7 @@ class Batches:
         return bool(left[0])
 
     async def _skip_empty(self, range_: BlockRange) -> BatchResult | None:
-        """Look at the next blocks: one read of each block, no lock and no commit that waits for the disk."""
+        """Check the next blocks without a lock, and without a commit that waits for the disk."""
         transactions, sizer = self._transactions, self._transactions.sizer
         began = time.monotonic()
         async with transactions.open() as conn:
@@ -148,7 +148,7 @@ class Batches:
         began = time.monotonic()
         async with transactions.open() as conn:
             await run.ledger.lock(conn, run.claim)
-            # Adding a hold takes the same lock: once it is committed, no row that it holds is deleted.
+            # Adding a hold takes the same lock: once it has committed, no row that it holds is deleted.
             self.target = target = await self.target.with_holds(conn)
             deleting = time.monotonic()
             batch = await delete(conn, target, run.claim.horizon, range_, sizer.size(range_))
@@ -158,7 +158,7 @@ class Batches:
             total = await run.ledger.record_deleted(conn, run.claim, batch.deleted, size, cursor)
         transactions.writers.record_own()
         if total != transactions.deleted + batch.deleted:
-            transactions.writers.invalidate()  # the server lost what it had committed
+            transactions.writers.invalidate()  # the server lost a commit
         self._lease.record_renewal()
         whole = timedelta(seconds=time.monotonic() - began)
         sizer.adapt(

@@ -1,4 +1,4 @@
-"""What all parts of one run share."""
+"""What the parts of one run share."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One claimed run and what it works with."""
+    """One claimed run: what it deletes, its limits, and what it uses."""
 
     database: Database
     ledger: Ledger
     policy: Policy
     claim: Claim
     limits: Limits
-    stop: asyncio.Event  # set when the process is to stop
+    stop: asyncio.Event  # set when the process is stopping
     observer: RunObserver
     pressure: PressureWatch
     tuning: Tuning
@@ -35,5 +35,5 @@ class Run:
 
     @property
     def shares_time(self) -> bool:
-        """Whether the run leaves part of the time to others, instead of running flat out."""
+        """Whether the run is throttled: it leaves a share of the time to others."""
         return self.limits.budget < 1.0

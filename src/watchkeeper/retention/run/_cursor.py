@@ -1,8 +1,8 @@
-"""How far the first pass of a run has come, so that the next attempt continues there.
+"""How far the first pass of a run has come, so that the next attempt need not start over.
 
-Which rows are deleted does not depend on it: a run that began in the middle sweeps the whole table again. A
-cursor is valid for the same scan and the same files only: a table that was rewritten (VACUUM FULL, CLUSTER,
-TRUNCATE) has its rows in other places.
+The result does not depend on it: a run that started in the middle sweeps the whole table again afterwards. A
+cursor is valid for the same kind of scan and the same files only: VACUUM FULL, CLUSTER and TRUNCATE rewrite
+the table.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLACE: Final = "place"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
-    """The scan (by age or by place) and the table's files that a position belongs to."""
+    """The kind of scan and the table's files that a position belongs to."""
 
     way: str
     files: str

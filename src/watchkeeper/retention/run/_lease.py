@@ -1,4 +1,4 @@
-"""Keeps a run alive: renews its lease, and stops it for an operator, its process or its time limit."""
+"""The lease of one run: renewed while it works and waits, so that no other process closes it."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ TRANSIENT: Final = (
     errors.LockNotAvailable,
     errors.DeadlockDetected,
     errors.SerializationFailure,
-    # A row was referred to after it was seen to be free; the next attempt sees that.
+    # A row was referenced after the transaction had found it free; the retry sees the reference.
     errors.ForeignKeyViolation,
-    errors.RestrictViolation,  # from PostgreSQL 18 on
+    errors.RestrictViolation,  # PostgreSQL 18 and later
 )
-"""Errors that may pass by themselves: the transaction is tried again."""
+"""Errors that a retry may not meet again."""
 
 
 class Lease:
-    """The lease of one run.
+    """Renews a run's lease, and ends the run when its process, an operator or its timeout asks for it.
 
-    Its methods raise StopRequestedError (the process stops; RunPausedError if the policy was paused),
-    RunCancelledError, RunTimeoutError, or RunLostError where another process has closed the run.
+    Its methods raise StopRequestedError (RunPausedError if the policy was paused), RunCancelledError,
+    RunTimeoutError, or RunLostError if another process has closed the run.
     """
 
     def __init__(self, run: Run) -> None:
@@ -53,7 +53,7 @@ class Lease:
         self.waited_s: defaultdict[Reason, float] = defaultdict(float)
 
     def check(self) -> None:
-        """Raise if the process is to stop or the run's time is up."""
+        """Raise if the process is stopping or the run's time is up."""
         run = self._run
         if run.stop.is_set():
             again = "it continues" if run.claim.trigger == "schedule" else "run it again, and it continues"
@@ -64,11 +64,11 @@ class Lease:
             raise self._timed_out()
 
     def record_renewal(self) -> None:
-        """Record that a transaction of the run has renewed the lease and met no operator command."""
+        """Record that a transaction has just renewed the lease and found no operator command."""
         self._renewed_at = self._checked_at = time.monotonic()
 
     async def heartbeat(self) -> None:
-        """Renew the lease and check for operator commands, each if it is time to."""
+        """Renew the lease and check for operator commands, each if it is time."""
         if time.monotonic() - self._renewed_at >= self._run.ledger.lease.total_seconds() / 3:
             with suppress(*TRANSIENT):
                 await self._run.ledger.renew(self._run.claim)
@@ -80,7 +80,7 @@ class Lease:
             self._checked_at = time.monotonic()
 
     async def sleep(self, pause: timedelta) -> None:
-        """Sleep with heartbeats; return early if the process is to stop."""
+        """Sleep with heartbeats; returns early if the process is stopping."""
         until = time.monotonic() + pause.total_seconds()
         longest = min(self._interval_s, self._run.ledger.lease.total_seconds() / 3)
         while True:
@@ -93,7 +93,7 @@ class Lease:
                 await asyncio.wait_for(self._run.stop.wait(), min(rest, longest))
 
     async def keep_alive(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await work outside the database, which may hang, with heartbeats meanwhile."""
+        """Wait with heartbeats for work outside the database, which may hang."""
         task = asyncio.ensure_future(work)
         try:
             while True:
@@ -113,7 +113,6 @@ class Lease:
         ]
         waited = f" It waited {', '.join(waits)}." if waits else ""
         return RunTimeoutError(
-            f"The run on {self._run.policy.name} was ended after {self._run.limits.timeout}, the longest that"
-            f" a run may take (WATCHKEEPER_RETENTION_TIMEOUT).{waited} The next attempt continues where it"
-            " ended."
+            f"The run on {self._run.policy.name} was ended after {self._run.limits.timeout}, its time limit"
+            f" (WATCHKEEPER_RETENTION_TIMEOUT).{waited} The next attempt continues where it ended."
         )

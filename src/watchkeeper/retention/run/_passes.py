@@ -1,6 +1,6 @@
 """The passes of one run over its table, until no eligible row remains or the rest stays locked.
 
-Old partitions are dropped first. The first pass sweeps the whole table and leaves locked rows behind. Further
+Old partitions are dropped first. The first pass sweeps the whole table and leaves locked rows behind. Later
 passes return for these, and for rows that moved meanwhile.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Passes:
-    """Deletes everything that is eligible for one run."""
+    """Deletes everything that one run may delete."""
 
     def __init__(self, run: Run, lease: Lease, throttle: Throttle, transactions: Transactions) -> None:
         self._run = run
@@ -51,7 +51,7 @@ class Passes:
         """Delete everything that is eligible.
 
         Raises:
-            PolicyRefusedError: The policy may not be carried out.
+            PolicyRefusedError: The policy cannot be applied to its table.
             RetentionError: The run was interrupted, or cannot continue; what it deleted is in the ledger.
             DatabaseUnavailableError: The database has been away for too long.
         """
@@ -70,10 +70,10 @@ class Passes:
         await self._sweep_again(batches, await retry(self._repeat_range, batches, first), statistics)
 
     async def _start(self) -> tuple[Batches, Sample]:
-        """Find the table, and check that the run may delete what is old in it."""
+        """Find the table, and check that the run may delete that share of it."""
         run, transactions = self._run, self._transactions
         async with transactions.open() as conn:
-            await transactions.writers.begin(conn)  # first: the checks below are made once
+            await transactions.writers.begin(conn)  # first: what is read below is read only once
             target = await (await find_target(conn, run.policy)).with_holds(conn)
             drawn = await sample(conn, target, run.claim.horizon)
             rows = await check_share(conn, target, run.claim.horizon, drawn, run.limits.share)
@@ -112,9 +112,9 @@ class Passes:
     async def _is_complete(self, target: Target, first: Range) -> bool:
         """Return whether a first pass that left nothing cannot have missed anything.
 
-        Where no row was locked, a plain DELETE takes every row that it sees. By age it follows rows that are
-        updated meanwhile; by block they may move behind it, if anyone writes. Neither holds where rows lie in
-        several tables, or where a trigger keeps, moves or puts back rows, as those of foreign keys do.
+        If no row was locked, a plain DELETE takes every row that it sees. An index scan follows rows that are
+        updated meanwhile; in a block scan they may move behind the pass, if anyone else writes. Neither holds
+        for child tables, nor for triggers that keep, move or restore rows, as those of foreign keys do.
         """
         if (
             self._transactions.sizer.met_locks
@@ -132,7 +132,7 @@ class Passes:
             return await self._transactions.writers.detected(conn)
 
     async def _sweep_again(self, batches: Batches, whole: Range, statistics: PassStatistics) -> None:
-        """Sweep until no rows remain or the rest stay locked; `statistics` are those of the last pass."""
+        """Repeat until no rows remain or the rest stay locked; `statistics` are those of the first pass."""
         nested = batches.target.self_referencing
         reference_passes = self._run.tuning.most_reference_passes if nested else 0
         waits = list(self._run.tuning.pass_waits)
@@ -146,8 +146,8 @@ class Passes:
                     await self._lease.sleep(wait)
             left, statistics = await self._sweep(ranges, batches, batches.delete_again)
             if (statistics.eligible and isinstance(ranges[0], BlockRange)) or (nested and statistics.deleted):
-                # A row that was updated meanwhile may have moved behind the pass, and rows that deleted rows
-                # referred to have become eligible.
+                # A row that was updated meanwhile may have moved behind the pass, and rows that a deleted row
+                # referenced are eligible now.
                 left = [await self._transactions.retry(self._repeat_range, batches, ranges[0])]
             if not left:
                 return
@@ -176,8 +176,8 @@ class Passes:
     def _report_rest(self, target: Target, statistics: PassStatistics) -> None:
         if target.self_referencing and statistics.deleted:
             self.notes.append(
-                f"Rows of {target.name} refer to each other over more than"
-                f" {self._run.tuning.most_reference_passes} steps: the next run deletes those that are left."
+                f"Rows of {target.name} reference each other over more than"
+                f" {self._run.tuning.most_reference_passes} levels: the next run deletes those that are left."
             )
         elif statistics.kept:
             raise kept_by_trigger(target.name)

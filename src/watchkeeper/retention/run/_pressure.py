@@ -1,7 +1,7 @@
-"""Measures the pressure on the database: replication lag, WAL, vacuum behind, long transactions, a full disk.
+"""Measures the pressure on the database: replication lag, WAL, late vacuum, long transactions, a full disk.
 
-A run measures between its transactions, at most once a second, and waits as long as there is pressure. What
-its role may not see is logged once, and is not an error.
+A run measures between its transactions, at most once a second, and waits until the pressure is gone. If its
+role lacks the privilege to see it, that is logged once and is no error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from watchkeeper.settings import Thresholds
 
 _MIB: Final = 1 << 20
-# Hysteresis: a waiting run continues when the lag is half of its threshold.
+# Hysteresis: a waiting run continues when the lag has fallen to half of its threshold.
 _EASED: Final = 0.5
 
 
@@ -32,10 +32,10 @@ class PressureWatch:
     """Measures the server for the runs of one service.
 
     Args:
-        database: Where the tables are.
+        database: The database with the tables.
         free_space: Returns the free and the total bytes of the disk with the database's files; None if that
-            is not known here.
-        on_missing_privilege: Called once, with a sentence, if the role may not see what runs would wait for.
+            is unknown here.
+        on_missing_privilege: Called once, with a sentence, if the role cannot see all kinds of pressure.
     """
 
     def __init__(
@@ -53,14 +53,10 @@ class PressureWatch:
     async def measure(
         self, policy: Policy, thresholds: Thresholds, *, share_time: bool, vacuum: bool, waiting: bool
     ) -> Pressure | None:
-        """Return what a run would make worse; None if nothing.
+        """Return what a run would make worse now; None if nothing.
 
-        Args:
-            policy: What the run prunes.
-            thresholds: Above which it waits.
-            share_time: Whether it also waits for long transactions and vacuum.
-            vacuum: Whether it still waits for vacuum.
-            waiting: Whether it waits already.
+        An unthrottled run (not `share_time`) ignores long transactions and vacuum; `vacuum` is False for a
+        run that has waited long enough for it, `waiting` is True for one that waits already.
         """
         found = _disk_pressure(self._free_space(), thresholds)
         if found is not None:
@@ -74,9 +70,9 @@ class PressureWatch:
                 (seen,) = await cursor.fetchall()
                 tables = await read_vacuum(conn, [policy]) if share_time and vacuum else {}
         except DatabaseUnavailableError:
-            return None  # the next transaction meets it too
+            return None  # if the outage lasts, the next transaction meets it too
         except psycopg.Error as error:
-            self._report(f"the database refuses to say ({' '.join(str(error).split())})")
+            self._report(f"the database refuses the query ({' '.join(str(error).split())})")
             return None
         if not seen["sees_all"]:
             self._report(f"{seen['role']} lacks a privilege: GRANT pg_read_all_stats TO {seen['role']}")
@@ -93,8 +89,8 @@ class PressureWatch:
         if not self._reported:
             self._reported = True
             self._on_missing_privilege(
-                "Retention cannot see all that runs should wait for (replication lag, long transactions of"
-                f" others): {why}."
+                "Retention cannot check everything that runs should wait for (replication lag, long"
+                f" transactions of others): {why}."
             )
 
 
@@ -109,7 +105,7 @@ def _disk_pressure(space: tuple[int, int] | None, thresholds: Thresholds) -> Pre
 
 def _wal_pressure(seen: Mapping[str, Any]) -> Pressure | None:
     if seen["archiver_fails"]:
-        detail = f"the archiving of WAL fails (archive_command, {seen['archiver_file']})"
+        detail = f"archiving WAL fails (archive_command, {seen['archiver_file']})"
         return Pressure(reason="wal", detail=detail)
     if seen["unchecked"] > seen["max_wal_size"]:
         detail = (
@@ -119,14 +115,14 @@ def _wal_pressure(seen: Mapping[str, Any]) -> Pressure | None:
     return None
 
 
-def _replica_pressure(seen: Mapping[str, Any], thresholds: Thresholds, part: float) -> Pressure | None:
-    if (seen["lag_bytes"] or 0) > thresholds.lag_bytes * part:
+def _replica_pressure(seen: Mapping[str, Any], thresholds: Thresholds, factor: float) -> Pressure | None:
+    if (seen["lag_bytes"] or 0) > thresholds.lag_bytes * factor:
         detail = f"the replica {seen['replica']} is {_size(seen['lag_bytes'])} behind"
         return Pressure(reason="replication lag", detail=detail)
-    if (seen["lag_seconds"] or 0) > thresholds.lag.total_seconds() * part:
+    if (seen["lag_seconds"] or 0) > thresholds.lag.total_seconds() * factor:
         detail = f"the replica {seen['replica']} is {seen['lag_seconds']:,.0f} s behind"
         return Pressure(reason="replication lag", detail=detail)
-    if (seen["slot_bytes"] or 0) > thresholds.slot_bytes * part:
+    if (seen["slot_bytes"] or 0) > thresholds.slot_bytes * factor:
         detail = f"the replication slot {seen['slot']} keeps {_size(seen['slot_bytes'])} of WAL"
         return Pressure(reason="replication lag", detail=detail)
     return None
@@ -136,9 +132,9 @@ def _transaction_pressure(seen: Mapping[str, Any], thresholds: Thresholds) -> Pr
     if (seen["transaction_seconds"] or 0) <= thresholds.transaction.total_seconds():
         return None
     seconds = seen["transaction_seconds"]
-    span = f"{seconds / 60:,.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
-    detail = f"a transaction of {seen['transaction']} is open for {span}"
-    return Pressure(reason="long transaction", detail=f"{detail}, and nothing can be vacuumed meanwhile")
+    age = f"{seconds / 60:,.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    detail = f"a transaction of {seen['transaction']} has been open for {age} and blocks vacuum"
+    return Pressure(reason="long transaction", detail=detail)
 
 
 def _size(count: int) -> str:

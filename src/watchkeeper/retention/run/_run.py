@@ -1,4 +1,4 @@
-"""One run: a claimed policy carried out, then closed with its audit entry, however it ended."""
+"""One run from its claim to its audit entry, however it ends."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from watchkeeper.retention.ledger._ledger import Closed
     from watchkeeper.retention.run._context import Run
 
-# How long to wait for a database that is away before the run is left open, for the process that finds it.
+# How long closing waits for a database that is away; then the lease lapses and any process closes the run.
 _CLOSE_WAITS_S: Final = (0.2, 1.0, 3.0)
 
 
 async def execute(run: Run) -> RunResult:
-    """Carry out a claimed run and close it."""
+    """Delete what the run may delete, then close it."""
     lease = Lease(run)
     transactions = Transactions(run, lease)
     passes = Passes(run, lease, Throttle(run, lease), transactions)
@@ -41,7 +41,7 @@ async def execute(run: Run) -> RunResult:
         status, error = "failed", failure
     try:
         closed = await _close(run, status, error)
-    except Exception as failure:  # noqa: BLE001 - the result carries it; the run stays open until it can be closed
+    except Exception as failure:  # noqa: BLE001 - the result carries it; the run stays open until its lease lapses
         return RunResult(
             table=run.policy.name,
             status="failed",

@@ -1,4 +1,4 @@
-"""What one pass over the table came to, and whether a trigger keeps the rows."""
+"""What one pass found and deleted, and whether a trigger keeps the rows."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from watchkeeper.exceptions import RetentionError
 if TYPE_CHECKING:
     from watchkeeper.retention.run._batch import BatchResult
 
-# Batches in a row that locked eligible rows and deleted none, until a trigger is taken for the reason.
+# So many batches in a row that could delete rows and deleted none mean that a trigger keeps them.
 _MOST_FUTILE_BATCHES: Final = 3
 
 
 @dataclass(kw_only=True, slots=True)
 class PassStatistics:
-    """Rows of one pass; a row between two batches is counted twice."""
+    """Rows of one pass; a row at the border of two batches counts twice."""
 
     eligible: int = 0
     locked: int = 0  # by other transactions
-    kept: int = 0  # locked by this run, and still there after the delete
+    kept: int = 0  # not locked, and still there after the delete
     deleted: int = 0
 
     def add(self, batch: BatchResult) -> None:
-        """Add what one batch came to."""
+        """Add one batch."""
         self.eligible += batch.eligible
         self.locked += batch.eligible - batch.available
         self.kept += batch.available - batch.deleted
@@ -32,13 +32,13 @@ class PassStatistics:
 
 
 class TriggerGuard:
-    """Ends a run whose rows a BEFORE DELETE trigger keeps: it would retry for ever."""
+    """Fails a run whose rows a trigger keeps, before it archives or scans everything in vain."""
 
     def __init__(self) -> None:
         self._futile = 0
 
     def check(self, table: str, batch: BatchResult) -> None:
-        """Raise RetentionError after several batches in a row that could not delete what they had locked."""
+        """Raise RetentionError after several batches in a row that deleted none of their available rows."""
         if batch.deleted:
             self._futile = 0
         elif batch.available:
@@ -48,7 +48,7 @@ class TriggerGuard:
 
 
 def kept_by_trigger(table: str) -> RetentionError:
-    """Return the error of a run whose rows stay although they are not locked."""
+    """Return the error for rows that stay although they are not locked."""
     return RetentionError(
         f"Eligible rows of {table} stay although no transaction has locked them: a BEFORE DELETE trigger"
         " keeps them, or another trigger puts them back. Change the trigger, or the policy."

@@ -1,8 +1,8 @@
-"""Throttling for one run: waits while the database is under pressure, and leaves time to others.
+"""Throttling for one run: waits while the database is under pressure, and leaves a share of time to others.
 
 Lines:
-    `{type: "retention", status: "waiting", table, run, reason, msg}` when it begins to wait, and when the
-    reason changes; `{…, status: "resumed", table, run, reason, duration}` when it continues.
+    `{type: "retention", status: "waiting", table, run, reason, msg}` when a wait begins or its reason
+    changes; `{…, status: "resumed", table, run, reason, duration}` when the run continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHOW_EVERY_S: Final = 10.0  # how often the details in the ledger are updated
 
 
 class Throttle:
-    """Makes one run wait so as not to hurt others."""
+    """Pauses one run."""
 
     def __init__(self, run: Run, lease: Lease) -> None:
         self._run = run
@@ -36,12 +36,12 @@ class Throttle:
         self._shown_at = lease.started
 
     async def rest(self, worked: timedelta) -> None:
-        """Leave the rest of the time to others after work that took this long."""
+        """Pause after work that took this long, so that the run keeps to its budget."""
         if self._run.shares_time:
             await self._lease.sleep(worked * (1.0 / self._run.limits.budget - 1.0))
 
     async def wait_for_pressure(self) -> None:
-        """Wait as long as the database is under pressure; measures once in an interval at most."""
+        """Wait while the database is under pressure; measures once per check interval at most."""
         if time.monotonic() - self._measured_at < self._interval.total_seconds():
             return
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The transactions of a run: bounded by time-outs, and tried again after transient failures."""
+"""The transactions of one run: bounded by time-outs, and retried after transient errors."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Transactions:
         self.sizer = BatchSizer(run.tuning, share_time=run.shares_time)
         self.writers = WriteDetector()
         self.round_trip = timedelta(0)
-        """How long a statement takes that does nothing."""
+        """How long a statement that does nothing took."""
         self.deleted = 0
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """Open a transaction whose statements and lock waits are bounded."""
+        """Open a transaction with the run's time-outs, unless the run is interrupted."""
         self._lease.check()
         tuning = self._run.tuning
         async with self._run.database.transaction() as conn:
@@ -48,7 +48,7 @@ class Transactions:
             yield conn
 
     async def retry(self, attempt: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Try a transaction until it succeeds, with growing waits after transient failures."""
+        """Repeat an attempt after transient errors, with growing waits; the last error is raised."""
         for wait in self._run.tuning.retry_waits:
             try:
                 return await attempt(*args, **kwargs)
@@ -59,7 +59,7 @@ class Transactions:
         return await attempt(*args, **kwargs)
 
     def count_up_to(self, total: int) -> None:
-        """Count up to what the ledger has: a commit whose answer was lost is in it too."""
+        """Report the rows up to the ledger's total, which includes commits whose answer was lost."""
         rows, self.deleted = total - self.deleted, total
         if rows:
             self._run.observer.deleted(self._run.policy.name, rows)

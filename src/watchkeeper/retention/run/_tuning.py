@@ -1,4 +1,4 @@
-"""The sizes and waits that a run works with; an operator does not set them, tests pass smaller ones."""
+"""Sizes and waits of a run that no operator needs to set; tests pass their own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from datetime import timedelta
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """How much one transaction takes on: in rows for an age range, in blocks for a block range."""
+    """How much one batch covers: rows of an age range, or blocks of a block range."""
 
     first: int
     smallest: int
     largest: int
-    largest_empty: int  # as far as a batch may grow that deletes nothing: what follows may be full
+    largest_empty: int  # while batches delete nothing: the next one may be full
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,34 +22,34 @@ class Tuning:
 
     ages: Sizes = Sizes(first=1000, smallest=100, largest=50_000, largest_empty=1000)
     blocks: Sizes = Sizes(first=8, smallest=1, largest=8192, largest_empty=512)
-    # Below this share of old rows each one is looked up by the index on the age, above it all blocks are
-    # read. Measured with 2.5 M rows: some 8 us for each row that is looked up, 0.1 us for each that is read.
+    # Up to this share of old rows they are looked up through the index on the age; above it all blocks are
+    # scanned. Measured with 2.5 M rows: about 8 us per row looked up, 0.1 us per row scanned.
     index_scan_share: float = 0.02
     statement_timeout: timedelta = timedelta(seconds=5)
     lock_timeout: timedelta = timedelta(seconds=1)
-    # Longest wait of a plain DELETE for a row that another transaction has locked.
+    # How long a plain DELETE waits for a row that another transaction has locked.
     row_lock_timeout: timedelta = timedelta(milliseconds=10)
-    # Before each further pass, for the transactions that hold the locks that the last pass met.
+    # Before each later pass, for the transactions that locked rows during the last one.
     pass_waits: tuple[timedelta, ...] = tuple(timedelta(seconds=seconds) for seconds in (0, 0.2, 1, 5))
-    # After each transient failure; if it persists after the last one, the run has failed.
+    # After each transient error; if one follows the last wait, the run fails.
     retry_waits: tuple[timedelta, ...] = tuple(
         timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.5, 1, 2, 4, 8)
     )
-    # Where rows refer to other rows of the same table, each pass takes those that nothing refers to any more:
-    # the most passes of this kind in one run.
+    # In a table that references itself, each pass deletes the rows that nothing references any more: so many
+    # of these passes in one run.
     most_reference_passes: int = 200
-    # How often a waiting run looks at the pressure and at operator commands.
+    # Between checks of the pressure and of operator commands.
     check_interval: timedelta = timedelta(seconds=1)
-    # A run makes dead rows itself. Only those that it found count, until autovacuum could have run (once a
-    # minute by default, autovacuum_naptime).
+    # A run produces dead rows itself. Until autovacuum has had time to run (autovacuum_naptime is a minute),
+    # only those that it found at its start count.
     vacuum_grace: timedelta = timedelta(minutes=2)
-    # The most that one segment of an archive holds: memory, and time of the transaction that reads it.
+    # Limits of an archive segment: they bound memory, and the transaction that reads the rows.
     segment_rows: int = 10_000
     segment_bytes: int = 8 << 20
     segment_read_time: timedelta = timedelta(milliseconds=75)
-    # Counting a partition, in blocks a statement.
+    # Blocks that one statement counts of a partition.
     partition_first_blocks: int = 2048
     partition_largest_blocks: int = 65_536
-    # Once DROP waits for no lock, a slow disk gets this time, and more for each table with its indexes.
+    # For DROP once it has all locks, on a slow disk: a base, and a part for each table with its indexes.
     drop_timeout: timedelta = timedelta(seconds=1)
     drop_timeout_per_table: timedelta = timedelta(milliseconds=10)
