@@ -88,7 +88,7 @@ async def test_run_of_a_dead_process_is_closed_and_audited(db: RetentionDB) -> N
     assert db.runs() == [(1, "failed", 7)]
     (entry,) = db.audit_payloads()
     assert (entry["deleted"], entry["run"], entry["status"]) == (7, run, "failed")
-    assert entry["error"]["message"].startswith("interrupted: the process that ran it")
+    assert entry["error"]["message"].startswith("interrupted: its process did not renew the lease")
     assert db.job_statuses() == ["scheduled", "failed"]
     assert db.sample("retention_runs_total", table="inbound_events", status="failed") == 1
 
