@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from watchkeeper.cli._text import printable
+from watchkeeper.retention._model import RunObserver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task
 
-    from watchkeeper.retention._model import Pressure, Reason, RunResult
+    from watchkeeper.retention._model import Pressure, Reason
 
 
-class ProgressBars:
+class ProgressBars(RunObserver):
     """A progress bar for each policy; observes the runs."""
 
     def __init__(self, progress: Progress, totals: Mapping[str, int]) -> None:
@@ -43,9 +44,6 @@ class ProgressBars:
     def resumed(self, table: str, _run: int, _reason: Reason, _waited: timedelta) -> None:
         """Remove the reason."""
         self._progress.update(self._started(table).id, rate="")
-
-    def finished(self, result: RunResult) -> None:
-        """Do nothing: the command prints the results at its end."""
 
     def _started(self, table: str) -> Task:
         if table not in self._tasks:

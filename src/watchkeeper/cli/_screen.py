@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 from zoneinfo import ZoneInfo
 
-from watchkeeper.cli._progress import ProgressBars, open_progress
 from watchkeeper.cli._text import printable
 
 if TYPE_CHECKING:
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rich.console import Console
+
+    from watchkeeper.cli._progress import ProgressBars
 
 # The frame's part of the width: for each column, and for the table.
 _COLUMN_FRAME: Final = 3
@@ -118,6 +119,8 @@ class Screen:
 
     def progress(self, totals: Mapping[str, int]) -> AbstractContextManager[ProgressBars | None]:
         """Show a progress bar for each policy with its number of rows; None without a terminal."""
+        from watchkeeper.cli._progress import open_progress  # noqa: PLC0415 - only a terminal needs it
+
         return nullcontext() if self._console is None else open_progress(self._console, totals)
 
     def format_time(self, time: datetime | None) -> str:
