@@ -127,23 +127,14 @@ class Watchkeeper:
 
     @property
     def database(self) -> Database:
-        """The opened database.
-
-        Raises:
-            ConfigurationError: The service was declared without one.
-            DatabaseUnavailableError: The keeper is not running.
-        """
+        """The opened database; `DatabaseUnavailableError` while the keeper is not running."""
         if self._database is None:
             raise ConfigurationError("This service has no database: pass database=True to Watchkeeper.")
         return self._database.database
 
     @property
     def retention(self) -> Retention:
-        """The retention of this service.
-
-        Raises:
-            ConfigurationError: No policy is declared, or the keeper is not running.
-        """
+        """The retention of this service; `ConfigurationError` without policies or before it runs."""
         if self._retention is None or self._retention.retention is None:
             raise ConfigurationError("There is no retention: declare policies, and start the keeper first.")
         return self._retention.retention
@@ -154,14 +145,10 @@ class Watchkeeper:
         return self._database
 
     def on_scrape(self, refresh: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """Await `refresh` before each scrape, to set gauges from another source.
+        """Await `refresh` before each scrape, to set gauges from another source; register it before `wrap`.
 
-        Args:
-            refresh: Runs for at most a second and is shared by overlapping scrapes; when it fails, the scrape
-                continues without it, so clear its gauges first.
-
-        Raises:
-            ConfigurationError: The app is wrapped already.
+        It runs for at most a second and is shared by overlapping scrapes. When it fails, the scrape continues
+        without it, so clear its gauges first.
         """
         if self._wrapped:
             raise ConfigurationError("Declare refreshes before the app is wrapped: later ones are not used.")
@@ -198,11 +185,7 @@ class Watchkeeper:
         return Middleware(app, config, endpoints=endpoints, lifespan=Lifespan(app, self.start, self.close))
 
     async def start(self) -> None:
-        """Open the database and start the background work.
-
-        Raises:
-            WatchkeeperError: The service cannot run, or had to stop; the message says why.
-        """
+        """Open the database and start the background work, or raise `WatchkeeperError`."""
         self.logging.install()
         self.logging.sink.immediate = False
         self._started_at = time.monotonic()
@@ -247,10 +230,9 @@ class Watchkeeper:
 
     @contextlib.asynccontextmanager
     async def running(self, *, migrate: bool = True) -> AsyncIterator[None]:
-        """Open the database and retention without the background work, for the operator's commands.
+        """Open the database and retention for the operator's commands, without the background work.
 
-        Args:
-            migrate: False leaves the tables as they are, to restore a backup.
+        `migrate=False` leaves the tables as they are, to restore a backup.
         """
         try:
             await self._open(migrate=migrate, take_over=False)

@@ -29,14 +29,7 @@ _GIB: Final = 1 << 30
 
 
 class Secret:
-    """A value that is never shown: `str`, `repr`, logging and pickling do not reveal it.
-
-    Args:
-        value: The secret; not empty.
-
-    Raises:
-        ConfigurationError: The value is empty.
-    """
+    """A value, not empty, that is never shown: `str`, `repr`, logging and pickling do not reveal it."""
 
     __slots__ = ("_value",)
 
@@ -64,11 +57,7 @@ class Secret:
         return self._value
 
     def matches(self, candidate: str | bytes) -> bool:
-        """Compare with `candidate` in constant time.
-
-        Args:
-            candidate: What a caller presented, as text or as it arrived on the wire.
-        """
+        """Compare in constant time with what a caller presented, as text or as it arrived on the wire."""
         given = candidate.encode("utf-8", "surrogateescape") if isinstance(candidate, str) else candidate
         return hmac.compare_digest(self._value.encode("utf-8", "surrogateescape"), given)
 
@@ -169,9 +158,6 @@ class Thresholds:
         vacuum_wait: Longest total wait of a run for vacuum; the run itself makes dead rows.
         disk_share: Share of the disk that has to be free,
         disk_bytes: unless this many bytes are free.
-
-    Raises:
-        ConfigurationError: A value is out of range; the message names the variable.
     """
 
     lag: timedelta = _setting("WATCHKEEPER_RETENTION_MAX_LAG", _LIMIT, timedelta(seconds=30))
@@ -202,9 +188,6 @@ class Limits:
             pauses, and waits neither for vacuum nor for long transactions.
         timeout: Longest duration of a run; after it the run has failed, and the next attempt continues.
         thresholds: The pressure on the database above which a run waits.
-
-    Raises:
-        ConfigurationError: A value is out of range; the message names the variable.
     """
 
     share: float = _setting("WATCHKEEPER_RETENTION_MAX_SHARE", _share("0.8 for four fifths of a table"), 0.5)
@@ -308,9 +291,6 @@ class Settings:
             environ: Where to read from; default the process's environment.
             **defaults: The service's own defaults, by field, for what the environment does not set:
                 `Settings.from_env("shop", port=3000)`.
-
-        Raises:
-            ConfigurationError: A variable holds a value that is not usable.
         """
         env = os.environ if environ is None else environ
         thresholds = Thresholds(**_read(Thresholds, env))

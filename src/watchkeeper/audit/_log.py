@@ -29,17 +29,9 @@ _MAX_ENTRIES: Final = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One entry of the audit log.
+    """One entry of the audit log; its fields are those of `append`.
 
-    Args:
-        id: Its number; later entries have higher numbers.
-        actor_type: The kind of actor: user, agent or system.
-        actor_id: The actor.
-        action: What was done, such as `retention.prune`.
-        entity: The kind of thing it was done to, such as a table.
-        entity_id: That thing, None if it was not a single one.
-        payload: Further details.
-        created_at: Start of the transaction that wrote the entry.
+    `id` rises with each entry; `created_at` is the start of the transaction that wrote it.
     """
 
     id: int
@@ -62,7 +54,7 @@ async def append(  # noqa: PLR0913  # the entry's fields, all named
     entity_id: str | None = None,
     payload: Mapping[str, object] | None = None,
 ) -> int:
-    """Append one entry in the caller's transaction: it exists if and only if that one commits.
+    """Append one entry in the caller's transaction, and return its id: it exists if that one commits.
 
     Args:
         conn: The connection of the transaction that does what the entry describes.
@@ -73,9 +65,6 @@ async def append(  # noqa: PLR0913  # the entry's fields, all named
         entity: The kind of thing it was done to, such as a table; 1 to 255 characters.
         entity_id: That thing; 1 to 255 characters, None if it was not a single one.
         payload: Further details, at most 256 KiB as JSON. They are not redacted.
-
-    Returns:
-        The entry's id.
 
     Raises:
         AuditError: An argument is not usable, and nothing was sent; or the database stored no entry.
@@ -125,9 +114,6 @@ async def recent(conn: AsyncConnection[Any], limit: int = 50, entity: str | None
         conn: A connection to the service's database.
         limit: The largest number of entries, 1 to 1000; default 50.
         entity: Only entries of this entity; default all.
-
-    Raises:
-        AuditError: The limit is out of range.
     """
     if not 1 <= limit <= _MAX_ENTRIES:
         raise AuditError(f"limit takes a number from 1 to {_MAX_ENTRIES}.")

@@ -14,11 +14,7 @@ _INTEGER_BITS: Final = 4096  # some 1200 digits; Python prints and reads 4300
 
 
 def encode_payload(payload: Mapping[str, object]) -> str:
-    r"""Return `payload` as a JSON object for jsonb; what JSON or jsonb cannot represent becomes text.
-
-    That is: objects unknown to msgspec, keys that are not strings, cycles, NUL characters (jsonb refuses
-    `\u0000`) and lone surrogates. NaN becomes null.
-    """
+    """Return `payload` as a JSON object for jsonb; what JSON or jsonb cannot represent becomes text."""
     try:
         encoded = _ENCODER.encode(payload)
         text = encoded.decode()

@@ -1,7 +1,6 @@
 """Checks whether the audit log is still append-only.
 
-Triggers refuse changes by any role, the owner included. PostgreSQL cannot keep the owner from dropping them,
-so that is detected instead.
+Triggers refuse changes by any role; that the owner drops them can only be detected.
 """
 
 from __future__ import annotations
@@ -31,14 +30,7 @@ _REFUSAL: Final = "3513cc48208125bf53fab30639444148dc6380deada4fb83c657d121a49b9
 
 
 async def protection(conn: AsyncConnection[Any]) -> list[str]:
-    """Check that the audit log is protected as the migrations left it.
-
-    Args:
-        conn: A connection as any role.
-
-    Returns:
-        A sentence for each problem; empty if there is none.
-    """
+    """Return a sentence for each way in which the audit log is not protected as the migrations left it."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(QUERIES["table"])
         table = await cursor.fetchone()

@@ -1,4 +1,4 @@
-"""Watches whether the audit log is still append-only: its owner can change that, but not unnoticed.
+"""Watches whether the audit log is still append-only.
 
 Metric: `audit_log_protected`. Lines: `{type: "audit", status: "unprotected" | "protected"}`, on a change.
 """

@@ -66,11 +66,10 @@ class NoAnswerError(psycopg.OperationalError):
 
 
 class Connection(AsyncConnection[TupleRow]):
-    """A connection whose client limits the wait for each answer (`answer_timeout`, in seconds).
+    """A connection that waits at most `answer_timeout` seconds for each answer.
 
-    PostgreSQL's `statement_timeout` would not do: a stopped server does not enforce it, and behind PgBouncer
-    there is no session to set it in. A statement that exceeds the limit, or whose task is cancelled, is
-    cancelled on the server and the connection is closed, because its state is unknown.
+    The server's `statement_timeout` would not do: a stopped server does not enforce it. A statement that
+    exceeds the limit, or is cancelled, is cancelled on the server, and the connection is closed.
     """
 
     answer_timeout: float | None = None
@@ -120,10 +119,9 @@ class Connection(AsyncConnection[TupleRow]):
             self.pgconn.finish()
 
     async def is_alive(self) -> bool:
-        """Return whether an idle connection still has its server, and query the server only when in doubt.
+        """Return whether an idle connection still has its server.
 
-        A server that stops sends a message or closes the stream, so the socket becomes readable; that of an
-        idle connection otherwise is not. Polling it costs a microsecond, a query costs a round trip.
+        Its socket becomes readable only when the server stops. Polling it costs 1 µs, a query a round trip.
         """
         try:
             poll = select.poll()
@@ -138,11 +136,7 @@ class Connection(AsyncConnection[TupleRow]):
 
 
 def connection_string(url: str, setting: str) -> str:
-    """Return `url` (a URI or libpq's key=value form) with our defaults; `setting` names it in errors.
-
-    Raises:
-        ConfigurationError: It is not a connection string, or a value can never work.
-    """
+    """Return `url` with our defaults, or raise `ConfigurationError`; `setting` names it in errors."""
     try:
         given = conninfo_to_dict(url)
     except (psycopg.ProgrammingError, UnicodeEncodeError):
@@ -189,10 +183,7 @@ def _is_number(value: object, allowed: range = range(-(1 << 31), 1 << 31)) -> bo
 
 @contextlib.contextmanager
 def translate_errors(conn: AsyncConnection | None) -> Iterator[None]:
-    """Raise `DatabaseUnavailableError` for an error of the server rather than of a statement.
-
-    `conn` is the connection used inside the block, None while connecting.
-    """
+    """Raise `DatabaseUnavailableError` for an error of the server; `conn` is None while connecting."""
     try:
         yield
     except psycopg.Error as error:

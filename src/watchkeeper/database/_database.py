@@ -122,10 +122,7 @@ class Database:
     async def connection(
         self, *, statement_timeout: timedelta | None = None
     ) -> AsyncIterator[AsyncConnection]:
-        """Provide a connection in autocommit: each statement is its own transaction.
-
-        Args:
-            statement_timeout: Replaces the database's for this connection.
+        """Provide a connection in autocommit; `statement_timeout` replaces the database's.
 
         Raises:
             DatabaseUnavailableError: No connection was free in time, or the server stopped answering. Errors
@@ -150,14 +147,10 @@ class Database:
     ) -> AsyncIterator[AsyncConnection]:
         """Provide a connection for one transaction: committed at the end, rolled back on an exception.
 
-        Args:
-            statement_timeout: Replaces the database's for each statement of the transaction.
-
         Raises:
             DatabaseUnavailableError: As for `connection`. If the commit raises it, the outcome of the
                 transaction is unknown.
-            psycopg.errors.InFailedSqlTransaction: The block suppressed the error of a statement, so that
-                there is nothing to commit.
+            psycopg.errors.InFailedSqlTransaction: The block suppressed the error of a statement.
         """
         async with (
             self.connection(statement_timeout=statement_timeout) as conn,
@@ -175,11 +168,7 @@ class Database:
             await owner.close()
 
     async def ping(self) -> None:
-        """Query the server.
-
-        Raises:
-            DatabaseUnavailableError: It does not answer.
-        """
+        """Query the server; raise `DatabaseUnavailableError` if it does not answer."""
         async with self.connection() as conn:
             await conn.execute("SELECT 1")
 
@@ -197,7 +186,6 @@ class Database:
 
         Raises:
             MigrationError: One failed, was changed after it ran, or the database is newer than the code.
-            DatabaseUnavailableError: The server cannot be reached.
         """
         self._sources = sources or (LIBRARY_MIGRATIONS,)
         async with self._connect_directly(self._conninfo, self._answer_timeout) as conn:
@@ -212,14 +200,7 @@ class Database:
         return applied
 
     async def pending(self, *sources: MigrationSource) -> bool:
-        """Return whether the database lacks a migration; one that is newer than the code lacks none.
-
-        Args:
-            *sources: Where to look; default those of the last `migrate`.
-
-        Raises:
-            DatabaseUnavailableError: The server cannot be reached.
-        """
+        """Return whether the database lacks a migration of `sources`, default those of the last `migrate`."""
         async with self.connection() as conn:
             if not await has_table(conn):
                 return True

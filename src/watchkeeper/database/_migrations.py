@@ -46,9 +46,6 @@ class MigrationSource:
     Args:
         name: Identifies the source in the database's table of applied migrations.
         folder: The folder, such as `importlib.resources.files("package") / "sql"`.
-
-    Raises:
-        MigrationError: The name is not usable.
     """
 
     name: str
@@ -62,11 +59,7 @@ class MigrationSource:
             )
 
     def read(self) -> list[Migration]:
-        """Return the migrations in order.
-
-        Raises:
-            MigrationError: A file is misnamed, or the numbers have a gap or a duplicate.
-        """
+        """Return the migrations in order, or raise `MigrationError` if the files are misnumbered."""
         migrations = [self._migration(entry) for entry in sorted(self._files(), key=lambda entry: entry.name)]
         for expected, migration in enumerate(migrations, start=1):
             if migration.number != expected:
@@ -106,11 +99,7 @@ class MigrationSource:
 
 
 def find_missing(source: str, migrations: list[Migration], applied: Mapping[int, str]) -> list[Migration]:
-    """Return the migrations of one source that a database lacks; `applied` has its checksums by number.
-
-    Raises:
-        MigrationError: The database is newer than the code, or was migrated with a different file.
-    """
+    """Return the migrations that a database lacks; `applied` has the checksums of its own by number."""
     newest = max(applied, default=0)
     if newest > len(migrations):
         raise MigrationError(

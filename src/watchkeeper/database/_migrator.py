@@ -26,26 +26,16 @@ _OLDEST_SERVER: Final = 150000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MigrationTimeouts:
-    """How long a migration waits.
-
-    Args:
-        turn: For another process that migrates.
-        lock: For the lock on a table. Short and retried, because a waiting migration blocks all others.
-        attempts: How often a migration that gets no lock is tried.
-        pause: Between two attempts.
-    """
+    """How long a migration waits: for its turn, for the lock on a table, and between attempts to get it."""
 
     turn: timedelta = timedelta(minutes=10)
-    lock: timedelta = timedelta(seconds=3)
+    lock: timedelta = timedelta(seconds=3)  # short and retried: a waiting migration blocks all others
     attempts: int = 10
     pause: timedelta = timedelta(seconds=1)
 
 
 class Migrator:
-    """Migrates one database over a connection of the tables' owner, in autocommit.
-
-    `service` is the role for each `grants.sql`, None where it is the owner itself.
-    """
+    """Migrates over the owner's connection; `service` is the role for the grants, None if it is the owner."""
 
     def __init__(self, conn: Connection, *, service: str | None, timeouts: MigrationTimeouts) -> None:
         self._conn = conn

@@ -43,20 +43,11 @@ class Queries:
 
     @classmethod
     def load(cls, package: str, name: str) -> Self:
-        """Read `name`.sql from the `sql` folder of a package.
-
-        Args:
-            package: The package that contains the folder.
-            name: The file's name without its suffix.
-        """
+        """Read `name`.sql from the `sql` folder of `package`."""
         return cls((files(package) / "sql" / f"{name}.sql").read_text(encoding="utf-8"), source=f"{name}.sql")
 
     def __or__(self, other: Self) -> Self:
-        """Return the queries of both files.
-
-        Raises:
-            ConfigurationError: They have a name in common.
-        """
+        """Return the queries of both files, which may have no name in common."""
         both = type(self)("", source=f"{self._source}, {other._source}")
         for name in (*self._queries, *other._queries):
             if name in self._queries and name in other._queries:

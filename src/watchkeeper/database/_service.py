@@ -1,7 +1,6 @@
 """The database of a service: opens it, migrates it, and waits for it while it cannot be reached.
 
-A server that cannot be reached is no reason not to start: the service starts, not ready, and migrates as soon
-as it can connect. A database that must not be used (newer than the code, a failed migration) stops the start.
+A database that must not be used (newer than the code, a failed migration) stops the start.
 
 Lines: `{type: "database", status}`, where status is `opened`, `migrated`, `waiting`, `excess_privilege`,
 `refused`, or `server` for events of the embedded server.
@@ -31,10 +30,7 @@ _LONGEST_WAIT_S: Final = 2.0
 
 
 class DatabaseService:
-    """Runs the database of a service: an external server, or the embedded one below `service_dir`.
-
-    `report(level, **fields)` writes a log line.
-    """
+    """An external server or the embedded one; `report(level, **fields)` writes a log line."""
 
     def __init__(
         self, settings: Settings, migrations: Sequence[MigrationSource], report: Callable[..., None]
@@ -93,18 +89,10 @@ class DatabaseService:
         await self.database.ping()
 
     async def open(self, *, migrate: bool = True, take_over: bool = True) -> None:
-        """Start the embedded server if it is in use, open the pool and migrate.
+        """Start the embedded server if it is in use, open the pool, and migrate as soon as that is possible.
 
-        A server that cannot be reached is waited for in the background.
-
-        Args:
-            migrate: False leaves the tables as they are, to restore a backup.
-            take_over: Whether to run the embedded server after the process that owns it ends; False for
-                commands, which end soon themselves.
-
-        Raises:
-            EmbeddedServerError: The embedded server cannot start.
-            MigrationError: The database must not be used with this code.
+        Without `migrate` the tables are left as they are, to restore a backup. With `take_over` this process
+        runs the embedded server after its owner ends; commands, which end soon themselves, do not.
         """
         self._database = await self._connect(take_over=take_over)
         await self._database.open()
@@ -126,12 +114,7 @@ class DatabaseService:
         self._migrated.clear()
 
     async def migrate(self) -> list[str]:
-        """Apply the missing migrations, the library's before the service's, and return their names.
-
-        Raises:
-            DatabaseUnavailableError: The database cannot be reached.
-            MigrationError: The database must not be used with this code.
-        """
+        """Apply the missing migrations, the library's before the service's, and return their names."""
         applied = await self.database.migrate(*self._sources)
         for warning in self.database.warnings:
             self._report("warn", type="database", status="excess_privilege", msg=warning)

@@ -17,10 +17,7 @@ _Result = TypeVar("_Result")
 
 
 class BoundedCall:
-    """Calls a function with a time limit that always holds.
-
-    A call that takes too long is cancelled but not awaited: psycopg takes up to 5 s to cancel.
-    """
+    """Calls a function with a time limit; a late call is cancelled, not awaited: psycopg takes up to 5 s."""
 
     def __init__(self, call: Callable[[], Awaitable[None]], timeout: timedelta) -> None:
         self._call = call

@@ -32,14 +32,7 @@ class Check(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
-    """The result of a check.
-
-    Args:
-        ok: Whether the dependency is healthy.
-        checked_at: When it was checked, in seconds since the epoch.
-        latency: How long the check took.
-        error: Why the dependency is unhealthy; shown only with the token.
-    """
+    """The result of a check; `checked_at` is a unix time, `error` is shown only with the token."""
 
     ok: bool
     checked_at: float

@@ -35,9 +35,6 @@ class HttpCheck:
         name: The key in the response of `/health/detailed`.
         url: The URL; a user and password in it are sent as Basic authorization.
         timeout: Limit for the whole check; default 1 s.
-
-    Raises:
-        ConfigurationError: The URL is not http or https, or httpx is not installed.
     """
 
     def __init__(self, name: str, url: str, *, timeout: timedelta = timedelta(seconds=1)) -> None:
@@ -64,12 +61,7 @@ class HttpCheck:
             self._transport = await asyncio.to_thread(_make_transport, tls=self._tls)
 
     async def __call__(self) -> None:
-        """Make one request.
-
-        Raises:
-            UnhealthyError: The response is not that of a healthy service.
-            TimeoutError: It was not complete in time.
-        """
+        """Make one request; raise `UnhealthyError` or `TimeoutError` unless the service is healthy."""
         import httpx  # noqa: PLC0415 - loaded only where there is such a check
 
         if self._transport is None:

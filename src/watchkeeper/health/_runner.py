@@ -21,10 +21,7 @@ _MAX_ERROR_CHARACTERS: Final = 500
 
 
 class CheckRunner:
-    """Runs checks in parallel, each with a time limit, cached, and once at a time for all probes.
-
-    A check's own `timeout` and `ttl` replace those given here. `on_result` is called after each run.
-    """
+    """Runs checks in parallel, each with a time limit, cached, and once at a time for all probes."""
 
     def __init__(
         self,

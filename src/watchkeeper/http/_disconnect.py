@@ -1,8 +1,7 @@
 """Checks without waiting whether the client is still there.
 
-No server's `send` reports that the client left: uvicorn, gunicorn and hypercorn drop what is sent. Their
-`receive` knows it. It is a coroutine, which can be advanced one step: either it returns a message at once, or
-it would wait, and is closed again.
+No server's `send` reports that the client left; its `receive` does. That is a coroutine, which can be
+advanced one step: it returns a message at once, or it would wait, and is closed again.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
 
 
 def can_poll(receive: Receive, scope: Scope) -> bool:
-    """Return whether `receive` can be advanced one step without harm.
+    """Return whether `receive` can be advanced one step without harm: it is a server's own bound method.
 
-    The `receive` of a server is a bound coroutine method. Others may not be stopped half-way: a middleware's
-    function can hold a task group; granian's awaitable and trio's coroutines are not asyncio's. With `Expect:
-    100-continue` the first step would ask the client for its body.
+    A middleware's function can hold a task group; those of granian and trio are not asyncio's. With
+    `Expect: 100-continue` the first step would ask the client for its body.
     """
     return (
         inspect.ismethod(receive)

@@ -50,14 +50,8 @@ class Answer(NamedTuple):
 class Endpoints:
     """Answers requests for the library's own paths.
 
-    Args:
-        settings: Which endpoints are on, and their token.
-        logging: Logs failed refreshes, and redacts what `/health/detailed` shows.
-        exporter: What `/metrics` shows.
-        checks: The health checks; the one named `db` is the database's.
-        ready: Returns what `/readyz` shows: conditions, and whether each is met.
-        details: Returns what `/health/detailed` adds for requests with the token.
-        before_scrape: Awaited together before each scrape, for at most a second.
+    `ready` and `details` return what `/readyz` and, with the token, `/health/detailed` show. `before_scrape`
+    are awaited together before each scrape, for at most a second.
     """
 
     def __init__(  # noqa: PLR0913 - the keeper joins them here

@@ -44,10 +44,9 @@ os.register_at_fork(after_in_child=_reset)
 
 
 def read_ids(headers: Headers) -> RequestContext:
-    """Return the ids of a request from the headers of its ASGI scope.
+    """Return the ids of a request from its headers; what is missing, malformed or sent twice is generated.
 
-    A valid `X-Request-ID` and `traceparent` are kept; one that is malformed or sent twice is ignored. A
-    generated request id is the trace id, the same object.
+    A generated request id is the trace id, the same object.
     """
     try:
         trace_id, span_id = _take()

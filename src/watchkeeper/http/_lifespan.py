@@ -1,7 +1,6 @@
 """The ASGI lifespan around an app: the keeper starts before the app and stops after it.
 
-Protocol: https://asgi.readthedocs.io/en/latest/specs/lifespan.html. An app without lifespan support, which
-raises or returns before it answers, is started all the same.
+Protocol: https://asgi.readthedocs.io/en/latest/specs/lifespan.html. Apps need not support it.
 """
 
 from __future__ import annotations
@@ -18,13 +17,7 @@ if TYPE_CHECKING:
 
 
 class Lifespan:
-    """Answers a lifespan scope for the app and the keeper together.
-
-    Args:
-        app: The wrapped app.
-        start: Starts the keeper; an error fails the start of the server.
-        stop: Stops the keeper; called once for each start, also if the app's own start failed.
-    """
+    """Answers a lifespan scope for the app and the keeper; `stop` is called once for each start."""
 
     def __init__(
         self, app: ASGIApp, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]

@@ -31,9 +31,6 @@ def is_local(scope: Scope) -> bool:
     All of these must hold: a loopback peer, a loopback address of this server, HTTP/1.1 or later, exactly one
     `Host`, which is loopback, no other host in the request target, and no header of a proxy. A unix socket's
     peer is unknown and therefore not local.
-
-    Args:
-        scope: Scope of the request.
     """
     client, server = scope.get("client"), scope.get("server")
     if not client or not is_loopback(str(client[0])) or scope.get("http_version") not in _VERSIONS:

@@ -16,14 +16,7 @@ if TYPE_CHECKING:
 
 
 class Middleware:
-    """Gives each request its ids, records requests and websockets, and serves the library's endpoints.
-
-    Args:
-        app: The app.
-        config: Where requests are counted and logged.
-        endpoints: The library's endpoints.
-        lifespan: Serves the lifespan scope.
-    """
+    """Gives each request its ids, records requests and websockets, and serves the library's endpoints."""
 
     def __init__(
         self, app: ASGIApp, config: RecorderConfig, *, endpoints: Endpoints, lifespan: ASGIApp

@@ -114,10 +114,7 @@ class Recorder:
         self._config.logs.exception(error, message="Unhandled exception.")  # noqa: LOG004 - not logging's
 
     def _means_client_left(self, error: BaseException) -> bool:
-        """Return whether an exception only reports that the client left.
-
-        That is a framework's exception for it, or one that the server's `send` raised.
-        """
+        """Return whether a framework, or the server's `send`, raised `error` because the client left."""
         if type(error).__name__ in _CLIENT_ERRORS:
             return True
         refused = self._send_error
@@ -150,10 +147,6 @@ async def note_exception(error: BaseException, scope: Mapping[str, object]) -> N
 
     It has the signature of Litestar's `after_exception` hook. An exception whose `status_code` is below 500
     is an answer, not a failure, and is ignored.
-
-    Args:
-        error: The exception.
-        scope: Scope of a watched request, or a copy of it.
     """
     recorder = scope.get(SCOPE_KEY)
     status = getattr(error, "status_code", 500)

@@ -107,11 +107,7 @@ class RequestRecorder(Recorder):
             raise
 
     async def fail(self, error: Exception) -> None:
-        """Log what the app raised; answer with a 500 if nothing was sent yet.
-
-        Raises:
-            Exception: `error` again, if the response has begun and not ended: the server has to close.
-        """
+        """Log what the app raised; answer with a 500, or raise it again if the response has begun."""
         self._failed = True
         if self._client_left and self._means_client_left(error) and not self._complete:
             self._end("aborted")

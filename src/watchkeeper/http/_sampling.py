@@ -1,7 +1,6 @@
 """Sampling of request lines by trace id, so that all services keep the lines of the same traces.
 
-The rule is OpenTelemetry's consistent sampling: the last 56 bits of a trace id are random, and a trace is
-kept if they reach a threshold. The traces that a service with a lower rate keeps are a subset of the others'.
+As in OpenTelemetry's consistent sampling, a trace is kept if the last 56 bits of its id reach a threshold.
 https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/
 """
 

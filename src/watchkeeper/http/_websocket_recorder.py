@@ -1,7 +1,4 @@
-"""Records one websocket connection.
-
-Protocol: https://asgi.readthedocs.io/en/latest/specs/www.html#websocket.
-"""
+"""Records one websocket connection: https://asgi.readthedocs.io/en/latest/specs/www.html#websocket."""
 
 from __future__ import annotations
 

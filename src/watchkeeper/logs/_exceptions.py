@@ -33,10 +33,7 @@ _recent: Final[deque[tuple[float, str]]] = deque(maxlen=32)
 
 
 def describe_exception(exc: BaseException) -> dict[str, Any]:
-    """Return `type`, `message` and `stack` (outermost frame first), and what there is of the following.
-
-    `notes`, `exceptions` (of a group) and `causes` (nearest first). Secrets are not masked here.
-    """
+    """Return `type`, `message`, `stack` (outermost first), and any `notes`, `exceptions` and `causes`."""
     return _describe(exc, set(), 0)
 
 
@@ -109,10 +106,9 @@ def _describe_frame(frame: FrameType, line: int | None) -> dict[str, Any]:
 
 
 def claim_exception(exc: BaseException) -> bool:
-    """Return whether `exc` still has to be logged for the current request, and mark it as logged.
+    """Return whether `exc` still has to be logged for this request, and mark it as logged.
 
-    The first one that logs an exception claims it, so that it is not logged again on its way up. The mark in
-    the exception names the request, because several requests may raise one instance (a shared future).
+    The mark names the request, because several requests may raise one instance (a shared future).
     """
     request = current_request()
     request_id = request.request_id if request is not None else None
@@ -129,10 +125,7 @@ def claim_exception(exc: BaseException) -> bool:
 
 
 def was_just_claimed(traceback: str) -> bool:
-    """Return whether the exception of a formatted traceback was claimed just now; True once per claim.
-
-    granian reports an exception of the app from Rust, as text only.
-    """
+    """Return, once, whether this traceback's exception was claimed: granian reports it as text only."""
     last = traceback.rstrip().rpartition("\n")[2].strip()
     now = time.monotonic()
     for claim in list(_recent):

@@ -20,11 +20,7 @@ ALIASES: Final = {
 
 
 def parse_level(value: str) -> str:
-    """Return the level with this name, one of ours or of Python's, in any case.
-
-    Raises:
-        ConfigurationError: There is no such level; the message lists the levels and suggests the nearest.
-    """
+    """Return the level with this name, one of ours or of Python's, or raise `ConfigurationError`."""
     name = value.strip().lower()
     if name in ALIASES:
         return ALIASES[name]

@@ -22,15 +22,7 @@ _INFO: Final = LEVELS["info"]
 
 
 class Logging(EventLog):
-    """Writes the lines of one service, and those of every library once it is installed.
-
-    Args:
-        service: The `service` of each line.
-        env: The `env` of each line.
-        level: The lowest level that is written, as `parse_level` takes it.
-        sink: Where lines are written; default standard output.
-        redactor: Masks secrets; default one without registered secrets.
-    """
+    """Writes the lines of one service, and those of every library once it is installed."""
 
     def __init__(
         self,
@@ -59,10 +51,7 @@ class Logging(EventLog):
         self._logger: Any = None
 
     def install(self) -> None:
-        """Take over structlog, the standard library's logging, warnings, and uncaught exceptions.
-
-        Call it again to take over what a server or framework has configured since.
-        """
+        """Take over structlog, logging, warnings and uncaught exceptions; a second call also what is new."""
         from watchkeeper.logs.bridges._structlog import configure  # noqa: PLC0415 - structlog takes 100 ms
 
         if self._restore_structlog is None:

@@ -72,7 +72,7 @@ class RequestLineRenderer:
     """Renders request lines.
 
     URLs and routes that need no masking are remembered, so that a set operation in C checks a batch. A batch
-    with any line that needs masking or escaping is rendered line by line, and that line by `renderer`.
+    with any other line is rendered line by line.
     """
 
     def __init__(self, renderer: Renderer, redactor: Redactor) -> None:

@@ -20,10 +20,9 @@ _lock: Final = threading.Lock()
 def propagate_context_to_threads() -> None:
     """Run every `Thread` and every job of a `ThreadPoolExecutor` in a copy of its caller's context.
 
-    The lines that they log then have the ids of the request. `asyncio.to_thread` and anyio copy the context
-    by themselves: call this only if the service starts threads, submits to a pool or uses
-    `loop.run_in_executor`. It patches `Thread.start` and `ThreadPoolExecutor.submit` for the rest of the
-    process; calling it again changes nothing.
+    Their lines then have the ids of the request. `asyncio.to_thread` and anyio do this by themselves: call it
+    only if the service starts threads, submits to a pool or uses `loop.run_in_executor`. It patches
+    `Thread.start` and `ThreadPoolExecutor.submit` for the rest of the process.
     """
     with _lock:
         if not hasattr(threading.Thread.start, _MARK):

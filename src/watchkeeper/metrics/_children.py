@@ -68,9 +68,8 @@ class CounterChild(Child):
 class GaugeChild(Child):
     """One series of a gauge; it is exposed from its first value until it is cleared.
 
-    Its second cell is a stamp: 0 if it was never set, positive while it is exposed, negative after it was
-    cleared. With `multiprocess_mode="latest"` the stamp is the time of that (CLOCK_MONOTONIC, which is the
-    same in all processes of a machine).
+    Its second cell is a stamp: 0 before the first value, positive while exposed, negative after `clear`. In
+    the mode "latest" it is a CLOCK_MONOTONIC time, which all processes of a machine share.
     """
 
     __slots__ = ("_latest",)
@@ -190,10 +189,7 @@ class RequestChild:
             self._counter.inc()
 
     def observe(self, value: float, trace_id: str) -> None:
-        """Add a finite `value` to the histogram.
-
-        Its trace id becomes the exemplar of its bucket if the bucket has none, else in one case of 16.
-        """
+        """Add a finite `value`; the trace id becomes the exemplar of a bucket without one, else 1 in 16."""
         bucket = bisect_left(self._bounds, value)
         if self._lock is None:
             values, first = self._histogram._cells

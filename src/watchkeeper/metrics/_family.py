@@ -16,16 +16,7 @@ Shape = tuple[str, str, tuple[str, ...], tuple[float, ...], str]
 
 
 class Family(Struct, frozen=True):
-    """One metric, as it is declared.
-
-    Args:
-        kind: Counter, gauge or histogram.
-        name: As declared; a counter's ends in `_total`.
-        help: What it counts.
-        labels: Names of its labels.
-        bounds: Finite upper bounds of a histogram's buckets.
-        multiprocess_mode: How the values of a gauge in several workers become one.
-    """
+    """One metric, as it is declared; `bounds` are the finite ones of a histogram's buckets."""
 
     kind: Kind
     name: str
@@ -46,14 +37,7 @@ class Family(Struct, frozen=True):
 
 
 class Series(NamedTuple):
-    """One label set of a family, and where its values are.
-
-    Args:
-        family: The family.
-        labels: Its label values, in the order of the family's labels.
-        first: Index of its first cell.
-        created: When it was made, as a unix time.
-    """
+    """One label set of a family, its first cell, and when it was made (a unix time)."""
 
     family: Family
     labels: tuple[str, ...]

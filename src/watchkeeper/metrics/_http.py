@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._children import RequestChild
@@ -19,28 +19,16 @@ METHODS: Final = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"),
 )
 OTHER_METHOD: Final = "_OTHER"
+RequestSeries: TypeAlias = "RequestChild | _Overflowing"
 
 SECONDS_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 MILLISECONDS_BUCKETS: Final = (10.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 3e4, 6e4)
 
 
-class RequestSeries(Protocol):
-    """Counts requests of one method, route and status."""
-
-    def count(self) -> None:
-        """Count one request."""
-
-    def observe(self, value: float, trace_id: str) -> None:
-        """Observe a finite duration; its trace id becomes an exemplar now and then."""
-
-
 class HttpMetrics:
     """`http_requests_total{method,route,status}` and `http_request_duration_seconds{method,route}`.
 
-    Args:
-        registry: Where the two are declared.
-        unit: "s" for `http_request_duration_seconds`, "ms" for `http_request_duration_ms`.
-        buckets: Upper bounds in that unit; default: 5 ms to 60 s, or 10 ms to 60 s for "ms".
+    With the unit "ms" the second is `http_request_duration_ms`, and `buckets` are in that unit.
     """
 
     def __init__(
@@ -74,12 +62,9 @@ class HttpMetrics:
         series.observe(duration * self.scale, trace_id)
 
     def series(self, method: str, route: str, status: int) -> RequestSeries:
-        """Return what counts such requests, and observes their duration in seconds times `scale`.
+        """Return what counts such requests and observes their duration in seconds times `scale`.
 
-        Args:
-            method: As received; an unknown one is counted as `_OTHER`.
-            route: Template of the route, never a raw path.
-            status: Of the response.
+        `method` is as received, `route` a template, never a raw path.
         """
         try:
             return self._series[method, route, status]

@@ -23,15 +23,8 @@ _Child = TypeVar("_Child", CounterChild, GaugeChild, HistogramChild)
 class Instrument(ABC, Generic[_Child]):
     """What counter, gauge and histogram have in common: a family, and its children by label values.
 
-    Args:
-        store: Where the children count.
-        family: What is declared.
-        known: Label sets that are exposed from the start.
-        max_series: How many series it may have.
-        on_overflow: Called with family and reason for each event that finds no series.
-
-    Raises:
-        MetricError: The labels of a known label set are not those of the family.
+    `known` are label sets that are exposed from the start; `on_overflow` is called with family and reason for
+    each event that finds no series.
     """
 
     def __init__(
@@ -63,9 +56,6 @@ class Instrument(ABC, Generic[_Child]):
 
         When the metric has reached its cap, what a new child would count is counted in
         `metrics_overflow_total`.
-
-        Args:
-            values: A value for each label of the metric.
 
         Raises:
             MetricError: The names are not exactly the labels of the metric.
@@ -158,8 +148,7 @@ class Counter(Instrument[CounterChild]):
                 (OpenMetrics 1.0, exemplars).
 
         Raises:
-            MetricError: The counter has labels; `amount` is negative, infinite or NaN; the exemplar cannot be
-                used.
+            MetricError: The counter has labels, or an argument cannot be used.
         """
         self._only_child().inc(amount, exemplar)
 
@@ -178,7 +167,7 @@ class Gauge(Instrument[GaugeChild]):
 
         Raises:
             MetricError: The gauge has labels, or `multiprocess_mode="latest"` (no worker knows the latest
-                value of all); `amount` is infinite or NaN.
+                value of all); or `amount` is not finite.
         """
         self._only_child().inc(amount)
 
@@ -201,23 +190,13 @@ class Histogram(Instrument[HistogramChild]):
     _class = HistogramChild
 
     def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:
-        """Add `value` to the distribution.
-
-        Args:
-            value: What was measured.
-            exemplar: Labels that identify this event, such as its trace id; at most 128 characters in all
-                (OpenMetrics 1.0, exemplars).
+        """Add `value` to the distribution; `exemplar` as for `Counter.inc`.
 
         Raises:
-            MetricError: The histogram has labels; `value` is infinite or NaN, which would spoil the sum for
-                good; the exemplar cannot be used.
+            MetricError: The histogram has labels, or an argument cannot be used.
         """
         self._only_child().observe(value, exemplar)
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
-        """Return a context manager that observes how long its block took, even if the block raises.
-
-        Args:
-            unit: Unit of the histogram: seconds (default) or milliseconds.
-        """
+        """Return a context manager that observes how long its block took, in the histogram's unit."""
         return self._only_child().time(unit)

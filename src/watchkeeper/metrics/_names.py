@@ -17,11 +17,7 @@ _HISTOGRAM_SUFFIXES: Final = ("_bucket", "_sum", "_count")
 
 
 class Names:
-    """The names that the metrics of one registry are exposed under.
-
-    Args:
-        third_party: The registry of prometheus_client whose names are in use too; default: its global one.
-    """
+    """The names that the metrics of one registry, and of `third_party` (default the global one), have."""
 
     def __init__(self, third_party: CollectorRegistry | None) -> None:
         self.owners: dict[str, str] = {}
@@ -52,11 +48,7 @@ class Names:
         self.owners.update(dict.fromkeys(_exposed_names(kind, name), f"the {kind} {name!r}"))
 
     def reserve(self, kind: Kind, name: str) -> Callable[[], None]:
-        """Record the names of a metric that is declared later; call the result just before that.
-
-        Raises:
-            MetricError: A name is in use.
-        """
+        """Record the names of a metric that is declared later; call the result just before that."""
         names = _exposed_names(kind, name)
         taken = sorted(names & self.owners.keys())
         if taken:

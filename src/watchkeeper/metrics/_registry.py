@@ -96,7 +96,7 @@ class Registry:
         known: Iterable[Mapping[str, str]] = (),
         max_series: int | None = None,
     ) -> Gauge:
-        """Declare a gauge.
+        """Declare a gauge; see `counter`.
 
         Args:
             name: With its unit at the end.
@@ -107,9 +107,6 @@ class Registry:
                 and "min" combine them; "worker" exposes each with the worker's number as a label.
             known: Label sets that are exposed at 0 from now on; others from their first value.
             max_series: How many series it may have in a process; default: the registry's.
-
-        Raises:
-            MetricError: The declaration is not valid, or a name is in use.
         """
         family = Family("gauge", name, help, checked_labels(name, labels), (), multiprocess_mode)
         return self._declare(Gauge, family, known, max_series)
@@ -124,7 +121,7 @@ class Registry:
         known: Iterable[Mapping[str, str]] = (),
         max_series: int | None = None,
     ) -> Histogram:
-        """Declare a histogram.
+        """Declare a histogram; see `counter`.
 
         Args:
             name: With its unit at the end.
@@ -133,9 +130,6 @@ class Registry:
             buckets: Rising upper bounds in the unit of the name; +Inf is added.
             known: Label sets that are exposed at 0 from now on, before their first event.
             max_series: How many series it may have in a process; default: the registry's.
-
-        Raises:
-            MetricError: The declaration is not valid, or a name is in use.
         """
         bounds = checked_buckets(name, buckets)
         family = Family("histogram", name, help, checked_labels(name, labels), bounds)
@@ -151,11 +145,7 @@ class Registry:
         return {name: instrument.family for name, instrument in list(self._instruments.items())}
 
     def move_to(self, memory: Memory, *, carry: bool) -> None:
-        """Count in `memory` from now on; `carry` adds what was counted so far.
-
-        Raises:
-            OSError: There is no room. Nothing has moved then.
-        """
+        """Count in `memory` from now on, or raise `OSError`; `carry` adds what was counted so far."""
         with self.store.growth:
             instruments = list(self._instruments.values())
             # Find room for every series before the first one moves.

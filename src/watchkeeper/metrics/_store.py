@@ -31,13 +31,7 @@ Cells: TypeAlias = "array[float] | memoryview[float]"
 
 
 class Exemplar(NamedTuple):
-    """One event that stands for those counted in a cell.
-
-    Args:
-        labels: What identifies it, such as its trace id.
-        value: What was counted or observed.
-        timestamp: When, as a unix time.
-    """
+    """One event that stands for those counted in a cell: identifying labels, value and unix time."""
 
     labels: dict[str, str]
     value: float

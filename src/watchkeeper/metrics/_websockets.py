@@ -22,8 +22,8 @@ class WebsocketSeries(NamedTuple):
 class WebsocketMetrics:
     """Counts the websocket connections of one service and their messages.
 
-    Most services have no websockets, so the metrics are declared at the first connection. Their names are
-    reserved before: a clash raises MetricError where the service declares, not in a connection.
+    The metrics are declared at the first connection, which most services never see. Their names are reserved
+    before, so that a clash raises MetricError at the start and not in a connection.
     """
 
     def __init__(self, registry: Registry) -> None:

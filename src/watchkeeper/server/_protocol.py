@@ -1,8 +1,7 @@
 """Refuses what is not HTTP, and request heads that are too large or too slow.
 
 Such requests never reach the app, and get the same error body, metrics and log line as all others. uvicorn
-alone answers the first with plain text and has no limits for heads, so any client could fill its memory or
-hold its connections.
+alone has no limits for heads, so any client could fill its memory or hold its connections.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Serves an app with uvicorn in this process and shuts down as an orchestrator expects.
 
 On SIGTERM or SIGINT `/readyz` returns 503, `shutdown_delay` passes (so that load balancers notice), new
-connections are refused, requests in flight get `shutdown_grace` to finish, the keeper stops, log lines are
-flushed, and the process exits with 0. A second SIGINT does not wait. uvicorn alone would exit with 143.
+connections are refused, requests in flight get `shutdown_grace` to finish, the keeper stops, and the process
+exits with 0. A second SIGINT does not wait. uvicorn alone would exit with 143.
 
 Lines: `{type: "server", status: "listening" | "stopping" | "stopped"}`.
 """
@@ -35,16 +35,13 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(keeper: Watchkeeper, app: ASGIApp, *, websockets: bool = True) -> int:
-    """Run `app` until a signal stops it.
+    """Run `app` until a signal stops it; return 0 after a clean shutdown, 1 if the service did not start.
 
     Args:
         keeper: The keeper that wrapped `app`; its settings define host, port and shutdown times.
         app: The wrapped app.
         websockets: False answers upgrades as plain requests; True (the default) needs a library for them
             (websockets or wsproto).
-
-    Returns:
-        The exit code of the process: 0 after a clean shutdown, 1 if the service did not start.
     """
     keeper.logging.install()
     try:

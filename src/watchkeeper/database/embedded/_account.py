@@ -27,11 +27,7 @@ class Account:
 
 
 def choose_account(data: Path) -> Account:
-    """Return the account that runs the server over `data`.
-
-    An ordinary user runs it; for root it is the owner of the data, else the first unprivileged account that
-    exists. `EmbeddedServerError` is raised where there is none, or the data belongs to another user.
-    """
+    """Return this account; for root the owner of the data, else the first unprivileged account."""
     me, owner = os.geteuid(), _owner(data)
     if me != 0:
         if owner not in (None, me):
@@ -88,10 +84,7 @@ def _name(uid: int | None) -> str:
 
 
 def closed_folder(path: Path, account: Account) -> Path | None:
-    """Return the first folder on the way to `path` that `account` cannot enter, or `path` itself.
-
-    Only the mode counts; access control lists are ignored.
-    """
+    """Return the first folder on the way to `path`, or `path`, whose mode keeps `account` out."""
     for folder in (*reversed(path.parents), path):
         status = folder.stat()
         if status.st_uid == account.uid:

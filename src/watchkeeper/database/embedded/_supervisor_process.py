@@ -46,10 +46,9 @@ def try_lock(path: Path) -> int | None:
 
 
 class SupervisorProcess:
-    """A running supervisor, which ends when this process closes its end of a pipe, or itself ends.
+    """A running supervisor; it ends when this process closes its end of a pipe, or ends itself.
 
-    A child of `os.fork` closes its copy, and one that execs inherits none. Only a child forked by a C library
-    keeps the server running until it ends.
+    Forked children close their copies; only a child forked by a C library keeps the server running.
     """
 
     def __init__(

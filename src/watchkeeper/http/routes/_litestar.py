@@ -11,10 +11,7 @@ if TYPE_CHECKING:
 
 
 def resolve_litestar(scope: Scope) -> str | None:
-    """Return the template of the handler, or of the mount with `/{path}` at its end.
-
-    Litestar's own 404 and 405 leave no `route_handler` in the scope and do not get here.
-    """
+    """Return the template of the handler, or of the mount with `/{path}` at its end."""
     template = scope.get("path_template")
     if template:
         return str(template)

@@ -1,8 +1,4 @@
-"""Finds the route template of a dispatched request, never a raw path.
-
-Each framework leaves something else in the scope, so each has a resolver. A request that none of them knows
-is `unmatched`, unless the app calls `name_route`.
-"""
+"""Finds the route template of a dispatched request: each framework leaves something else in the scope."""
 
 from __future__ import annotations
 
@@ -24,9 +20,6 @@ def resolve_route(scope: Scope) -> str:
 
     It knows FastAPI, Starlette and Litestar, each also mounted in another, and Quart mounted in FastAPI or
     Starlette.
-
-    Args:
-        scope: Scope of a request or websocket that the app has dispatched.
     """
     starlette = "endpoint" in scope and "router" in scope
     if "route_handler" not in scope:

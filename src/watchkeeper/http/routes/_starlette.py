@@ -18,10 +18,7 @@ _prefixes: dict[tuple[int, str], tuple[Any, str | None]] = {}
 
 
 def resolve_starlette(scope: Scope) -> str | None:
-    """Return the template with its mounts, or None if no route matched.
-
-    The scope of a websocket has no method.
-    """
+    """Return the template with its mounts, or None if no route matched."""
     route = scope.get("route")
     if route is None or getattr(route, "endpoint", None) is not scope["endpoint"]:
         # Starlette sets no route, and leaves a mount in the scope if nothing below it matched.
@@ -50,10 +47,7 @@ def _match_again(scope: Scope) -> str | None:
 
 
 def mount_prefix(scope: Scope) -> str | None:
-    """Return the template of the mounts above the route, or None if they cannot be found.
-
-    `root_path` has the raw values of the mounts' parameters.
-    """
+    """Return the template of the mounts above the route; `root_path` has their parameters' raw values."""
     router = scope["router"]
     root = scope["root_path"][len(scope.get("app_root_path", "")) :]
     key = (id(router), root)

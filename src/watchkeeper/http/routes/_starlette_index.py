@@ -1,8 +1,4 @@
-"""Finds the route of a Starlette endpoint without matching the path again.
-
-Most endpoints belong to one route, which is found at once. Endpoints of several routes, or below a host or a
-mount, have to be matched again.
-"""
+"""Finds the only route of a Starlette endpoint, so that most requests need no second matching of the path."""
 
 from __future__ import annotations
 

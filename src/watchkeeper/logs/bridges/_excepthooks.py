@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 class ExceptHooks:
-    """The interpreter's hooks for the main thread, for other threads, and for what cannot be raised.
-
-    asyncio reports a task's exception that was never retrieved through its logger.
-    """
+    """The interpreter's hooks for the main thread, for other threads, and for what cannot be raised."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log

@@ -24,10 +24,7 @@ _REASONS: Final = {
 
 
 class ChunkWriter:
-    """Writes whole lines in chunks of at most PIPE_BUF bytes, which the kernel never interleaves.
-
-    POSIX (write) guarantees that. A longer line is a chunk of its own. Only one thread at a time may write.
-    """
+    """Writes lines in chunks of at most PIPE_BUF bytes, never interleaved (POSIX, write); not thread-safe."""
 
     def __init__(self, fd: int, on_drop: Callable[[int, str], None]) -> None:
         self.failing = False
@@ -40,10 +37,7 @@ class ChunkWriter:
         self._line_is_cut = False  # the last thing written is the start of a line whose rest was dropped
 
     def write(self, batch: bytes, *, in_thread: bool) -> bytes:
-        """Write whole lines, or what the last call returned; return what has to wait for room.
-
-        With `in_thread` the call may block for a moment; see `NonBlockingWriter`.
-        """
+        """Write whole lines, or what the last call returned; return what has to wait for room."""
         size = len(batch)
         if size <= select.PIPE_BUF:
             return self._write_chunk(batch, in_thread)

@@ -1,8 +1,7 @@
 """Lines longer than PIPE_BUF in a pipe that several processes write to.
 
 The kernel interleaves such a write with others only when it has to wait for room (pipe_write in fs/pipe.c
-holds the pipe's mutex while it copies). So a long line is written only when all of it fits, and a lock keeps
-the long lines of different processes apart. Short lines, nearly all, cost nothing extra.
+holds the pipe's mutex). So a long line is written only when all of it fits, under a lock.
 """
 
 from __future__ import annotations

@@ -37,16 +37,10 @@ class Sink:
 
     Within an event loop lines are written at the end of the loop's turn, elsewhere at once. While the reader
     is behind, up to `MAX_PENDING_BYTES` are kept and a thread writes them as there is room; further lines are
-    dropped. Several processes may share the descriptor (see `ChunkWriter` and `NonBlockingWriter`).
+    dropped: `on_drop` gets a count and a reason, `on_recover` the number of lines since its last call.
 
     One lock guards writing, and a write never waits for it: the holder looks for more lines after releasing
     it. This also makes it safe to log from a signal handler, from `__del__` and from `on_drop`.
-
-    Args:
-        fd: Where to write; default standard output.
-        on_drop: Called with a count and a reason (one of `DROP_REASONS`) for lines that were not written.
-        on_recover: Called with the number of lines dropped since the last call, once writing works again.
-        flush_timeout: How long `flush` and the exit handler wait for a reader that is behind; default 5 s.
     """
 
     def __init__(
@@ -105,10 +99,7 @@ class Sink:
         self._add(lines)
 
     def defer(self, item: Any) -> None:
-        """Write the line of `item` at the end of the loop's turn, rendered together with those of others.
-
-        The request does not wait for it, and a line that is rendered in a batch costs half as much.
-        """
+        """Write the line of `item` at the end of the loop's turn, rendered with others at half the cost."""
         self.deferred.append(item)
         loop = None if self.immediate else _get_running_loop()
         if loop is None or len(self.deferred) >= _MAX_DEFERRED:
@@ -164,7 +155,7 @@ class Sink:
     def flush(self, *, since: float | None = None) -> None:
         """Write everything, wait for the reader, and drop what it has not taken within the time-out.
 
-        The time-out starts at `since` (default now). It is zero if it was used up before and nothing has been
+        The time-out starts at `since` (default now); it is zero if it was used up before and nothing was
         written since. Within a running event loop nothing is waited for or dropped.
         """
         self.flush_deferred()

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 class WriterThread:
     """A daemon thread, started on first use, that runs one job at a time.
 
-    It is woken through a plain lock: with a Condition or an Event, a signal handler that logs could wait for
-    the very code that it interrupted.
+    A plain lock wakes it: with a Condition, a signal handler that logs could wait for what it interrupted.
     """
 
     def __init__(self) -> None:

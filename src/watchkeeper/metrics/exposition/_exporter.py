@@ -22,12 +22,7 @@ _MAX_STEP_S: Final = 0.001
 
 
 class Exporter:
-    """Renders the metrics of an instance, as one of its workers.
-
-    Args:
-        worker: This process.
-        created: Whether OpenMetrics shows when series were created; Prometheus stores that as a series each.
-    """
+    """Renders the metrics of an instance; `created` adds `_created` samples, each stored as a series."""
 
     def __init__(self, worker: Worker, *, created: bool = False) -> None:
         self._worker = worker
@@ -37,11 +32,7 @@ class Exporter:
         self._reader = self._new_reader()
 
     async def open(self) -> None:
-        """Answer the other workers from now on; the worker has joined its instance before.
-
-        Raises:
-            OSError: The socket cannot be made.
-        """
+        """Answer the other workers from now on; the worker has joined its instance before."""
         await self._peers.open()
 
     async def close(self) -> None:
@@ -49,11 +40,7 @@ class Exporter:
         await self._peers.close()
 
     async def scrape(self, *, openmetrics: bool) -> Exposition:
-        """Render the metrics of all workers in steps that let the event loop run in between.
-
-        Raises:
-            MetricError: Something cannot be exposed and the registry has no `on_error`.
-        """
+        """Render the metrics of all workers in steps that let the event loop run in between."""
         own, answers = await asyncio.gather(
             asyncio.to_thread(self._collect_third_party), self._peers.ask_all()
         )
@@ -72,12 +59,7 @@ class Exporter:
     def lines(
         self, *, openmetrics: bool, exemplars: Mapping[int, Mapping[int, Exemplar]] | None = None
     ) -> Iterator[str]:
-        """Render our own metrics in pieces that take a millisecond or two each.
-
-        Args:
-            openmetrics: The format; else text.
-            exemplars: Those of other workers, by number and cell.
-        """
+        """Render our own metrics in pieces that take a millisecond or two each."""
         worker, store = self._worker.number, self._registry.store
         if self._reader.memory is not store.memory:  # joined an instance, or forked
             self._reader = self._new_reader()

@@ -1,7 +1,6 @@
-"""What the workers of an instance tell each other at a scrape, over unix sockets in the instance's folder.
+"""What the workers of an instance tell each other at a scrape, over unix sockets in its folder.
 
-Values are in shared memory. A worker's prometheus_client registry (with the metrics of its process) and its
-exemplars are not: each worker asks the others for these when it is scraped.
+Values are in shared memory; prometheus_client's registry and the exemplars are not.
 """
 
 from __future__ import annotations
@@ -47,11 +46,7 @@ class PeerSocket:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Serve the other workers from now on; does nothing while this one is alone.
-
-        Raises:
-            OSError: The socket cannot be made.
-        """
+        """Serve the other workers from now on; does nothing while this one is alone."""
         if self._worker.folder is None or self._server is not None:
             return
         self._folder = os.open(self._worker.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

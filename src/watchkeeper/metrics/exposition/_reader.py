@@ -89,14 +89,7 @@ class _Source:
 
 
 class Reader:
-    """Sums what the workers of one instance have counted.
-
-    Args:
-        memory: What this process counts in.
-        on_error: Called with what cannot be read and is left out.
-        number: The number of this worker.
-        folder: Of the instance; None without other workers.
-    """
+    """Sums what the workers have counted; `on_error` gets what cannot be read and is left out."""
 
     def __init__(
         self,
@@ -129,13 +122,9 @@ class Reader:
         created: bool = False,
         exemplars: Mapping[int, Mapping[int, Exemplar]] | None = None,
     ) -> Iterator[str]:
-        """Yield the lines of all families in pieces, of which some are empty.
+        """Yield the lines of all families in pieces, some of them empty; those of this process come first.
 
-        Args:
-            declared: The families of this process by name: they come first, in this order.
-            openmetrics: Whether to write OpenMetrics; the next two are only written there.
-            created: Whether to write when series were created.
-            exemplars: The exemplars of each worker, by cell.
+        `created` and `exemplars` (of each worker, by cell) are only written in OpenMetrics.
         """
         self.is_busy = True
         try:

@@ -1,7 +1,4 @@
-"""The series of a family over all workers: summed, and rendered again only where something changed.
-
-Rows are kept in blocks, small enough that rendering one does not hold up the event loop.
-"""
+"""The series of a family over all workers: summed, and rendered again only where something changed."""
 
 from __future__ import annotations
 
@@ -38,19 +35,11 @@ _worker_sets: Final[dict[tuple[int, ...], tuple[int, ...]]] = {}
 
 @dataclass(kw_only=True, slots=True)
 class Reading:
-    """The values of all workers at one scrape.
-
-    Args:
-        cells: The cells of each worker, by its number.
-        alive: The workers that are running: gauges of others are not shown.
-        exemplars: For each worker the cells that have one, in order, and the exemplars by cell; empty if not
-            wanted.
-        created: Whether to write when series were created.
-        corrupt: The workers that were found to have values that are not finite.
-    """
+    """The values of all workers at one scrape."""
 
     cells: Mapping[int, memoryview[float]]
-    alive: frozenset[int]
+    alive: frozenset[int]  # gauges of other workers are not shown
+    # Of each worker: the cells that have one, in order, and the exemplars by cell; empty if not wanted.
     exemplars: Mapping[int, tuple[Sequence[int], Mapping[int, Exemplar]]] = field(default_factory=dict)
     created: bool = False
     corrupt: set[int] = field(default_factory=set)

@@ -62,12 +62,7 @@ class CounterWriter:
         return f"{self._family.name}{{{pairs}}} " if pairs else f"{self._family.name} "
 
     def write(self, templates: Iterable[str], cells: Sequence[float]) -> list[str]:
-        """Return the lines of each of some series.
-
-        Args:
-            templates: One for each series.
-            cells: Their finite values, one series after the other.
-        """
+        """Return the lines of each series; `cells` has their values, one series after the other."""
         return [f"{template}{cell!r}\n" for template, cell in zip(templates, cells, strict=True)]
 
 
@@ -89,10 +84,9 @@ class HistogramWriter:
         return "".join((*lines, f"{name}_count{braced} %d.0\n{name}_sum{braced} %s\n"))
 
     def write(self, templates: Iterable[str], cells: Sequence[float]) -> list[str]:
-        """Return the lines of each of some series, built column by column so that C does the loops.
+        """Return the lines of each series, built column by column so that C does the loops.
 
-        Raises:
-            OverflowError: The buckets of a series sum to more than a float can hold.
+        `OverflowError` says that the buckets of a series sum to more than a float can hold.
         """
         width = len(self._bounds) + 1
         counts = [cells[::width]]

@@ -25,15 +25,7 @@ _SUFFIXES: Final = {
 
 
 class ThirdPartyFamily(msgspec.Struct, array_like=True):
-    """A metric of prometheus_client, in a form that can be sent to another process.
-
-    Args:
-        name: Without its suffixes.
-        help: Its documentation.
-        kind: As prometheus_client names types.
-        unit: The end of its name, or "".
-        samples: Name, labels, value, and unix time if it has one.
-    """
+    """A metric of prometheus_client, in a form that can be sent to another process."""
 
     name: str
     help: str
@@ -58,14 +50,10 @@ def collect_third_party(
     report: Callable[[MetricError], None],
     worker: str | None,
 ) -> list[ThirdPartyFamily]:
-    """Return the metrics of `registry` that can be exposed beside our own.
+    """Return the metrics of `registry` that can be exposed beside `own` names; the others are reported.
 
-    Args:
-        registry: Of prometheus_client.
-        own: Every name that we expose, with the metric it belongs to.
-        report: Called with what is left out: a clash, or a collector that failed (it hides those after it).
-        worker: The number of this worker, as a label for every sample. Without it, metrics that each worker
-            counts by itself would jump between the workers' values. None if it is the only worker.
+    `worker` becomes a label of every sample, None if there is only one worker: without it, metrics that each
+    worker counts by itself would jump between the workers' values.
     """
     collected: list[Metric] = []
     try:

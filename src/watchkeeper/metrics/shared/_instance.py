@@ -32,16 +32,7 @@ _created: Final[Counter[str]] = Counter()
 
 
 class Instance:
-    """The folder of an instance, and the process that it ends with.
-
-    Args:
-        service: Name of the service.
-        name: Set by the operator for processes that have nothing else in common.
-        base: Parent of all folders; default: shared memory, else the folder for temporary files.
-
-    Raises:
-        MetricError: The folder cannot be used.
-    """
+    """The folder of an instance, below `base` (default shared memory), and when the instance began."""
 
     def __init__(self, service: str, *, name: str | None = None, base: Path | None = None) -> None:
         self._is_named = name is not None

@@ -42,11 +42,7 @@ class KeyWriter:
         self._next = len(families)
 
     def encode(self, series: Series) -> bytes:
-        """Return the record of `series`; call `note_written` when the file has it.
-
-        Raises:
-            OSError: It is too long: label values of megabytes are not stored.
-        """
+        """Return the record of `series`; call `note_written` when the file has it."""
         family = self._indexes.get(series.family.shape, series.family)
         content = _encode(_Record(family, series.labels, series.first, series.created))
         if len(content) > MAX_RECORD:
@@ -72,11 +68,7 @@ class KeyReader:
         """Cells up to the end of the last series, the slot's header included."""
 
     def feed(self, data: bytes, max_records: int = sys.maxsize) -> None:
-        """Decode `data`, which follows the last complete record; an incomplete record is left.
-
-        Raises:
-            MetricError: A record is damaged.
-        """
+        """Decode `data`, which follows the last complete record; an incomplete record is left."""
         offset = 0
         until = len(self.series) + max_records
         try:

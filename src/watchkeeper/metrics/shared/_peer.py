@@ -1,7 +1,6 @@
 """Another worker's slot, as a scrape reads it.
 
-It is read through a descriptor and not mapped: accessing a mapped page that was cut off, or that a full file
-system has no room for, raises SIGBUS.
+It is not mapped: reading a page that was cut off, or that has no room, raises SIGBUS.
 """
 
 from __future__ import annotations
@@ -51,12 +50,7 @@ class Peer:
         return not os.path.samestat(self._values_path.stat(), os.fstat(self._file))
 
     def refresh(self) -> Iterator[str]:
-        """Read the series that are new since the last call, in steps.
-
-        Raises:
-            MetricError: The slot is damaged.
-            OSError: It cannot be read.
-        """
+        """Read the series that are new since the last call, in steps."""
         used = memoryview(self.read()).cast("d")[USED]
         with self._keys_path.open("rb") as file:
             before = -1

@@ -7,24 +7,18 @@ from pathlib import Path
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 if it has ended or /proc does not say.
-
-    It is field 22 of /proc/PID/stat (proc(5)); the name before it may contain spaces and parentheses. A
-    zombie (state Z or X) has ended.
-    """
+    """Return when a process started, in clock ticks since boot; 0 if it has ended or /proc does not say."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return 0
+    # Field 22 (proc(5)); the name before it may have spaces and parentheses. State Z or X has ended.
     state, *fields = stat[stat.rindex(b")") + 2 :].split()
     return 0 if state in {b"Z", b"X"} else int(fields[18])
 
 
 def is_running(pid: int, started: int) -> bool:
-    """Return whether the process with this pid and this `start_time` is running.
-
-    A pid of 0 is no process. With a start time of 0 (unknown) the pid alone decides.
-    """
+    """Return whether this process is running; with a start time of 0 (unknown) the pid alone decides."""
     if pid <= 0:
         return False
     if started:

@@ -1,11 +1,10 @@
 """A slot: the values of one worker, in files that outlive it.
 
-There are three files. `N.values` holds doubles; its one writer maps it, others read it. `N.keys` says which
-series has which cells. `N.lock` is held by the writer while it lives (flock: the kernel releases it however
-the process ends). A worker that finds a free lock adopts the slot with everything that was counted in it.
-Nothing is lost or moved, and no one needs to tell a dead worker's values from those of its successor.
+`N.values` holds doubles; its one writer maps it, others read it. `N.keys` says which series has which cells.
+`N.lock` is held by the writer while it lives (flock: the kernel releases it however the process ends). A
+worker that finds a free lock adopts the slot with everything that was counted in it, so nothing is lost.
 
-The values file has its full size from the start and is sparse. Pages are allocated before they are used:
+The values file is sparse and has its full size from the start. Pages are allocated before they are used:
 writing to a mapped page that the file system has no room for raises SIGBUS.
 """
 
@@ -47,14 +46,7 @@ _MAX_SLOTS: Final = 1024
 
 
 class Slot:
-    """The slot that this process writes to.
-
-    Args:
-        folder: Of the instance.
-        number: Of the slot, which is the worker's label.
-        lock: Descriptor of the lock, held.
-        on_error: Called when the slot's files are damaged and set aside.
-    """
+    """The slot that this process writes to; `lock` is the held descriptor, `number` the worker's label."""
 
     def __init__(self, folder: Path, number: int, lock: int, on_error: Callable[[MetricError], None]) -> None:
         self.number = number
@@ -84,16 +76,7 @@ class Slot:
 
     @classmethod
     def claim(cls, folder: Path, on_error: Callable[[MetricError], None]) -> Slot:
-        """Adopt the first slot whose writer has ended, or create a new one.
-
-        Args:
-            folder: Of the instance; it exists.
-            on_error: Called with a damaged slot, which is set aside.
-
-        Raises:
-            OSError: There is no room, or the folder cannot be used.
-            MetricError: There are too many workers.
-        """
+        """Adopt the first slot whose writer has ended, or create one; a damaged one is set aside."""
         for number in range(_MAX_SLOTS):
             lock = _open(folder / f"{number}.lock", os.O_RDWR)
             try:
@@ -117,11 +100,7 @@ class Slot:
         return (family.shape, labels) in self._adopted
 
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
-        """Return the first cell of a series: the one that an earlier worker used, or a new one at 0.
-
-        Raises:
-            OSError: There is no room.
-        """
+        """Return the first cell of a series: the one that an earlier worker used, or a new one at 0."""
         first = self._adopted.get((family.shape, labels))
         if first is not None:
             return first

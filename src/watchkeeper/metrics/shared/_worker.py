@@ -42,14 +42,8 @@ class Worker:
     def join(self, folder: Path, *, temporary: bool = False) -> None:
         """Count in a slot of the instance in `folder` from now on, with all that was counted so far.
 
-        Every scrape of every worker then shows the sum of all. A second call changes nothing.
-
-        Args:
-            folder: Of the instance; only the processes of this service may write there.
-            temporary: Whether the instance ends, and its folder is removed, with this process.
-
-        Raises:
-            MetricError: There is no room, or the folder cannot be used; the process stays alone.
+        A `temporary` instance ends, and its folder is removed, with this process. On a `MetricError` (no
+        room, or the folder cannot be used) the process stays alone.
         """
         if self._slot is not None:
             return

@@ -1,7 +1,4 @@
-"""What an earlier supervisor left behind: postmaster.pid, a server, backends without a server.
-
-The caller holds the lock of the state folder, so all of it may be stopped.
-"""
+"""What an earlier supervisor left behind; the caller holds the lock of the folder, so it may be stopped."""
 
 from __future__ import annotations
 

@@ -18,9 +18,8 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Program:
-    """A running program.
+    """A running program, which on Linux gets `death_signal` when the main thread that started it ends.
 
-    On Linux it gets `death_signal` when the thread that started it ends, which has to be the main one.
     `account` holds the arguments `user`, `group` and `extra_groups` of `subprocess.Popen`, or nothing.
     """
 
