@@ -55,6 +55,22 @@ def request_line(**changes: Any) -> RequestLine:
     return RequestLine(**fields | changes)
 
 
+def documented_request_line(line: dict[str, Any]) -> RequestLine:
+    """Return the request whose line a page of the docs shows."""
+    return RequestLine(
+        method=line["method"],
+        url=line["url"],
+        status=line["statusCode"],
+        duration=line["duration"],
+        request_id=line["requestId"],
+        route=line["route"],
+        outcome=line["outcome"],
+        trace_id=line["trace_id"],
+        span_id=line["span_id"],
+        bytes_sent=line["bytes"],
+    )
+
+
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
     """Return `error` with a traceback, as if it had been raised here."""
     try:

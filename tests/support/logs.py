@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from support.lines import LineFile
+from watchkeeper.logs import Redactor
 from watchkeeper.logs._logging import Logging
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ def lines(tmp_path: Path) -> Iterator[LineFile]:
     file = LineFile(tmp_path / "lines")
     yield file
     file.close()
+
+
+@pytest.fixture
+def shop(lines: LineFile) -> Logging:
+    """Return an installed Logging that knows one secret."""
+    shop = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor(["s3cr3t-of-the-shop"]))
+    shop.install()
+    return shop
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from support.lines import LineList, parse_line
+from support.lines import LineList, documented_request_line, parse_line
 from watchkeeper.logs._levels import LEVELS
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._render import MAX_LINE
-from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.logs.output._sink import DROP_REASONS
 from watchkeeper.logs.redaction._redactor import DEFAULT_KEYS
 
@@ -52,20 +51,8 @@ def test_example_is_a_real_line() -> None:
     """Its keys and their order are those of a real request line."""
     example: dict[str, Any] = parse_line(EXAMPLE)
     sink = LineList()
-    Logging(service=example["service"], env=example["env"], sink=sink).log_request(
-        RequestLine(
-            method=example["method"],
-            url=example["url"],
-            status=example["statusCode"],
-            duration=example["duration"],
-            request_id=example["requestId"],
-            route=example["route"],
-            outcome=example["outcome"],
-            trace_id=example["trace_id"],
-            span_id=example["span_id"],
-            bytes_sent=example["bytes"],
-        )
-    )
+    logging = Logging(service=example["service"], env=example["env"], sink=sink)
+    logging.log_request(documented_request_line(example))
     written = parse_line(sink.lines[0])
     assert list(written) == list(example)
     assert {**written, "time": example["time"]} == example

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.lines import LineFile
+from support.metrics import run_together
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs.output._sink import DROP_REASONS, Sink
 
@@ -120,14 +122,6 @@ async def test_deferred_items_are_bounded(pipe: Pipe) -> None:
     await asyncio.sleep(0)
     assert batches == [1024, 1024, 452]
     assert pipe.read() == b"".join(b"%d\n" % number for number in range(2500))
-
-
-async def test_flush_does_not_wait_for_the_turn(pipe: Pipe) -> None:
-    """At shutdown, all lines are written now."""
-    sink = Sink(pipe.writer)
-    sink.write(b"one\n")
-    sink.flush()
-    assert pipe.read() == b"one\n"
 
 
 async def test_flush_within_a_loop_does_not_wait(pipe: Pipe) -> None:
@@ -240,12 +234,7 @@ def test_threads_do_not_mix_their_lines_and_keep_their_order(tmp_path: Path) -> 
             if number % 7 == 0:
                 await asyncio.sleep(0)
 
-    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(8)]
-    for thread in threads:
-        thread.start()
-    asyncio.run(in_loop())
-    for thread in threads:
-        thread.join()
+    run_together(*(partial(write, writer) for writer in range(8)), lambda: asyncio.run(in_loop()))
     seen: dict[int, list[int]] = {}
     for each in file.read():
         seen.setdefault(each["writer"], []).append(each["number"])
@@ -272,11 +261,7 @@ def test_loops_in_several_threads_share_a_sink(tmp_path: Path, monkeypatch: pyte
             logs.event("info", writer=writer, number=number)
             await asyncio.sleep(0)
 
-    threads = [threading.Thread(target=lambda n=n: asyncio.run(write(n))) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*(lambda n=n: asyncio.run(write(n)) for n in range(4)))
     assert reported == []
     assert len(file.read()) == 200
     file.close()

@@ -21,7 +21,7 @@ from watchkeeper.logs._logging import Logging
 from watchkeeper.settings import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 REGISTERED = "c4n4ry/Reg+istered=="
 UNKNOWN = "c4n4ryUnknown"
@@ -29,12 +29,11 @@ ENCODED = base64.b64encode(f"service:{REGISTERED}".encode()).decode()
 
 
 @pytest.fixture
-def shop(lines: LineFile) -> Iterator[Logging]:
+def shop(lines: LineFile) -> Logging:
     """Return an installed Logging that knows one secret."""
     shop = Logging(service="shop", env="test", sink=lines.sink, redactor=Redactor([REGISTERED]))
     shop.install()
-    yield shop
-    shop.uninstall()
+    return shop
 
 
 @dataclasses.dataclass

@@ -14,9 +14,9 @@ import yaml
 
 from realestate.monitoring import POLICIES
 from realestate.settings import DEFAULT_PORT, BackendSettings
+from support.lines import documented_request_line
 from watchkeeper.cli._main import GROUPS as COMMAND_GROUPS
 from watchkeeper.logs._logging import Logging
-from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.logs.output._sink import Sink
 from watchkeeper.settings import Limits, Settings, Thresholds
 
@@ -188,20 +188,7 @@ def test_example_log_entry_is_what_the_service_writes(tmp_path: Path) -> None:
     documented = json.loads(line)
     with (tmp_path / "lines").open("wb") as file:
         logging = Logging(service=documented["service"], env=documented["env"], sink=Sink(file.fileno()))
-        logging.log_request(
-            RequestLine(
-                method=documented["method"],
-                url=documented["url"],
-                status=documented["statusCode"],
-                duration=documented["duration"],
-                request_id=documented["requestId"],
-                route=documented["route"],
-                outcome=documented["outcome"],
-                trace_id=documented["trace_id"],
-                span_id=documented["span_id"],
-                bytes_sent=documented["bytes"],
-            )
-        )
+        logging.log_request(documented_request_line(documented))
         logging.flush()
     written = (tmp_path / "lines").read_text(encoding="utf-8").rstrip("\n")
     assert re.sub(r'"time":"[^"]+"', f'"time":"{documented["time"]}"', written) == line
