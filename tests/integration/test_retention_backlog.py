@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-from support.retention import BOTH_SCANS, EVENTS, SESSIONS, RetentionDB, hold_rows
+from support.retention import BOTH_SCANS, EVENTS, OPEN_RUN, SESSIONS, RetentionDB, hold_rows
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention._metrics import WAITING_REASONS
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from support.postgres import PostgresServer
     from watchkeeper.retention import Policy
     from watchkeeper.retention._model import Backlog
-
-HOLD: dict[str, Any] = {"reason": "case 7", "owner": "legal"}
 
 
 @pytest.fixture(autouse=True)
@@ -212,14 +210,11 @@ async def test_pause_is_shown(db: RetentionDB) -> None:
     """In every process, whichever one paused the policy."""
     retention = db.retention()
     await retention.register()
-    db.sql(
-        "UPDATE retention_policies SET paused_at = now(), paused_by = 'ann' WHERE table_name = %s",
-        "inbound_events",
-    )
+    await retention.operator.pause("inbound_events", by="ann")
     await retention.refresh_metrics()
     paused = [db.sample("retention_paused", table=policy.name) for policy in (EVENTS, SESSIONS)]
     assert paused == [1, 0]
-    db.sql("UPDATE retention_policies SET paused_at = NULL, paused_by = NULL")
+    await retention.operator.resume("inbound_events", by="ann")
     await retention.refresh_metrics()
     assert db.sample("retention_paused", table="inbound_events") == 0
 
@@ -246,11 +241,8 @@ async def test_waiting_reason_is_shown(db: RetentionDB, waiting: str, reason: st
     """One series per reason, 0 from the start, and 1 only while the run is open."""
     retention = await db.overdue(EVENTS)
     assert waits(db) == []
-    db.sql(
-        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon, waiting)"
-        " VALUES ('inbound_events', 'manual', now(), 1, now() + interval '1 minute', now(), %s)",
-        waiting,
-    )
+    db.sql(OPEN_RUN)
+    db.sql("UPDATE retention_runs SET waiting = %s", waiting)
     await retention.refresh_metrics()
     assert waits(db) == [reason]
     db.sql("UPDATE retention_runs SET lease_until = now() - interval '1 s'")

@@ -188,15 +188,20 @@ async def test_paused_manual_run_says_that_it_must_be_started_again(full_db: Ret
 
 
 @pytest.mark.parametrize(
-    "rewrite", ["VACUUM FULL inbound_events", "CLUSTER inbound_events USING inbound_events_pkey"]
+    "change",
+    [
+        pytest.param("VACUUM FULL inbound_events", id="vacuumed"),
+        pytest.param("CLUSTER inbound_events USING inbound_events_pkey", id="clustered"),
+        pytest.param("UPDATE retention_runs SET due_at = due_at - interval '30 s'", id="next scheduled time"),
+    ],
 )
-async def test_rewritten_table_is_swept_from_the_start(
-    full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, rewrite: str
+async def test_table_is_swept_from_the_start_where_the_cursor_does_not_apply(
+    full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """Its rows are elsewhere, so the cursor no longer applies."""
+    """The rows are elsewhere, or the next day's run covers the whole table."""
     db = full_db
     await stop_during_run(db, await db.overdue(EVENTS))
-    db.sql(rewrite)
+    db.sql(change)
     sweeps = record_sweeps(monkeypatch)
     (result,) = await db.retention(EVENTS).tick()
     assert sweeps[0].start in {0, "-infinity"}
@@ -217,19 +222,6 @@ async def test_index_created_between_attempts_starts_over(
     (result,) = await db.retention(EVENTS).tick()
     assert sweeps[0] == AgeRange()
     assert (result.status, db.count("inbound_events")) == ("completed", 1)
-
-
-async def test_cursor_does_not_carry_over_to_the_next_day(
-    full_db: RetentionDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next day's run covers the whole table."""
-    db = full_db
-    await stop_during_run(db, await db.overdue(EVENTS))
-    db.schedule.time += timedelta(seconds=30)
-    sweeps = record_sweeps(monkeypatch)
-    await db.retention(EVENTS).tick()
-    assert sweeps[0].start in {0, "-infinity"}
-    assert db.count("inbound_events") == 1
 
 
 async def test_cancelled_run_is_not_retried(full_db: RetentionDB) -> None:
@@ -258,17 +250,6 @@ async def test_cancelled_run_is_not_retried(full_db: RetentionDB) -> None:
     db.schedule.time += timedelta(seconds=30)
     (result,) = await retention.tick()
     assert (result.status, db.count("inbound_events")) == ("completed", 1)
-
-
-async def test_manual_run_can_be_cancelled(full_db: RetentionDB) -> None:
-    """As a scheduled one can."""
-    retention = full_db.retention(EVENTS)
-
-    async def cancel() -> None:
-        await retention.operator.cancel("inbound_events", by="ann")
-
-    result, _ = await act_during_run(retention, cancel, tick=False)
-    assert result.status == "cancelled"
 
 
 async def test_cancel_interrupts_a_wait_between_passes(db: RetentionDB) -> None:

@@ -26,17 +26,9 @@ def db(any_db: RetentionDB) -> RetentionDB:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """A table.
+    """A table: how it is made and filled with columns and their values of a number g.
 
-    Args:
-        make: What makes it.
-        table: Its name.
-        age: Its age column.
-        schema: Its schema.
-        columns: What else is filled.
-        values: By what, of a number g.
-        ageless: Whether a row may have no age.
-        then: A count that the run leads to, and what it is.
+    `then` is a count that the run leads to, and what it is.
     """
 
     make: tuple[str, ...]

@@ -82,11 +82,7 @@ def oldest(ages: Iterable[int | str | None]) -> datetime | None:
     zone=ZONES,
 )
 async def test_rows_before_the_horizon_and_not_held_are_deleted(
-    db: RetentionDB,
-    rows: list[tuple[int | str | None, str]],
-    held: set[str],
-    keep: timedelta,
-    zone: str,
+    db: RetentionDB, rows: list[tuple[int | str | None, str]], held: set[str], keep: timedelta, zone: str
 ) -> None:
     """At the horizon a row stays, a microsecond earlier it goes, in any time zone; plan and backlog agree."""
     db.sql(f"ALTER DATABASE {db.urls.name} SET timezone = '{zone}'")

@@ -1,7 +1,4 @@
-"""No row is deleted without its record, whatever dies when: processes and servers are killed during runs.
-
-`KILLS=100` makes it 100 random instants a test instead of fifteen.
-"""
+"""No row is deleted without its record, at whatever instant processes and servers are killed."""
 
 from __future__ import annotations
 
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from support.postgres import PostgresServer
     from watchkeeper.retention import Retention
 
+# KILLS=100 kills at 100 random instants a test instead of fifteen.
 KILLS = int(os.environ.get("KILLS", "15"))
 HELD = tuple(f"39-{number}" for number in range(1, 31))
 

@@ -41,7 +41,13 @@ async def writer(db: RetentionDB) -> AsyncIterator[None]:
         yield
 
 
-def before_each_read(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Awaitable[None]]) -> list[bool]:
+async def do_nothing(_number: int) -> None:
+    """Let a read pass."""
+
+
+def before_each_read(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Awaitable[None]] = do_nothing
+) -> list[bool]:
     """Do something before each read, given its number; return whether each found nothing."""
     found: list[bool] = []
 
@@ -57,11 +63,7 @@ def before_each_read(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Await
 
 async def test_no_second_pass_without_other_writers(db: RetentionDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """No row can have moved behind the first pass."""
-
-    async def pass_by(_number: int) -> None:
-        return
-
-    looks = before_each_read(monkeypatch, pass_by)
+    looks = before_each_read(monkeypatch)
     (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted, looks) == ("completed", ROWS, [])
 
@@ -84,10 +86,7 @@ async def test_row_that_moves_behind_the_first_pass_is_deleted(
             ((place,),) = db.sql("SELECT ctid < '(8,0)' FROM inbound_events WHERE id = 'moved'")
             assert place
 
-    async def pass_by(_number: int) -> None:
-        return
-
-    looks = before_each_read(monkeypatch, pass_by)
+    looks = before_each_read(monkeypatch)
     (result,) = await retention.run_now(observer=OnDeleted(move))
     assert looks.count(False) == 1
     assert (result.status, result.deleted, db.count("inbound_events")) == ("completed", ROWS, 1)

@@ -145,19 +145,6 @@ async def test_slow_sweeps_become_smaller(db: RetentionDB) -> None:
     assert batches == [1000, 500, 250, 125, 100, 25]
 
 
-async def test_timed_out_sweep_is_retried_smaller(db: RetentionDB) -> None:
-    """Only that transaction is lost."""
-    db.force_index_scans()
-    db.tune(statement_timeout=timedelta(milliseconds=300))
-    db.make_table(old=1000)
-    db.sql("CREATE SEQUENCE deletes")  # which a rollback does not turn back
-    db.on_delete("IF nextval('deletes') = 1 THEN PERFORM pg_sleep(5); END IF; RETURN NULL")
-    batches: list[int] = []
-    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(lambda _, rows: batches.append(rows)))
-    assert (result.status, result.deleted) == ("completed", 1000)
-    assert batches[0] == 250
-
-
 @pytest.mark.parametrize(("budget", "times"), [(0.25, 3.0), (0.5, 1.0), (1.0, 0.0)])
 async def test_run_pauses_according_to_its_budget(
     db: RetentionDB, monkeypatch: pytest.MonkeyPatch, budget: float, times: float

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from support.retention import BOTH_SCANS, EVENTS, SESSIONS, OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, EVENTS, OnDeleted, RetentionDB
 from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention import Limits, Policy
 
@@ -44,10 +44,7 @@ async def assert_refused(db: RetentionDB, policy: Policy, sentence: str) -> None
             id="a table that inherits from the audit log",
         ),
         pytest.param(
-            [
-                "CREATE TABLE parent (created_at timestamptz NOT NULL)",
-                "ALTER TABLE audit_log INHERIT parent",
-            ],
+            ["CREATE TABLE parent (created_at timestamptz NOT NULL)", "ALTER TABLE audit_log INHERIT parent"],
             on("parent"),
             id="a table that the audit log inherits from",
         ),
@@ -124,9 +121,7 @@ async def test_renamed_audit_log_is_protected_by_its_triggers(db: RetentionDB) -
             id="cascade",
         ),
         pytest.param(
-            [
-                "ALTER TABLE inbound_events ADD parent text REFERENCES inbound_events ON DELETE CASCADE",
-            ],
+            ["ALTER TABLE inbound_events ADD parent text REFERENCES inbound_events ON DELETE CASCADE"],
             "also deletes from inbound_events (constraint inbound_events_parent_fkey), uncounted",
             id="cascade into itself",
         ),
@@ -136,10 +131,7 @@ async def test_renamed_audit_log_is_protected_by_its_triggers(db: RetentionDB) -
             id="unindexed child",
         ),
         pytest.param(
-            [
-                "CREATE TABLE notes (event text REFERENCES inbound_events)",
-                "CREATE INDEX ON notes (event)",
-            ],
+            ["CREATE TABLE notes (event text REFERENCES inbound_events)", "CREATE INDEX ON notes (event)"],
             "referred to from notes. As its owner: GRANT SELECT ON notes TO keeper;",
             id="child that the service may not read",
         ),
@@ -277,14 +269,6 @@ async def test_trigger_that_keeps_rows_fails_the_run(
     assert (left == 3000) == (kept == "true")
     assert result.deleted == 3000 - left
     assert [entry["deleted"] for entry in db.audit_payloads()] == [3000 - left]
-
-
-async def test_refused_table_does_not_stop_the_others(db: RetentionDB) -> None:
-    """Policies are independent."""
-    db.make_contract_tables()
-    db.sql("REVOKE DELETE ON inbound_events FROM keeper")
-    results = await db.retention(EVENTS, SESSIONS).run_now()
-    assert [result.status for result in results] == ["refused", "completed"]
 
 
 @BOTH_SCANS

@@ -338,8 +338,7 @@ async def test_restore_command_asks_on_a_terminal(db: RetentionDB, answer: str) 
 
 
 async def test_restore_interrupted_by_an_outage_continues_later(
-    private_db: RetentionDB,
-    postgres_private: PostgresServer,
+    private_db: RetentionDB, postgres_private: PostgresServer
 ) -> None:
     """What was restored is reported, and the same command continues."""
     private_db.tune(segment_bytes=2000)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from support.retention import BOTH_SCANS, EVENTS, SESSIONS, FixedSchedule, OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, EVENTS, SESSIONS, OnDeleted, RetentionDB
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Limits, Policy
 from watchkeeper.retention._schedule import Schedule
@@ -54,13 +54,6 @@ async def test_each_pruned_table_writes_one_audit_entry(db: RetentionDB) -> None
     assert payload["run"] == run
     assert datetime.fromisoformat(payload["horizon"]) == horizon == started - timedelta(days=30)
     assert db.sql("SELECT entity FROM audit_log WHERE id = %s", audit_id) == [("inbound_events",)]
-
-
-async def test_run_that_deletes_nothing_is_audited(db: RetentionDB) -> None:
-    """An entry with 0 shows that the table was checked."""
-    db.make_table()
-    await (await db.overdue(EVENTS)).tick()
-    assert [entry["deleted"] for entry in db.audit_payloads()] == [0]
 
 
 async def test_run_writes_its_log_lines(db: RetentionDB) -> None:
@@ -126,32 +119,14 @@ async def test_first_start_does_not_catch_up(db: RetentionDB) -> None:
     assert db.job_statuses() == ["scheduled"]
 
 
-async def test_scheduled_time_is_run_once(db: RetentionDB) -> None:
-    """Checking again finds nothing, from another replica too."""
-    db.make_contract_tables()
-    retention = await db.overdue()
-    await retention.tick()
-    assert await retention.tick() == []
-    assert await db.retention().tick() == []
-    assert len(db.audit_payloads()) == 2
-
-
-async def test_missed_runs_are_caught_up_once(db: RetentionDB) -> None:
-    """Ten missed days are one run, not ten."""
-    db.make_table()
-    retention = await db.overdue(EVENTS, schedule=Schedule())
-    assert [result.status for result in await retention.tick()] == ["completed"]
-    assert await retention.tick() == []
-    ((due,),) = db.sql("SELECT due_at FROM retention_runs")
-    assert due == Schedule().last_before(datetime.now(UTC))
-
-
-async def test_next_scheduled_time_is_run(db: RetentionDB) -> None:
-    """And the earlier one is not run again."""
+async def test_each_scheduled_time_is_run_once(db: RetentionDB) -> None:
+    """Checking again finds nothing, from another replica or for an earlier time either."""
     db.make_table()
     retention = await db.overdue(EVENTS)
     before = db.schedule.time
-    await retention.tick()
+    assert len(await retention.tick()) == 1
+    assert await retention.tick() == []
+    assert await db.retention(EVENTS).tick() == []
     db.schedule.time = before + timedelta(seconds=30)
     assert len(await retention.tick()) == 1
     db.schedule.time = before
@@ -185,21 +160,6 @@ async def test_failed_job_logs_type_message_and_stack(db: RetentionDB) -> None:
     assert line["error"]["stack"]
     assert db.sample("retention_runs_total", table="inbound_events", status="failed") == 1
     assert [run["level"] for run in db.lines("retention")] == ["error", "info"]
-
-
-async def test_failed_run_is_retried_with_growing_waits(db: RetentionDB) -> None:
-    """After 1, 5 and 25 minutes; the fourth attempt is the last."""
-    retention = await db.overdue(EVENTS)
-    for attempt, minutes in enumerate((1, 5, 25), start=1):
-        assert [result.status for result in await retention.tick()] == ["failed"]
-        db.sql("UPDATE retention_runs SET finished_at = finished_at - %s", timedelta(minutes=minutes - 0.2))
-        assert await retention.tick() == []
-        db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '13 s'")
-        assert len(db.runs()) == attempt
-    assert [result.status for result in await retention.tick()] == ["failed"]
-    db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
-    assert await retention.tick() == []
-    assert db.runs() == [(n, "failed", 0) for n in (1, 2, 3, 4)]
 
 
 async def test_successful_retry_is_the_last_attempt(db: RetentionDB) -> None:
@@ -297,78 +257,6 @@ async def test_extreme_ages_are_compared(db: RetentionDB, *, by_age: bool) -> No
     assert [result.deleted for result in await db.retention(EVENTS).run_now()] == [2]
 
 
-@pytest.mark.parametrize(
-    ("definition", "policy"),
-    [
-        pytest.param(
-            'CREATE TABLE "Odd %Name" (id uuid DEFAULT gen_random_uuid() UNIQUE, "Made %s At" timestamptz)',
-            Policy(table="Odd %Name", age_column="Made %s At", keep=timedelta(days=30)),
-            id="mixed case, blanks and per cents",
-        ),
-        pytest.param(
-            "CREATE TABLE crm.visits (a int, b text, at timestamptz, PRIMARY KEY (a, b))",
-            Policy(table="visits", age_column="at", keep=timedelta(days=30), schema="crm"),
-            id="another schema, composite key",
-        ),
-        pytest.param(
-            "CREATE TABLE log (id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz, day date"
-            " GENERATED ALWAYS AS ((at AT TIME ZONE 'UTC')::date) STORED)",
-            Policy(table="log", age_column="at", keep=timedelta(days=30)),
-            id="no key, generated column",
-        ),
-    ],
-)
-async def test_unusual_tables_are_pruned(db: RetentionDB, definition: str, policy: Policy) -> None:
-    """Whatever their names, keys and columns."""
-    db.sql("CREATE SCHEMA crm")
-    db.sql("GRANT USAGE ON SCHEMA crm TO keeper")
-    db.sql(definition)
-    name, age = policy.identifier.as_string(), f'"{policy.age_column}"'
-    db.sql(f"GRANT SELECT, UPDATE, DELETE ON {name} TO keeper")
-    columns, values = (f"a, b, {age}", "g, g, ") if policy.schema else (age, "")
-    for days, rows in ((40, 300), (3, 7)):
-        db.sql(
-            f"INSERT INTO {name} ({columns}) SELECT {values} now() - interval '{days} days'"  # noqa: S608 - our names
-            f" FROM generate_series({days * 1000}, {days * 1000 + rows - 1}) g"
-        )
-    results = await db.retention(policy).run_now()
-    assert [(result.table, result.status, result.deleted) for result in results] == [
-        (policy.name, "completed", 300)
-    ]
-    assert db.count(name) == 7
-    assert [entry["deleted"] for entry in db.audit_payloads(policy.name)] == [300]
-
-
-@BOTH_SCANS
-async def test_partitioned_table_is_pruned_in_all_partitions(db: RetentionDB, *, indexed: bool) -> None:
-    """Rows of two partitions with the same ctid are each counted."""
-    db.force_index_scans()
-    db.sql("CREATE TABLE inbound_events (id int, received_at timestamptz) PARTITION BY HASH (id)")
-    for part in range(3):
-        bounds = f"FOR VALUES WITH (MODULUS 3, REMAINDER {part})"
-        db.sql(f"CREATE TABLE part_{part} PARTITION OF inbound_events {bounds}")
-    if indexed:
-        db.sql("CREATE INDEX ON inbound_events (received_at)")
-    db.sql("GRANT SELECT, UPDATE, DELETE ON inbound_events TO keeper")
-    db.sql(
-        "INSERT INTO inbound_events SELECT g, now() - interval '40 days' * mod(g, 2)"
-        " FROM generate_series(1, 3000) g"
-    )
-    assert [result.deleted for result in await db.retention(EVENTS).run_now()] == [1500]
-    assert db.sql("SELECT count(*), min(mod(id, 2)), max(mod(id, 2)) FROM inbound_events") == [(1500, 0, 0)]
-
-
-async def test_inheriting_tables_are_pruned_with_their_parent(db: RetentionDB) -> None:
-    """DELETE reaches them, and so does the count."""
-    db.make_table()
-    db.sql("CREATE TABLE heir () INHERITS (inbound_events)")
-    db.fill("inbound_events", 40, 50)
-    db.fill("heir", 40, 60)
-    db.fill("heir", 4, 1)
-    assert [result.deleted for result in await db.retention(EVENTS).run_now()] == [110]
-    assert db.count("inbound_events") == 1
-
-
 async def test_rows_that_move_during_a_block_scan_are_found(db: RetentionDB) -> None:
     """An updated row moves to the end of the table; a further pass finds it."""
     db.make_table(indexed=False, old=8000)
@@ -427,12 +315,6 @@ async def test_plan_estimates_a_slow_count(db: RetentionDB, monkeypatch: pytest.
     assert plan.exact is False
     assert plan.oldest is None
     assert plan.rows == pytest.approx(105_000, rel=0.2)
-
-
-async def test_schedule_may_be_any_object_with_the_protocol(db: RetentionDB) -> None:
-    """The next time is the schedule's."""
-    now = datetime.now(UTC)
-    assert db.retention(schedule=FixedSchedule(now)).next_due(now) == now + timedelta(days=1)
 
 
 async def test_interrupted_job_starts_no_further_run(db: RetentionDB) -> None:

@@ -33,10 +33,7 @@ async def set_for(db: RetentionDB, server: PostgresServer, role: str, **settings
     for name, value in settings.items():
         server.execute(
             sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} TO {}").format(
-                sql.Identifier(role),
-                sql.Identifier(db.urls.name),
-                sql.Identifier(name),
-                sql.Literal(value),
+                sql.Identifier(role), sql.Identifier(db.urls.name), sql.Identifier(name), sql.Literal(value)
             )
         )
     await db.database.close()

@@ -69,22 +69,6 @@ async def test_open_run_is_handed_over_when_the_scheduler_ends(db: RetentionDB) 
     assert db.runs()[1:] == [(2, "completed", left)]
 
 
-async def test_stops_do_not_use_up_attempts(db: RetentionDB) -> None:
-    """Five restarts during a run, and it still continues."""
-    db.make_table(old=12_000)
-    db.slow_down(0.2)
-    await db.overdue(EVENTS)
-    for _ in range(5):
-        before = db.count("inbound_events")
-        async with scheduled(db.retention(EVENTS)):
-            await until(lambda before=before: db.count("inbound_events") < before)  # type: ignore[misc]
-    db.sql("DROP TRIGGER act ON inbound_events")
-    await db.retention(EVENTS).tick()
-    assert db.count("inbound_events") == 0
-    assert [state for _, state, _ in db.runs()] == ["stopped"] * 5 + ["completed"]
-    assert sum(entry["deleted"] for entry in db.audit_payloads()) == 12_000
-
-
 async def test_run_that_does_not_stop_in_time_is_left_to_its_lease(db: RetentionDB) -> None:
     """The scheduler ends within its grace period; another process closes the run later."""
     db.make_table(old=10)

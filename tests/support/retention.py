@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.postgres import DatabaseUrls, PostgresServer
-    from watchkeeper.retention import Archive
+    from watchkeeper.retention import Archive, RunResult
     from watchkeeper.retention._retention import Calendar
 
 EVENTS: Final = Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=30))
@@ -279,6 +280,18 @@ async def hold_rows(retention: Retention, condition: str) -> Hold:
     """Hold the rows of inbound_events that meet a condition."""
     conditions = [Condition.parse(condition)]
     return await retention.operator.hold("inbound_events", conditions, reason="case", owner="legal")
+
+
+async def tick_beside(db: RetentionDB, retention: Retention, other: Retention) -> list[RunResult]:
+    """Tick, while another replica finds the run taken however often it looks."""
+    ticking = asyncio.create_task(retention.tick())
+    while not db.runs():
+        assert not ticking.done()
+        await asyncio.sleep(0.01)
+    while not ticking.done():
+        assert await other.tick() == []
+        await asyncio.sleep(0.05)
+    return await ticking
 
 
 def close_run_as_peer(db: RetentionDB) -> None:

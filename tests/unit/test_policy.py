@@ -33,31 +33,10 @@ def test_policy_quotes_its_table() -> None:
     assert policy("Events", schema="Crm").identifier.as_string() == '"Crm"."Events"'
 
 
-@pytest.mark.parametrize(
-    "spelling",
-    [
-        "audit_log",
-        "AUDIT_LOG",
-        "Audit_Log",
-        '"audit_log"',
-        "public.audit_log",
-        '"public"."audit_log"',
-        "watchkeeper.public.AUDIT_LOG",
-        " audit_log ",
-        '" audit_log"',
-        "audit_log\n",
-    ],
-)
-def test_policy_on_the_audit_log_is_refused_in_any_spelling(spelling: str) -> None:
-    """The audit log is never pruned, however it is written."""
-    with pytest.raises(PolicyRefusedError, match=r"audit log is never pruned \(compliance\)"):
-        policy(spelling)
-
-
 @given(
     capitals=st.lists(st.booleans(), min_size=9, max_size=9),
     schema=st.sampled_from(["", "public.", '"public".', "a.b."]),
-    quote=st.sampled_from(["", '"']),
+    quote=st.sampled_from(["", '"', '" ']),
     blank=st.sampled_from(["", " ", "\t", "\n"]),
 )
 def test_no_spelling_of_the_audit_log_is_accepted(
@@ -65,8 +44,8 @@ def test_no_spelling_of_the_audit_log_is_accepted(
 ) -> None:
     """Capitals, quotes, schemas and blanks in any mixture do not hide it."""
     name = "".join(c.upper() if up else c for c, up in zip("audit_log", capitals, strict=True))
-    with pytest.raises(PolicyRefusedError, match="never pruned"):
-        policy(f"{blank}{schema}{quote}{name}{quote}{blank}")
+    with pytest.raises(PolicyRefusedError, match=r"audit log is never pruned \(compliance\)"):
+        policy(f"{blank}{schema}{quote}{name}{quote[::-1]}{blank}")
 
 
 @pytest.mark.parametrize("schema", [None, "public", "archive"])
