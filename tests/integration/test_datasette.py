@@ -128,9 +128,7 @@ async def test_datasette_is_unmatched_without_an_adapter(datasette: Datasette, t
     assert [line["statusCode"] for line in logged] == [200, 200, 200, 404, 404, 200, 200, 200]
 
 
-async def test_a_client_that_leaves_datasettes_stream_is_aborted(
-    datasette: Datasette, tmp_path: Path
-) -> None:
+async def test_leaving_datasettes_stream_is_aborted(datasette: Datasette, tmp_path: Path) -> None:
     """Datasette does not receive while it streams: the poll before the last byte notices."""
     async with _serving_kept(datasette, tmp_path, resolver_of(datasette)) as (port, lines):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -122,7 +122,7 @@ async def test_the_contracts_probes_work_over_the_wire(tmp_path: Path, server: s
 
 
 @pytest.mark.parametrize(
-    ("request_bytes", "status"),
+    ("sent", "status"),
     [
         (b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:3001\r\n\r\n", 200),
         (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
@@ -136,13 +136,11 @@ async def test_the_contracts_probes_work_over_the_wire(tmp_path: Path, server: s
         (b"GET http://localhost/metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
     ],
 )
-async def test_metrics_are_open_to_direct_local_scrapes_only(
-    tmp_path: Path, server: str, request_bytes: bytes, status: int
-) -> None:
+async def test_metrics_open_to_local_scrapes(tmp_path: Path, server: str, sent: bytes, status: int) -> None:
     """By the peer, version, `Host` and headers that the real server passes on."""
     watched = watch(_app, tmp_path)
     async with serving(watched.app, server) as port:
-        reply = await speak(port, request_bytes, seconds=1, until=b"\r\n\r\n")
+        reply = await speak(port, sent, seconds=1, until=b"\r\n\r\n")
     assert re.match(rb"HTTP/1\.[01] (\d+)", reply)[1] == str(status).encode()  # type: ignore[index] # it matches
 
 
@@ -154,10 +152,8 @@ async def test_the_token_opens_metrics_over_the_wire(tmp_path: Path, server: str
         assert (closed.status_code, closed.headers["www-authenticate"]) == (401, 'Bearer realm="metrics"')
         opened = await client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
         assert opened.status_code == 200
-        assert (
-            "details"
-            in (await client.get("/health/detailed", headers={"Authorization": f"Bearer {TOKEN}"})).json()
-        )
+        detailed = await client.get("/health/detailed", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert "details" in detailed.json()
         assert "details" not in (await client.get("/health/detailed")).json()
 
 
@@ -191,31 +187,20 @@ async def test_nothing_can_be_injected_through_ids(tmp_path: Path, server: str) 
     evil = b"GET /a HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\x0bSet-Cookie: x=1\r\nTraceparent: 00-\x85\r\n\r\n"
     async with serving(watched.app, server) as port:
         reply = await speak(port, evil, seconds=1, until=b"\r\n\r\n")
-        good = await speak(
-            port, b"GET /a HTTP/1.1\r\nHost: x\r\nX-Request-ID: my-id.7\r\n\r\n", seconds=1, until=b"}"
-        )
+        head = b"GET /a HTTP/1.1\r\nHost: x\r\nX-Request-ID: my-id.7\r\n\r\n"
+        good = await speak(port, head, seconds=1, until=b"}")
     assert b"set-cookie" not in reply.lower()
     assert b"x-request-id: my-id.7\r\n" in good.lower()
     assert [line["requestId"] for line in watched.requests()][-1] == "my-id.7"
 
 
-async def test_two_request_ids_are_replaced(tmp_path: Path, server: str) -> None:
-    """The server passes duplicate headers on."""
-    watched = watch(_app, tmp_path)
-    async with serving(watched.app, server) as port:
-        head = b"GET /a HTTP/1.1\r\nHost: x\r\nX-Request-ID: one\r\nX-Request-ID: two\r\n\r\n"
-        reply = await speak(port, head, seconds=1, until=b"\r\n\r\n")
-    assert len(re.findall(rb"(?i)x-request-id: [0-9a-f]{32}\r\n", reply)) == 1
-
-
 async def test_the_url_of_the_line_is_as_it_was_sent(tmp_path: Path, server: str) -> None:
-    """Escapes are kept, and the query is complete."""
+    """Escapes are kept, and the query is complete, except for a secret in it."""
     watched = watch(_app, tmp_path)
     async with serving(watched.app, server) as port:
-        await speak(
-            port, b"GET /caf%C3%A9/%0d%0a?q=%00&r=a+b HTTP/1.1\r\nHost: x\r\n\r\n", seconds=1, until=b"}"
-        )
-    assert watched.requests()[0]["url"] == "/caf%C3%A9/%0d%0a?q=%00&r=a+b"
+        head = b"GET /caf%C3%A9/%0d%0a?q=%00&r=a+b&access_token=abc123 HTTP/1.1\r\nHost: x\r\n\r\n"
+        await speak(port, head, seconds=1, until=b"}")
+    assert watched.requests()[0]["url"] == "/caf%C3%A9/%0d%0a?q=%00&r=a+b&access_token=***"
 
 
 async def _leave(port: int, request: bytes, after: float) -> None:
@@ -246,13 +231,3 @@ async def test_clients_may_leave_at_any_time(tmp_path: Path, server: str) -> Non
     assert logged["/upload"] == (499, "aborted")
     assert logged["/stream"][0] == 200
     assert [line for line in watched.lines() if line["level"] == "error"] == []
-
-
-async def test_a_query_of_secrets_is_masked_over_the_wire(tmp_path: Path, server: str) -> None:
-    """A secret in a URL is in no line."""
-    watched = watch(_app, tmp_path)
-    async with serving(watched.app, server) as port, _client(port) as client:
-        await client.get("/a", params={"access_token": "abc123", "page": "7"})
-    (line,) = watched.requests()
-    assert "abc123" not in line["url"]
-    assert "page=7" in line["url"]

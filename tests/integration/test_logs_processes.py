@@ -59,9 +59,7 @@ def read_slowly(fd: int) -> bytes:
 
 
 @pytest.mark.parametrize("kernel", ["", "del os.RWF_NOWAIT"], ids=["new kernel", "old kernel"])
-def test_processes_that_share_a_pipe_do_not_break_each_others_lines(
-    pipe: tuple[int, int], kernel: str
-) -> None:
+def test_processes_that_share_a_pipe_keep_lines_whole(pipe: tuple[int, int], kernel: str) -> None:
     """Short and long lines, in batches and alone, from three processes at once, with a slow reader."""
     reader, writer = pipe
     body = f"""

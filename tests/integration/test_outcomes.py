@@ -192,9 +192,7 @@ async def _wait_for(watched: Watched, count: int) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-async def test_a_client_that_leaves_is_seen_as_far_as_the_server_shows_it(
-    tmp_path: Path, framework: str, server: str
-) -> None:
+async def test_leaving_clients_are_seen_where_possible(tmp_path: Path, framework: str, server: str) -> None:
     """While a handler waits, computes in a thread or leaves a body unread; an endless stream ends at once."""
     watched = watch(FRAMEWORKS[framework](), tmp_path)
     # granian reports it only to an app that receives, as Quart does with each request.
@@ -221,9 +219,7 @@ async def test_a_client_that_leaves_is_seen_as_far_as_the_server_shows_it(
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-async def test_a_generator_that_raises_in_the_middle_has_failed(
-    tmp_path: Path, framework: str, server: str
-) -> None:
+async def test_a_generator_that_raises_midway_has_failed(tmp_path: Path, framework: str, server: str) -> None:
     """The exception and the request have one line each, and the client knows that its body is incomplete."""
     watched = watch(FRAMEWORKS[framework](), tmp_path)
     watched.logging.install()

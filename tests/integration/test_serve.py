@@ -300,9 +300,7 @@ def test_a_broken_body_is_counted_once(start: Callable[..., Program]) -> None:
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "SLOW_START"])
-def test_a_signal_during_the_start_ends_it(
-    start: Callable[..., Program], postgres: PostgresServer, name: str
-) -> None:
+def test_a_signal_ends_the_start(start: Callable[..., Program], postgres: PostgresServer, name: str) -> None:
     """SIGTERM ends the start during migrations and during the app's own startup."""
     urls = postgres.create_database()
     value = urls.owner_url if name == "DATABASE_URL" else "60"
@@ -342,9 +340,7 @@ def test_a_database_without_its_extra_ends_the_service(start: Callable[..., Prog
         ("http://evil.example:80/metrics", 403),
     ],
 )
-def test_the_authority_of_an_absolute_target_counts(
-    start: Callable[..., Program], target: str, status: int
-) -> None:
+def test_authority_of_absolute_target_counts(start: Callable[..., Program], target: str, status: int) -> None:
     """Host is ignored where the target itself has an address (RFC 9112, 3.2.2)."""
     request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     assert _exchange(start(), request.encode()).startswith(f"HTTP/1.1 {status} ".encode())

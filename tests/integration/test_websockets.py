@@ -134,9 +134,7 @@ async def _wait_for_sockets(watched: Watched, count: int) -> None:
 
 
 @pytest.mark.parametrize(("framework", "server"), PAIRS)
-async def test_websockets_of_each_framework_on_each_server(
-    tmp_path: Path, framework: str, server: str
-) -> None:
+async def test_websockets_of_each_framework_and_server(tmp_path: Path, framework: str, server: str) -> None:
     """Closed by either side, broken, refused, unknown and failed: one line and one count each."""
     make: Callable[[], Any] = FRAMEWORKS[framework]
     watched = watch(make(), tmp_path)

@@ -9,6 +9,7 @@ import pytest
 
 from realestate.made_secrets import FILE_NAME, complete_secrets, read_secrets
 from realestate.settings import BackendSettings
+from support.metrics import run_together
 from watchkeeper.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -62,11 +63,7 @@ def test_concurrent_starts_agree(tmp_path: Path) -> None:
         barrier.wait()
         seen.append(complete_secrets({}, tmp_path / "deep" / "er"))
 
-    threads = [threading.Thread(target=start) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(*[start] * 8)
     assert len({environ["SERVICE_TOKEN"] for environ, _ in seen}) == 1
     assert [notice.split()[0] for _, notice in seen if notice].count("generated") == 1
     assert [entry.name for entry in (tmp_path / "deep" / "er").iterdir()] == [FILE_NAME]

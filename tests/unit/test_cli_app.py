@@ -75,9 +75,7 @@ def test_invalid_name_of_a_keeper_is_refused(name: str | None, sentence: str) ->
         (["--app", BARE, "audit", "list"], "This service has no database"),
     ],
 )
-def test_configuration_error_is_one_line(
-    capfd: pytest.CaptureFixture[str], arguments: list[str], sentence: str
-) -> None:
+def test_errors_are_one_line(capfd: pytest.CaptureFixture[str], arguments: list[str], sentence: str) -> None:
     """The exit code is 2, stderr has one line, and stdout nothing."""
     assert main(arguments) == 2
     said = capfd.readouterr()

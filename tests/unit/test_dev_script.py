@@ -66,11 +66,6 @@ def test_only_the_standard_library_is_imported() -> None:
     assert imported - sys.stdlib_module_names == set()
 
 
-def test_finished_environment_is_current(dev: Any) -> None:
-    """Its stamp equals the current fingerprint."""
-    assert dev.SERVE.is_current()
-
-
 @pytest.mark.parametrize(
     ("file", "before", "after"),
     [
@@ -163,9 +158,7 @@ def test_known_failures_have_a_message(dev: Any, output: str, sentence: str) -> 
 
 
 @pytest.mark.parametrize("command", [(), ("help",), ("--help",), ("-h",)])
-def test_help_names_every_command(
-    dev: Any, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
-) -> None:
+def test_help_names_commands(dev: Any, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
     """Without a command it explains itself and starts nothing."""
     assert dev.main(*command) == 0
     shown = capsys.readouterr().out
@@ -187,9 +180,7 @@ def test_environments_are_built_by_the_base_python(dev: Any, monkeypatch: pytest
         assert dev.base_python().startswith(f"{sys.base_prefix}/bin/python3")
 
 
-def test_bench_runs_the_package_of_the_checkout(
-    dev: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_bench_runs_the_checkouts_package(dev: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It runs in the root of the checkout with its own environment, wherever it is started."""
     monkeypatch.chdir(tmp_path)
     calls: list[Any] = []

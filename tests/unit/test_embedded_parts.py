@@ -31,9 +31,6 @@ ME = Account(name="me", uid=os.geteuid(), gid=os.getegid(), is_other=False)
 NOBODY = Account(name="nobody", uid=65534, gid=65534, is_other=True)
 
 
-# -- the log
-
-
 def test_embedded_log_is_bounded(tmp_path: Path) -> None:
     """The log file is renamed when it exceeds its limit, and only one such file is kept."""
     server_log = ServerLog(tmp_path / "log", limit_bytes=100)
@@ -62,9 +59,6 @@ def test_embedded_log_keeps_the_last_lines_in_memory(tmp_path: Path) -> None:
     assert len(server_log.tail) == 40
     assert server_log.tail[-2] == "half"
     assert server_log.tail[-1] == "\ufffd" + "x" * 1999
-
-
-# -- explanations
 
 
 @pytest.mark.parametrize(
@@ -146,9 +140,6 @@ def test_embedded_folder_errors_name_the_folder(number: int, sentence: str) -> N
     assert re.search(sentence, str(folder_error(PATHS.state, OSError(number, os.strerror(number), "/srv"))))
 
 
-# -- names
-
-
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
@@ -180,9 +171,6 @@ def test_embedded_url_quotes_names() -> None:
     assert names.url(Path("/x,&y/run"), "o@p") == expected
 
 
-# -- folders
-
-
 def test_embedded_folders_of_an_ordinary_user_are_private(tmp_path: Path) -> None:
     """State and sockets are closed to all others, and parent folders are created."""
     paths = Paths(state=tmp_path / "a" / "state")
@@ -202,9 +190,6 @@ def test_embedded_sockets_have_a_usable_path() -> None:
     short = {Paths(state=Path(state)).sockets for state in ("/" + "s" * 89, "/a,b", "/a,c")}
     assert len(short) == 3
     assert {len(str(folder)) for folder in short} == {len("/tmp/watchkeeper-") + 16}  # noqa: S108 - a length
-
-
-# -- accounts
 
 
 def test_embedded_closed_folder_is_found(tmp_path: Path) -> None:
@@ -243,9 +228,7 @@ def _pretend_owner(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
 
 
 @pytest.mark.usefixtures("as_root")
-def test_embedded_root_uses_the_first_unprivileged_account(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_embedded_root_uses_an_unprivileged_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The candidates are tried in order; where none exists, the error says how to create one."""
     known = {"daemon": 1, "postgres": 0}
 
@@ -275,9 +258,7 @@ def test_embedded_root_uses_the_owner_of_the_data(tmp_path: Path, monkeypatch: p
         choose_account(tmp_path)
 
 
-def test_embedded_ordinary_user_runs_only_their_own_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_embedded_ordinary_user_runs_only_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data of another user is refused with both names."""
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     account = choose_account(tmp_path / "data")
@@ -285,9 +266,6 @@ def test_embedded_ordinary_user_runs_only_their_own_data(
     _pretend_owner(monkeypatch, 1)
     with pytest.raises(EmbeddedServerError, match=r"belongs to daemon, and this process runs as user number"):
         choose_account(tmp_path)
-
-
-# -- spec
 
 
 def test_embedded_spec_listens_only_on_private_sockets() -> None:
@@ -304,9 +282,6 @@ def test_embedded_spec_listens_only_on_private_sockets() -> None:
     assert (spec.uid, spec.gid) == (NOBODY.uid, NOBODY.gid)
     assert spec.stop_timeout == 3
     assert make_spec(PATHS, ME, binaries, {}, timeout).uid == 0
-
-
-# -- the supervisor's input
 
 
 def test_embedded_supervisor_without_a_spec_stops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,6 +51,12 @@ class _Check:
 
 async def _hang() -> None:
     await asyncio.Event().wait()
+
+
+async def _ignore_cancellation(release: asyncio.Event) -> None:
+    while not release.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await release.wait()
 
 
 async def test_a_result_has_status_time_latency_and_error() -> None:
@@ -159,15 +167,7 @@ async def test_a_timeout_does_not_wait_for_the_cancelled_check() -> None:
 async def test_calls_that_cannot_be_cancelled_are_limited() -> None:
     """After eight of them no more are started, until they end."""
     release = asyncio.Event()
-
-    async def deaf() -> None:
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
-
-    check = _Check("db", deaf)
+    check = _Check("db", partial(_ignore_cancellation, release))
     runner = CheckRunner([check], timeout=timedelta(milliseconds=5), ttl=timedelta(0))
     for _ in range(12):
         last = (await runner.run())["db"]
@@ -231,19 +231,13 @@ async def test_a_cancelled_probe_does_not_cancel_the_check() -> None:
     assert check.calls == 1
 
 
-async def test_closing_cancels_and_closes_the_checks() -> None:
+async def test_checks_are_opened_and_closed_with_the_runner() -> None:
     """Neither a check that hangs nor one that cannot be cancelled delays the shutdown."""
     release = asyncio.Event()
-
-    async def deaf() -> None:
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
-
-    stuck, late = _Check("stuck", deaf), _Check("late", _hang)
+    stuck, late = _Check("stuck", partial(_ignore_cancellation, release)), _Check("late", _hang)
     runner = CheckRunner([stuck, late], timeout=timedelta(seconds=60))
+    await runner.open()
+    assert [stuck.opened, stuck.calls] == [1, 0]
     probe = asyncio.create_task(runner.run())
     await asyncio.sleep(0.01)
     await asyncio.wait_for(runner.close(), 60)
@@ -251,13 +245,6 @@ async def test_closing_cancels_and_closes_the_checks() -> None:
     assert (await asyncio.gather(probe, return_exceptions=True))[0].__class__ is asyncio.CancelledError
     release.set()
     await asyncio.sleep(0)
-
-
-async def test_opening_prepares_the_checks() -> None:
-    """`aopen` is called once for each check, before the first probe."""
-    check = _Check("db")
-    await CheckRunner([check]).open()
-    assert [check.opened, check.calls] == [1, 0]
 
 
 async def test_checks_that_never_ran_can_be_closed() -> None:

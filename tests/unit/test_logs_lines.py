@@ -206,9 +206,7 @@ def test_records_of_the_standard_library_become_lines(lines: LineFile) -> None:
     ("number", "label"),
     [(1, "trace"), (9, "trace"), (10, "debug"), (25, "info"), (30, "warn"), (45, "error"), (60, "fatal")],
 )
-def test_level_between_two_has_the_label_of_the_lower(
-    shop: Logging, lines: LineFile, number: int, label: str
-) -> None:
+def test_level_between_two_is_the_lower(shop: Logging, lines: LineFile, number: int, label: str) -> None:
     """Libraries define levels of their own."""
     shop.set_level("trace")
     logging.getLogger("lib").setLevel(1)
@@ -240,9 +238,7 @@ def test_warning_is_one_line(lines: LineFile) -> None:
     assert "DeprecationWarning: old thing" in line["msg"]
 
 
-def test_each_record_is_written_once(
-    shop: Logging, lines: LineFile, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_records_are_written_once(shop: Logging, lines: LineFile, capfd: pytest.CaptureFixture[str]) -> None:
     """Console handlers of the root, servers and libraries are removed; a second install adds none."""
     noisy = logging.getLogger("noisy.library")
     noisy.addHandler(logging.StreamHandler(sys.stderr))
@@ -258,9 +254,7 @@ def test_each_record_is_written_once(
     assert capfd.readouterr() == ("", "")
 
 
-def test_last_installed_logging_writes_each_record_once(
-    shop: Logging, lines: LineFile, tmp_path: Path
-) -> None:
+def test_last_installed_logging_writes_each_record(shop: Logging, lines: LineFile, tmp_path: Path) -> None:
     """Two keepers in one process: the second takes over, and they may be uninstalled in any order."""
     other = LineFile(tmp_path / "other")
     second = Logging(service="second", env="test", sink=other.sink)
@@ -462,9 +456,7 @@ TOKENS = {
 
 @pytest.mark.parametrize("field", ["url", "request_id", "method", "route"])
 @pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
-def test_no_field_of_a_request_line_shows_a_credential(
-    shop: Logging, lines: LineFile, field: str, token: str
-) -> None:
+def test_no_request_field_shows_a_credential(shop: Logging, lines: LineFile, field: str, token: str) -> None:
     """Each kind, in every form, is masked as in any other line."""
     shop.log_request(request_line(**{field: f"/x/{token}" if field in {"url", "route"} else token}))
     assert token not in lines.raw()
@@ -481,9 +473,7 @@ def test_trace_id_that_is_a_secret_is_masked(lines: LineFile) -> None:
 
 @pytest.mark.parametrize("field", ["request_id", "trace_id"])
 @pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
-async def test_only_the_credential_among_the_ids_of_a_turn_is_masked(
-    shop: Logging, lines: LineFile, field: str, token: str
-) -> None:
+async def test_only_a_credential_is_masked(shop: Logging, lines: LineFile, field: str, token: str) -> None:
     """The ids of a turn are searched together; the others are shown as they are."""
     ids = [f"{number:032x}" for number in range(5)]
     for number, one in enumerate(ids):
@@ -494,9 +484,7 @@ async def test_only_the_credential_among_the_ids_of_a_turn_is_masked(
     assert shown[:2] + shown[3:] == ids[:2] + ids[3:]
 
 
-async def test_interrupt_loses_no_line_of_the_turn(
-    shop: Logging, lines: LineFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_interrupt_keeps_lines(shop: Logging, lines: LineFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a signal handler raises is raised, and the lines are rendered later."""
 
     def interrupted(_lines: object) -> bytes:

@@ -174,9 +174,7 @@ def test_closed_reader_is_reported_in_every_way_of_writing(
     assert drops == [(1, "closed")] * 4
 
 
-def test_reset_opens_the_descriptor_again(
-    ends: Callable[..., tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reset_reopens_output(ends: Callable[..., tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """A descriptor of our own does not outlive what it was opened for, nor its writer."""
     reader, writer = ends(_make_pipe)
     other_reader, other = ends(_make_pipe)

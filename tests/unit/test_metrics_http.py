@@ -67,9 +67,7 @@ def test_the_unit_is_one_of_two(registry: ScrapedRegistry) -> None:
         HttpMetrics(registry, unit="min")  # type: ignore[arg-type]
 
 
-def test_websocket_metrics_reserve_their_names_before_the_first_connection(
-    registry: ScrapedRegistry,
-) -> None:
+def test_websocket_metrics_reserve_their_names(registry: ScrapedRegistry) -> None:
     """A clash is an error where the service declares, not in a connection."""
     websockets = WebsocketMetrics(registry)
     with pytest.raises(MetricError, match="clashes with the gauge 'websocket_connections_open'"):

@@ -131,9 +131,7 @@ def test_a_histogram_refuses_nan_and_infinity(registry: ScrapedRegistry, value: 
 
 
 @pytest.mark.parametrize(("unit", "least", "most"), [("s", 0.01, 5.0), ("ms", 10.0, 5000.0)])
-def test_a_timer_observes_its_block_even_if_it_raises(
-    registry: ScrapedRegistry, unit: Any, least: float, most: float
-) -> None:
+def test_a_timer_observes_failures(registry: ScrapedRegistry, unit: Any, least: float, most: float) -> None:
     """Each block is one observation, in seconds or in milliseconds."""
     time = registry.histogram("time", "Time.", ("kind",), buckets=(1,))
     with time.labels(kind="a").time(unit):

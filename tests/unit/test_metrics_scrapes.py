@@ -73,9 +73,7 @@ def lines_of(exposition: Exposition, name: str) -> list[str]:
         ("worker", ['level{worker="0"} 3.0', 'level{worker="1"} 2.0', 'level{worker="2"} 1.0']),
     ],
 )
-def test_a_gauge_follows_its_multiprocess_mode(
-    mode: MultiprocessMode, expected: list[str], tmp_path: Path
-) -> None:
+def test_a_gauge_follows_its_mode(mode: MultiprocessMode, expected: list[str], tmp_path: Path) -> None:
     """Each worker shows the same; a worker that never set the gauge does not count."""
     workers = [worker(tmp_path) for _ in range(4)]
     gauges = [one.gauge("level", "Level.", multiprocess_mode=mode) for one in workers]
@@ -136,7 +134,7 @@ LABEL_VALUES = st.text(
         st.tuples(st.integers(0, 1), LABEL_VALUES, st.floats(0, 1e300), st.integers(0, 12)), max_size=12
     )
 )
-def test_hostile_labels_of_two_workers_are_read_back_as_their_sum(
+def test_hostile_labels_of_two_workers_are_read_as_sums(
     counted: list[tuple[int, str, float, int]],
 ) -> None:
     """Both parsers of prometheus_client read the same from either worker, whatever a label contains."""

@@ -67,9 +67,7 @@ def history(
         ("fsk", 10_000, None),
     ],
 )
-def test_waits_grow_with_failures_and_stops_do_not_count(
-    states: str, minutes_later: float, attempt: int | None
-) -> None:
+def test_waits_grow_with_failures_not_stops(states: str, minutes_later: float, attempt: int | None) -> None:
     """Four failures or a cancel end the attempts; a stopped run continues at once."""
     assert next_attempt(history(states, minutes_later), DUE) == attempt
 

@@ -111,9 +111,7 @@ def _quart_in_fastapi() -> Any:
         (_quart_in_fastapi, "/inner/{tenant}/items/<item_id>"),
     ],
 )
-async def test_the_route_of_a_mounted_app_has_its_mount(
-    tmp_path: Path, make: Any, route: str, root: str
-) -> None:
+async def test_route_of_a_mounted_app_has_its_mount(tmp_path: Path, make: Any, route: str, root: str) -> None:
     """The outer app's own routes are not changed."""
     watched = watch(make(), tmp_path)
     assert (await fetch(watched.app, root + "/inner/a/items/7", root_path=root)).status == 200

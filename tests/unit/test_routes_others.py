@@ -108,9 +108,7 @@ async def test_the_route_of_litestar_is_its_template_with_its_mounts(  # noqa: P
     assert watched.requests()[0]["url"] == root + path
 
 
-async def test_a_litestar_mount_on_several_paths_needs_the_raw_path(
-    tmp_path: Path,
-) -> None:
+async def test_a_litestar_mount_on_several_paths_needs_the_raw_path(tmp_path: Path) -> None:
     """Without it the mount is ambiguous."""
     watched = watch(_litestar(), tmp_path)
     assert (await fetch(watched.app, "/group/one/raw", raw_path=None)).status == 200

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from support.asgi import fetch, scope_of, watch
+from support.asgi import fetch, watch
 from watchkeeper.http import resolve_route
 from watchkeeper.http.routes import _starlette_index
 
@@ -156,9 +156,7 @@ async def test_the_route_of_starlette_is_its_template_with_its_mounts(  # noqa: 
 @pytest.mark.parametrize(
     ("path", "route"), [("/hosted/7", "/hosted/{id}"), ("/below/raw/leaf/7", "/below/{x}/leaf/{z}")]
 )
-async def test_the_route_below_a_host_has_no_host(
-    tmp_path: Path, starlette: Starlette, path: str, route: str
-) -> None:
+async def test_routes_contain_no_host(tmp_path: Path, starlette: Starlette, path: str, route: str) -> None:
     """The client chooses the host."""
     watched = watch(starlette, tmp_path)
     assert (await fetch(watched.app, path, headers=[(b"host", b"south.example")])).status == 200
@@ -186,9 +184,7 @@ async def test_a_root_path_is_no_part_of_the_route(
         ("/no", 404, "unmatched"),
     ],
 )
-async def test_a_mount_without_a_path_adds_nothing(
-    tmp_path: Path, path: str, status: int, route: str
-) -> None:
+async def test_mounts_without_a_path_add_nothing(tmp_path: Path, path: str, status: int, route: str) -> None:
     """Mounts without a path only group routes."""
     below = [Mount("/x/{y}", routes=[Route("/leaf/{z}", _page)]), Route("/anywhere/{here}", _page)]
     watched = watch(Starlette(routes=[Mount("/opaque", app=_opaque), Mount("", routes=below)]), tmp_path)
@@ -214,20 +210,6 @@ async def test_the_cache_of_mounts_is_bounded(tmp_path: Path, starlette: Starlet
         await fetch(watched.app, f"/tenants/t{number}/users/u{number}")
     assert watched.routes() == {"/tenants/{tenant}/users/{user}"}
     assert len(resolver._prefixes) <= 1024
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "route"), [("POST", "/items/7", "unmatched"), ("GET", "/items/7", "/items/{item_id}")]
-)
-async def test_a_405_is_unmatched(starlette: Starlette, method: str, path: str, route: str) -> None:
-    """Starlette leaves the route in the scope."""
-    scope = scope_of(path, method)
-
-    async def app(_scope: Any, receive: Any, send: Any) -> None:
-        await starlette(scope, receive, send)
-
-    await fetch(app, path, method)
-    assert resolve_route(scope) == route
 
 
 @pytest.mark.parametrize(

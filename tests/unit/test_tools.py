@@ -33,9 +33,7 @@ def test_program_is_found_under_debians_name(tmp_path: Path, monkeypatch: pytest
     assert require_tool("alertmanager") == tool
 
 
-def test_program_is_found_in_a_further_folder_or_by_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_program_is_found_in_a_folder_or_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A further path is a folder with the tool, or the tool itself."""
     monkeypatch.setenv("PATH", "")
     tool = program(tmp_path / "watchtool")
@@ -52,9 +50,7 @@ def test_file_without_execute_permission_is_ignored(tmp_path: Path, monkeypatch:
         require_tool("watchtool")
 
 
-def test_missing_program_skips_with_the_package_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_program_skips_and_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside CI; the reason names Debian's package."""
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
