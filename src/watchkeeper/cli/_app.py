@@ -19,10 +19,7 @@ VARIABLE: Final = "WATCHKEEPER_APP"
 
 
 def find_keeper(name: str | None) -> Watchkeeper:
-    """Import the keeper `module:attribute`, by default the one that `WATCHKEEPER_APP` names.
-
-    The attribute is a keeper, or a function without arguments that returns one.
-    """
+    """Import `module:attribute`, a keeper or a function that returns one; default `WATCHKEEPER_APP`."""
     name = name or os.environ.get(VARIABLE)
     if not name:
         raise ConfigurationError(

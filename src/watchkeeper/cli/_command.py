@@ -51,10 +51,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
 def add_by(parser: argparse.ArgumentParser, *, option: str = "--by") -> None:
     """Add the name under which the command is audited."""
     parser.add_argument(
-        option,
-        default=account_name(),
-        metavar="NAME",
-        help="name in the audit log; default: your account",
+        option, default=account_name(), metavar="NAME", help="name in the audit log; default: your account"
     )
 
 

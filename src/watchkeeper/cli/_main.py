@@ -1,7 +1,6 @@
 """`watchkeeper GROUP COMMAND`: parses the command line, opens the keeper and executes one command.
 
-Exit codes: 0 success; 1 something failed, such as one policy; 2 the command line or the configuration is
-wrong; 130 interrupted. Stdout has the command's output only; the keeper's own lines go to stderr.
+Exit codes: 0 success; 1 a failure; 2 a wrong command line or configuration; 130 interrupted.
 """
 
 from __future__ import annotations

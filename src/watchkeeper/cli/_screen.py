@@ -28,14 +28,7 @@ _NARROWEST_CELL: Final = 10
 
 
 class Screen:
-    """Where a command's output goes.
-
-    Args:
-        out: The file to write to.
-        zone: Name of the time zone for times.
-        json: Whether the output is one JSON document.
-        console: rich's console on `out`, if that is a terminal and rich is installed.
-    """
+    """Where a command's output goes; `console` is rich's, if `out` is a terminal and rich is installed."""
 
     def __init__(self, out: TextIO, *, zone: str, json: bool, console: Console | None) -> None:
         self._out = out
@@ -67,13 +60,7 @@ class Screen:
             os.close(null)
 
     def write_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Write a table on a terminal.
-
-        Args:
-            title: What it shows.
-            columns: Headings; a column whose heading begins with `#` is aligned to the right.
-            rows: The cells; the last one of a row is folded where it is too long.
-        """
+        """Write a table on a terminal; a column whose heading begins with `#` is aligned to the right."""
         if self._console is None:
             raise AssertionError("a table is for a terminal")
         from rich import box  # noqa: PLC0415 - an extra, and slow to load

@@ -1,8 +1,7 @@
 """Holds: rows that are kept although their policy would delete them, until the hold is released.
 
-A hold is a list of conditions on columns; a row that meets all of them is held. It is part of the predicate
-that plan and delete share, and each transaction reads the holds again: a hold is in force when its command
-returns. A hold that cannot be applied stops all deletes from its table.
+Each transaction reads the holds again: a hold is in force when its command returns. A hold that cannot be
+applied stops all deletes from its table.
 """
 
 from __future__ import annotations

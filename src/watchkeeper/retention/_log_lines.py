@@ -81,10 +81,7 @@ class JobLog(RunObserver):
             self._log_job("info", status="started")
 
     def job_finished(self, results: Sequence[RunResult], *, manual: bool = False) -> None:
-        """Log how the runs of one tick ended, if there were any.
-
-        Another process continues a stopped scheduled run; nothing continues a stopped manual run.
-        """
+        """Log how the runs of one tick ended; another process continues a stopped run unless it is manual."""
         self._started = False
         failures = [result for result in results if result.status in _FAILURES]
         if failures:

@@ -24,10 +24,7 @@ _DURATION_BUCKETS_S: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 720
 
 
 class RetentionMetrics(RunObserver):
-    """Counts the runs of this process, and shows the state of the policies.
-
-    The counters of each policy exist from the start.
-    """
+    """Counts the runs of this process, and shows the state of the policies."""
 
     def __init__(self, registry: Registry, policies: Iterable[Policy]) -> None:
         policies = tuple(policies)

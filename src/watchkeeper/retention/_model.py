@@ -59,15 +59,10 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pressure:
-    """Why a run waits.
-
-    Args:
-        reason: `replication lag`, `long transaction`, `vacuum`, `wal` or `disk`.
-        detail: What was measured, as a sentence.
-    """
+    """Why a run waits."""
 
     reason: Reason
-    detail: str
+    detail: str  # what was measured, as a sentence
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
@@ -75,18 +70,11 @@ class Pressure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backlog:
-    """Rows of a table that are past the horizon and not held.
-
-    Args:
-        rows: Number of rows.
-        exact: Whether they were counted; otherwise the number is an estimate.
-        oldest: Age of the oldest such row; None without one. Without an index on the age column it is the
-            oldest of a sample.
-    """
+    """Rows of a table that are past the horizon and not held."""
 
     rows: int
-    exact: bool
-    oldest: datetime | None
+    exact: bool  # counted; otherwise estimated from a sample
+    oldest: datetime | None  # age of the oldest such row, of the sample if there is no index
 
 
 class RunObserver:

@@ -250,12 +250,7 @@ class Operator:
             action=action,
             entity=hold.table_name,
             entity_id=str(hold.id),
-            payload={
-                "reason": hold.reason,
-                "rows": str(hold),
-                "owner": hold.owner,
-                "until": hold.until,
-            },
+            payload={"reason": hold.reason, "rows": str(hold), "owner": hold.owner, "until": hold.until},
         )
 
 

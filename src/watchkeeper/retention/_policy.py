@@ -84,11 +84,7 @@ class Policy:
         return sql.Identifier(self.table) if self.schema is None else sql.Identifier(self.schema, self.table)
 
     def horizon(self, now: datetime) -> datetime:
-        """Return the instant before which rows are deleted, in UTC: elsewhere not all days have 24 hours.
-
-        Args:
-            now: The current time, with a time zone.
-        """
+        """Return the instant before which rows are deleted, in UTC: elsewhere not all days have 24 hours."""
         return now.astimezone(UTC) - self.keep
 
 

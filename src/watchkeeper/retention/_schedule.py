@@ -40,15 +40,7 @@ _EXAMPLE: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """A cron expression in a time zone.
-
-    Args:
-        cron: Minute, hour, day of month, month and day of week; default daily at 03:00.
-        timezone: IANA name of its time zone; default UTC.
-
-    Raises:
-        ConfigurationError: The expression or the time zone is invalid; the message suggests a near one.
-    """
+    """A cron expression, default daily at 03:00, in a time zone; raises ConfigurationError if invalid."""
 
     cron: str = DAILY_AT_THREE
     timezone: str = "UTC"

@@ -1,7 +1,4 @@
-"""The loop that runs the retention job on schedule.
-
-Purpose: check every few seconds in each replica whether a run is due; the ledger makes sure that only one
-replica runs it. The loop waits for the end of a database outage, and logs it once.
+"""The loop that runs the retention job on schedule, in each replica; the ledger lets only one run it.
 
 Lines: those of the job; `{type: "schedule", name, status: "waiting" | "resumed"}` at both ends of an outage.
 """
@@ -39,11 +36,7 @@ class Scheduler:
         self._failure: str | None = None
 
     async def run(self) -> None:
-        """Tick until cancelled.
-
-        The current run then ends its transaction and is closed, so that another replica, or the next start,
-        continues at once. If it takes longer than `grace`, its lease has to lapse first.
-        """
+        """Tick until cancelled; the current run then gets `grace` to end its transaction and be closed."""
         loop = asyncio.create_task(self._loop(), name="watchkeeper-schedule")
         try:
             await asyncio.shield(loop)

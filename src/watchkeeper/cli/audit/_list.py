@@ -40,10 +40,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 
 
 LIST: Final = Command(
-    name="list",
-    help="show the latest entries, newest first",
-    add_arguments=_add_arguments,
-    execute=_execute,
+    name="list", help="show the latest entries, newest first", add_arguments=_add_arguments, execute=_execute
 )
 
 

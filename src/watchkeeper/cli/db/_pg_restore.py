@@ -1,8 +1,7 @@
 """Replaces the database by a backup in one transaction.
 
-`pg_restore` alone cannot do that: it drops what the backup contains, and leaves what was created later. So
-its script goes to `psql`, after BEGIN and a query that empties the database; COMMIT follows only if
-pg_restore succeeded.
+`pg_restore` alone would leave what was created later. So its script goes to `psql`, after BEGIN and a query
+that empties the database; COMMIT follows only if pg_restore succeeded.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ _BEGIN: Final = "BEGIN;\nSET LOCAL lock_timeout = '5s';\n"
 
 
 async def replace_database(psql: Path, pg_restore: Path, file: Path, *, url: Secret, server: int) -> None:
-    """Replace everything in a database by the backup `file`; raise WatchkeeperError if nothing was changed.
-
-    `url` connects as the owner of the tables; `server` is the server's major version.
-    """
+    """Replace everything in a database by a backup; raise WatchkeeperError if nothing was changed."""
     reader = await asyncio.create_subprocess_exec(
         pg_restore,
         "--no-owner",
@@ -65,10 +61,7 @@ async def replace_database(psql: Path, pg_restore: Path, file: Path, *, url: Sec
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    for name, process, errors in (
-        ("psql", writer, writer_errors),
-        ("pg_restore", reader, reader_errors),
-    ):
+    for name, process, errors in (("psql", writer, writer_errors), ("pg_restore", reader, reader_errors)):
         if process.returncode:
             raise WatchkeeperError(f"Nothing was changed, because {name} failed: {last_words(errors)}")
 

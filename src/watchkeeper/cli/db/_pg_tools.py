@@ -37,11 +37,7 @@ async def server_major(keeper: Watchkeeper) -> int:
 
 
 async def find_program(keeper: Watchkeeper, name: str) -> Path:
-    """Return the path of a program such as pg_dump: the embedded server's own, else the one on the PATH.
-
-    Raises:
-        WatchkeeperError: There is none, or it is older than the server.
-    """
+    """Return the path of a program such as pg_dump: the embedded server's own, else the one on the PATH."""
     service = database_service(keeper)
     server = await server_major(keeper)
     found = shutil.which(name, path=service.server.bin_dir if service.server else None)
@@ -58,8 +54,7 @@ async def find_program(keeper: Watchkeeper, name: str) -> Path:
 async def run_program(program: Path, *arguments: str, url: Secret | None = None) -> str:
     """Run a program and return its output; raise WatchkeeperError with its last words if it fails.
 
-    The arguments must not be secret: every account of the machine can see them. The program gets `url`, the
-    database to connect to, by its environment.
+    Every account can see the arguments: `url`, the database to connect to, goes into the environment.
     """
     process = await asyncio.create_subprocess_exec(
         program,

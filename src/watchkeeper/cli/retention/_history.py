@@ -42,10 +42,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 
 
 HISTORY: Final = Command(
-    name="history",
-    help="show past runs, newest first",
-    add_arguments=_add_arguments,
-    execute=_execute,
+    name="history", help="show past runs, newest first", add_arguments=_add_arguments, execute=_execute
 )
 
 

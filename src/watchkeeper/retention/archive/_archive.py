@@ -1,7 +1,6 @@
-"""The interface of an archive: it stores the bytes of segments, and knows nothing else of them.
+"""The interface of an archive: it stores the bytes of segments, which only the ledger can interpret.
 
-A segment holds the rows of one batch: a gzip member whose lines are JSON objects of column and text. The
-ledger alone says which segments exist and what they hold: bytes that it does not name do not count.
+A segment holds the rows of one batch: a gzip member whose lines are JSON objects of column and text.
 """
 
 from __future__ import annotations

@@ -19,44 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArchivedSegment:
-    """The rows of one batch in the archive.
-
-    Args:
-        id: Its number in the ledger.
-        location: Where it is stored.
-        sha256: Its checksum.
-        rows: Number of rows in it.
-        deleted: Number of them that were deleted.
-        kept: Positions of those that were not, counted from 0.
-        restored_at: When its rows were restored; None if they were not.
-    """
+    """The rows of one batch in the archive."""
 
     id: int
     location: Location
     sha256: str
-    rows: int
-    deleted: int
-    kept: frozenset[int]
+    rows: int  # in the segment
+    deleted: int  # of these
+    kept: frozenset[int]  # positions of those that were not, counted from 0
     restored_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArchivedRun:
-    """The archived rows of a run.
-
-    Args:
-        run: Its number.
-        table: The policy's name.
-        age_column: The column with the age of a row.
-        horizon: Rows older than this were deleted.
-        segments: The segments with deleted rows, in the order of the batches.
-    """
+    """The archived rows of a run."""
 
     run: int
-    table: str
+    table: str  # the policy's name
     age_column: str
     horizon: datetime
-    segments: tuple[ArchivedSegment, ...]
+    segments: tuple[ArchivedSegment, ...]  # with deleted rows, in the order of the batches
 
     @property
     def missing(self) -> tuple[ArchivedSegment, ...]:

@@ -38,30 +38,14 @@ class FolderArchive:
         self._last = ("", 0, 1)  # table, run and part of the file that was written last
 
     async def write(self, table: str, run: int, data: bytes) -> Location:
-        """Append a segment to the run's file, and sync it to the disk.
-
-        Args:
-            table: The policy's name.
-            run: The run's number.
-            data: The segment.
-
-        Raises:
-            ArchiveError: The folder or the file cannot be written.
-        """
+        """Append a segment to the run's file, and sync it to the disk."""
         try:
             return await asyncio.to_thread(self._write, table, run, data)
         except OSError as error:
             raise _write_error(self._folder, error) from error
 
     async def read(self, location: Location) -> bytes:
-        """Return a segment's bytes, from where it was written or from a copy of that file in the folder.
-
-        Args:
-            location: Where it is stored.
-
-        Raises:
-            ArchiveError: The file is missing, too short, or cannot be read.
-        """
+        """Return a segment's bytes, from where it was written or from a copy of that file in the folder."""
         url = urlsplit(location.place)
         machine = url.hostname or "this machine"
         if url.scheme != "file":

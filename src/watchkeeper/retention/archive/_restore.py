@@ -1,11 +1,7 @@
 """Restores the rows of a run from the archive, one transaction for each segment.
 
-A segment's checksum is compared before any of its rows is inserted. A missing or damaged segment is reported,
-and does not keep the others from being restored.
-
-The audit log gets two entries: the first transaction that restores rows records the beginning, and a last one
-the totals. If the process dies between them, the ledger says which segments were restored (`restored_at`).
-Where nothing is restored, there is no entry.
+A missing or damaged segment is reported, and does not keep the others from being restored. The audit log gets
+an entry with the first restored rows, and one with the totals at the end.
 """
 
 from __future__ import annotations
@@ -46,21 +42,13 @@ _MOST_CHARACTERS: Final = 4 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restored:
-    """The outcome of restoring a run.
+    """The outcome of restoring a run."""
 
-    Args:
-        found: What there was to restore.
-        rows: Number of rows restored.
-        present: Number of rows that were in the table already, by a unique key.
-        earlier: Number of rows restored before.
-        problems: Why the others were not restored, a sentence each.
-    """
-
-    found: ArchivedRun
-    rows: int
-    present: int
-    earlier: int
-    problems: tuple[str, ...]
+    found: ArchivedRun  # what there was to restore
+    rows: int  # restored now
+    present: int  # in the table already, by a unique key
+    earlier: int  # restored before
+    problems: tuple[str, ...]  # why others were not restored, a sentence each
 
 
 class Restorer:
@@ -142,11 +130,7 @@ class Restorer:
             if await recorded.fetchone() is None:
                 return None
             if entry is None:
-                begin = {
-                    "status": "begun",
-                    "rows": self._found.rows,
-                    "segments": len(self._found.missing),
-                }
+                begin = {"status": "begun", "rows": self._found.rows, "segments": len(self._found.missing)}
                 entry = await self._audit(conn, begin)
             await conn.execute(QUERIES["text_format"])
             query = await self._insert_query(conn, json.loads(lines[0]).keys())

@@ -12,9 +12,8 @@ RETRY_WAITS: Final = (timedelta(minutes=1), timedelta(minutes=5), timedelta(minu
 def next_attempt(rows: list[dict[str, Any]], due_at: datetime) -> int | None:
     """Return the number of the attempt that may start now; None if none may.
 
-    A stopped run continues at once; a failed one is retried after growing waits; one that completed, was
-    refused or was cancelled is not retried. `rows` has the attempts at this scheduled time and at later ones,
-    the latest last: one row without an attempt if there are none, no row if the policy is not registered.
+    `rows` has the attempts at this scheduled time and at later ones, the latest last: one row without an
+    attempt if there are none, no row if the policy is not registered.
     """
     if not rows or due_at <= rows[0]["since"] or any(row["due_at"] not in {None, due_at} for row in rows):
         return None  # not registered; older than the policy; or a later time was tried

@@ -1,7 +1,7 @@
 """What ends a run early, and how operators ask for it: pause, resume and cancel.
 
-An operator command marks the run's row, under the lock that each transaction of the run takes: once it has
-committed, nothing more is deleted. A waiting run checks for such marks every second.
+A command marks the run's row under the lock that each of its transactions takes, so nothing is deleted after
+it has committed. A waiting run checks for marks every second.
 """
 
 from __future__ import annotations
@@ -133,11 +133,7 @@ async def find_obstacle(conn: AsyncConnection[Any], table: str) -> str | None:
 
 
 async def pause_policy(conn: AsyncConnection[Any], table: str, by: str) -> int | None:
-    """Pause a policy and stop its current run, whose number is returned; None without one.
-
-    Raises:
-        ConfigurationError: It is paused already.
-    """
+    """Pause a policy and stop its current run, whose number is returned; None without one."""
     await _lock(conn, table)
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is not None and paused[0] is not None:
@@ -149,11 +145,7 @@ async def pause_policy(conn: AsyncConnection[Any], table: str, by: str) -> int |
 
 
 async def resume_policy(conn: AsyncConnection[Any], table: str) -> int | None:
-    """Resume a policy. Return the number of a run that had not stopped yet and continues.
-
-    Raises:
-        ConfigurationError: It is not paused.
-    """
+    """Resume a policy. Return the number of a run that had not stopped yet and continues."""
     await _lock(conn, table)
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is None or paused[0] is None:
@@ -163,11 +155,7 @@ async def resume_policy(conn: AsyncConnection[Any], table: str) -> int | None:
 
 
 async def cancel_run(conn: AsyncConnection[Any], table: str, by: str) -> int:
-    """Cancel the current run of a policy, and return its number.
-
-    Raises:
-        ConfigurationError: There is none, or it was cancelled already.
-    """
+    """Cancel the current run of a policy, and return its number."""
     await _lock(conn, table)
     marked = await (await conn.execute(QUERIES["cancel_run"], {"table": table, "by": by})).fetchone()
     if marked is not None:

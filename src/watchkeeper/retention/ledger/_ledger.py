@@ -1,8 +1,6 @@
-"""The ledger of runs: claims, leases, the count of deleted rows, and the audit entry that closes a run.
+"""The ledger of runs: a run is a row that only one replica can insert, open under a lease that it renews.
 
-A run is a row that only one replica can insert. It stays open under a lease that each of its transactions
-renews. It is closed together with its audit entry, by the process that runs it or, once the lease has lapsed,
-by any process that finds it.
+It is closed together with its audit entry, by its process or, once the lease has lapsed, by any other.
 """
 
 from __future__ import annotations
@@ -77,11 +75,7 @@ class Closed:
 
 
 class Ledger:
-    """Claims runs, counts what they delete, and closes them.
-
-    `redact` masks secrets in errors, which the ledger and the audit log keep for good; `claim_wait` is how
-    long a claim waits for an operator command that has locked the policy.
-    """
+    """Claims runs, counts what they delete, and closes them; `redact` masks secrets in stored errors."""
 
     def __init__(
         self,
@@ -115,11 +109,7 @@ class Ledger:
                 )
 
     async def claim_scheduled(self, policy: Policy, due_at: datetime) -> Claim | None:
-        """Claim the run of a scheduled time, unless it is done, running, or waiting for its next attempt.
-
-        Raises:
-            RetentionError: Its audit entry could not be written; nothing was claimed.
-        """
+        """Claim the run of a scheduled time, unless it is done, running, or waiting for its next attempt."""
         async with self._database.transaction() as conn:
             async with conn.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(QUERIES["attempts"], {"table": policy.name, "due_at": due_at})
@@ -132,11 +122,7 @@ class Ledger:
                 return None  # by an operator command, such as `restore`: the next tick tries again
 
     async def claim_now(self, policy: Policy) -> Claim:
-        """Claim a manual run.
-
-        Raises:
-            RetentionError: The policy is running, paused or locked, or the audit entry could not be written.
-        """
+        """Claim a manual run; raises RetentionError if the policy is running, paused or locked."""
         async with self._database.transaction() as conn:
             try:
                 claim = await self._claim(conn, policy, "manual", None, 1)
@@ -199,12 +185,9 @@ class Ledger:
         bytes_deleted: int = 0,
         cursor: str | None = None,
     ) -> int:
-        """Count what this transaction deleted, renew the lease, and return the run's total.
+        """Count what this transaction deleted, renew the lease, and return the total; raises RunLostError.
 
         `cursor` is the position of the first pass, as JSON; None leaves it unchanged.
-
-        Raises:
-            RunLostError: Another process closed the run; the transaction must not commit.
         """
         parameters = {
             **_key(claim),
@@ -232,10 +215,7 @@ class Ledger:
 
     async def find_lapsed(self) -> list[Claim]:
         """Return the open runs whose lease has lapsed."""
-        async with (
-            self._database.connection() as conn,
-            conn.cursor(row_factory=class_row(Claim)) as cursor,
-        ):
+        async with self._database.connection() as conn, conn.cursor(row_factory=class_row(Claim)) as cursor:
             await cursor.execute(QUERIES["lapsed_runs"])
             return await cursor.fetchall()
 

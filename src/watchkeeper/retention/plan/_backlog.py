@@ -1,8 +1,7 @@
 """The backlog: rows that are past their horizon and still there, whatever the runs report.
 
-A run that deletes nothing can be green for months. So this reads the table and not the ledger, by the
-predicate that plan and delete share. It runs with the scrapes, so it is bounded: by the index on the age
-column where there is one, else by a few blocks, and each statement by a second.
+It is read from the table, not from the ledger: a run that deletes nothing can be green for months. Scrapes
+refresh it, so it is bounded: by the index on the age column or a few blocks, each statement by a second.
 """
 
 from __future__ import annotations
@@ -50,11 +49,7 @@ _FIRST_BLOCKS: Final = 64
 
 
 async def read_backlog(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Backlog:
-    """Read the backlog of a table, in a transaction of its own, within a few seconds at most.
-
-    Raises:
-        RetentionError: A run would be refused or fail, so that it is unknown which rows are eligible.
-    """
+    """Read the backlog of a table in a transaction of its own; raises RetentionError if a run would fail."""
     await set_transaction(conn, statement=_STATEMENT_TIMEOUT, lock=_LOCK_TIMEOUT)
     target = await (await find_target(conn, policy)).with_holds(conn)
     horizon = policy.horizon(now)
@@ -93,10 +88,7 @@ class BacklogWatch:
     """Refreshes the backlog of each policy in the background, and passes it to `show`."""
 
     def __init__(
-        self,
-        database: Database,
-        policies: Iterable[Policy],
-        show: Callable[[str, Backlog | None], None],
+        self, database: Database, policies: Iterable[Policy], show: Callable[[str, Backlog | None], None]
     ) -> None:
         self._database = database
         self._policies = tuple(policies)
@@ -117,10 +109,7 @@ class BacklogWatch:
         return found
 
     async def refresh(self) -> None:
-        """Start a refresh unless there was one recently, and wait for it a moment.
-
-        A backlog that cannot be read is shown as None; while the database is away, the last ones stay.
-        """
+        """Start a refresh unless there was one recently, and wait for it a moment."""
         if self._refreshing is None:
             if time.monotonic() < self._not_before:
                 return

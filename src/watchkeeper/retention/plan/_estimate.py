@@ -75,8 +75,7 @@ async def estimate_duration(  # noqa: PLR0913 - all that it depends on
 async def propose_index(conn: AsyncConnection[Any], target: Target) -> tuple[str, ...]:
     """Return the statements that create an index on the age column; none where there is one.
 
-    A partitioned table cannot be indexed concurrently, but its partitions can: an index on the table then
-    adopts theirs, which takes a moment.
+    A partitioned table gets indexes on its partitions first, concurrently; its own then adopts them.
     """
     parameters = {"oid": target.oid, "age": target.age_column}
     missing = await (await conn.execute(QUERIES["missing_index"], parameters)).fetchall()

@@ -13,12 +13,7 @@ from watchkeeper.retention._queries import QUERIES, fetch_row, set_transaction
 from watchkeeper.retention.plan._estimate import estimate_duration, measure_size, propose_index
 from watchkeeper.retention.run._batch import AgeRange, choose_range
 from watchkeeper.retention.run._share_guard import check_share
-from watchkeeper.retention.table._partitions import (
-    Partitions,
-    abbreviate,
-    explain_kept,
-    find_partitions,
-)
+from watchkeeper.retention.table._partitions import Partitions, abbreviate, explain_kept, find_partitions
 from watchkeeper.retention.table._sample import COUNT_TIMEOUT, sample
 from watchkeeper.retention.table._target import Target, find_target
 
@@ -84,19 +79,9 @@ class Plan:
 
 
 async def plan(  # noqa: PLR0913 - what a run depends on
-    conn: AsyncConnection[Any],
-    owner: Owner,
-    policy: Policy,
-    *,
-    now: datetime,
-    limits: Limits,
-    tuning: Tuning,
+    conn: AsyncConnection[Any], owner: Owner, policy: Policy, *, now: datetime, limits: Limits, tuning: Tuning
 ) -> Plan:
-    """Return what a run would delete, in a transaction of its own, without changing anything.
-
-    Raises:
-        RetentionError: A run would be refused, or fail.
-    """
+    """Return what a run would delete, in a transaction of its own; raises RetentionError if it would fail."""
     await set_transaction(conn, statement=_LOOKUP_TIMEOUT, lock=_LOCK_TIMEOUT)
     target = await (await find_target(conn, policy)).with_holds(conn)
     horizon = policy.horizon(now)

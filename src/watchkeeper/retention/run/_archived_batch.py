@@ -1,8 +1,7 @@
 """A batch of a policy that archives: its rows are read, written to the archive, and only then deleted.
 
-Reading and deleting are two transactions; the segment is written between them, and recorded in the ledger
-before the second one begins. That one deletes exactly the row versions that were read, if they are still
-there and still eligible: rows that changed meanwhile are archived again by a later pass.
+The segment is recorded in the ledger before the second transaction, which deletes exactly the row versions
+that were read: rows that changed meanwhile are archived again by a later pass.
 """
 
 from __future__ import annotations

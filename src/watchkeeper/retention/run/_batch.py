@@ -1,8 +1,7 @@
 """One bounded delete: a batch covers the first part of a range, of the table's blocks or of its ages.
 
-The target's predicate decides which rows are deleted. A plain batch deletes them by one statement, by far the
-fastest way, and fails if another transaction has locked one of them. The other kind skips locked rows and
-counts them.
+A plain batch is one statement, by far the fastest way, and fails if it meets a locked row. The other kind
+skips locked rows and counts them.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ async def choose_range(
 
 
 async def repeat_range(conn: AsyncConnection[Any], target: Target, range_: Range) -> Range:
-    """Return the whole table as a later pass scans it, for rows that were left and rows that moved.
+    """Return the whole table as a later pass scans it.
 
     A block scan stays one: the index still has an entry for every deleted row.
     """

@@ -30,8 +30,7 @@ _MOST_SKIPPING_BATCHES: Final = 256
 class BatchSizer:
     """Adapts the size of a run's batches, and decides which of them skip locked rows at once.
 
-    A throttled run (`share_time`) has a shorter target for the delete alone: the rest of a transaction takes
-    its time for any number of rows, and on a busy machine more than the target.
+    A throttled run (`share_time`) has a shorter target, for the delete alone: the rest takes its time anyway.
     """
 
     def __init__(self, tuning: Tuning, *, share_time: bool) -> None:

@@ -1,8 +1,6 @@
 """How far the first pass of a run has come, so that the next attempt need not start over.
 
-The result does not depend on it: a run that started in the middle sweeps the whole table again afterwards. A
-cursor is valid for the same kind of scan and the same files only: VACUUM FULL, CLUSTER and TRUNCATE rewrite
-the table.
+It is valid for the same kind of scan and the same files: VACUUM FULL and the like rewrite the table.
 """
 
 from __future__ import annotations

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from psycopg import errors
 
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.retention.ledger._interrupts import (
-    RunTimeoutError,
-    StopRequestedError,
-    check_interrupts,
-)
+from watchkeeper.retention.ledger._interrupts import RunTimeoutError, StopRequestedError, check_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -40,11 +36,7 @@ TRANSIENT: Final = (
 
 
 class Lease:
-    """Renews a run's lease, and ends the run when its process, an operator or its timeout asks for it.
-
-    Its methods raise StopRequestedError (RunPausedError if the policy was paused), RunCancelledError,
-    RunTimeoutError, or RunLostError if another process has closed the run.
-    """
+    """Renews a run's lease; raises when its process, an operator or its timeout ends it, or it is lost."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -1,8 +1,4 @@
-"""The passes of one run over its table, until no eligible row remains or the rest stays locked.
-
-Old partitions are dropped first. The first pass sweeps the whole table and leaves locked rows behind. Later
-passes return for these, and for rows that moved meanwhile.
-"""
+"""The passes of one run: the first sweeps the whole table, later ones return for locked and moved rows."""
 
 from __future__ import annotations
 
@@ -48,13 +44,7 @@ class Passes:
         self.notes: list[str] = []
 
     async def delete_all(self) -> None:
-        """Delete everything that is eligible.
-
-        Raises:
-            PolicyRefusedError: The policy cannot be applied to its table.
-            RetentionError: The run was interrupted, or cannot continue; what it deleted is in the ledger.
-            DatabaseUnavailableError: The database has been away for too long.
-        """
+        """Drop old partitions, then delete until no eligible row remains or the rest stays locked."""
         retry = self._transactions.retry
         batches, drawn = await retry(self._start)
         if batches.target.has_children:

@@ -1,8 +1,4 @@
-"""Measures the pressure on the database: replication lag, WAL, late vacuum, long transactions, a full disk.
-
-A run measures between its transactions, at most once a second, and waits until the pressure is gone. If its
-role lacks the privilege to see it, that is logged once and is no error.
-"""
+"""Measures the pressure on the database: replication lag, WAL, vacuum, long transactions, a full disk."""
 
 from __future__ import annotations
 
@@ -29,13 +25,9 @@ _EASED: Final = 0.5
 
 
 class PressureWatch:
-    """Measures the server for the runs of one service.
+    """Measures the server for the runs of one service; `free_space` is of the disk with the database's files.
 
-    Args:
-        database: The database with the tables.
-        free_space: Returns the free and the total bytes of the disk with the database's files; None if that
-            is unknown here.
-        on_missing_privilege: Called once, with a sentence, if the role cannot see all kinds of pressure.
+    `on_missing_privilege` is called once, with a sentence, if the role cannot see all kinds of pressure.
     """
 
     def __init__(
@@ -62,10 +54,7 @@ class PressureWatch:
         if found is not None:
             return found
         try:
-            async with (
-                self._database.connection() as conn,
-                conn.cursor(row_factory=dict_row) as cursor,
-            ):
+            async with self._database.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(QUERIES["pressure"])
                 (seen,) = await cursor.fetchall()
                 tables = await read_vacuum(conn, [policy]) if share_time and vacuum else {}

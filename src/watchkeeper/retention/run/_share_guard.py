@@ -1,7 +1,6 @@
 """Refuses a run that would delete too large a share of a table, until an operator has checked it.
 
-A wrong clock, a wrong time zone, an import with old dates or a mistake in a policy all make most of a table
-old at once.
+A wrong clock or time zone, an import with old dates or a mistake in a policy make most rows old at once.
 """
 
 from __future__ import annotations

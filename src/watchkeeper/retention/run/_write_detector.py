@@ -11,10 +11,7 @@ if TYPE_CHECKING:
 
 
 class WriteDetector:
-    """Compares the transaction ids that the server gave out, which all writers get, with the run's own.
-
-    The ids are the whole server's, whichever database and table was written to.
-    """
+    """Compares the transaction ids that the whole server gave out, to all writers, with the run's own."""
 
     def __init__(self) -> None:
         self._next: int | None = None

@@ -1,7 +1,6 @@
 """The columns of a table, as they are written to an archive and read back.
 
-A row is a JSON object of column and text. The text is what the type's own output function writes, which
-pg_dump relies on too. Generated columns are left out: they follow from the others.
+A row is a JSON object of column and text, by the type's own output function, which pg_dump relies on too.
 """
 
 from __future__ import annotations

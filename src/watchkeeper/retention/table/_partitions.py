@@ -44,38 +44,23 @@ BUSY: Final = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDet
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partition:
-    """A partition that ends before the horizon.
-
-    Args:
-        oid: Its oid.
-        name: Its name with its schema, as SQL writes it.
-        table: The same as an identifier.
-        leaves: The tables that store its rows, by oid: itself, unless it is partitioned further.
-        rows: About how many rows it has, as of the last ANALYZE.
-        bytes: Its size with its indexes.
-        kept: Why it cannot be dropped; None if it can.
-    """
+    """A partition that ends before the horizon."""
 
     oid: int
-    name: str
+    name: str  # with its schema, as SQL writes it
     table: sql.Identifier
-    leaves: dict[int, sql.Identifier]
-    rows: int
-    bytes: int
-    kept: str | None
+    leaves: dict[int, sql.Identifier]  # the tables that store its rows, by oid
+    rows: int  # as of the last ANALYZE
+    bytes: int  # with its indexes
+    kept: str | None  # why it cannot be dropped; None if it can
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partitions:
-    """The partitions of a table by ranges of the age.
+    """The partitions of a table by ranges of the age."""
 
-    Args:
-        total: Number of all partitions; 0 where it is partitioned otherwise, or not at all.
-        old: Those that end before the horizon, the oldest first.
-    """
-
-    total: int = 0
-    old: tuple[Partition, ...] = ()
+    total: int = 0  # 0 where it is partitioned otherwise, or not at all
+    old: tuple[Partition, ...] = ()  # those that end before the horizon, the oldest first
 
     @property
     def dropped(self) -> tuple[Partition, ...]:
@@ -91,18 +76,9 @@ class Partitions:
 async def find_partitions(
     conn: AsyncConnection[Any], owner: Owner, target: Target, horizon: datetime, *, check_holds: bool
 ) -> Partitions:
-    """Return the old partitions, and which of them can be dropped.
+    """Return the old partitions, and which of them can be dropped; raises LockNotAvailable if one is locked.
 
-    Args:
-        conn: A transaction of the service's role.
-        owner: Connects only where there are old partitions.
-        target: The table.
-        horizon: Rows older than this are eligible.
-        check_holds: Whether to search for held rows, for up to some seconds a partition. A run finds them
-            when it counts.
-
-    Raises:
-        psycopg.errors.LockNotAvailable: Another transaction has locked one of them.
+    `check_holds` searches for held rows, for some seconds a partition; a run finds them when it counts.
     """
     if not target.has_children:
         return Partitions()
@@ -127,10 +103,7 @@ async def find_partitions(
 async def read_partitions(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, only: int | None = None
 ) -> Partitions:
-    """Read from the catalog which partitions are old, and whether the connected role can drop them.
-
-    `only` is the oid of one partition; default all.
-    """
+    """Read from the catalog which partitions, or `only` one by its oid, are old and can be dropped."""
     parameters = {"oid": target.oid, "age": target.age_column, "horizon": horizon, "only": only}
     found = await conn.execute(QUERIES["partitions"], parameters)
     total, old = 0, []

@@ -1,7 +1,6 @@
 """Rows that stay because others refer to them, by foreign keys with NO ACTION or RESTRICT.
 
-Such a row is not eligible until the rows that refer to it are deleted. So one of them does not fail the
-delete of all the others, and policies run children first.
+Such rows are not eligible: otherwise one of them would fail the delete of all the others.
 """
 
 from __future__ import annotations
@@ -51,22 +50,13 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """A foreign key that keeps the rows which it refers to.
+    """A foreign key that keeps the rows which it refers to."""
 
-    Args:
-        schema: Schema of the referencing table.
-        table: Its name.
-        partitioned: Whether it is partitioned; tables that inherit from it do not share the key.
-        internal: Whether the referencing rows are in the pruned table themselves.
-        children: The children of the pruned table, by oid, that the key refers to; None for all.
-        pairs: The columns of the key.
-    """
-
-    schema: str
+    schema: str  # of the referencing table
     table: str
-    partitioned: bool
-    internal: bool
-    children: tuple[int, ...] | None
+    partitioned: bool  # tables that inherit from a plain one do not share the key
+    internal: bool  # whether the referencing rows are in the pruned table themselves
+    children: tuple[int, ...] | None  # oids of the child tables that the key refers to; None for all
     pairs: tuple[Pair, ...]
 
     @property
@@ -115,10 +105,7 @@ async def read_references(conn: AsyncConnection[Any], oid: int) -> tuple[Referen
 
 
 async def order_policies(conn: AsyncConnection[Any], policies: Iterable[Policy]) -> list[Policy]:
-    """Return policies in the order in which they run: a referencing table before the referenced one.
-
-    Otherwise, and where tables refer to each other in a circle, they keep the order of their declaration.
-    """
+    """Return the policies with referencing tables before referenced ones, otherwise in their order."""
     left = list(policies)
     found = await conn.execute(
         QUERIES["referring_policies"],

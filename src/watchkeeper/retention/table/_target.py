@@ -40,31 +40,17 @@ _REFUSALS: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A table that may be pruned.
-
-    Args:
-        name: The policy's name.
-        oid: The table's oid.
-        table: The table, with its schema, quoted.
-        age_column: The age column's name.
-        age: The same, quoted.
-        index: Name of an index that begins with the age column; None without one.
-        has_children: Whether it has partitions, or tables that inherit from it.
-        has_delete_triggers: Whether a trigger fires on DELETE, its own or a foreign key's.
-        archived: Whether its rows are archived before they are deleted.
-        holds: The holds on it.
-        references: The foreign keys that keep rows of it.
-    """
+    """A table that may be pruned; `name` is the policy's."""
 
     name: str
     oid: int
     table: sql.Identifier
     age_column: str
     age: sql.Identifier
-    index: str | None
-    has_children: bool
-    has_delete_triggers: bool = False
-    archived: bool = False
+    index: str | None  # one that begins with the age column
+    has_children: bool  # partitions, or tables that inherit from it
+    has_delete_triggers: bool = False  # its own or a foreign key's
+    archived: bool = False  # before they are deleted
     holds: tuple[Hold, ...] = ()
     references: tuple[Reference, ...] = ()
 
@@ -114,11 +100,7 @@ class Target:
         )
 
     async def with_holds(self, conn: AsyncConnection[Any]) -> Target:
-        """Return the table with the holds that are in force in this transaction.
-
-        Raises:
-            RetentionError: A hold cannot be applied, so that it is unknown which rows it keeps.
-        """
+        """Return the table with the holds in force in this transaction; raises if one cannot be applied."""
         holds = await read_holds(conn, [self.name])
         if holds == self.holds:
             return self
@@ -147,12 +129,7 @@ class Target:
 
 
 async def find_target(conn: AsyncConnection[Any], policy: Policy) -> Target:
-    """Look up the policy's table, and check that it can be pruned.
-
-    Raises:
-        PolicyRefusedError: It may not be pruned; the message says why and how to fix that.
-        RetentionError: The table or its age column does not exist.
-    """
+    """Look up the policy's table, and check that it can be pruned; the error says how to fix that."""
     found = await conn.execute(QUERIES["find_table"], {"table": policy.table, "schema": policy.schema})
     row = await found.fetchone()
     if row is None:

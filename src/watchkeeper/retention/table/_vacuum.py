@@ -23,23 +23,14 @@ _BEHIND: Final = Thresholds().dead_rows
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vacuum:
-    """The state of a table and its children, as the server's statistics have it.
+    """The state of a table and its children, as the server's statistics have it."""
 
-    Args:
-        table: The policy's name.
-        dead: Number of dead rows.
-        due: Those of them in tables that autovacuum is on for.
-        starts_at: The number at which autovacuum starts; 0 if it is off.
-        automatic: Whether autovacuum is on for any part of the table.
-        vacuumed_at: When any part of it was last vacuumed, automatically or not; None if never.
-    """
-
-    table: str
-    dead: int
-    due: int
-    starts_at: float
-    automatic: bool
-    vacuumed_at: datetime | None
+    table: str  # the policy's name
+    dead: int  # number of dead rows
+    due: int  # those of them in tables that autovacuum is on for
+    starts_at: float  # the number at which autovacuum starts; 0 if it is off
+    automatic: bool  # whether autovacuum is on for any part of the table
+    vacuumed_at: datetime | None  # when any part of it was last vacuumed
 
     def is_behind(self, times: float = _BEHIND) -> bool:
         """Return whether there are this many times the dead rows at which autovacuum starts."""
