@@ -32,10 +32,7 @@ class Reader:
 
 
 async def read(
-    messages: Iterable[Message],
-    *,
-    headers: Iterable[tuple[bytes, bytes]] = (),
-    pause: float = 0,
+    messages: Iterable[Message], *, headers: Iterable[tuple[bytes, bytes]] = (), pause: float = 0
 ) -> Reader:
     """Send the messages through limits of 10 bytes and 0.2 s."""
     reader, queue = Reader(), list(messages)

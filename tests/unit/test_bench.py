@@ -57,11 +57,7 @@ def test_the_ratio_is_that_to_the_best_peer(figure: Figure) -> None:
 def test_where_more_is_better_the_best_peer_has_the_lowest_ratio() -> None:
     """For a rate, the ratio is the lowest one."""
     figure = Figure(
-        name="rate",
-        title="",
-        unit="1/s",
-        rounds={OURS: [10.0], "a": [5.0], "b": [20.0]},
-        more_is_better=True,
+        name="rate", title="", unit="1/s", rounds={OURS: [10.0], "a": [5.0], "b": [20.0]}, more_is_better=True
     )
     assert figure.ratio == 0.5
 

@@ -85,14 +85,8 @@ def test_embedded_log_keeps_the_last_lines_in_memory(tmp_path: Path) -> None:
             "postgres: error while loading shared libraries: libx.so.1",
             r"missing \(.* libx\.so\.1\): install it",
         ),
-        (
-            "[Errno 1] Operation not permitted: '/x/initdb'",
-            r"lacks a permission \(\[Errno 1\] .*SETUID",
-        ),
-        (
-            "FATAL:  the stars are wrong.",
-            r"exited unexpectedly \(status 1\): the stars are wrong\. See /srv",
-        ),
+        ("[Errno 1] Operation not permitted: '/x/initdb'", r"lacks a permission \(\[Errno 1\] .*SETUID"),
+        ("FATAL:  the stars are wrong.", r"exited unexpectedly \(status 1\): the stars are wrong\. See /srv"),
     ],
 )
 def test_embedded_log_lines_are_explained(line: str, sentence: str) -> None:

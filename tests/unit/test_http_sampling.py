@@ -48,11 +48,7 @@ async def test_sampling_keeps_completed_requests_by_trace_id(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("path", "more", "outcome"),
-    [
-        ("/503", {}, "completed"),
-        ("/boom", {}, "failed"),
-        ("/200", {"query_string": b"stops"}, "failed"),
-    ],
+    [("/503", {}, "completed"), ("/boom", {}, "failed"), ("/200", {"query_string": b"stops"}, "failed")],
 )
 async def test_sampling_keeps_every_request_that_did_not_succeed(
     tmp_path: Path, path: str, more: dict[str, Any], outcome: str

@@ -134,9 +134,7 @@ LABEL_VALUES = st.text(
         st.tuples(st.integers(0, 1), LABEL_VALUES, st.floats(0, 1e300), st.integers(0, 12)), max_size=12
     )
 )
-def test_hostile_labels_of_two_workers_are_read_as_sums(
-    counted: list[tuple[int, str, float, int]],
-) -> None:
+def test_hostile_labels_of_two_workers_are_read_as_sums(counted: list[tuple[int, str, float, int]]) -> None:
     """Both parsers of prometheus_client read the same from either worker, whatever a label contains."""
     with tempfile.TemporaryDirectory() as folder:
         workers = [worker(Path(folder)) for _ in range(2)]

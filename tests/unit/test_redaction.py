@@ -218,11 +218,7 @@ def test_ids_of_hex_digits_are_plain(ids: str) -> None:
     assert not Redactor(["0badc0ffee"]).is_plain(f"{ids}0badc0ffee")
 
 
-@given(
-    st.integers(0, 60),
-    st.integers(20, 40),
-    st.sampled_from(["", "token=", "https://u:", "Bearer "]),
-)
+@given(st.integers(0, 60), st.integers(20, 40), st.sampled_from(["", "token=", "https://u:", "Bearer "]))
 def test_cut_text_never_shows_a_part_of_a_secret(offset: int, limit: int, before: str) -> None:
     """The limit may fall anywhere in it."""
     secret = "ABCDEFGHIJKLMNOPQRSTUVWX"
