@@ -156,24 +156,21 @@ async def test_an_app_of_each_framework_on_each_server(tmp_path: Path, framework
     ENDED.clear()
     watched = watch(make(), tmp_path)
     watched.logging.install()
-    try:
-        async with (
-            serving(watched.app, server) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,
-        ):
-            item = await client.get("/items/7", headers={"X-Request-ID": "order-7"})
-            assert (item.text.strip('"'), item.headers["x-request-id"]) == ("7:order-7", "order-7")
-            assert (await client.get("/stream")).content == b"piece" * 4
-            assert (await client.get("/later")).text.strip('"') == "now"
-            assert (await client.get("/nothing/at/all")).status_code == 404
-            assert (await client.put("/items/7")).status_code == 405
-            boom = await client.get("/boom")
-            assert boom.status_code == 500
-            assert "secret inside" not in boom.text
-            while not ENDED:  # noqa: ASYNC110 - set by the app
-                await asyncio.sleep(0.01)
-    finally:
-        watched.logging.uninstall()
+    async with (
+        serving(watched.app, server) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,
+    ):
+        item = await client.get("/items/7", headers={"X-Request-ID": "order-7"})
+        assert (item.text.strip('"'), item.headers["x-request-id"]) == ("7:order-7", "order-7")
+        assert (await client.get("/stream")).content == b"piece" * 4
+        assert (await client.get("/later")).text.strip('"') == "now"
+        assert (await client.get("/nothing/at/all")).status_code == 404
+        assert (await client.put("/items/7")).status_code == 405
+        boom = await client.get("/boom")
+        assert boom.status_code == 500
+        assert "secret inside" not in boom.text
+        while not ENDED:  # noqa: ASYNC110 - set by the app
+            await asyncio.sleep(0.01)
     logged = {line["url"]: line for line in watched.requests()}
     assert {url: line["route"] for url, line in logged.items()} == {
         "/items/7": "unmatched",  # the last one was the 405

@@ -178,20 +178,6 @@ def test_nothing_is_lost_at_a_normal_exit(end: str) -> None:
     assert done.returncode == 0
 
 
-def test_unfinished_turn_is_flushed_at_exit() -> None:
-    """An exit from within a callback leaves a turn unfinished."""
-    done = run(
-        """
-        async def main():
-            logs.event("info", msg="last words")
-            sys.exit(3)
-        asyncio.run(main())
-        """
-    )
-    assert [line["msg"] for line in parse_lines(done.stdout)] == ["last words"]
-    assert done.returncode == 3
-
-
 def test_uncaught_exception_ends_the_process_with_one_line() -> None:
     """No traceback on either stream; the exit code is 1."""
     done = run(

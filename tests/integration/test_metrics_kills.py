@@ -54,6 +54,12 @@ def _programs_import_support(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
+def _run(program: str, *arguments: Path | str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *arguments]
+    environ = os.environ | environ
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
 @contextlib.contextmanager
 def _child(action: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process that counts, until the block ends; it has counted one event."""
@@ -180,9 +186,7 @@ print("fine", series, lost)
 @only_root
 def test_a_full_file_system_only_prevents_new_series(small_memory: Path) -> None:
     """New series are counted as lost and reported once, existing ones count on, and there is no SIGBUS."""
-    done = subprocess.run(
-        [sys.executable, "-c", FILLS, small_memory], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = _run(FILLS, small_memory)
     assert done.returncode == 0, (done.returncode, done.stderr)
     assert done.stdout.startswith("fine")
 
@@ -220,9 +224,7 @@ assert registry.worker.number == 0
 
 def test_a_forked_child_counts_in_its_own_slot(tmp_path: Path) -> None:
     """Parent and children keep counting after a fork, and the sum is exact."""
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, tmp_path], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = _run(FORKS, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -283,17 +285,9 @@ def test_an_instance_of_one_process_is_removed_with_it(tmp_path: Path) -> None:
         "    await keeper.close()\n"
         "asyncio.run(main())\n"
     )
-    environ = {**os.environ, "WATCHKEEPER_METRICS_DIR": str(tmp_path)}
     left = []
     for end in ("killed", "ended"):
-        done = subprocess.run(
-            [sys.executable, "-c", program, tmp_path, end],
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        done = _run(program, tmp_path, end, WATCHKEEPER_METRICS_DIR=str(tmp_path))
         assert len(done.stderr.split()) == 1, done.stderr
         left.append(len(list(tmp_path.glob("*/*"))))
     assert left == [1, 0]
@@ -318,18 +312,6 @@ def test_an_instance_name_joins_unrelated_processes(tmp_path: Path) -> None:
     )
     seen = []
     for name in ("north", "north", "south"):
-        environ = {
-            **os.environ,
-            "WATCHKEEPER_METRICS_DIR": str(tmp_path),
-            "WATCHKEEPER_METRICS_INSTANCE": name,
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-        seen.append(float(done.stderr))
+        environ = {"WATCHKEEPER_METRICS_DIR": str(tmp_path), "WATCHKEEPER_METRICS_INSTANCE": name}
+        seen.append(float(_run(program, **environ).stderr))
     assert seen == [5.0, 10.0, 5.0]

@@ -14,7 +14,6 @@ from quart import Quart
 from quart import request as quart_request
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
-from starlette.responses import StreamingResponse as StarletteStream
 from starlette.routing import Route
 
 from support.asgi import SERVERS, response_body, response_start, serving, speak, watch
@@ -43,23 +42,21 @@ async def _breaking() -> AsyncIterator[bytes]:
     raise ValueError("in the middle")
 
 
+async def _late() -> str:
+    await asyncio.sleep(SLOW)
+    return "late"
+
+
+def _busy() -> str:  # in a thread
+    time.sleep(SLOW)
+    return "late"
+
+
 def _fastapi() -> FastAPI:
     app = FastAPI()
-
-    @app.get("/slow")
-    async def slow() -> str:
-        await asyncio.sleep(SLOW)
-        return "late"
-
-    @app.get("/busy")
-    def busy() -> str:  # in a thread
-        time.sleep(SLOW)
-        return "late"
-
-    @app.post("/unread")
-    async def unread() -> str:
-        await asyncio.sleep(SLOW)
-        return "late"
+    app.add_api_route("/slow", _late)
+    app.add_api_route("/busy", _busy)
+    app.add_api_route("/unread", _late, methods=["POST"])
 
     @app.get("/events")
     async def events() -> StreamingResponse:
@@ -74,18 +71,16 @@ def _fastapi() -> FastAPI:
 
 def _starlette() -> Starlette:
     async def slow(_request: Request) -> PlainTextResponse:
-        await asyncio.sleep(SLOW)
-        return PlainTextResponse("late")
+        return PlainTextResponse(await _late())
 
     def busy(_request: Request) -> PlainTextResponse:
-        time.sleep(SLOW)
-        return PlainTextResponse("late")
+        return PlainTextResponse(_busy())
 
-    async def events(_request: Request) -> StarletteStream:
-        return StarletteStream(_events(), media_type="text/event-stream")
+    async def events(_request: Request) -> StreamingResponse:
+        return StreamingResponse(_events(), media_type="text/event-stream")
 
-    async def breaking(_request: Request) -> StarletteStream:
-        return StarletteStream(_breaking())
+    async def breaking(_request: Request) -> StreamingResponse:
+        return StreamingResponse(_breaking())
 
     return Starlette(
         routes=[
@@ -99,21 +94,6 @@ def _starlette() -> Starlette:
 
 
 def _litestar() -> Litestar:
-    @get("/slow")
-    async def slow() -> str:
-        await asyncio.sleep(SLOW)
-        return "late"
-
-    @get("/busy", sync_to_thread=True)
-    def busy() -> str:
-        time.sleep(SLOW)
-        return "late"
-
-    @post("/unread", status_code=200)
-    async def unread() -> str:
-        await asyncio.sleep(SLOW)
-        return "late"
-
     @get("/events")
     async def events() -> Stream:
         return Stream(_events(), media_type="text/event-stream")
@@ -122,8 +102,13 @@ def _litestar() -> Litestar:
     async def breaking() -> Stream:
         return Stream(_breaking())
 
+    late = [
+        get("/slow")(_late),
+        get("/busy", sync_to_thread=True)(_busy),
+        post("/unread", status_code=200)(_late),
+    ]
     return Litestar(
-        [slow, busy, unread, events, breaking],
+        [*late, events, breaking],
         logging_config=None,
         openapi_config=None,
         after_exception=[note_exception],
@@ -132,17 +117,9 @@ def _litestar() -> Litestar:
 
 def _quart() -> Quart:
     app = Quart(__name__)
-
-    @app.get("/slow")
-    @app.post("/unread")
-    async def slow() -> str:
-        await asyncio.sleep(SLOW)
-        return "late"
-
-    @app.get("/busy")
-    def busy() -> str:
-        time.sleep(SLOW)
-        return "late"
+    app.get("/slow")(_late)
+    app.post("/unread")(_late)
+    app.get("/busy")(_busy)
 
     @app.get("/events")
     async def events() -> Any:
@@ -223,12 +200,9 @@ async def test_a_generator_that_raises_midway_has_failed(tmp_path: Path, framewo
     """The exception and the request have one line each, and the client knows that its body is incomplete."""
     watched = watch(FRAMEWORKS[framework](), tmp_path)
     watched.logging.install()
-    try:
-        async with serving(watched.app, server) as port:
-            reply = await speak(port, b"GET /breaking HTTP/1.1\r\nHost: x\r\n\r\n", seconds=3)
-            assert await _wait_for(watched, 1) == [("/breaking", 200, "failed")]
-    finally:
-        watched.logging.uninstall()
+    async with serving(watched.app, server) as port:
+        reply = await speak(port, b"GET /breaking HTTP/1.1\r\nHost: x\r\n\r\n", seconds=3)
+        assert await _wait_for(watched, 1) == [("/breaking", 200, "failed")]
     assert b"half" in reply
     assert not reply.endswith(b"0\r\n\r\n")
     (error,) = [line for line in watched.lines() if line["level"] == "error"]

@@ -87,6 +87,11 @@ class Program:
         """Where the program listens, once it does."""
         return str(self.wait_for(type="server", status="listening")["url"])
 
+    def errors(self) -> str:
+        """Return what the program wrote to stderr."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
     def finish(self) -> int:
         """Wait for the end; the exit code."""
         code = self.process.wait(60)
@@ -179,9 +184,7 @@ def test_a_port_in_use_is_a_sentence(start: Callable[..., Program]) -> None:
         port = str(taken.getsockname()[1])
         program = start(PORT=port)
         assert program.finish() == 1
-    assert program.process.stderr is not None
-    said = program.process.stderr.read()
-    assert said == (
+    assert program.errors() == (
         f"shop: 127.0.0.1:{port} is in use by another process: end that one, or set PORT to a free port.\n"
     )
 
@@ -191,8 +194,7 @@ def test_a_foreign_address_is_a_sentence(start: Callable[..., Program], host: st
     """The error names the address that this machine does not have, and the setting."""
     program = start(HOST=host)
     assert program.finish() == 1
-    assert program.process.stderr is not None
-    said = program.process.stderr.read()
+    said = program.errors()
     assert said.startswith("shop: ")
     assert "HOST" in said
     assert "Traceback" not in said
@@ -223,10 +225,7 @@ def test_the_server_and_the_library_write_one_kind_of_line(start: Callable[..., 
 def test_invalid_requests_get_the_common_error_body(start: Callable[..., Program], garbage: bytes) -> None:
     """Odd methods, broken headers and other protocols get a 400, one count and one line."""
     program = start()
-    host, port = program.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as client:
-        client.sendall(garbage)
-        head, _, body = b"".join(iter(lambda: client.recv(4096), b"")).partition(b"\r\n\r\n")
+    head, _, body = _exchange(program, garbage).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     error = json.loads(body)["error"]
     assert error["code"] == "bad_request"
@@ -313,8 +312,7 @@ def test_a_signal_ends_the_start(start: Callable[..., Program], postgres: Postgr
         program.process.send_signal(signal.SIGTERM)
         assert program.finish() == 0
         assert time.monotonic() - began < 30
-    assert program.process.stderr is not None
-    assert program.process.stderr.read() == ""
+    assert program.errors() == ""
     assert not [line for line in program.lines if line.get("status") == "listening"]
 
 
@@ -323,8 +321,7 @@ def test_a_database_without_its_extra_ends_the_service(start: Callable[..., Prog
     (tmp_path / "psycopg.py").write_text("raise ImportError('gone', name='psycopg')")
     program = start(DATABASE_URL="postgresql://nobody@127.0.0.1:9/none", PYTHONPATH=str(tmp_path))
     assert program.finish() == 1
-    assert program.process.stderr is not None
-    assert program.process.stderr.read().endswith(
+    assert program.errors().endswith(
         "psycopg is not installed, which this service needs: pip install 'watchkeeper[postgres]'\n"
     )
 

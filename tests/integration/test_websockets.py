@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from support.asgi import Watched
 
 
-async def _echo(socket: StarletteSocket) -> None:
+async def _echo(socket: StarletteSocket | LitestarSocket[Any, Any, Any]) -> None:
     await socket.accept()
     while True:
         text = await socket.receive_text()
@@ -38,7 +38,7 @@ async def _echo(socket: StarletteSocket) -> None:
         await socket.send_text(text)
 
 
-async def _refuse(socket: StarletteSocket) -> None:
+async def _refuse(socket: StarletteSocket | LitestarSocket[Any, Any, Any]) -> None:
     await socket.close()
 
 
@@ -66,19 +66,11 @@ def _fastapi() -> FastAPI:
 def _litestar() -> Litestar:
     @litestar_websocket("/rooms/{room:str}")
     async def room(socket: LitestarSocket[Any, Any, Any]) -> None:
-        await socket.accept()
-        while True:
-            text = await socket.receive_text()
-            if text == "boom":
-                raise ValueError("inside")
-            if text == "bye":
-                await socket.close(4001)
-                return
-            await socket.send_text(text)
+        await _echo(socket)
 
     @litestar_websocket("/closed")
     async def closed(socket: LitestarSocket[Any, Any, Any]) -> None:
-        await socket.close()
+        await _refuse(socket)
 
     return Litestar(
         [Router("/chat/{tenant:str}", route_handlers=[room, closed])],
@@ -139,39 +131,34 @@ async def test_websockets_of_each_framework_and_server(tmp_path: Path, framework
     make: Callable[[], Any] = FRAMEWORKS[framework]
     watched = watch(make(), tmp_path)
     watched.logging.install()
-    try:
-        async with serving(watched.app, server) as port:
-            async with Connection(port, "/chat/a/rooms/1") as client:
-                assert client.status == 101
-                request_id = client.headers.get("x-request-id")
-                assert [await client.send_and_receive("one"), await client.send_and_receive("two")] == [
-                    "one",
-                    "two",
-                ]
-                await client.close(1000)
-            async with Connection(port, "/chat/a/rooms/2") as client:
-                assert await client.send_and_receive("bye") == ""
-                assert client.code == 4001
-            async with Connection(port, "/chat/a/rooms/3") as client:
-                assert await client.send_and_receive("one") == "one"
-                client.cut()
-            async with Connection(port, "/chat/a/rooms/4") as client:
-                assert await client.send_and_receive("boom") == ""
-            for path in ("/chat/a/closed", "/nothing/at/all"):
-                async with Connection(port, path) as client:
-                    assert client.status in {403, 404}
-            await _wait_for_sockets(watched, 6)
-    finally:
-        watched.logging.uninstall()
+    async with serving(watched.app, server) as port:
+        async with Connection(port, "/chat/a/rooms/1") as client:
+            assert client.status == 101
+            request_id = client.headers.get("x-request-id")
+            for text in ("one", "two"):
+                assert await client.send_and_receive(text) == text
+            await client.close(1000)
+        async with Connection(port, "/chat/a/rooms/2") as client:
+            assert await client.send_and_receive("bye") == ""
+            assert client.code == 4001
+        async with Connection(port, "/chat/a/rooms/3") as client:
+            assert await client.send_and_receive("one") == "one"
+            client.cut()
+        async with Connection(port, "/chat/a/rooms/4") as client:
+            assert await client.send_and_receive("boom") == ""
+        for path in ("/chat/a/closed", "/nothing/at/all"):
+            async with Connection(port, path) as client:
+                assert client.status in {403, 404}
+        await _wait_for_sockets(watched, 6)
     logged = {line["url"]: line for line in watched.sockets()}
     assert len(watched.sockets()) == 6
     room = ROOMS.get(framework, "/chat/{tenant}/rooms/{room}")
     assert {line["route"] for url, line in logged.items() if "rooms" in url} == {room}
     assert logged["/nothing/at/all"]["route"] == "unmatched"
-    assert (logged["/chat/a/rooms/1"]["outcome"], logged["/chat/a/rooms/1"]["code"]) == ("completed", 1000)
-    assert (logged["/chat/a/rooms/1"]["received"], logged["/chat/a/rooms/1"]["sent"]) == (2, 2)
+    first = logged["/chat/a/rooms/1"]
+    assert [first[key] for key in ("outcome", "code", "received", "sent")] == ["completed", 1000, 2, 2]
     if server != "granian":  # granian drops the headers of a handshake
-        assert logged["/chat/a/rooms/1"]["requestId"] == request_id
+        assert first["requestId"] == request_id
     assert (logged["/chat/a/rooms/2"]["outcome"], logged["/chat/a/rooms/2"]["code"]) == ("completed", 4001)
     assert logged["/chat/a/rooms/3"]["outcome"] == "aborted"
     assert logged["/chat/a/rooms/4"]["outcome"] == "failed"

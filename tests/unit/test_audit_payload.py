@@ -58,16 +58,12 @@ def _decoded(payload: dict[Any, Any]) -> Any:
         ({(1, 2): "x"}, {"(1, 2)": "x"}),
         ({1: "x\0", None: True}, {"1": "x\\u0000", "None": True}),
         (frozenset({1.5}), [1.5]),
+        (10**5000, "<int>"),  # Python itself refuses to print it
     ],
 )
 def test_anything_becomes_json(value: object, expected: object) -> None:
     """Known types keep their meaning, unknown ones become text, and a secret stays masked."""
     assert _decoded({"value": value}) == {"value": expected}
-
-
-def test_a_huge_integer_does_not_raise() -> None:
-    """Python itself refuses to print it."""
-    assert _decoded({"value": 10**5000}) == {"value": "<int>"}
 
 
 def test_a_cycle_is_cut() -> None:

@@ -128,22 +128,15 @@ async def test_a_result_is_cached_for_its_ttl() -> None:
 
 
 async def test_a_check_may_have_its_own_timeout_and_ttl() -> None:
-    """They replace the runner's."""
+    """They replace the runner's; a check that hangs fails after its own and delays no other."""
     slow = _Check("slow", _hang, timeout=SHORT)
     fresh = _Check("fresh", ttl=timedelta(0))
     runner = CheckRunner([slow, fresh], timeout=timedelta(seconds=60), ttl=timedelta(seconds=60))
     for _ in range(2):
         results = await runner.run()
     assert results["slow"].error == "TimeoutError: No answer within 0.05 s."
+    assert results["fresh"].ok
     assert [slow.calls, fresh.calls] == [1, 2]
-
-
-async def test_a_check_that_hangs_fails_without_delaying_others() -> None:
-    """The probe returns when the timeout has passed."""
-    runner = CheckRunner([_Check("stuck", _hang), _Check("good")], timeout=SHORT)
-    results = await asyncio.wait_for(runner.run(), 60)
-    assert (results["stuck"].ok, results["good"].ok) == (False, True)
-    await runner.close()
 
 
 async def test_a_timeout_does_not_wait_for_the_cancelled_check() -> None:

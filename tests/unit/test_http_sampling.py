@@ -89,13 +89,6 @@ async def test_a_sampled_line_with_escapes_has_its_rate(tmp_path: Path) -> None:
     assert (line["sampleRate"], line["url"]) == (0.5, "/?q=\u202e")
 
 
-async def test_all_lines_are_kept_without_sampling(tmp_path: Path) -> None:
-    """And none has a rate."""
-    watched = watch(_app, tmp_path)
-    await _fetch(watched, DROPPED)
-    assert [line.get("sampleRate") for line in watched.requests()] == [None]
-
-
 @given(
     trace=st.text("0123456789abcdef", min_size=32, max_size=32),
     shares=st.tuples(st.floats(1e-15, 0.999), st.floats(1e-15, 0.999)),

@@ -86,12 +86,6 @@ def line(number: int, size: int = 0) -> bytes:
     return start + b"x" * (size - len(start) - 1) + b"\n"
 
 
-def test_line_is_written_at_once_outside_a_loop(pipe: Pipe) -> None:
-    """A command-line program or a thread without a loop has no turn to wait for."""
-    Sink(pipe.writer).write(b"one\n")
-    assert pipe.read() == b"one\n"
-
-
 async def test_lines_are_written_at_the_end_of_the_turn_within_a_loop(pipe: Pipe) -> None:
     """All lines of a turn together, and none later."""
     sink = Sink(pipe.writer)

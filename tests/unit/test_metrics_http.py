@@ -51,16 +51,6 @@ def test_buckets_can_be_chosen(registry: ScrapedRegistry) -> None:
     assert _bounds(registry) == ["1.0", "2.0", "+Inf"]
 
 
-def test_unknown_methods_are_one_series(registry: ScrapedRegistry) -> None:
-    """A scanner that invents methods creates no series."""
-    metrics = HttpMetrics(registry)
-    for number in range(1000):
-        metrics.record(f"METHOD{number}", "unmatched", 405, 0.001)
-    metrics.record("get", "unmatched", 405, 0.001)
-    assert registry.sample("http_requests_total", method="_OTHER", route="unmatched", status="405") == 1001.0
-    assert registry.text().count("http_requests_total{") == 1
-
-
 def test_the_unit_is_one_of_two(registry: ScrapedRegistry) -> None:
     """Anything else is refused."""
     with pytest.raises(MetricError, match="is 's' or 'ms', not 'min'"):
