@@ -81,8 +81,7 @@ class Watchkeeper:
         if database is False and (retention or migrations):
             raise ConfigurationError("Retention and migrations need a database: leave out database=False.")
         self.registry: Final = Registry(
-            on_error=self._log_metric_error,
-            max_series=self.settings.metrics_max_series,
+            on_error=self._log_metric_error, max_series=self.settings.metrics_max_series
         )
         self.counter: Final = self.registry.counter
         self.gauge: Final = self.registry.gauge
@@ -106,14 +105,14 @@ class Watchkeeper:
         self.http_metrics: Final = HttpMetrics(self.registry, unit=duration_unit, buckets=duration_buckets)
         self.websocket_metrics: Final = WebsocketMetrics(self.registry)
         self._refreshes: list[Callable[[], Awaitable[None]]] = []
-        self._database: DatabaseService | None = None
+        self.database_service: DatabaseService | None = None
         self._audit: AuditWatch | None = None
         self._retention: RetentionService | None = None
         checks = list(checks)
         if database or retention or migrations:
-            self._database = self._declare_database(migrations, retention, archive)
-            checks.insert(0, DatabaseCheck(self._database.ping))
-        self._checks = CheckRunner(checks, on_result=self._record_result if self._database else None)
+            self.database_service = self._declare_database(migrations, retention, archive)
+            checks.insert(0, DatabaseCheck(self.database_service.ping))
+        self._checks = CheckRunner(checks, on_result=self._record_result if self.database_service else None)
         self.failure: BaseException | None = None
         self._opening: asyncio.Task[None] | None = None
         self._started_at = 0.0
@@ -127,22 +126,17 @@ class Watchkeeper:
 
     @property
     def database(self) -> Database:
-        """The opened database; `DatabaseUnavailableError` while the keeper is not running."""
-        if self._database is None:
+        """The opened database; an error if the service has none, or the keeper is not running."""
+        if self.database_service is None:
             raise ConfigurationError("This service has no database: pass database=True to Watchkeeper.")
-        return self._database.database
+        return self.database_service.database
 
     @property
     def retention(self) -> Retention:
-        """The retention of this service; `ConfigurationError` without policies or before it runs."""
+        """The retention of this service; an error without policies, or if the keeper is not running."""
         if self._retention is None or self._retention.retention is None:
             raise ConfigurationError("There is no retention: declare policies, and start the keeper first.")
         return self._retention.retention
-
-    @property
-    def database_service(self) -> DatabaseService | None:
-        """What opens and migrates the database, for the operator's commands."""
-        return self._database
 
     def on_scrape(self, refresh: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """Await `refresh` before each scrape, to set gauges from another source; register it before `wrap`.
@@ -213,8 +207,8 @@ class Watchkeeper:
         await self._metrics.close()
         if self._retention is not None:
             await self._retention.close()
-        if self._database is not None:
-            await self._database.close()
+        if self.database_service is not None:
+            await self.database_service.close()
         # The server still logs, and may exit before the event loop's turn ends, when lines are written.
         self.logging.sink.immediate = True
         self.logging.flush()
@@ -264,8 +258,8 @@ class Watchkeeper:
         return database
 
     async def _open(self, *, migrate: bool = True, take_over: bool = True) -> None:
-        if self._database is not None:
-            await self._database.open(migrate=migrate, take_over=take_over)
+        if self.database_service is not None:
+            await self.database_service.open(migrate=migrate, take_over=take_over)
         if self._audit is not None:
             await self._audit.refresh()
         if self._retention is not None:
@@ -302,10 +296,10 @@ class Watchkeeper:
 
     async def _ready(self) -> dict[str, bool]:
         state = {"running": not self._stopping}
-        if self._database is not None:
+        if self.database_service is not None:
             results = await self._checks.run(DATABASE_CHECK)
             state["database"] = results[DATABASE_CHECK].ok
-            state["migrations"] = self._database.migrated
+            state["migrations"] = self.database_service.migrated
         return state
 
     async def _refresh_db_up(self) -> None:
@@ -317,8 +311,8 @@ class Watchkeeper:
             "env": self.settings.env,
             "uptime": round(time.monotonic() - self._started_at, 3),
         }
-        if self._database is not None:
-            details["database"] = "external" if self._database.server is None else "embedded"
-            details["migrated"] = self._database.migrated
+        if self.database_service is not None:
+            details["database"] = "external" if self.database_service.server is None else "embedded"
+            details["migrated"] = self.database_service.migrated
             details["retention"] = self._retention is not None and self._retention.is_running
         return details

@@ -214,21 +214,17 @@ class Settings:
         prepared_statements: Off behind PgBouncer in transaction mode.
         state_dir: Parent of the service's state folder (embedded database, secrets); default
             `$XDG_STATE_HOME/watchkeeper`, `~/.local/state/watchkeeper`, or for root `/var/lib/watchkeeper`.
-        postgres_bin: Folder of the PostgreSQL programs (15 or newer) for the embedded server; default those
-            of the `embedded` extra.
+        postgres_bin: Folder of PostgreSQL's programs (15 or newer); default those of the `embedded` extra.
         metrics_token: Bearer token for `/metrics` and for the details of `/health/detailed`.
-        metrics_instance: Joins processes whose metrics are added up but which are not the workers of one
-            server; see docs/metrics.md.
-        metrics_dir: Parent of the folders in which the workers of an instance share their metrics; default
-            /dev/shm, else the folder for temporary files.
-        metrics_max_series: Series that a metric may have in a worker, unless its declaration sets another
-            limit.
+        metrics_instance: Joins processes that are not the workers of one server; see docs/metrics.md.
+        metrics_dir: Where the workers of an instance share metrics; default /dev/shm, else the folder for
+            temporary files.
+        metrics_max_series: Series that a metric may have in a worker, unless its declaration says otherwise.
         metrics_created: On adds the `_created` samples to OpenMetrics, which Prometheus stores as series.
         retention: Off stops scheduled retention runs; switching it on again catches up once.
         retention_timezone: IANA name of the time zone of the schedules.
         retention_limits: What a retention run may take.
-        archive_dir: Folder to which policies archive rows before deleting them; default `archive` in the
-            service's state folder.
+        archive_dir: Where policies archive rows; default `archive` in the service's state folder.
         request_lines: Off stops the log line of each request; metrics continue.
         request_sample: Share of the requests answered below 500 that are logged, chosen by trace; all others
             are always logged.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 PROGRAM: Final = Path(__file__).with_name("embedded_process.py")
-NAMES: Final = {"database": "app", "owner_role": "app_owner", "service_role": "app"}
+NAME: Final = "app"
 QUICK: Final = {"fsync": "off"}
 _TIMEOUT_S: Final = 30.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - mkdtemp makes the folder in it
@@ -44,7 +44,7 @@ async def server_over(state: Path, **options: Any) -> AsyncIterator[EmbeddedServ
 
 def make_server(state: Path, **options: Any) -> EmbeddedServer:
     """Return a server that has not been started."""
-    return EmbeddedServer(state, **{**NAMES, "parameters": QUICK, "report": lambda *_: None, **options})
+    return EmbeddedServer(state, **{"name": NAME, "parameters": QUICK, "report": lambda *_: None, **options})
 
 
 def superuser_url(server: EmbeddedServer) -> str:
@@ -68,7 +68,7 @@ class Starter:
         environ: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
-        spec = json.dumps({**NAMES, "parameters": QUICK, "state": str(state), **options})
+        spec = json.dumps({"name": NAME, "parameters": QUICK, "state": str(state), **options})
         self.lines: list[dict[str, Any]] = []
         self._unread: deque[dict[str, Any]] = deque()
         self._partial = b""

@@ -135,32 +135,22 @@ def test_embedded_folder_errors_name_the_folder(number: int, sentence: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("names", "sentence"),
+    ("name", "sentence"),
     [
-        ({"database": ""}, "The database '' is not a"),
-        ({"database": "é" * 32}, "use 1 to 63 bytes"),
-        ({"owner_role": "a\0b"}, "is not a PostgreSQL name"),
-        ({"owner_role": "postgres"}, "The owner_role 'postgres' is reserved"),
-        ({"service_role": "pg_mine"}, "The service_role 'pg_mine' is reserved"),
-        ({"service_role": "owner"}, "the service must not own its audit log"),
+        ("a" * 58, "has more than 63 bytes"),
+        ("postgres", "The name 'postgres' is reserved"),
+        ("pg_mine", "The name 'pg_mine' is reserved"),
     ],
 )
-def test_embedded_names_are_checked(names: dict[str, str], sentence: str) -> None:
-    """A name that PostgreSQL would refuse, or the same name for both roles, is refused."""
-    given = {"database": "app", "owner_role": "owner", "service_role": "svc", **names}
+def test_embedded_names_are_checked(name: str, sentence: str) -> None:
+    """A name that PostgreSQL would refuse is refused."""
     with pytest.raises(ConfigurationError, match=re.escape(sentence)):
-        EmbeddedServer(
-            Path(),
-            database=given["database"],
-            owner_role=given["owner_role"],
-            service_role=given["service_role"],
-            report=print,
-        )
+        EmbeddedServer(Path(), name=name, report=print)
 
 
 def test_embedded_url_quotes_names() -> None:
     """Folders and roles with separators in their names are quoted in the URL."""
-    names = Names(database="a/b", owner_role="o@p", service_role="s")
+    names = Names(service="a/b")
     expected = "postgresql://o%40p@/a%2Fb?host=%2Fx%2C%26y%2Frun&port=5432"
     assert names.url(Path("/x,&y/run"), "o@p") == expected
 

@@ -11,7 +11,7 @@ from watchkeeper.logs._levels import LEVELS
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._render import MAX_LINE
 from watchkeeper.logs.output._sink import DROP_REASONS
-from watchkeeper.logs.redaction._redactor import DEFAULT_KEYS
+from watchkeeper.logs.redaction._patterns import DEFAULT_KEYS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/logs.md").read_text()

@@ -50,12 +50,12 @@ async def answering(*registries: ScrapedRegistry) -> AsyncIterator[list[Exporter
     """Open the exporters of these workers until the block ends."""
     exporters = [registry.exporter for registry in registries]
     for one in exporters:
-        await one.open()
+        await one.peers.open()
     try:
         yield exporters
     finally:
         for one in exporters:
-            await one.close()
+            await one.peers.close()
 
 
 def lines_of(exposition: Exposition, name: str) -> list[str]:
@@ -365,9 +365,9 @@ async def test_workers_answer_each_other_in_a_folder_with_a_long_path(tmp_path: 
                 'theirs{worker="1"} 2.0',
             ]
         # A worker that was closed and opened again answers as before.
-        await workers[1].close()
+        await workers[1].peers.close()
         assert lines_of(await workers[0].scrape(openmetrics=False), "theirs") == ['theirs{worker="0"} 1.0']
-        await workers[1].open()
+        await workers[1].peers.open()
         assert len(lines_of(await workers[0].scrape(openmetrics=False), "theirs")) == 2
 
 
@@ -384,7 +384,7 @@ async def main():
     registry.counter("jobs_total", "Jobs.").inc(3)
     worker = Worker(registry)
     worker.join(Path(sys.argv[1]))
-    await Exporter(worker).open()
+    await Exporter(worker).peers.open()
     print("up", flush=True)
     await asyncio.Event().wait()
 

@@ -22,6 +22,7 @@ ActorType = Literal["user", "agent", "system"]
 
 QUERIES: Final = Queries.load("watchkeeper.audit", "audit")
 _ACTION: Final = re.compile(r"[a-z][a-z0-9._-]{0,99}")
+_NOT_STORED: Final = re.compile("[\0\ud800-\udfff]")
 _MAX_CHARACTERS: Final = 255
 _MAX_PAYLOAD_BYTES: Final = 256 * 1024
 _MAX_ENTRIES: Final = 1000
@@ -126,15 +127,7 @@ async def recent(conn: AsyncConnection[Any], limit: int = 50, entity: str | None
 def _check_text(field: str, value: object) -> None:
     if not isinstance(value, str) or not 1 <= len(value) <= _MAX_CHARACTERS:
         raise AuditError(f"{field} takes text of 1 to {_MAX_CHARACTERS} characters.")
-    if "\0" in value or not _is_unicode(value):
+    if _NOT_STORED.search(value):
         raise AuditError(
             f"{field} contains a NUL character or a lone surrogate, which PostgreSQL does not store."
         )
-
-
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,7 +1,4 @@
-"""Checks whether the audit log is still append-only.
-
-Triggers refuse changes by any role; that the owner drops them can only be detected.
-"""
+"""Checks whether the audit log is still append-only: only its owner can drop the triggers."""
 
 from __future__ import annotations
 

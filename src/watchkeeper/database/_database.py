@@ -45,9 +45,6 @@ class Database:
         prepared_statements: False behind PgBouncer in transaction mode; default True.
         acquire_timeout: Longest wait for a connection; default 2 s.
         statement_timeout: Longest wait for the answer to one statement; default 10 s.
-
-    Raises:
-        ConfigurationError: An argument is not usable.
     """
 
     def __init__(  # noqa: PLR0913  # options, all named
@@ -152,10 +149,7 @@ class Database:
                 transaction is unknown.
             psycopg.errors.InFailedSqlTransaction: The block suppressed the error of a statement.
         """
-        async with (
-            self.connection(statement_timeout=statement_timeout) as conn,
-            committed(conn),
-        ):
+        async with self.connection(statement_timeout=statement_timeout) as conn, committed(conn):
             yield conn
 
     @asynccontextmanager

@@ -25,9 +25,6 @@ class Queries:
     Args:
         text: The file's text.
         source: Name of the file in errors.
-
-    Raises:
-        ConfigurationError: A name is malformed or used twice, or a query has no description or no SQL.
     """
 
     __slots__ = ("_queries", "_source")

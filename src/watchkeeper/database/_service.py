@@ -38,7 +38,7 @@ class DatabaseService:
         self._settings = settings
         self._sources = (LIBRARY_MIGRATIONS, *migrations)
         self._report = report
-        self._server: EmbeddedServer | None = None
+        self.server: EmbeddedServer | None = None  # the embedded one, if it is in use
         self._database: Database | None = None
         self._migrating: asyncio.Task[None] | None = None
         self._migrated = asyncio.Event()
@@ -51,15 +51,10 @@ class DatabaseService:
         return self._database
 
     @property
-    def server(self) -> EmbeddedServer | None:
-        """The embedded server, if it is in use."""
-        return self._server
-
-    @property
     def owner_url(self) -> Secret:
         """The URL of the tables' owner, for PostgreSQL's own programs."""
-        if self._server is not None:
-            return Secret(self._server.owner_url)
+        if self.server is not None:
+            return Secret(self.server.owner_url)
         url = self._settings.database_owner_url or self._settings.database_url
         if url is None:
             raise DatabaseUnavailableError("The embedded server is not running: open the database first.")
@@ -72,10 +67,10 @@ class DatabaseService:
 
     def free_space(self) -> tuple[int, int] | None:
         """Return the free and the total bytes of the embedded server's disk; None where they are unknown."""
-        if self._server is None:
+        if self.server is None:
             return None
         try:
-            usage = shutil.disk_usage(self._server.data_dir)
+            usage = shutil.disk_usage(self.server.data_dir)
         except OSError:
             return None
         return usage.free, usage.total
@@ -108,9 +103,9 @@ class DatabaseService:
                 await self._migrating
         if self._database is not None:
             await self._database.close()
-        if self._server is not None:
-            await self._server.stop()
-        self._database = self._server = self._migrating = None
+        if self.server is not None:
+            await self.server.stop()
+        self._database = self.server = self._migrating = None
         self._migrated.clear()
 
     async def migrate(self) -> list[str]:
@@ -120,7 +115,7 @@ class DatabaseService:
             self._report("warn", type="database", status="excess_privilege", msg=warning)
         if applied:
             self._report("info", type="database", status="migrated", applied=applied)
-        self._report("info", type="database", status="opened", embedded=self._server is not None)
+        self._report("info", type="database", status="opened", embedded=self.server is not None)
         self._migrated.set()
         return applied
 
@@ -139,18 +134,15 @@ class DatabaseService:
         # Imported here because it takes 15 ms, which a service with an external server saves.
         from watchkeeper.database.embedded._server import EmbeddedServer  # noqa: PLC0415
 
-        name = settings.service.replace("-", "_")
-        self._server = EmbeddedServer(
+        self.server = EmbeddedServer(
             settings.service_dir,
-            database=name,
-            service_role=name,
-            owner_role=f"{name}_owner",
+            name=settings.service.replace("-", "_"),
             bin_dir=settings.postgres_bin,
             take_over=take_over,
             report=lambda level, text: self._report(level, type="database", status="server", msg=text),
         )
-        await self._server.start()
-        return Database(self._server.url, owner_url=self._server.owner_url)
+        await self.server.start()
+        return Database(self.server.url, owner_url=self.server.owner_url)
 
     async def _try_to_migrate(self) -> bool:
         try:

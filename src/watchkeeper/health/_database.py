@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-DATABASE_CHECK: Final = "db"
-"""Name of the check."""
+DATABASE_CHECK: Final = "db"  # name of the check
 
 
 class DatabaseCheck:

@@ -12,8 +12,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
-CLIENT_LEFT: Final = 499
-"""nginx's status for a client that did not wait; there is no official one."""
+CLIENT_LEFT: Final = 499  # nginx's status for a client that did not wait; there is no official one
 
 _REQUEST_ID: Final = b"x-request-id"
 

@@ -87,8 +87,7 @@ class Endpoints:
             "/livez": self._livez,
             "/metrics": self._metrics if settings.metrics else self._not_found,
         }
-        self.paths = frozenset(self._answers)
-        """The library's own paths, below the root path."""
+        self.paths = frozenset(self._answers)  # the library's own paths, below the root path
 
     async def answer(self, path: str, scope: Scope, request_id: str) -> Answer:
         """Answer a request for one of `paths`."""

@@ -44,10 +44,7 @@ os.register_at_fork(after_in_child=_reset)
 
 
 def read_ids(headers: Headers) -> RequestContext:
-    """Return the ids of a request from its headers; what is missing, malformed or sent twice is generated.
-
-    A generated request id is the trace id, the same object.
-    """
+    """Return the ids in a request's headers; what is missing, malformed or sent twice is generated."""
     try:
         trace_id, span_id = _take()
     except IndexError:

@@ -1,7 +1,4 @@
-"""The ASGI lifespan around an app: the keeper starts before the app and stops after it.
-
-Protocol: https://asgi.readthedocs.io/en/latest/specs/lifespan.html. Apps need not support it.
-"""
+"""The ASGI lifespan of app and keeper: https://asgi.readthedocs.io/en/latest/specs/lifespan.html."""
 
 from __future__ import annotations
 
@@ -38,13 +35,13 @@ class Lifespan:
             return
         inner = _InnerApp(self._app, scope)
         try:
-            failure = await inner.startup()
+            failure = await inner.exchange("startup")
             if failure is not None:
                 await send(failure)
                 return
             await send({"type": "lifespan.startup.complete"})
             await receive()
-            failure = await inner.shutdown()
+            failure = await inner.exchange("shutdown")
         finally:
             await inner.end()
             await self._stop()
@@ -52,7 +49,7 @@ class Lifespan:
 
 
 class _InnerApp:
-    """Runs the app's own lifespan in a task, as a server would."""
+    """Runs the app's own lifespan in a task; an app without lifespan support is started all the same."""
 
     def __init__(self, app: ASGIApp, scope: Scope) -> None:
         self._to_app: asyncio.Queue[Message] = asyncio.Queue()
@@ -60,20 +57,15 @@ class _InnerApp:
         self._supported = True
         self._task = asyncio.create_task(self._run(app, scope), name="watchkeeper-lifespan")
 
-    async def startup(self) -> Message | None:
-        """Start the app; return the message of its failure, or None."""
-        return await self._exchange("startup")
-
-    async def shutdown(self) -> Message | None:
-        """Stop the app; return the message of its failure, or None."""
-        return await self._exchange("shutdown") if self._supported else None
-
     async def end(self) -> None:
         """Cancel the app's task and wait for its end."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
-    async def _exchange(self, phase: str) -> Message | None:
+    async def exchange(self, phase: str) -> Message | None:
+        """Begin a phase, `startup` or `shutdown`; return the message of its failure, or None."""
+        if not self._supported:
+            return None
         self._to_app.put_nowait({"type": f"lifespan.{phase}"})
         answer = await self._from_app.get()
         if answer is None:

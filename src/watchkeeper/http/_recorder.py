@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from watchkeeper.metrics._websockets import WebsocketMetrics
     from watchkeeper.settings import Settings
 
-SCOPE_KEY: Final = "watchkeeper"
-"""Key under which the scope, and each copy of it, holds the recorder."""
+SCOPE_KEY: Final = "watchkeeper"  # key under which the scope, and each copy of it, holds the recorder
 
 _CLIENT_ERRORS: Final = frozenset(("ClientDisconnect", "ClientDisconnected", "WebSocketDisconnect"))
 """What Starlette, uvicorn and Quart raise when the client is gone."""

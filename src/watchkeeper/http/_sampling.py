@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-RANDOM_FROM: Final = 18
-"""Index of the first random hex digit of a trace id's 32."""
+RANDOM_FROM: Final = 18  # index of the first random hex digit of a trace id's 32
 
 _ALL: Final = 1 << 56
 

@@ -20,15 +20,12 @@ if TYPE_CHECKING:
 
 SampleRate: TypeAlias = float | msgspec.UnsetType
 
-UNSAMPLED: Final = msgspec.UNSET
-"""The rate of a line that was not sampled; such a line has no `sampleRate`."""
+UNSAMPLED: Final = msgspec.UNSET  # the rate of a line that was not sampled; such a line has no `sampleRate`
 
 _CACHED_URLS: Final = 1024
 _SHORT_URL: Final = 128
 _LONG_URL: Final = 1024
-_METHODS: Final = frozenset(
-    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"),
-)
+_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 _NO_HEAD: Final = msgspec.Raw(b"")
 _method_of: Final = attrgetter("method")
@@ -54,11 +51,9 @@ class RequestLine(
     level: msgspec.Raw = _NO_HEAD
     """Set when the line is rendered. msgspec copies a Raw unchanged: it also holds the keys up to `type`."""
     method: str
-    url: str
-    """Path and query as received."""
+    url: str  # path and query as received
     status: int
-    duration: float
-    """Milliseconds to the last byte of the response; finite."""
+    duration: float  # milliseconds to the last byte of the response; finite
     request_id: str
     route: str
     outcome: str

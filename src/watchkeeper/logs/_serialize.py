@@ -37,14 +37,10 @@ _AS_TEXT: Final = (UUID, datetime, date, time, Decimal, PurePath)
 class Limits(Struct, frozen=True, kw_only=True):
     """How much of a value is kept."""
 
-    text: int = 8192
-    """Characters of one string."""
-    items: int = 256
-    """Entries of one container."""
-    depth: int = 10
-    """Nested containers."""
-    total: int = 24_000
-    """Characters altogether."""
+    text: int = 8192  # characters of one string
+    items: int = 256  # entries of one container
+    depth: int = 10  # nested containers
+    total: int = 24_000  # characters altogether
 
 
 class _Printing(threading.local):
@@ -74,8 +70,7 @@ class Serializer:
         self._redactor = redactor
         self._limits = limits
         self._left = limits.total
-        self._open: set[int] = set()
-        """Ids of the containers that are being serialized, to detect cycles."""
+        self._open: set[int] = set()  # ids of the containers that are being serialized, to detect cycles
 
     def serialize(self, value: object, depth: int = 0) -> Any:
         """Return `value` as str, int, float, bool, None, list or dict with string keys."""

@@ -1,7 +1,5 @@
 """Counters, gauges and histograms, and their exposition for Prometheus."""
 
-from __future__ import annotations
-
 from watchkeeper.metrics._children import Timer
 from watchkeeper.metrics._instruments import Counter, Gauge, Histogram
 from watchkeeper.metrics._registry import Registry

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from msgspec import Struct
 
 Kind = Literal["counter", "gauge", "histogram"]
 MultiprocessMode = Literal["latest", "sum", "max", "min", "worker"]
 
-MULTIPROCESS_MODES: Final[tuple[MultiprocessMode, ...]] = ("latest", "sum", "max", "min", "worker")
-
-Shape = tuple[str, str, tuple[str, ...], tuple[float, ...], str]
-"""What two processes must declare alike for their series to be summed: everything but the help text."""
+MULTIPROCESS_MODES: Final[tuple[MultiprocessMode, ...]] = get_args(MultiprocessMode)
 
 
 class Family(Struct, frozen=True):
@@ -26,8 +23,8 @@ class Family(Struct, frozen=True):
     multiprocess_mode: MultiprocessMode = "latest"
 
     @property
-    def shape(self) -> Shape:
-        """What other processes must declare alike."""
+    def shape(self) -> tuple[object, ...]:
+        """What other processes must declare alike for their series to be summed: all but the help."""
         return self.kind, self.name, self.labels, self.bounds, self.multiprocess_mode
 
     @property

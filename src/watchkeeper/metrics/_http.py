@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from watchkeeper.metrics._registry import Registry
 
 # RFC 9110 and RFC 5789; all other methods are one value, as in OpenTelemetry's conventions.
-METHODS: Final = frozenset(
-    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"),
-)
+METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
 OTHER_METHOD: Final = "_OTHER"
 RequestSeries: TypeAlias = "RequestChild | _Overflowing"
 
@@ -26,10 +24,7 @@ MILLISECONDS_BUCKETS: Final = (10.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1
 
 
 class HttpMetrics:
-    """`http_requests_total{method,route,status}` and `http_request_duration_seconds{method,route}`.
-
-    With the unit "ms" the second is `http_request_duration_ms`, and `buckets` are in that unit.
-    """
+    """`http_requests_total`, and `http_request_duration_seconds` or, with the unit "ms", `…_duration_ms`."""
 
     def __init__(
         self, registry: Registry, *, unit: Literal["s", "ms"] = "s", buckets: Sequence[float] | None = None
@@ -62,10 +57,7 @@ class HttpMetrics:
         series.observe(duration * self.scale, trace_id)
 
     def series(self, method: str, route: str, status: int) -> RequestSeries:
-        """Return what counts such requests and observes their duration in seconds times `scale`.
-
-        `method` is as received, `route` a template, never a raw path.
-        """
+        """Return what counts such requests, and observes their duration in seconds times `scale`."""
         try:
             return self._series[method, route, status]
         except KeyError:

@@ -21,11 +21,7 @@ _Child = TypeVar("_Child", CounterChild, GaugeChild, HistogramChild)
 
 
 class Instrument(ABC, Generic[_Child]):
-    """What counter, gauge and histogram have in common: a family, and its children by label values.
-
-    `known` are label sets that are exposed from the start; `on_overflow` is called with family and reason for
-    each event that finds no series.
-    """
+    """What counter, gauge and histogram have in common: a family, and its children by label values."""
 
     def __init__(
         self,
@@ -54,8 +50,7 @@ class Instrument(ABC, Generic[_Child]):
     def labels(self, /, **values: str) -> _Child:
         """Return the child with these label values, created at its first use; keep it where speed matters.
 
-        When the metric has reached its cap, what a new child would count is counted in
-        `metrics_overflow_total`.
+        At the metric's cap, what a new child would count is counted in `metrics_overflow_total`.
 
         Raises:
             MetricError: The names are not exactly the labels of the metric.

@@ -20,8 +20,7 @@ class Names:
     """The names that the metrics of one registry, and of `third_party` (default the global one), have."""
 
     def __init__(self, third_party: CollectorRegistry | None) -> None:
-        self.owners: dict[str, str] = {}
-        """Every name of ours, with the metric that it belongs to."""
+        self.owners: dict[str, str] = {}  # every name of ours, with the metric that it belongs to
         self._given_third_party = third_party
 
     @property

@@ -18,21 +18,11 @@ class LostChild:
     def __init__(self, count_lost: Callable[[], None]) -> None:
         self._count_lost = count_lost
 
-    def set(self, _value: float) -> None:
-        """Count one lost event."""
-        self._count_lost()
-
     def inc(self, _amount: float = 1.0, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
         """Count one lost event."""
         self._count_lost()
 
-    def dec(self, _amount: float = 1.0) -> None:
-        """Count one lost event."""
-        self._count_lost()
-
-    def observe(self, _value: float, exemplar: Mapping[str, str] | None = None) -> None:  # noqa: ARG002
-        """Count one lost event."""
-        self._count_lost()
+    set = dec = observe = inc
 
     def time(self, unit: Literal["s", "ms"] = "s") -> Timer:
         """Return a timer whose observation is one lost event."""

@@ -34,9 +34,6 @@ class Registry:
             for a metric at its cap.
         max_series: How many series a metric may have in a process, unless its declaration says otherwise;
             default: any number.
-
-    Raises:
-        MetricError: `max_series` is less than 1.
     """
 
     def __init__(

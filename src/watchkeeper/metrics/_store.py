@@ -102,8 +102,7 @@ class Store:
         """The last exemplar of each cell that has one, oldest first; only `keep_exemplar` changes it."""
         self.lock: threading.Lock | None = threading.Lock() if _FREE_THREADED else None
         """Held during each update on an interpreter without a GIL."""
-        self.growth: threading.RLock = threading.RLock()
-        """Held while series are made or moved."""
+        self.growth: threading.RLock = threading.RLock()  # held while series are made or moved
 
     def keep_exemplar(self, cell: int, exemplar: Exemplar) -> None:
         """Keep the last exemplar of a cell; beyond `MAX_EXEMPLARS` the oldest one is dropped."""

@@ -20,8 +20,7 @@ _METRIC: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _RESERVED_SUFFIXES: Final = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
 _MAX_EXEMPLAR_LENGTH: Final = 128
-WORKER: Final = "worker"
-"""The label that holds a worker's number."""
+WORKER: Final = "worker"  # the label that holds a worker's number
 
 
 def check_family(family: Family) -> None:

@@ -1,7 +1,5 @@
 """Watchkeeper's entry point for a service, in charge of signals, draining and the exit code."""
 
-from __future__ import annotations
-
 from watchkeeper.server._server import serve
 
 __all__ = ["serve"]

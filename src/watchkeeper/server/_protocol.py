@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.logs import RequestContext
 
-MAX_HEAD: Final = 64 * 1024
-"""Largest head of a request (request line and headers), in bytes."""
+MAX_HEAD: Final = 64 * 1024  # largest head of a request (request line and headers), in bytes
 
 HEAD_TIMEOUT_S: Final = 10.0
 """How long a head may take to arrive, from the connection or from its first byte."""
@@ -41,7 +40,7 @@ class Config(uvicorn.Config):
     """uvicorn's configuration, with the keeper for the protocol."""
 
     def __init__(self, app: Any, keeper: Watchkeeper, **options: Any) -> None:
-        super().__init__(app, http=Protocol, **options)
+        super().__init__(app, http=_Protocol, **options)
         self.keeper = keeper
         # The request's own line reports it; uvicorn's would lack the request id.
         logging.getLogger("uvicorn.error").addFilter(_is_not_parse_error)
@@ -55,7 +54,7 @@ class _HeadTooLargeError(Exception):
     """Stops the parser for a head that arrived in one piece and is too large."""
 
 
-class Protocol(HttpToolsProtocol):
+class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol with limits for the head of a request."""
 
     config: Config
@@ -68,12 +67,10 @@ class Protocol(HttpToolsProtocol):
         self._refusal = 400
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timeout of the first head."""
         super().connection_made(transport)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timeout."""
         self._stop_head_timer()
         super().connection_lost(exc)
 
@@ -89,12 +86,10 @@ class Protocol(HttpToolsProtocol):
             self._start_head_timer()
 
     def on_message_begin(self) -> None:
-        """Begin a head."""
         super().on_message_begin()
         self._head_is_open = True
 
     def on_headers_complete(self) -> None:
-        """End the head."""
         self._head_is_open = False
         self._stop_head_timer()
         arrived, self._head_bytes = self._head_bytes, 0
@@ -107,7 +102,6 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Reset the count for the next head."""
         self._head_bytes = 0
         super().on_message_complete()
 

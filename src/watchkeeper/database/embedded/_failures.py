@@ -23,80 +23,55 @@ _STAGES: Final = {
 }
 
 # The first match wins, so causes come before their consequences.
-_MEANINGS: Final = (
-    (
-        r"could not \w+ shared memory segment.*No space left|could not create semaphores",
-        "There is too little shared memory for PostgreSQL: enlarge /dev/shm (docker run --shm-size=128m).",
+_MEANINGS: Final = {
+    r"could not \w+ shared memory segment.*No space left|could not create semaphores": (
+        "There is too little shared memory for PostgreSQL: enlarge /dev/shm (docker run --shm-size=128m)."
+    ),
+    r"could not map anonymous shared memory|Cannot allocate memory|out of memory": (
+        "There is too little memory for PostgreSQL: free some, or lower shared_buffers in"
+        " {paths.data}/postgresql.conf."
+    ),
+    r"No space left on device|Disk quota exceeded|\[Errno 28\]": (
+        "The disk that holds {paths.state} is full: free some space. A running server then continues by"
+        " itself; otherwise start again."
+    ),
+    r"Read-only file system": (
+        "The disk that holds {paths.state} is read-only: find out why, and mount it writable."
+    ),
+    r'"postmaster.pid" already exists|pre-existing shared memory block|\.lock" already exists': (
+        "Another PostgreSQL still uses {paths.data}: stop it (the first line of postmaster.pid there is its"
+        " process id), then start again."
+    ),
+    r"has wrong ownership|has invalid permissions|[Ww]rong owner": (
+        "The folder {paths.data} has to belong to the account that runs PostgreSQL, with mode 0700: restore"
+        " that with chown -R and chmod."
+    ),
+    r"invalid locale|could not find suitable encoding|locale .* not found": (
+        "This system has no locale C.UTF-8: install it, or use PostgreSQL 17 or newer, which has its own."
     ),
     (
-        r"could not map anonymous shared memory|Cannot allocate memory|out of memory",
-        (
-            "There is too little memory for PostgreSQL: free some, or lower shared_buffers in"
-            " {paths.data}/postgresql.conf."
-        ),
+        r"could not locate a valid checkpoint record|invalid checkpoint record|incorrect checksum in "
+        r"control file|could not (?:read|open) file .*(?:pg_control|PG_VERSION)|is not a valid data "
+        r"directory"
+    ): (
+        "The data in {paths.data} is damaged: move it away and restore the last backup. See {paths.log} for"
+        " the details."
     ),
     (
-        r"No space left on device|Disk quota exceeded|\[Errno 28\]",
-        (
-            "The disk that holds {paths.state} is full: free some space. A running server then continues by"
-            " itself; otherwise start again."
-        ),
+        r"unrecognized configuration parameter|invalid value for parameter|is outside the valid range|"
+        r"configuration file .* contains errors|requires a .* value"
+    ): (
+        "PostgreSQL refuses a setting ({line}): correct it in {paths.data}/postgresql.conf, in"
+        " postgresql.auto.conf there, or in the `parameters` argument."
     ),
-    (
-        r"Read-only file system",
-        "The disk that holds {paths.state} is read-only: find out why, and mount it writable.",
+    r"error while loading shared libraries": (
+        "A library that PostgreSQL needs is missing ({line}): install it, or use other programs."
     ),
-    (
-        r'"postmaster.pid" already exists|pre-existing shared memory block|\.lock" already exists',
-        (
-            "Another PostgreSQL still uses {paths.data}: stop it (the first line of postmaster.pid there is"
-            " its process id), then start again."
-        ),
+    r"Permission denied|Operation not permitted": (
+        "PostgreSQL or its supervisor lacks a permission ({line}): return {paths.state} to the account that"
+        " ran it; in a container, give root the capabilities {capabilities}, or do not run as root."
     ),
-    (
-        r"has wrong ownership|has invalid permissions|[Ww]rong owner",
-        (
-            "The folder {paths.data} has to belong to the account that runs PostgreSQL, with mode 0700:"
-            " restore that with chown -R and chmod."
-        ),
-    ),
-    (
-        r"invalid locale|could not find suitable encoding|locale .* not found",
-        ("This system has no locale C.UTF-8: install it, or use PostgreSQL 17 or newer, which has its own."),
-    ),
-    (
-        (
-            r"could not locate a valid checkpoint record|invalid checkpoint record|incorrect checksum in"
-            r" control file|could not (?:read|open) file .*(?:pg_control|PG_VERSION)|is not a valid data"
-            r" directory"
-        ),
-        (
-            "The data in {paths.data} is damaged: move it away and restore the last backup. See {paths.log}"
-            " for the details."
-        ),
-    ),
-    (
-        (
-            r"unrecognized configuration parameter|invalid value for parameter|is outside the valid range|"
-            r"configuration file .* contains errors|requires a .* value"
-        ),
-        (
-            "PostgreSQL refuses a setting ({line}): correct it in {paths.data}/postgresql.conf, in"
-            " postgresql.auto.conf there, or in the `parameters` argument."
-        ),
-    ),
-    (
-        r"error while loading shared libraries",
-        "A library that PostgreSQL needs is missing ({line}): install it, or use other programs.",
-    ),
-    (
-        r"Permission denied|Operation not permitted",
-        (
-            "PostgreSQL or its supervisor lacks a permission ({line}): return {paths.state} to the account"
-            " that ran it; in a container, give root the capabilities {capabilities}, or do not run as root."
-        ),
-    ),
-)
+}
 
 
 def explain(event: Mapping[str, Any], paths: Paths) -> str:
@@ -109,7 +84,7 @@ def explain(event: Mapping[str, Any], paths: Paths) -> str:
         )
     if found := _OTHER_VERSION.search("\n".join(lines)):
         return _upgrade_steps(found[1], found[2], paths)
-    for pattern, sentence in _MEANINGS:
+    for pattern, sentence in _MEANINGS.items():
         for line in lines:
             if re.search(pattern, line):
                 said = _strip_prefix(line)

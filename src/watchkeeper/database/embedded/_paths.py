@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,41 +23,16 @@ _SOCKET_PATH_LIMIT: Final = 107  # sun_path of unix(7), less the closing zero
 _SHORT_BASE: Final = Path("/tmp")  # noqa: S108 - the same for every process; owner and mode are checked
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Paths:
     """The files and folders of one embedded server; `state` contains no symbolic links."""
 
-    state: Path
-
-    @property
-    def data(self) -> Path:
-        """The data folder of PostgreSQL."""
-        return self.state / "data"
-
-    @property
-    def lock(self) -> Path:
-        """Locked by the process that owns the server."""
-        return self.state / "postgres.lock"
-
-    @property
-    def log(self) -> Path:
-        """The server's log, of bounded size."""
-        return self.state / "postgres.log"
-
-    @property
-    def binaries(self) -> Path:
-        """Copies of the programs where the server's account cannot reach the originals."""
-        return self.state / "binaries"
-
-    @property
-    def sockets(self) -> Path:
-        """The private folder of the sockets: in the state folder, or in /tmp where that path is unusable."""
-        plain = self.state / "run"
-        path = os.fsencode(plain / f".s.PGSQL.{PORT}")
-        if len(path) <= _SOCKET_PATH_LIMIT and b"," not in path:  # libpq separates hosts with a comma
-            return plain
-        digest = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
-        return _SHORT_BASE / f"watchkeeper-{digest}"
+    def __init__(self, *, state: Path) -> None:
+        self.state = state
+        self.data = state / "data"
+        self.lock = state / "postgres.lock"  # locked by the process that owns the server
+        self.log = state / "postgres.log"  # of bounded size
+        self.binaries = state / "binaries"  # copies of programs that the server's account cannot reach
+        self.sockets = _socket_folder(state)
 
     def prepare(self, account: Account) -> None:
         """Create the folders, private to `account`, or raise `EmbeddedServerError`."""
@@ -88,6 +62,16 @@ class Paths:
                 f" {closed} is closed to it. Choose a state folder (WATCHKEEPER_STATE_DIR) outside of it,"
                 " such as /var/lib/watchkeeper."
             )
+
+
+def _socket_folder(state: Path) -> Path:
+    """Return the private folder of the sockets: in /tmp if a path in the state folder is unusable."""
+    plain = state / "run"
+    path = os.fsencode(plain / f".s.PGSQL.{PORT}")
+    if len(path) <= _SOCKET_PATH_LIMIT and b"," not in path:  # libpq separates hosts with a comma
+        return plain
+    digest = hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
+    return _SHORT_BASE / f"watchkeeper-{digest}"
 
 
 def _make_private(folder: Path, account: Account) -> None:

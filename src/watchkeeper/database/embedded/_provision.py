@@ -23,29 +23,28 @@ _TEMPORARY_STATES: Final = ("57P", "53300")  # shutting down, starting, crashed;
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """The database, the role that owns it, and the role that may connect to it and owns nothing."""
+    """The database, the role of the same name that may connect to it, and the role that owns it."""
 
-    database: str
-    owner_role: str
-    service_role: str
+    service: str
 
     def __post_init__(self) -> None:
-        for field in ("database", "owner_role", "service_role"):
-            name = getattr(self, field)
-            if not 0 < len(name.encode()) <= _LONGEST_NAME_BYTES or "\0" in name:
-                raise ConfigurationError(
-                    f"The {field} {name!r} is not a PostgreSQL name: use 1 to {_LONGEST_NAME_BYTES} bytes."
-                )
-            if name in (SUPERUSER, "template0", "template1", "public", "none") or name.startswith("pg_"):
-                raise ConfigurationError(f"The {field} {name!r} is reserved by PostgreSQL: use another name.")
-        if self.owner_role == self.service_role:
+        name = self.service
+        if name in (SUPERUSER, "template0", "template1", "public", "none") or name.startswith("pg_"):
+            raise ConfigurationError(f"The name {name!r} is reserved by PostgreSQL: use another one.")
+        if len(self.owner.encode()) > _LONGEST_NAME_BYTES:
             raise ConfigurationError(
-                "owner_role and service_role are the same: the service must not own its audit log."
+                f"{self.owner!r}, the owner of the database, has more than {_LONGEST_NAME_BYTES} bytes: use a"
+                " shorter name."
             )
+
+    @property
+    def owner(self) -> str:
+        """The role that owns the database."""
+        return f"{self.service}_owner"
 
     def url(self, sockets: Path, role: str) -> str:
         """Return the URL of the database for `role`."""
-        return _socket_url(sockets, role, self.database)
+        return _socket_url(sockets, role, self.service)
 
 
 def _socket_url(sockets: Path, role: str, database: str) -> str:
@@ -57,20 +56,20 @@ def _socket_url(sockets: Path, role: str, database: str) -> str:
 async def provision(sockets: Path, names: Names) -> None:
     """Create or correct the roles and the database; any number of processes may do so at once."""
     parts = {
-        "database": sql.Identifier(names.database),
-        "owner": sql.Identifier(names.owner_role),
-        "service": sql.Identifier(names.service_role),
+        "database": sql.Identifier(names.service),
+        "owner": sql.Identifier(names.owner),
+        "service": sql.Identifier(names.service),
     }
     url = _socket_url(sockets, SUPERUSER, "postgres")
     async with await AsyncConnection.connect(url, autocommit=True) as conn:
         await conn.execute(_QUERIES["acquire_lock"])
-        for role in (names.owner_role, names.service_role):
+        for role in (names.owner, names.service):
             await _ensure_role(conn, role)
-        cursor = await conn.execute(_QUERIES["database_owner"], {"database": names.database})
+        cursor = await conn.execute(_QUERIES["database_owner"], {"database": names.service})
         owner = await cursor.fetchone()
         if owner is None:
             await conn.execute(sql.SQL(_QUERIES["create_database"]).format(**parts))
-        elif owner[0] != names.owner_role:
+        elif owner[0] != names.owner:
             await conn.execute(sql.SQL(_QUERIES["change_owner"]).format(**parts))
         for step in ("revoke_connect", "grant_connect", "grant_stats"):
             await conn.execute(sql.SQL(_QUERIES[step]).format(**parts))

@@ -23,7 +23,6 @@ from watchkeeper.exceptions import EmbeddedServerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from watchkeeper.database.embedded._account import Account
     from watchkeeper.database.embedded._spec import ServerSpec
 
 _POLL_S: Final = 0.05
@@ -45,9 +44,7 @@ class EmbeddedServer:
         self,
         state_dir: Path,
         *,
-        database: str,
-        service_role: str,
-        owner_role: str,
+        name: str,
         bin_dir: Path | None = None,
         parameters: Mapping[str, str] | None = None,
         start_timeout: timedelta = timedelta(minutes=2),
@@ -55,7 +52,7 @@ class EmbeddedServer:
         take_over: bool = True,
         report: Callable[[str, str], None],
     ) -> None:
-        self._names = Names(database=database, owner_role=owner_role, service_role=service_role)
+        self._names = Names(service=name)
         self._paths = Paths(state=Path(os.path.realpath(state_dir.expanduser())))
         self._given_bin_dir = bin_dir
         self._parameters = dict(parameters or {})
@@ -63,7 +60,6 @@ class EmbeddedServer:
         self._stop_timeout = stop_timeout
         self._take_over = take_over
         self._report = report
-        self._account: Account | None = None
         self._binaries: Binaries | None = None
         self._spec: ServerSpec | None = None
         self._supervisor: SupervisorProcess | None = None
@@ -77,12 +73,12 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """URL of the service's role."""
-        return self._names.url(self._paths.sockets, self._names.service_role)
+        return self._names.url(self._paths.sockets, self._names.service)
 
     @property
     def owner_url(self) -> str:
         """URL of the role that owns the database."""
-        return self._names.url(self._paths.sockets, self._names.owner_role)
+        return self._names.url(self._paths.sockets, self._names.owner)
 
     @property
     def data_dir(self) -> Path:
@@ -128,12 +124,10 @@ class EmbeddedServer:
 
     def _prepare(self) -> None:
         """Choose account, folders and programs; blocks, so not for the event loop."""
-        self._account = choose_account(self._paths.data)
-        self._paths.prepare(self._account)
-        self._binaries = find_binaries(self._given_bin_dir, self._paths, self._account)
-        self._spec = make_spec(
-            self._paths, self._account, self._binaries, self._parameters, self._stop_timeout
-        )
+        account = choose_account(self._paths.data)
+        self._paths.prepare(account)
+        self._binaries = find_binaries(self._given_bin_dir, self._paths, account)
+        self._spec = make_spec(self._paths, account, self._binaries, self._parameters, self._stop_timeout)
 
     async def _own_or_attach(self) -> None:
         while True:

@@ -53,11 +53,7 @@ class ServerSpec:
 
 
 def make_spec(
-    paths: Paths,
-    account: Account,
-    binaries: Binaries,
-    parameters: Mapping[str, str],
-    stop_timeout: timedelta,
+    paths: Paths, account: Account, binaries: Binaries, parameters: Mapping[str, str], stop_timeout: timedelta
 ) -> ServerSpec:
     """Return the spec of a server; `parameters` override all other settings of PostgreSQL."""
     return ServerSpec(

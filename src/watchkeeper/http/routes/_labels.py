@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-UNMATCHED: Final = "unmatched"
-"""The route of a request that matched none."""
+UNMATCHED: Final = "unmatched"  # the route of a request that matched none
 
-CATCH_ALL: Final = "/{path}"
-"""End of a mount's template: it accepts every path below."""
+CATCH_ALL: Final = "/{path}"  # end of a mount's template: it accepts every path below
 
 MATCHED_NOTHING: Final = frozenset((404, 405))
 """Statuses whose route may not have matched; see `route_label`."""

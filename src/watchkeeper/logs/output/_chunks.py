@@ -27,8 +27,7 @@ class ChunkWriter:
     """Writes lines in chunks of at most PIPE_BUF bytes, never interleaved (POSIX, write); not thread-safe."""
 
     def __init__(self, fd: int, on_drop: Callable[[int, str], None]) -> None:
-        self.failing = False
-        """Whether the last lines were dropped instead of written."""
+        self.failing = False  # whether the last lines were dropped instead of written
         self._writer = NonBlockingWriter(fd)
         self._long_lines = LongLineLock(fd)
         self._on_drop = on_drop

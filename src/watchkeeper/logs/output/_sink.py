@@ -78,8 +78,7 @@ class Sink:
         """Id of the thread that holds the lock and waits for the reader; 0 until the writer thread runs."""
         self._handing_over: int | None = None
         """Id of the thread that is passing the lock to the writer thread."""
-        self._giving_up = False
-        """Tells the thread that waits for the reader to drop what is left."""
+        self._giving_up = False  # tells the thread that waits for the reader to drop what is left
         self._unreported_drops = 0
 
     def reset_after_fork(self) -> None:

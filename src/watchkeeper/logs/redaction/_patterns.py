@@ -9,27 +9,29 @@ from typing import Final
 
 MASK: Final = "***"
 
-KEYS: Final = (
-    "password",
-    "passwd",
-    "passphrase",
-    "pwd",
-    "secret",
-    "token",
-    "authorization",
-    "cookie",
-    "apikey",
-    "accesskey",
-    "secretkey",
-    "privatekey",
-    "credential",
-    "credentials",
-    "signature",
-    "jwt",
-    "otp",
-    "auth",
-    "csrf",
-    "sessionkey",
+DEFAULT_KEYS: Final = frozenset(
+    (
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "token",
+        "authorization",
+        "cookie",
+        "apikey",
+        "accesskey",
+        "secretkey",
+        "privatekey",
+        "credential",
+        "credentials",
+        "signature",
+        "jwt",
+        "otp",
+        "auth",
+        "csrf",
+        "sessionkey",
+    )
 )
 
 _WORD: Final = re.compile(r"[A-Z]*[a-z]+|[A-Z]+|[^\W_A-Za-z]+")
@@ -155,7 +157,7 @@ def _mask_pair(found: re.Match[str]) -> str:
     return f"{found[1]}{found[2]}{found[3] or ''}{MASK}"
 
 
-def names_secret(name: str, keys: frozenset[str] = frozenset(KEYS)) -> bool:
+def names_secret(name: str, keys: frozenset[str] = DEFAULT_KEYS) -> bool:
     """Return whether a key, parameter or header of this name, in any spelling, holds a secret.
 
     A long key may be the end of the name (`accesstoken`), a short one has to be its last word (`X-Auth`, not

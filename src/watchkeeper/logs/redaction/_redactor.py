@@ -10,7 +10,7 @@ from urllib.parse import unquote, unquote_plus
 
 from watchkeeper.logs.redaction._patterns import (
     CREDENTIAL_START,
-    KEYS,
+    DEFAULT_KEYS,
     MASK,
     mask_credentials,
     names_secret,
@@ -18,8 +18,6 @@ from watchkeeper.logs.redaction._patterns import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-DEFAULT_KEYS: Final = frozenset(KEYS)
 
 _MIN_LENGTH: Final = 4
 _LONG: Final = 12

@@ -28,21 +28,13 @@ class Exporter:
         self._worker = worker
         self._registry = worker.registry
         self._created = created
-        self._peers = PeerSocket(worker, self._answer_peer)
+        self.peers = PeerSocket(worker, self._answer_peer)
         self._reader = self._new_reader()
-
-    async def open(self) -> None:
-        """Answer the other workers from now on; the worker has joined its instance before."""
-        await self._peers.open()
-
-    async def close(self) -> None:
-        """Stop answering the other workers."""
-        await self._peers.close()
 
     async def scrape(self, *, openmetrics: bool) -> Exposition:
         """Render the metrics of all workers in steps that let the event loop run in between."""
         own, answers = await asyncio.gather(
-            asyncio.to_thread(self._collect_third_party), self._peers.ask_all()
+            asyncio.to_thread(self._collect_third_party), self.peers.ask_all()
         )
         third_party = [*own, *(family for answer in answers.values() for family in answer.third_party)]
         exemplars = {number: answer.exemplars for number, answer in answers.items()}

@@ -1,12 +1,9 @@
-"""Reads the values of all workers of an instance and renders them as the lines of a scrape.
-
-The work is split into steps of a millisecond or two, so that an event loop can run other tasks in between.
-"""
+"""Renders the values of all workers as the lines of a scrape, in steps of a millisecond or two."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics.exposition._tables import Reading, Table
@@ -15,7 +12,7 @@ from watchkeeper.metrics.shared._peer import Peer, slot_numbers
 from watchkeeper.metrics.shared._slot import CELL, is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
     from watchkeeper.metrics._family import Family, Series
@@ -27,19 +24,10 @@ _COARSE: Final = 4096 * CELL
 _FINE: Final = 128 * CELL
 
 
-class _Values(Protocol):
-    """The values of one worker: this process's memory, or a peer's slot."""
-
-    @property
-    def series(self) -> Sequence[Series]: ...
-
-    def read(self) -> bytes: ...
-
-
 class _Source:
     """One worker's values as of the last scrape, and the rows that they belong to."""
 
-    def __init__(self, values: _Values) -> None:
+    def __init__(self, values: Memory | Peer) -> None:
         self._values = values
         self._series_read = 0
         self._firsts: list[int] = []
@@ -100,8 +88,7 @@ class Reader:
         folder: Path | None = None,
     ) -> None:
         self.memory = memory
-        self.is_busy = False
-        """Whether a scrape is in progress: a reader serves one at a time."""
+        self.is_busy = False  # whether a scrape is in progress: a reader serves one at a time
         self._on_error = on_error
         self._number = number
         self._folder = folder
@@ -122,10 +109,7 @@ class Reader:
         created: bool = False,
         exemplars: Mapping[int, Mapping[int, Exemplar]] | None = None,
     ) -> Iterator[str]:
-        """Yield the lines of all families in pieces, some of them empty; those of this process come first.
-
-        `created` and `exemplars` (of each worker, by cell) are only written in OpenMetrics.
-        """
+        """Yield the lines of all families in pieces, some empty; the `declared` ones come first."""
         self.is_busy = True
         try:
             yield from self._steps(declared, openmetrics, created, exemplars or {})

@@ -40,7 +40,7 @@ class MetricsService:
                 instance = Instance(service, name=name, base=base)
                 self._worker.join(instance.folder, temporary=instance.ends_with_this_process)
                 self._began.set(instance.began)
-            await self.exporter.open()
+            await self.exporter.peers.open()
         except (MetricError, OSError) as error:
             text = f"This worker's metrics are not added to those of others: {error}"
             self._report("warn", type="metrics", status="not_shared", msg=text)
@@ -48,4 +48,4 @@ class MetricsService:
 
     async def close(self) -> None:
         """Stop answering the other workers."""
-        await self.exporter.close()
+        await self.exporter.peers.close()

@@ -9,7 +9,7 @@ from itertools import chain, repeat
 from math import isfinite
 from operator import add
 from struct import Struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from watchkeeper.metrics._validation import WORKER
 from watchkeeper.metrics.exposition._text import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BLOCK_ROWS: Final = 128
 _MISSING: Final = -1
+Block: TypeAlias = "SummedBlock | GaugeBlock"
 _worker_sets: Final[dict[tuple[int, ...], tuple[int, ...]]] = {}
 
 
@@ -43,19 +44,6 @@ class Reading:
     exemplars: Mapping[int, tuple[Sequence[int], Mapping[int, Exemplar]]] = field(default_factory=dict)
     created: bool = False
     corrupt: set[int] = field(default_factory=set)
-
-
-class Block(Protocol):
-    """Some rows of a family."""
-
-    dirty: set[int]
-    """The rows with a cell that has changed since they were rendered."""
-
-    def add(self, worker: int, row: int, series: Series) -> None:
-        """Record where a worker has the series of a row, which may be a new row."""
-
-    def render(self, reading: Reading) -> str:
-        """Return the lines of all rows."""
 
 
 class Table:
@@ -86,7 +74,7 @@ class SummedBlock:
     """
 
     def __init__(self, family: Family) -> None:
-        self.dirty: set[int] = set()
+        self.dirty: set[int] = set()  # the rows with a cell that has changed since they were rendered
         self._family = family
         self._width = family.width
         self._writer = HistogramWriter(family) if family.kind == "histogram" else CounterWriter(family)
@@ -150,7 +138,7 @@ class SummedBlock:
                 totals = list(map(add, totals, cells)) if totals else list(cells)
             texts = None
             if isfinite(sum(totals)):
-                with suppress(OverflowError):
+                with suppress(OverflowError):  # of a sum of buckets
                     texts = self._writer.write(templates, totals)
             if texts is None:
                 texts = self._writer.write(templates, self._sum_finite(workers, members, reading))

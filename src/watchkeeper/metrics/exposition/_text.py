@@ -84,10 +84,7 @@ class HistogramWriter:
         return "".join((*lines, f"{name}_count{braced} %d.0\n{name}_sum{braced} %s\n"))
 
     def write(self, templates: Iterable[str], cells: Sequence[float]) -> list[str]:
-        """Return the lines of each series, built column by column so that C does the loops.
-
-        `OverflowError` says that the buckets of a series sum to more than a float can hold.
-        """
+        """Return the lines of each series, built column by column so that C does the loops."""
         width = len(self._bounds) + 1
         counts = [cells[::width]]
         for bucket in range(1, width - 1):

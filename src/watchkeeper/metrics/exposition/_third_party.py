@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -32,16 +33,6 @@ class ThirdPartyFamily(msgspec.Struct, array_like=True):
     kind: str
     unit: str
     samples: list[tuple[str, dict[str, str], float, float | None]]
-
-
-class _Collector:
-    """Metrics in the form that prometheus_client's writers take."""
-
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
 
 
 def collect_third_party(
@@ -90,7 +81,7 @@ def write_third_party(families: Iterable[ThirdPartyFamily], *, openmetrics: bool
         for name, labels, value, timestamp in family.samples if metric.type == family.kind else ():
             metric.add_sample(name, labels, value, timestamp)
     writer: Any = open_format.exposition if openmetrics else exposition  # one of the two has no types
-    text: bytes = writer.generate_latest(_Collector(merged.values()))
+    text: bytes = writer.generate_latest(SimpleNamespace(collect=merged.values))
     return text.decode().removesuffix("# EOF\n")
 
 

@@ -35,30 +35,24 @@ class Instance:
     """The folder of an instance, below `base` (default shared memory), and when the instance began."""
 
     def __init__(self, service: str, *, name: str | None = None, base: Path | None = None) -> None:
-        self._is_named = name is not None
-        self._leader = 0 if self._is_named else leader()
+        pid = leader()
+        self.ends_with_this_process: bool = name is None and pid == os.getpid()
         # Two keepers of one service in one process are two instances, with the same numbers in each worker.
         nth = _created[service]
         _created[service] += 1
-        identity = name or f"{_namespace()}/{self._leader}/{start_time(self._leader)}/{nth}"
+        identity = name or f"{_namespace()}/{pid}/{start_time(pid)}/{nth}"
         digest = hashlib.blake2s(f"{service}\0{identity}".encode(), digest_size=8).hexdigest()
         parent = _private(base or _base())
         self.folder = parent / f"{service}.{digest}"
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            owner = "" if self._is_named else f"{_namespace()} {self._leader} {start_time(self._leader)}"
+            owner = "" if name is not None else f"{_namespace()} {pid} {start_time(pid)}"
             with contextlib.suppress(FileExistsError), (self.folder / _OWNER).open("x") as file:
                 file.write(owner)
-            self.began = (self.folder / _OWNER).stat().st_mtime
-            """When the instance began to count, as a unix time."""
+            self.began = (self.folder / _OWNER).stat().st_mtime  # a unix time
         except OSError as error:
             raise MetricError(f"{self.folder} cannot be made: {error.strerror}.") from error
         _remove_dead(parent, service)
-
-    @property
-    def ends_with_this_process(self) -> bool:
-        """Whether the instance ends with this process."""
-        return not self._is_named and self._leader == os.getpid()
 
 
 def leader() -> int:

@@ -19,8 +19,7 @@ from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._family import Family, Series
 
 _FRAME: Final = struct.Struct("<II")
-MAX_RECORD: Final = 64 * 1024
-"""The most bytes that a record's content may have."""
+MAX_RECORD: Final = 64 * 1024  # the most bytes that a record's content may have
 
 
 class _Record(msgspec.Struct, array_like=True):
@@ -62,10 +61,8 @@ class KeyReader:
     def __init__(self) -> None:
         self.families: list[Family] = []
         self.series: list[Series] = []
-        self.size = 0
-        """Bytes of the complete records so far."""
-        self.cells = 0
-        """Cells up to the end of the last series, the slot's header included."""
+        self.size = 0  # bytes of the complete records so far
+        self.cells = 0  # cells up to the end of the last series, the slot's header included
 
     def feed(self, data: bytes, max_records: int = sys.maxsize) -> None:
         """Decode `data`, which follows the last complete record; an incomplete record is left."""

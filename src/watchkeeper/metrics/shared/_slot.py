@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     from watchkeeper.metrics._family import Family
 
-CELL: Final = 8
-"""Bytes of a cell."""
+CELL: Final = 8  # bytes of a cell
 HEADER: Final = 8
 """Cells before the first series: mark, the writer's pid, its start time, cells in use; four are unused."""
 PID: Final = 1

@@ -26,8 +26,7 @@ class Worker:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self.folder: Path | None = None
-        """The folder of the instance; None while this process is alone."""
+        self.folder: Path | None = None  # the folder of the instance; None while this process is alone
         self._slot: Slot | None = None
 
     @property

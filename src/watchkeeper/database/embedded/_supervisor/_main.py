@@ -6,12 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from watchkeeper.database.embedded._supervisor._parent import (
-    FailedError,
-    StoppedError,
-    read_spec,
-    send_event,
-)
+from watchkeeper.database.embedded._supervisor._parent import FailedError, StoppedError, read_spec, send_event
 from watchkeeper.database.embedded._supervisor._supervisor import Supervisor
 
 
