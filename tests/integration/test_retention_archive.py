@@ -205,12 +205,8 @@ async def test_row_updated_after_archiving_is_archived_again(db: RetentionDB, *,
     db.make_table(indexed=indexed)
     db.sql("ALTER TABLE inbound_events ADD note text")
     db.fill("inbound_events", 40, 500)
-
-    def update(segment: int) -> None:
-        if segment == 1:
-            db.sql("UPDATE inbound_events SET note = 'changed' WHERE id LIKE '40-1%'")
-
-    archive = HookedArchive(db.folder / "archive", update)
+    update = "UPDATE inbound_events SET note = 'changed' WHERE id LIKE '40-1%'"
+    archive = HookedArchive(db.folder / "archive", lambda: db.sql(update))
     retention = db.retention(ARCHIVED, archive=archive)
     (result,) = await retention.run_now()
     assert (result.error, result.deleted, db.count("inbound_events")) == (None, 500, 0)
@@ -225,7 +221,7 @@ async def test_row_that_became_young_after_archiving_stays(db: RetentionDB) -> N
     """Eligibility is checked again when deleting, and a restore does not duplicate the row."""
     db.make_table(old=50)
     touch = "UPDATE inbound_events SET received_at = now() WHERE id = '40-5'"
-    retention = db.retention(ARCHIVED, archive=HookedArchive(db.folder, lambda _: db.sql(touch)))
+    retention = db.retention(ARCHIVED, archive=HookedArchive(db.folder, lambda: db.sql(touch)))
     (result,) = await retention.run_now()
     assert (result.error, result.deleted) == (None, 49)
     assert db.sql("SELECT id FROM inbound_events") == [("40-5",)]
@@ -238,16 +234,12 @@ async def test_hold_added_between_archive_and_delete_applies(db: RetentionDB, *,
     """Held rows stay, and the ledger lists which of the archived rows were kept."""
     db.force_index_scans()
     db.make_table(indexed=indexed, old=100)
-
-    def hold(segment: int) -> None:
-        if segment == 1:
-            db.sql(
-                "INSERT INTO retention_holds (table_name, conditions, reason, owner)"
-                " VALUES ('inbound_events',"
-                ' \'[{"column": "id", "operator": "in", "values": ["40-7", "40-8"]}]\', \'x\', \'y\')'
-            )
-
-    (result,) = await db.retention(ARCHIVED, archive=HookedArchive(db.folder, hold)).run_now()
+    hold = (
+        "INSERT INTO retention_holds (table_name, conditions, reason, owner) VALUES ('inbound_events',"
+        ' \'[{"column": "id", "operator": "in", "values": ["40-7", "40-8"]}]\', \'x\', \'y\')'
+    )
+    archive = HookedArchive(db.folder, lambda: db.sql(hold))
+    (result,) = await db.retention(ARCHIVED, archive=archive).run_now()
     assert (result.error, result.deleted) == (None, 98)
     assert db.sql("SELECT id FROM inbound_events ORDER BY id") == [("40-7",), ("40-8",)]
     assert {"40-7", "40-8"}.isdisjoint(row["id"] for row in archived(db))
@@ -262,12 +254,8 @@ async def test_rows_moved_to_archived_places_are_not_deleted(db: RetentionDB) ->
     db.make_table(indexed=False, old=3000)
     db.sql("DELETE FROM inbound_events WHERE right(id, 1) = '1'")
     db.sql("CREATE TABLE before AS TABLE inbound_events")
-
-    def move(segment: int) -> None:
-        if segment == 1:
-            db.sql("VACUUM FULL inbound_events")
-
-    retention = db.retention(ARCHIVED, archive=HookedArchive(db.folder, move))
+    archive = HookedArchive(db.folder, lambda: db.sql("VACUUM FULL inbound_events"))
+    retention = db.retention(ARCHIVED, archive=archive)
     (result,) = await retention.run_now()
     assert (result.error, result.deleted, db.count("inbound_events")) == (None, 2700, 0)
     assert len({row["id"] for row in archived(db)}) == len(archived(db)) == 2700
@@ -280,12 +268,11 @@ async def test_row_inserted_at_an_archived_place_is_not_deleted(db: RetentionDB)
     """The xmin tells the rows apart: the new row is archived before it is deleted."""
     db.make_table(indexed=False, old=50)
 
-    def replace(segment: int) -> None:
-        if segment == 1:
-            ((place,),) = db.sql("DELETE FROM inbound_events WHERE id = '40-5' RETURNING ctid::text")
-            db.sql("VACUUM inbound_events")
-            new = db.sql("INSERT INTO inbound_events VALUES ('new', '2020-01-01') RETURNING ctid::text")
-            assert new == [(place,)]
+    def replace() -> None:
+        ((place,),) = db.sql("DELETE FROM inbound_events WHERE id = '40-5' RETURNING ctid::text")
+        db.sql("VACUUM inbound_events")
+        new = db.sql("INSERT INTO inbound_events VALUES ('new', '2020-01-01') RETURNING ctid::text")
+        assert new == [(place,)]
 
     (result,) = await db.retention(ARCHIVED, archive=HookedArchive(db.folder, replace)).run_now()
     assert (result.error, result.deleted, db.count("inbound_events")) == (None, 50, 0)

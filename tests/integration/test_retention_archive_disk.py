@@ -147,12 +147,11 @@ async def test_folder_removed_during_a_run_is_created_again(db: RetentionDB) -> 
     """A restore reports the lost segments and brings back the rest."""
     folder = db.folder / "disk"
 
-    def lose(segment: int) -> None:
-        if segment == 3:
-            (folder / "inbound_events/1-0001.jsonl.gz").rename(db.folder / "lost")
-            (folder / "inbound_events").rmdir()
+    def lose() -> None:
+        (folder / "inbound_events/1-0001.jsonl.gz").rename(db.folder / "lost")
+        (folder / "inbound_events").rmdir()
 
-    retention = db.retention(ARCHIVED, archive=HookedArchive(folder, lose))
+    retention = db.retention(ARCHIVED, archive=HookedArchive(folder, lose, segment=3))
     (result,) = await retention.run_now()
     assert (result.error, result.deleted) == (None, 10_000)
     ((lost,),) = db.sql("SELECT sum(deleted) FROM retention_archives WHERE id <= 3")

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from support.archive import ARCHIVED
-from support.retention import EVENTS, OPEN_RUN, RetentionDB
+from support.retention import EVENTS, OPEN_RUN, RetentionDB, until
 from watchkeeper.exceptions import ArchiveError, ConfigurationError
 from watchkeeper.retention import FolderArchive, Location
 from watchkeeper.retention.ledger._interrupts import RunCancelledError, RunPausedError
@@ -179,11 +179,9 @@ async def test_manual_run_starts_over_after_a_completed_run(
 async def test_paused_manual_run_says_that_it_must_be_started_again(full_db: RetentionDB) -> None:
     """The schedule does not retry it."""
     retention = full_db.retention(EVENTS)
-
-    async def pause() -> None:
-        await retention.operator.pause("inbound_events", by="ann")
-
-    result, _ = await act_during_run(retention, pause, tick=False)
+    result, _ = await act_during_run(
+        retention, lambda: retention.operator.pause("inbound_events", by="ann"), tick=False
+    )
     assert "`retention resume inbound_events`, then run it again; it continues where it" in str(result.error)
 
 
@@ -260,8 +258,7 @@ async def test_cancel_interrupts_a_wait_between_passes(db: RetentionDB) -> None:
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT FROM inbound_events WHERE id = '40-1' FOR UPDATE")
         run = asyncio.create_task(retention.run_now())
-        while db.count("inbound_events") > 1:  # noqa: ASYNC110 - it is another process's doing
-            await asyncio.sleep(0.02)
+        await until(lambda: db.count("inbound_events") == 1)
         await retention.operator.cancel("inbound_events", by="ann")
         began = time.monotonic()
         (result,) = await run
@@ -289,8 +286,7 @@ async def test_a_cancelled_run_whose_process_died_is_closed_as_cancelled(db: Ret
 async def test_pause_waits_for_a_claim_in_progress(db: RetentionDB) -> None:
     """The run that is being claimed is stopped too."""
     db.make_table()
-    retention = db.retention(EVENTS)
-    await retention.register()
+    retention = await db.overdue(EVENTS)
     with psycopg.connect(db.urls.owner_url) as conn:
         conn.execute(OPEN_RUN)
         pausing = asyncio.create_task(retention.operator.pause("inbound_events", by="ann"))
@@ -319,8 +315,7 @@ async def test_claim_waits_for_a_pause_in_progress(db: RetentionDB) -> None:
 async def test_resume_before_the_run_noticed_the_pause_lets_it_continue(db: RetentionDB) -> None:
     """A run that has not yet noticed its pause never stops for it."""
     db.make_table()
-    retention = db.retention(EVENTS)
-    await retention.register()
+    retention = await db.overdue(EVENTS)
     db.sql(OPEN_RUN)
     assert await retention.operator.pause("inbound_events", by="ann") == 1
     assert await retention.operator.resume("inbound_events", by="ann") == 1
@@ -349,8 +344,7 @@ async def test_invalid_commands_are_refused(db: RetentionDB) -> None:
 async def test_second_cancel_is_refused(db: RetentionDB) -> None:
     """The sentence says that the run is ending."""
     db.make_table()
-    retention = db.retention(EVENTS)
-    await retention.register()
+    retention = await db.overdue(EVENTS)
     db.sql(OPEN_RUN)
     await retention.operator.cancel("inbound_events", by="ann")
     with pytest.raises(ConfigurationError, match=r"Run 1 on inbound_events was cancelled already"):
@@ -361,11 +355,7 @@ async def test_run_reports_its_progress(full_db: RetentionDB) -> None:
     """Rows so far and in total, rows per second, and the time left."""
     db = full_db
     retention, watcher = await db.overdue(EVENTS), db.retention(EVENTS)
-
-    async def look() -> Any:
-        return (await watcher.status())[0]
-
-    _, status = await act_during_run(retention, look)
+    _, (status,) = await act_during_run(retention, watcher.status)
     last = status.last
     assert last.state == "running"
     assert last.planned == pytest.approx(ROWS, rel=0.1)

@@ -45,8 +45,7 @@ async def test_held_rows_stay_in_plan_and_delete(db: RetentionDB, *, indexed: bo
 async def test_hold_waits_for_the_open_transaction(db: RetentionDB) -> None:
     """For a claim in progress as well as for a sweep."""
     db.make_table()
-    retention = db.retention(EVENTS)
-    await retention.register()
+    retention = await db.overdue(EVENTS)
     with psycopg.connect(db.urls.owner_url) as conn:
         conn.execute(OPEN_RUN)
         adding = asyncio.create_task(retention.operator.hold("inbound_events", [], **WHY))

@@ -31,18 +31,15 @@ if TYPE_CHECKING:
     from support.postgres import PostgresServer
 
 
-def leave_a_run_open(db: RetentionDB, *, deleted: int = 7, lapsed: bool = True) -> int:
-    """Write the ledger as a process leaves it that was killed during a run."""
-    db.sql("UPDATE retention_policies SET since = now() - interval '10 days'")
-    ((run,),) = db.sql(
-        "INSERT INTO retention_runs"
-        " (table_name, trigger, due_at, attempt, lease_until, horizon, rows_deleted) VALUES"
-        " ('inbound_events', 'schedule', %s, 1, now() + %s, now() - interval '30 days', %s) RETURNING id",
+def leave_a_run_open(db: RetentionDB, *, lapsed: bool = True) -> None:
+    """Write the ledger as a process leaves it that was killed during a run, after seven rows."""
+    db.sql(
+        "INSERT INTO retention_runs (table_name, trigger, due_at, attempt, lease_until, horizon,"
+        " rows_deleted) VALUES ('inbound_events', 'schedule', %s, 1, now() + %s,"
+        " now() - interval '30 days', 7)",
         db.schedule.time,
         timedelta(minutes=-1 if lapsed else 1),
-        deleted,
     )
-    return int(run)
 
 
 async def test_concurrent_registration_does_not_deadlock(db: RetentionDB) -> None:
@@ -55,16 +52,15 @@ async def test_concurrent_registration_does_not_deadlock(db: RetentionDB) -> Non
 async def test_run_of_a_dead_process_is_closed_and_audited(db: RetentionDB) -> None:
     """Another process closes it as failed, with the ledger's rows and duration, and counts no row twice."""
     db.make_table()
-    retention = db.retention(EVENTS)
-    await retention.register()
-    run = leave_a_run_open(db, deleted=7)
+    retention = await db.overdue(EVENTS)
+    leave_a_run_open(db)
     db.sql("UPDATE retention_runs SET started_at = now() - interval '90 s'")
     (result,) = await retention.tick()
-    assert (result.status, result.deleted, result.run) == ("failed", 7, run)
+    assert (result.status, result.deleted, result.run) == ("failed", 7, 1)
     assert round(result.duration.total_seconds()) == 90
     assert db.runs() == [(1, "failed", 7)]
     (entry,) = db.audit_payloads()
-    assert (entry["deleted"], entry["run"], entry["status"]) == (7, run, "failed")
+    assert (entry["deleted"], entry["run"], entry["status"]) == (7, 1, "failed")
     assert entry["error"]["message"].startswith("interrupted: its process did not renew the lease")
     assert db.job_statuses() == ["scheduled", "failed"]
     assert db.lines("retention")[0]["duration"] == pytest.approx(90_000, abs=900)
@@ -85,8 +81,7 @@ async def test_run_of_a_dead_process_is_closed_and_audited(db: RetentionDB) -> N
 async def test_interrupted_run_says_whether_it_is_retried(db: RetentionDB, trigger: str, rest: str) -> None:
     """A scheduled run is retried, a manual one is not."""
     db.make_table()
-    retention = db.retention(EVENTS)
-    await retention.register()
+    retention = await db.overdue(EVENTS)
     leave_a_run_open(db)
     db.sql("UPDATE retention_runs SET trigger = %s", trigger)
     await retention.tick()
@@ -98,8 +93,7 @@ async def test_interrupted_run_says_whether_it_is_retried(db: RetentionDB, trigg
 async def test_live_run_is_left_alone(db: RetentionDB) -> None:
     """Within its lease no other process closes it or runs the policy, not even manually."""
     db.make_table(old=3)
-    retention = db.retention(EVENTS)
-    await retention.register()
+    retention = await db.overdue(EVENTS)
     leave_a_run_open(db, lapsed=False)
     assert await retention.tick() == []
     (result,) = await retention.run_now()
@@ -111,8 +105,8 @@ async def test_live_run_is_left_alone(db: RetentionDB) -> None:
 async def test_a_lapsed_run_is_closed_once(db: RetentionDB) -> None:
     """Of ten replicas that find it, one writes the entry."""
     db.make_table()
+    await db.overdue(EVENTS)
     replicas = [db.retention(EVENTS) for _ in range(10)]
-    await replicas[0].register()
     leave_a_run_open(db)
     await asyncio.gather(*(replica.tick() for replica in replicas))
     assert len(db.audit_payloads()) == 1
@@ -121,11 +115,11 @@ async def test_a_lapsed_run_is_closed_once(db: RetentionDB) -> None:
 async def test_run_that_renews_its_lease_in_time_is_not_closed(db: RetentionDB) -> None:
     """The lease is checked again under the lock."""
     db.make_table()
-    await db.retention(EVENTS).register()
-    run = leave_a_run_open(db)
+    await db.overdue(EVENTS)
+    leave_a_run_open(db)
     ledger = Ledger(db.database, redact=str)
     (claim,) = await ledger.find_lapsed()
-    assert claim.id == run
+    assert claim.id == 1
     await ledger.renew(claim)
     assert await ledger.close_lapsed(claim, RunInterruptedError("it went away")) is None
     assert db.runs() == [(1, "running", 7)]
@@ -202,8 +196,7 @@ async def test_stored_errors_are_redacted(db: RetentionDB) -> None:
 async def test_run_that_cannot_be_closed_blocks_its_policy(db: RetentionDB) -> None:
     """Until its audit entry is written, which is reported once."""
     db.make_table(old=3)
-    retention = db.retention(EVENTS)
-    await retention.register()
+    retention = await db.overdue(EVENTS)
     leave_a_run_open(db)
     db.schedule.time += timedelta(seconds=30)  # another day
     db.sql("REVOKE INSERT (actor_type) ON audit_log FROM keeper")
@@ -221,11 +214,8 @@ async def test_run_whose_final_entry_fails_stays_open(db: RetentionDB) -> None:
     """The ledger has the count, and a later check writes the entry."""
     db.make_table(old=3)
     retention = db.retention(EVENTS, lease=timedelta(milliseconds=1))
-
-    def revoke(_table: str, _rows: int) -> None:
-        db.sql("REVOKE INSERT (actor_type) ON audit_log FROM keeper")
-
-    (result,) = await retention.run_now(observer=OnDeleted(revoke))
+    revoke = "REVOKE INSERT (actor_type) ON audit_log FROM keeper"
+    (result,) = await retention.run_now(observer=OnDeleted(lambda *_: db.sql(revoke)))
     assert (result.status, result.deleted, result.left_open) == ("failed", 3, True)
     assert db.runs() == [(1, "running", 3)]
     db.sql("GRANT INSERT (actor_type) ON audit_log TO keeper")
@@ -247,7 +237,7 @@ async def test_run_whose_final_entry_fails_stays_open(db: RetentionDB) -> None:
 async def test_database_refuses_a_closed_run_without_its_entry(db: RetentionDB, statement: str) -> None:
     """Whatever the code does."""
     db.make_table()
-    await db.retention(EVENTS).register()
+    await db.overdue(EVENTS)
     leave_a_run_open(db)
     with pytest.raises(psycopg.errors.CheckViolation, match="retention_runs"):
         db.sql(statement)
@@ -279,7 +269,7 @@ async def test_service_role_cannot_change_finished_rows(db: RetentionDB) -> None
     hold = await retention.operator.hold("inbound_events", [], reason="case 7", owner="legal")
     await retention.operator.release(hold.id, released_by="ann")
     await retention.operator.restore(result.run or 0, restored_by="ann")
-    leave_a_run_open(db, deleted=7, lapsed=False)
+    leave_a_run_open(db, lapsed=False)
     for statement in (
         "UPDATE retention_runs SET rows_deleted = 0, error = NULL WHERE state = 'completed'",
         "UPDATE retention_runs SET state = 'running', audit_id = NULL, finished_at = NULL WHERE id = 1",

@@ -14,7 +14,7 @@ import pytest
 
 from support.pgbouncer import running_bouncer, through
 from support.prometheus import exporting, run_tool, running_prometheus, variant, wait_until
-from support.retention import BOTH_SCANS, EVENTS, OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, EVENTS, OnDeleted, RetentionDB, until
 from watchkeeper.database import Database
 from watchkeeper.retention._schedule import Schedule
 from watchkeeper.retention._scheduler import Scheduler
@@ -174,9 +174,7 @@ async def test_pain_3_ten_replicas_make_one_run(db: RetentionDB) -> None:
             asyncio.create_task(Scheduler(db.retention(database=database, schedule=calendar)).run())
             for database in databases
         ]
-        async with asyncio.timeout(60):
-            while len(db.audit_payloads()) < 2:  # noqa: ASYNC110 - it is in the database
-                await asyncio.sleep(0.02)
+        await until(lambda: len(db.audit_payloads()) == 2)
         await asyncio.sleep(0.2)  # the one that comes late would come now
         for loop in loops:
             loop.cancel()
@@ -204,9 +202,7 @@ async def test_pain_4_behind_pgbouncer_a_run_has_one_owner(db: RetentionDB, post
         first = db.retention(EVENTS, database=databases[0], lease=timedelta(0))
         others = [db.retention(EVENTS, database=database) for database in databases[1:]]
         running = asyncio.create_task(first.tick())
-        async with asyncio.timeout(60):
-            while not db.count("retention_runs WHERE rows_deleted > 0"):  # noqa: ASYNC110 - the same
-                await asyncio.sleep(0.01)
+        await until(lambda: db.count("retention_runs WHERE rows_deleted > 0"))
         closed = [result for some in await asyncio.gather(*(r.tick() for r in others)) for result in some]
         assert [(result.run, result.status) for result in closed] == [(1, "failed")]
         db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '2 min' WHERE id = 1")

@@ -454,11 +454,10 @@ async def test_drop_is_retried_after_a_short_query(db: RetentionDB) -> None:
         with busy_reader(db):
             time.sleep(0.5)
 
-    reader = threading.Thread(target=read)
-    reader.start()
+    reading = asyncio.create_task(asyncio.to_thread(read))
     await asyncio.sleep(0.1)
     (result,) = await db.retention(EVENTS).run_now()
-    reader.join()
+    await reading
     assert (result.status, result.deleted, result.notes) == ("completed", old, ())
     assert len(dropped(db)[0]) == 3
 
@@ -470,32 +469,30 @@ def make_slow(db: RetentionDB) -> None:
     db.fill("inbound_events", 60, 300_000)
 
 
-def wait_until_counted(db: RetentionDB) -> None:
-    """Wait until a partition is being counted."""
-    until = time.monotonic() + 60
+def wait_until_counted(db: RetentionDB) -> int:
+    """Wait until a partition is being counted, and return the process that counts."""
     query = "SELECT pid FROM pg_locks WHERE relation = 'p65'::regclass AND mode = 'ShareLock' AND granted"
+    deadline = time.monotonic() + 60
     with psycopg.connect(db.urls.owner_url, autocommit=True) as conn:
-        while time.monotonic() < until and not conn.execute(query).fetchall():
+        while not (found := conn.execute(query).fetchall()):
+            assert time.monotonic() < deadline
             time.sleep(0.01)
+    return int(found[0][0])
 
 
 async def test_writer_to_an_old_partition_waits_briefly(db: RetentionDB) -> None:
     """The count releases its lock, and the new row is counted with the rest."""
     make_slow(db)
-    waited: list[float] = []
 
-    def write() -> None:
+    def write() -> float:
         wait_until_counted(db)
         with psycopg.connect(db.urls.url, autocommit=True) as conn:
             began = time.monotonic()
             conn.execute("INSERT INTO inbound_events VALUES ('late', now() - interval '60 days')")
-            waited.append(time.monotonic() - began)
+            return time.monotonic() - began
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    (result,) = await db.retention(EVENTS).run_now()
-    writer.join()
-    assert waited[0] > 0.5 * LOCK_TIMEOUT.total_seconds()
+    (result,), waited = await asyncio.gather(db.retention(EVENTS).run_now(), asyncio.to_thread(write))
+    assert waited > 0.5 * LOCK_TIMEOUT.total_seconds()
     assert (result.status, result.deleted, result.notes) == ("completed", 300_001, ())
     assert [entry["deleted"] for entry in db.audit_payloads()] == [300_001]
     assert len(dropped(db)[0]) == 3
@@ -691,24 +688,13 @@ async def test_drop_with_an_unacknowledged_commit_is_counted_once(
 async def test_connection_lost_during_a_count_is_replaced(db: RetentionDB) -> None:
     """The transaction is rolled back, and the next one drops the partition."""
     make_slow(db)
-    killed: list[bool] = []
 
     def kill() -> None:
-        wait_until_counted(db)
-        with psycopg.connect(db.urls.superuser_url, autocommit=True) as conn:
-            killed.extend(
-                gone
-                for (gone,) in conn.execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks"
-                    " WHERE relation = 'p65'::regclass AND mode = 'ShareLock' AND granted"
-                ).fetchall()
-            )
+        counting = wait_until_counted(db)
+        with psycopg.connect(db.urls.superuser_url) as conn:
+            assert conn.execute("SELECT pg_terminate_backend(%s, 5000)", [counting]).fetchall() == [(True,)]
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    (result,) = await db.retention(EVENTS).run_now()
-    killer.join()
-    assert killed == [True]
+    (result,), _ = await asyncio.gather(db.retention(EVENTS).run_now(), asyncio.to_thread(kill))
     assert (result.status, result.deleted, result.notes) == ("completed", 300_000, ())
     assert [entry["deleted"] for entry in db.audit_payloads()] == [300_000]
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from support.retention import BOTH_SCANS, OnDeleted, RetentionDB
+from support.retention import BOTH_SCANS, OnDeleted, RetentionDB, until
 from watchkeeper.retention import Policy
 from watchkeeper.retention._queries import QUERIES
 from watchkeeper.retention.table._target import find_target
@@ -207,10 +207,7 @@ async def test_child_inserted_during_a_delete_keeps_its_parent(
         other.execute("INSERT INTO kids VALUES (99, 300, now())")
         other.execute("SET CONSTRAINTS ALL IMMEDIATE")
         running = asyncio.create_task(retention.run_now())
-        for _ in range(200):
-            await asyncio.sleep(0.05)
-            if any_db.sql("SELECT pid FROM pg_locks WHERE NOT granted"):
-                break
+        await until(lambda: any_db.count("pg_locks WHERE NOT granted"))
         other.commit()
     (result,) = await running
     assert (result.status, result.deleted, result.error) == ("completed", 488, None)

@@ -11,6 +11,9 @@ from support.retention import BOTH_SCANS, EVENTS, OnDeleted, RetentionDB
 from watchkeeper.exceptions import PolicyRefusedError
 from watchkeeper.retention import Limits, Policy
 
+REFERRING = "CREATE TABLE notes (event text REFERENCES inbound_events)"
+INDEX = "CREATE INDEX ON notes (event)"
+
 
 def on(table: str, age: str = "created_at", schema: str | None = None) -> Policy:
     """Return a policy of a month."""
@@ -113,10 +116,7 @@ async def test_renamed_audit_log_is_protected_by_its_triggers(db: RetentionDB) -
     ("statements", "sentence"),
     [
         pytest.param(
-            [
-                "CREATE TABLE notes (event text REFERENCES inbound_events ON DELETE CASCADE)",
-                "CREATE INDEX ON notes (event)",
-            ],
+            ["CREATE TABLE notes (event text REFERENCES inbound_events ON DELETE CASCADE)", INDEX],
             "also deletes from notes (constraint notes_event_fkey), uncounted",
             id="cascade",
         ),
@@ -126,12 +126,12 @@ async def test_renamed_audit_log_is_protected_by_its_triggers(db: RetentionDB) -
             id="cascade into itself",
         ),
         pytest.param(
-            ["CREATE TABLE notes (event text REFERENCES inbound_events)"],
+            [REFERRING],
             "would search all of notes (constraint notes_event_fkey): create an index",
             id="unindexed child",
         ),
         pytest.param(
-            ["CREATE TABLE notes (event text REFERENCES inbound_events)", "CREATE INDEX ON notes (event)"],
+            [REFERRING, "CREATE INDEX ON notes (event)"],
             "referred to from notes. As its owner: GRANT SELECT ON notes TO keeper;",
             id="child that the service may not read",
         ),
@@ -147,8 +147,8 @@ async def test_renamed_audit_log_is_protected_by_its_triggers(db: RetentionDB) -
         ),
         pytest.param(
             [
-                "CREATE TABLE notes (event text REFERENCES inbound_events)",
-                "CREATE INDEX ON notes (event)",
+                REFERRING,
+                INDEX,
                 "GRANT SELECT ON notes TO keeper",
                 "ALTER TABLE notes ENABLE ROW LEVEL SECURITY",
             ],
@@ -204,11 +204,8 @@ async def test_row_level_security_enabled_during_a_run_fails_it(db: RetentionDB)
     """The rest is not silently partial."""
     db.force_index_scans()
     db.make_table(old=5000)
-
-    def hide(_table: str, _rows: int) -> None:
-        db.sql("ALTER TABLE inbound_events ENABLE ROW LEVEL SECURITY")
-
-    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(hide))
+    hide = "ALTER TABLE inbound_events ENABLE ROW LEVEL SECURITY"
+    (result,) = await db.retention(EVENTS).run_now(observer=OnDeleted(lambda *_: db.sql(hide)))
     assert (result.status, result.deleted) == ("failed", 1000)
     assert "row-level security policy" in str(result.error)
 
@@ -218,31 +215,6 @@ async def test_schema_without_usage_is_refused(db: RetentionDB) -> None:
     db.sql("CREATE SCHEMA crm")
     db.make_table("crm.visits", "created_at")
     await assert_refused(db, on("visits", schema="crm"), "GRANT USAGE ON SCHEMA crm TO keeper;")
-
-
-async def test_refused_policy_is_not_retried_the_same_day(db: RetentionDB) -> None:
-    """Only a person can fix it; the next day tries again."""
-    db.make_table()
-    db.sql("REVOKE DELETE ON inbound_events FROM keeper")
-    retention = await db.overdue(EVENTS)
-    assert [result.status for result in await retention.tick()] == ["refused"]
-    db.sql("UPDATE retention_runs SET finished_at = finished_at - interval '1 day'")
-    assert await retention.tick() == []
-
-
-async def test_rows_without_children_are_deleted_beside_referenced_ones(db: RetentionDB) -> None:
-    """A referenced row is deleted once its child is pruned."""
-    db.make_table(old=3)
-    db.make_table("notes", "created_at")
-    db.sql("ALTER TABLE notes ADD event text REFERENCES inbound_events")
-    db.sql("CREATE INDEX ON notes (event)")
-    db.sql("INSERT INTO notes VALUES ('n', now(), '40-1')")
-    (result,) = await db.retention(EVENTS).run_now()
-    assert (result.status, result.deleted) == ("completed", 2)
-    assert db.sql("SELECT id FROM inbound_events") == [("40-1",)]
-    db.sql("DELETE FROM notes")
-    (result,) = await db.retention(EVENTS).run_now()
-    assert (result.status, result.deleted) == ("completed", 1)
 
 
 @BOTH_SCANS

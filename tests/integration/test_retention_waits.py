@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 from support.postgres import SERVICE, PostgresServer
-from support.retention import EVENTS, RetentionDB, open_db, tick_beside
+from support.retention import EVENTS, RetentionDB, open_db, tick_beside, until
 from watchkeeper.retention import Limits, RunResult, Thresholds
 from watchkeeper.retention.run._tuning import Sizes
 
@@ -105,14 +105,6 @@ def waiting(db: RetentionDB) -> str | None:
     return rows[0][0].partition(":")[0] if rows and rows[0][0] else None
 
 
-async def wait_until(db: RetentionDB, reason: str) -> None:
-    """Wait until the ledger shows that the run waits for this reason."""
-    until = time.monotonic() + 60
-    while waiting(db) != reason:
-        assert time.monotonic() < until, db.lines("retention")
-        await asyncio.sleep(0.02)
-
-
 @asynccontextmanager
 async def long_transaction(url: str) -> AsyncIterator[psycopg.Connection]:
     """Keep a transaction with an ID open for longer than these tests allow."""
@@ -126,7 +118,7 @@ async def long_transaction(url: str) -> AsyncIterator[psycopg.Connection]:
 async def waiting_run(db: RetentionDB, retention: Retention, reason: str) -> AsyncIterator[asyncio.Task[Any]]:
     """Run until it waits for the reason; check that nothing is deleted meanwhile, and everything after."""
     run = asyncio.create_task(retention.run_now())
-    await wait_until(db, reason)
+    await until(lambda: waiting(db) == reason)
     before = db.count("inbound_events")
     await asyncio.sleep(1.2)
     assert (waiting(db), db.count("inbound_events")) == (reason, before)
@@ -164,9 +156,9 @@ async def test_run_waits_for_a_replica_that_lags_by_time(
         standby.execute("ALTER SYSTEM SET recovery_min_apply_delay = '2s'")
         standby.execute("SELECT pg_reload_conf()")
         lag = None
-        until = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while lag is None or lag < timedelta(seconds=1.5):
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
             db.sql("INSERT INTO inbound_events VALUES (gen_random_uuid(), now() - interval '50 days')")
             await asyncio.sleep(0.1)
             ((lag,),) = conn.execute("SELECT max(replay_lag) FROM pg_stat_replication").fetchall()
@@ -359,7 +351,7 @@ async def test_revoked_function_is_reported_once(db: RetentionDB, server: Postgr
 async def start_waiting_run(db: RetentionDB, retention: Retention) -> asyncio.Task[list[RunResult]]:
     """Start a scheduled run that waits for a disk which stays full."""
     run = asyncio.create_task(retention.tick())
-    await wait_until(db, "disk")
+    await until(lambda: waiting(db) == "disk")
     return run
 
 

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from support.retention import EVENTS, RetentionDB
+from support.retention import EVENTS, RetentionDB, until
 from watchkeeper.retention._scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from support.postgres import PostgresServer
     from watchkeeper.retention import Retention
@@ -29,13 +29,6 @@ async def scheduled(retention: Retention, grace: timedelta = timedelta(seconds=5
         loop.cancel()
         with suppress(asyncio.CancelledError):
             await loop
-
-
-async def until(happened: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(60):
-        while not happened():  # noqa: ASYNC110 - it is in another process, or in the database
-            await asyncio.sleep(0.01)
 
 
 async def test_scheduler_registers_the_policies_and_runs_what_is_due(db: RetentionDB) -> None:

@@ -20,18 +20,19 @@ ARCHIVED: Final = dataclasses.replace(EVENTS, archive=True)
 
 
 class HookedArchive(FolderArchive):
-    """An archive that calls `action` with the number of segments so far, before their rows are deleted."""
+    """An archive that calls `action` after the segment with this number, before its rows are deleted."""
 
-    def __init__(self, folder: Path, action: Callable[[int], object]) -> None:
+    def __init__(self, folder: Path, action: Callable[[], object], *, segment: int = 1) -> None:
         super().__init__(folder)
         self._action = action
-        self.segments = 0
+        self._left = segment
 
     async def write(self, table: str, run: int, data: bytes) -> Location:
-        """Store a segment, then call the action."""
+        """Store a segment, and call the action after the chosen one."""
         location = await super().write(table, run, data)
-        self.segments += 1
-        self._action(self.segments)
+        self._left -= 1
+        if not self._left:
+            self._action()
         return location
 
 

@@ -282,6 +282,13 @@ async def hold_rows(retention: Retention, condition: str) -> Hold:
     return await retention.operator.hold("inbound_events", conditions, reason="case", owner="legal")
 
 
+async def until(happened: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(60):
+        while not happened():  # noqa: ASYNC110 - it is in another process, or in the database
+            await asyncio.sleep(0.01)
+
+
 async def tick_beside(db: RetentionDB, retention: Retention, other: Retention) -> list[RunResult]:
     """Tick, while another replica finds the run taken however often it looks."""
     ticking = asyncio.create_task(retention.tick())

@@ -13,34 +13,21 @@ from watchkeeper.retention._schedule import Schedule
 from watchkeeper.retention.ledger._attempts import next_attempt
 
 DUE = datetime(2026, 7, 1, 3, tzinfo=UTC)
+UNTRIED = dict.fromkeys(("due_at", "attempt", "state", "finished_at"))
 LAST_END = DUE + timedelta(minutes=1)
+TRIED = {"due_at": DUE, "finished_at": LAST_END}
+STATES = {"r": "running", "c": "completed", "f": "failed", "x": "refused", "s": "stopped", "k": "cancelled"}
 
 
 def history(
     states: str, minutes_later: float, *, since: datetime = DUE - timedelta(days=1)
 ) -> list[dict[str, Any]]:
     """Return ledger rows, from a letter for the state of each attempt."""
-    names = {
-        "r": "running",
-        "c": "completed",
-        "f": "failed",
-        "x": "refused",
-        "s": "stopped",
-        "k": "cancelled",
-    }
     now = LAST_END + timedelta(minutes=minutes_later)
-    untried = {
-        "since": since,
-        "due_at": None,
-        "attempt": None,
-        "state": None,
-        "finished_at": None,
-        "now": now,
-    }
     return [
-        {**untried, "due_at": DUE, "attempt": number, "state": names[state], "finished_at": LAST_END}
+        {**TRIED, "since": since, "now": now, "attempt": number, "state": STATES[state]}
         for number, state in enumerate(states, start=1)
-    ] or [untried]
+    ] or [UNTRIED | {"since": since, "now": now}]
 
 
 @pytest.mark.parametrize(
@@ -106,8 +93,7 @@ def test_missed_times_are_caught_up_once(zone: str, pauses: list[int]) -> None:
         looked_for |= {due} if due > since else set()
         for replica in range(3):
             entry = {"since": since, "due_at": due, "attempt": 1, "state": "completed", "finished_at": now}
-            untried = dict.fromkeys(("due_at", "attempt", "state", "finished_at")) | {"since": since}
-            rows = [row for row in done if row["due_at"] >= due] or [untried]
+            rows = [row for row in done if row["due_at"] >= due] or [UNTRIED | {"since": since}]
             attempt = next_attempt([row | {"now": now} for row in rows], due)
             assert attempt in ({1, None} if replica == 0 else {None})
             if attempt is not None:
