@@ -77,12 +77,12 @@ async def _play(port: int) -> None:
 
 @contextlib.asynccontextmanager
 async def _serving_kept(
-    datasette: Datasette, folder: Path, resolve: Callable[[Any], str] | None
+    datasette: Datasette, folder: Path
 ) -> AsyncIterator[tuple[int, Callable[[], list[dict[str, Any]]]]]:
     """Serve Datasette with a keeper; yields the port and a function that reads the lines."""
     file = os.open(folder / "lines", os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
     keeper = Watchkeeper("data", settings=Settings(service="data", state_dir=folder), lines_to=file)
-    app = keeper.wrap(datasette.app(), resolve_route=resolve)
+    app = keeper.wrap(datasette.app(), resolve_route=resolver_of(datasette))
     await keeper.start()
 
     def lines() -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ async def _serving_kept(
 
 async def test_datasette_with_an_adapter(datasette: Datasette, tmp_path: Path) -> None:
     """Pages, JSON, 404s, static files, a streamed CSV: one count and one line each, by pattern."""
-    async with _serving_kept(datasette, tmp_path, resolver_of(datasette)) as (port, lines):
+    async with _serving_kept(datasette, tmp_path) as (port, lines):
         await _play(port)
         async with httpx.AsyncClient(trust_env=False) as client:
             metrics = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
@@ -119,18 +119,9 @@ async def test_datasette_with_an_adapter(datasette: Datasette, tmp_path: Path) -
     assert 'http_requests_total{method="GET",route="/{database}/{table}",status="200"} 2.0' in metrics
 
 
-async def test_datasette_is_unmatched_without_an_adapter(datasette: Datasette, tmp_path: Path) -> None:
-    """Everything but the route is the same."""
-    async with _serving_kept(datasette, tmp_path, None) as (port, lines):
-        await _play(port)
-        logged = [line for line in lines() if line.get("type") == "request"]
-    assert {line["route"] for line in logged} == {"unmatched"}
-    assert [line["statusCode"] for line in logged] == [200, 200, 200, 404, 404, 200, 200, 200]
-
-
 async def test_leaving_datasettes_stream_is_aborted(datasette: Datasette, tmp_path: Path) -> None:
     """Datasette does not receive while it streams: the poll before the last byte notices."""
-    async with _serving_kept(datasette, tmp_path, resolver_of(datasette)) as (port, lines):
+    async with _serving_kept(datasette, tmp_path) as (port, lines):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /shop/items.csv?_stream=on HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"item 1")

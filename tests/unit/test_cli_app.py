@@ -105,12 +105,6 @@ def test_usage(capsys: pytest.CaptureFixture[str], arguments: list[str], code: i
     assert "usage: watchkeeper" in (said.out if code == 0 else said.err)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` prints the library's version."""
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"watchkeeper {__version__}\n"
-
-
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     """The help of the program itself has a line for each command of each group."""
     assert main(["--help"]) == 0

@@ -95,30 +95,13 @@ async def test_the_handshake_carries_the_request_id(tmp_path: Path) -> None:
     assert current_request() is None
 
 
-async def _refuses(_scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send({"type": "websocket.close", "code": 1008})
+def _answers(*messages: Any) -> Any:
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for message in messages:
+            await send(message)
 
-
-async def _denies(_scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
-    await send({"type": "websocket.http.response.body", "body": b"no"})
-
-
-async def _closes(_scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send(ACCEPT)
-    await send({"type": "websocket.close", "code": 4000})
-
-
-async def _returns(_scope: Any, receive: Any, send: Any) -> None:
-    await receive()
-    await send(ACCEPT)
-
-
-async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
-    return
+    return app
 
 
 async def _leaving(_scope: Any, receive: Any, send: Any) -> None:
@@ -144,17 +127,17 @@ async def _hidden(scope: Any, receive: Any, send: Any) -> None:
 @pytest.mark.parametrize(
     ("app", "said", "outcome", "code"),
     [
-        (_refuses, (), "rejected", 403),
-        (_denies, (), "rejected", 401),
-        (_closes, (), "completed", 4000),
-        (_returns, (), "completed", 1005),
+        (_answers({"type": "websocket.close", "code": 1008}), (), "rejected", 403),
+        (_answers({"type": "websocket.http.response.start", "status": 401}), (), "rejected", 401),
+        (_answers(ACCEPT, {"type": "websocket.close", "code": 4000}), (), "completed", 4000),
+        (_answers(ACCEPT), (), "completed", 1005),
         (_echo, (1001,), "completed", 1001),
         (_echo, (1006,), "aborted", 1006),
         (_echo, (1005,), "aborted", 1006),  # how uvicorn and granian report a lost connection
         (_leaving, (1000,), "completed", 1000),
         (_leaving, (1006,), "aborted", 1006),
         (_gone_before, (1006,), "aborted", 499),
-        (_nothing, (), "failed", 500),
+        (_answers(), (), "failed", 500),
         (_hidden, (), "failed", 1011),
     ],
 )
@@ -273,7 +256,7 @@ async def test_an_exception_in_the_resolver_does_not_fail_the_connection(tmp_pat
     def resolve(_scope: Any) -> str:
         raise KeyError("route")
 
-    watched = watch(_closes, tmp_path, resolve_route=resolve)
+    watched = watch(_answers(ACCEPT), tmp_path, resolve_route=resolve)
     assert (await play(watched.app)).error is None
     assert [line.get("route") for line in watched.lines()] == [None, "unmatched"]
     assert _connections(watched, "completed", "unmatched") == 1.0

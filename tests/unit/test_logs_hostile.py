@@ -106,53 +106,39 @@ def test_tag_character_is_escaped_as_a_surrogate_pair() -> None:
     assert b'"msg":"\\udb40\\udc41"' in LOGS.render("info", {"msg": "\U000e0041"})
 
 
-class Colour(enum.Enum):
-    """An enumeration."""
-
+class _Colour(enum.Enum):
     RED = "red"
 
 
-class Level(enum.IntEnum):
-    """A number with a name."""
-
+class _Level(enum.IntEnum):
     HIGH = 3
 
 
-class Point(NamedTuple):
-    """A tuple with names."""
-
+class _Point(NamedTuple):
     x: int
     token: str
 
 
 @dataclasses.dataclass
-class Account:
-    """A dataclass that keeps a field out of its repr."""
-
+class _Account:
     name: str
     password: str
     hidden: str = dataclasses.field(repr=False, default="not shown")
 
 
-class Packet(msgspec.Struct):
-    """A struct."""
-
+class _Packet(msgspec.Struct):
     size: int
     api_key: str
 
 
-class Text(str):
-    """A text with a str of its own."""
-
+class _Text(str):
     __slots__ = ()
 
     def __str__(self) -> str:
         return "not the text"
 
 
-class Mapped(Mapping[str, object]):
-    """A mapping that is no dict."""
-
+class _Mapped(Mapping[str, object]):
     def __getitem__(self, key: str) -> object:
         return {"a": 1, "token": 2}[key]
 
@@ -173,13 +159,13 @@ class Mapped(Mapping[str, object]):
         (True, True),
         (2**70, 2**70),
         (2**2000, "<int of 2001 bits>"),
-        (Level.HIGH, 3),
-        (Colour.RED, "red"),
+        (_Level.HIGH, 3),
+        (_Colour.RED, "red"),
         (b"caf\xc3\xa9\xff", "café\\xff"),
         (bytearray(b"ab"), "ab"),
         (memoryview(b"ab"), "ab"),
         ("\ud83d", "\\ud83d"),
-        (Text("text"), "text"),
+        (_Text("text"), "text"),
         (decimal.Decimal("1.10"), "1.10"),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (pathlib.PurePosixPath("/a/b"), "/a/b"),
@@ -187,16 +173,16 @@ class Mapped(Mapping[str, object]):
         (dt.date(2026, 1, 29), "2026-01-29"),
         (dt.time(3, 0), "03:00:00"),
         (dt.timedelta(minutes=2), 120.0),
-        (Point(1, "t"), {"x": 1, "token": "***"}),
-        (Account("a", "p"), {"name": "a", "password": "***"}),
-        (Packet(1, "k"), {"size": 1, "api_key": "***"}),
-        (Mapped(), {"a": 1, "token": "***"}),
+        (_Point(1, "t"), {"x": 1, "token": "***"}),
+        (_Account("a", "p"), {"name": "a", "password": "***"}),
+        (_Packet(1, "k"), {"size": 1, "api_key": "***"}),
+        (_Mapped(), {"a": 1, "token": "***"}),
         ({1: "a", (2, 3): "b", None: "c", b"d": "e"}, {"1": "a", "(2, 3)": "b", "None": "c", "d": "e"}),
         ({"a"}, ["a"]),
         (frozenset(), []),
         (collections.deque([1]), "deque([1])"),
         (int, "<class 'int'>"),
-        (Account, f"<class '{__name__}.Account'>"),
+        (_Account, f"<class '{__name__}._Account'>"),
         ([("accept", "json"), (b"Cookie", b"id=1")], [["accept", "json"], ["Cookie", "***"]]),
         ({"token": None, "password": True}, {"token": None, "password": True}),
     ],

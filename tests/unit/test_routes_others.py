@@ -85,6 +85,7 @@ def _litestar(**options: Any) -> Litestar:
         ("GET", "/items/seven", 404, "unmatched"),
         ("POST", "/items/7", 405, "unmatched"),
         ("HEAD", "/items/7", 405, "unmatched"),
+        ("OPTIONS", "/items/7", 204, "/items/{item_id}"),
         ("GET", "/files/a/b", 200, "/files/{path}"),
         ("GET", "/nothing", 404, "unmatched"),
         ("POST", "/boom", 500, "/boom"),
