@@ -233,9 +233,6 @@ class Settings:
         health: Off leaves only `/livez` of the health endpoints.
         shutdown_delay: How long `serve` continues, not ready, after SIGTERM before it stops accepting.
         shutdown_grace: How long requests in flight may take after that.
-
-    Raises:
-        ConfigurationError: A value is not usable; the message names the variable and the fix.
     """
 
     service: str

@@ -95,11 +95,6 @@ def line_handler(*, service: str, env: str, level: str = "info") -> LineHandler:
 
     The parent of a server's workers never imports the service; this handler gives its lines the same form. In
     the workers `Logging.install` takes over.
-
-    Args:
-        service: The `service` of each line.
-        env: The `env` of each line.
-        level: The lowest level that is written; default info.
     """
     return LineHandler(Logging(service=service, env=env, level=level).write)
 

@@ -51,9 +51,6 @@ class Instrument(ABC, Generic[_Child]):
         """Return the child with these label values, created at its first use; keep it where speed matters.
 
         At the metric's cap, what a new child would count is counted in `metrics_overflow_total`.
-
-        Raises:
-            MetricError: The names are not exactly the labels of the metric.
         """
         try:
             key = tuple([values[label] for label in self.family.labels])

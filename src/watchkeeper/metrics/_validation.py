@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _METRIC: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _RESERVED_SUFFIXES: Final = ("_total", "_created", "_bucket", "_count", "_sum", "_info")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _MAX_EXEMPLAR_LENGTH: Final = 128
 WORKER: Final = "worker"  # the label that holds a worker's number
 
@@ -48,7 +49,7 @@ def _check_metric(kind: str, name: str, help_text: str) -> None:
         raise MetricError(f"The {kind} {name!r} may not end in {suffix}, which has a meaning in Prometheus.")
     if not help_text.strip():
         raise MetricError(f"The {kind} {name!r} has no help text: say in one sentence what it counts.")
-    if not _is_encodable(help_text):
+    if _SURROGATE.search(help_text):
         raise MetricError(f"The help text of the {kind} {name!r} holds a lone surrogate, which is not text.")
 
 
@@ -105,12 +106,4 @@ def checked_buckets(name: str, buckets: Sequence[float]) -> tuple[float, ...]:
 def label_text(value: object) -> str:
     """Return `value` as text that UTF-8 can encode; lone surrogates are replaced."""
     text = value if isinstance(value, str) else str(value)
-    return text if _is_encodable(text) else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text.encode("utf-8", "replace").decode("utf-8")

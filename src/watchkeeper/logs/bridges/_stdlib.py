@@ -10,7 +10,7 @@ from watchkeeper.logs._exceptions import claim_exception, was_just_claimed
 from watchkeeper.logs._levels import LEVELS, level_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _SERVERS: Final = (
     "uvicorn",
@@ -122,8 +122,9 @@ class StdlibBridge:
                 logging.captureWarnings(True)
         for name in (*_SERVERS, *_ACCESS):
             logging.getLogger(name)
-        for logger in (root, *_existing_loggers()):
-            self._replace_consoles(logger)
+        for logger in (root, *list(root.manager.loggerDict.values())):
+            if isinstance(logger, logging.Logger):
+                self._replace_consoles(logger)
         if self._handler not in root.handlers:
             root.addHandler(self._handler)
         self.set_level(level)
@@ -172,12 +173,6 @@ class StdlibBridge:
         if self._captured_warnings:
             logging.captureWarnings(False)
             self._captured_warnings = False
-
-
-def _existing_loggers() -> Iterator[logging.Logger]:
-    for logger in list(logging.root.manager.loggerDict.values()):
-        if isinstance(logger, logging.Logger):
-            yield logger
 
 
 def _is_console(handler: logging.Handler) -> bool:

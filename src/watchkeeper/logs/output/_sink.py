@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 DROP_REASONS: Final = ("blocked", "closed", "full", "overflow", "error")
 
-_FLUSH_TIMEOUT: Final = timedelta(seconds=5)
 _WRITE_TIMEOUT_S: Final = 0.25  # the longest that a write takes that has not to wait for the reader
 _RETRY_INTERVAL: Final = timedelta(milliseconds=50)
 _MAX_DEFERRED: Final = 1024  # deferred items have no size yet, so they are limited by number
@@ -49,7 +48,7 @@ class Sink:
         *,
         on_drop: Callable[[int, str], None] | None = None,
         on_recover: Callable[[int], None] | None = None,
-        flush_timeout: timedelta = _FLUSH_TIMEOUT,
+        flush_timeout: timedelta = timedelta(seconds=5),
     ) -> None:
         self.dropped: int = 0
         self.immediate = False

@@ -107,7 +107,7 @@ def mask_credentials(text: str) -> str:
     for hint in _PAIR_HINTS:
         if hint in lower:
             text = _WHOLE_LINE.sub(rf"\1{MASK}", text)
-            text = _PAIR.sub(_mask_pair, text)
+            text = _PAIR.sub(rf"\1\2\3{MASK}", text)
             break
     if "eyj" in lower:
         text = _JWT.sub(MASK, text)
@@ -151,10 +151,6 @@ def _is_credential(value: str) -> bool:
 def _mask_parameter(found: re.Match[str]) -> str:
     before, name, _ = found.groups()
     return f"{before}{name}={MASK}" if names_secret(name) or name.lower() in _PARAMETER_KEYS else found[0]
-
-
-def _mask_pair(found: re.Match[str]) -> str:
-    return f"{found[1]}{found[2]}{found[3] or ''}{MASK}"
 
 
 def names_secret(name: str, keys: frozenset[str] = DEFAULT_KEYS) -> bool:

@@ -55,7 +55,8 @@ def collect_third_party(
         report(failure)
     families: list[ThirdPartyFamily] = []
     for metric in collected:
-        clash = sorted(_names(metric) & own.keys())
+        names = {metric.name, *(metric.name + suffix for suffix in _SUFFIXES.get(metric.type, ()))}
+        clash = sorted(names & own.keys())
         if clash:
             report(
                 MetricError(
@@ -112,7 +113,3 @@ def _add_worker(labels: Mapping[str, str], worker: str | None) -> dict[str, str]
     # A collector that already has such a label keeps it.
     name = f"watchkeeper_{WORKER}" if WORKER in labels else WORKER
     return {**labels, name: worker}
-
-
-def _names(metric: Metric) -> set[str]:
-    return {metric.name, *(metric.name + suffix for suffix in _SUFFIXES.get(metric.type, ()))}
