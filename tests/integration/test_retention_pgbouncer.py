@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from support.archive import ARCHIVED, archived
 from support.pgbouncer import running_bouncer, through
+from support.retention import open_databases
 from watchkeeper.database import Database
 
 if TYPE_CHECKING:
@@ -19,23 +21,15 @@ async def test_three_replicas_share_two_server_connections(db: RetentionDB, post
     db.make_contract_tables()
     db.fill("inbound_events", 45, 4000)
     await db.overdue()
-    with running_bouncer(postgres) as bouncer:
-        url = through(bouncer, db.urls).url
-        databases = [Database(url, prepared_statements=False) for _ in range(3)]
-        await asyncio.gather(*(database.open() for database in databases))
-        try:
-            replicas = [db.retention(database=database) for database in databases]
-            results = await asyncio.gather(*(replica.tick() for replica in replicas))
-            assert len(await replicas[0].plan()) == 2
-            async with databases[0].connection() as conn:
-                for setting, plain in (
-                    ("statement_timeout", "0"),
-                    ("lock_timeout", "0"),
-                    ("row_security", "on"),
-                ):
-                    assert await (await conn.execute(f"SHOW {setting}".encode())).fetchall() == [(plain,)]
-        finally:
-            await asyncio.gather(*(database.close() for database in databases))
+    async with AsyncExitStack() as stack:
+        url = through(stack.enter_context(running_bouncer(postgres)), db.urls).url
+        databases = await open_databases(stack, url, 3, prepared_statements=False)
+        replicas = [db.retention(database=database) for database in databases]
+        results = await asyncio.gather(*(replica.tick() for replica in replicas))
+        assert len(await replicas[0].plan()) == 2
+        async with databases[0].connection() as conn:
+            for setting, plain in (("statement_timeout", "0"), ("lock_timeout", "0"), ("row_security", "on")):
+                assert await (await conn.execute(f"SHOW {setting}".encode())).fetchall() == [(plain,)]
     done = sorted((result.table, result.status, result.deleted) for some in results for result in some)
     assert done == [("chat_sessions", "completed", 2), ("inbound_events", "completed", 4003)]
     assert sum(entry["deleted"] for entry in db.audit_payloads()) == 4005

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -282,6 +281,11 @@ async def hold_rows(retention: Retention, condition: str) -> Hold:
     return await retention.operator.hold("inbound_events", conditions, reason="case", owner="legal")
 
 
+async def open_databases(stack: AsyncExitStack, url: str, number: int, **options: Any) -> list[Database]:
+    """Open a database for each replica, as separate processes would."""
+    return [await stack.enter_async_context(Database(url, **options)) for _ in range(number)]
+
+
 async def until(happened: Callable[[], object]) -> None:
     """Wait until a condition holds."""
     async with asyncio.timeout(60):
@@ -303,19 +307,11 @@ async def tick_beside(db: RetentionDB, retention: Retention, other: Retention) -
 
 def close_run_as_peer(db: RetentionDB) -> None:
     """Close the open run as another process would, in one transaction with its audit entry."""
-    with psycopg.connect(db.urls.owner_url) as conn:
-        row = conn.execute(
-            "SELECT id, rows_deleted FROM retention_runs WHERE state = 'running' FOR UPDATE"
-        ).fetchone()
-        assert row is not None
-        entry = conn.execute(
-            "INSERT INTO audit_log (actor_type, actor_id, action, entity, payload)"
-            " VALUES ('system', 'other', 'retention.prune', 'inbound_events', %s) RETURNING id",
-            [json.dumps({"deleted": row[1]})],
-        ).fetchone()
-        assert entry is not None
-        conn.execute(
-            "UPDATE retention_runs SET state = 'failed', epoch = epoch + 1, finished_at = now(),"
-            " audit_id = %s WHERE id = %s",
-            [entry[0], row[0]],
-        )
+    assert db.sql(
+        "WITH run AS (SELECT id, rows_deleted FROM retention_runs WHERE state = 'running' FOR UPDATE),"
+        " entry AS (INSERT INTO audit_log (actor_type, actor_id, action, entity, payload)"
+        " SELECT 'system', 'other', 'retention.prune', 'inbound_events',"
+        " jsonb_build_object('deleted', rows_deleted) FROM run RETURNING id)"
+        " UPDATE retention_runs SET state = 'failed', epoch = epoch + 1, finished_at = now(),"
+        " audit_id = entry.id FROM run, entry WHERE retention_runs.id = run.id RETURNING audit_id"
+    )
