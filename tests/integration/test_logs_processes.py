@@ -188,11 +188,8 @@ def test_uncaught_exception_ends_the_process_with_one_line() -> None:
         """
     )
     (line,) = parse_lines(done.stdout)
-    assert (line["level"], line["error"]["type"], line["error"]["message"]) == (
-        "fatal",
-        "ValueError",
-        "token=***",
-    )
+    shown = (line["level"], line["error"]["type"], line["error"]["message"])
+    assert shown == ("fatal", "ValueError", "token=***")
     assert (done.returncode, done.stderr) == (1, b"")
 
 

@@ -88,15 +88,12 @@ def test_linter_setting_requires_no_new_environment(dev: Any) -> None:
     assert dev.SERVE.is_current()
 
 
-def test_moved_checkout_requires_a_new_environment(dev: Any, tmp_path: Path) -> None:
-    """Console scripts contain the folder."""
+def test_moved_or_broken_environment_is_not_current(dev: Any, tmp_path: Path) -> None:
+    """Console scripts contain the folder; and a system upgrade may remove the Python that it links to."""
     moved: Any = load(shutil.copytree(dev.ROOT, tmp_path / "moved") / "dev.py")
     assert moved.SERVE.stamp.read_text("ascii") == dev.SERVE.fingerprint()
     assert not moved.SERVE.is_current()
-
-
-def test_removed_python_requires_a_new_environment(dev: Any) -> None:
-    """A system upgrade may remove the Python that the environment links to."""
+    assert dev.SERVE.is_current()
     dev.SERVE.python.unlink()
     dev.SERVE.python.symlink_to(dev.ROOT / "removed-python")
     assert not dev.SERVE.is_current()
@@ -191,14 +188,10 @@ def test_bench_runs_the_checkouts_package(dev: Any, monkeypatch: pytest.MonkeyPa
     assert calls == [dev.BENCH, (python, [str(python), "-m", "bench", "--quick"], dev.ROOT)]
 
 
-def test_check_takes_no_arguments(dev: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """A path would be ignored, so it is refused."""
+def test_wrong_command_line_is_refused(dev: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown command shows the usage; a path that `check` would ignore is an error."""
     assert dev.main("check", "src") == 1
     assert "check takes no arguments" in capsys.readouterr().err
-
-
-def test_unknown_command_shows_the_usage(dev: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """The exit code is that of a wrong command line."""
     assert dev.main("tets") == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -41,16 +41,9 @@ async def test_a_request_is_one_count_one_duration_and_one_line(tmp_path: Path) 
         "level", "time", "service", "env", "type", "method", "url", "statusCode", "duration", "requestId",
         "route", "outcome", "trace_id", "span_id", "bytes",
     ]  # fmt: skip
-    assert {key: line[key] for key in ("level", "type", "method", "url", "statusCode", "route", "bytes")} == {
-        "level": "info",
-        "type": "request",
-        "method": "POST",
-        "url": "/things/7?a=1&b=%20",
-        "statusCode": 201,
-        "route": "/things/{id}",
-        "bytes": 5,
-    }
-    assert line["outcome"] == "completed"
+    shown = [line[key] for key in ("level", "type", "method", "url", "statusCode", "outcome", "bytes")]
+    assert shown == ["info", "request", "POST", "/things/7?a=1&b=%20", 201, "completed", 5]
+    assert line["route"] == "/things/{id}"
     assert line["requestId"] == reply.headers["x-request-id"]
     assert watched.count("/things/{id}", 201, "POST") == 1.0
     labels = {"method": "POST", "route": "/things/{id}"}
@@ -504,10 +497,8 @@ async def test_what_matched_nothing_is_unmatched(tmp_path: Path, status: int) ->
     )
     await fetch(watched.app, "/files/{path}")
     await fetch(watched.app, "/items/{id}")
-    assert [line["route"] for line in watched.lines()] == [
-        "unmatched",
-        "unmatched" if status == 405 else "/items/{id}",
-    ]
+    found = "unmatched" if status == 405 else "/items/{id}"
+    assert [line["route"] for line in watched.lines()] == ["unmatched", found]
 
 
 async def test_an_exception_in_the_resolver_does_not_fail_the_request(tmp_path: Path) -> None:

@@ -21,17 +21,14 @@ def _source(folder: Path, **files: str) -> MigrationSource:
 
 
 def test_files_are_read_in_order(tmp_path: Path) -> None:
-    """The number decides; grants and other files are not migrations."""
+    """The number decides; grants, which are optional, and other files are not migrations."""
     source = _source(tmp_path, **{"0002_b": "SELECT 2", "0001_a": "SELECT 1", "grants": "GRANT"})
     (tmp_path / "README.md").write_text("how these are made")
     assert [str(migration) for migration in source.read()] == ["app/0001_a.sql", "app/0002_b.sql"]
     assert source.count() == 2
     assert source.grants() == "GRANT"
-
-
-def test_a_source_without_grants_has_none(tmp_path: Path) -> None:
-    """A folder does not need a grants.sql."""
-    assert _source(tmp_path).grants() is None
+    (tmp_path / "grants.sql").unlink()
+    assert source.grants() is None
 
 
 def test_line_ends_do_not_change_a_checksum(tmp_path: Path) -> None:

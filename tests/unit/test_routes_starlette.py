@@ -336,12 +336,8 @@ async def test_routes_that_are_added_later_are_found(tmp_path: Path) -> None:
     app.router.routes.append(Route("/three/{c}", _page))
     for path in ("/two/2", "/three/3", "/one/1"):
         await fetch(watched.app, path)
-    assert [line["route"] for line in watched.requests()] == [
-        "/one/{a}",
-        "/two/{b}",
-        "/three/{c}",
-        "/one/{a}",
-    ]
+    routes = [line["route"] for line in watched.requests()]
+    assert routes == ["/one/{a}", "/two/{b}", "/three/{c}", "/one/{a}"]
 
 
 async def test_an_endpoint_below_a_host_is_matched_again(tmp_path: Path) -> None:

@@ -172,23 +172,19 @@ def test_a_secret_never_shows(value: str) -> None:
     assert hash(secret) == hash(Secret(value))
 
 
+def test_a_secret_is_not_empty_and_not_pickled() -> None:
+    """An empty token would admit everyone, and pickling would write the value unmasked."""
+    with pytest.raises(ConfigurationError, match="A secret is empty"):
+        Secret("")
+    with pytest.raises(TypeError, match="A Secret cannot be pickled"):
+        pickle.dumps(Secret("hush"))
+
+
 def test_a_secret_matches_bytes_and_other_secrets() -> None:
     """A secret equals another secret of the same value, and no plain text."""
     assert Secret("hush").matches(b"hush")
     assert Secret("hush") == Secret("hush")
     assert Secret("hush") != "hush"
-
-
-def test_a_secret_is_not_pickled() -> None:
-    """Pickling would write the value unmasked."""
-    with pytest.raises(TypeError, match="A Secret cannot be pickled"):
-        pickle.dumps(Secret("hush"))
-
-
-def test_an_empty_secret_is_refused() -> None:
-    """An empty token would admit everyone."""
-    with pytest.raises(ConfigurationError, match="A secret is empty"):
-        Secret("")
 
 
 def test_settings_list_their_secrets() -> None:

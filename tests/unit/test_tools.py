@@ -20,17 +20,11 @@ def program(path: Path) -> Path:
 
 
 def test_program_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PATH is searched first."""
-    tool = program(tmp_path / "watchtool")
+    """PATH is searched first, also for a tool that Debian renames."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert require_tool("watchtool") == tool
-
-
-def test_program_is_found_under_debians_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian renames Alertmanager; the tests use the project's name."""
-    tool = program(tmp_path / "prometheus-alertmanager")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert require_tool("alertmanager") == tool
+    for name, file in (("watchtool", "watchtool"), ("alertmanager", "prometheus-alertmanager")):
+        tool = program(tmp_path / file)
+        assert require_tool(name) == tool
 
 
 def test_program_is_found_in_a_folder_or_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
