@@ -143,13 +143,8 @@ def test_the_svg_has_names_values_and_units(figure: Figure, growing: Figure) -> 
 @pytest.mark.parametrize(
     ("value", "written"),
     [
-        (0.1194, "0.119"),
-        (1.84, "1.84"),
-        (24.12, "24.1"),
-        (458.3, "458"),
-        (2411.2, "2,411"),
-        (-3.25, "-3.25"),
-        (0.0, "0"),
+        *((0.1194, "0.119"), (1.84, "1.84"), (24.12, "24.1"), (458.3, "458"), (2411.2, "2,411")),
+        *((-3.25, "-3.25"), (0.0, "0")),
     ],
 )
 def test_numbers_have_three_significant_digits(value: float, written: str) -> None:

@@ -37,11 +37,7 @@ def screen(width: int) -> tuple[Screen, Terminal]:
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        (0.04, "0.0 s"),
-        (59.9, "59.9 s"),
-        (60, "1.0 min"),
-        (3599, "60.0 min"),
-        (3600, "1.0 h"),
+        *((0.04, "0.0 s"), (59.9, "59.9 s"), (60, "1.0 min"), (3599, "60.0 min"), (3600, "1.0 h")),
         (90_000, "25.0 h"),
     ],
 )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.health._bounded import BoundedCall, SharedCall
 from watchkeeper.health._runner import CheckRunner
 
 if TYPE_CHECKING:
@@ -254,25 +253,3 @@ async def test_checks_that_never_ran_can_be_closed() -> None:
     await runner.close()
     assert (await runner.run())["bare"].ok
     await runner.close()
-
-
-async def test_a_bounded_call_returns_the_exception() -> None:
-    """It returns None, the exception or a TimeoutError, and raises nothing."""
-    assert await BoundedCall(lambda: asyncio.sleep(0), SHORT)() is None
-    error = OSError("x")
-    assert await BoundedCall(_Check("x", error), SHORT)() is error
-    assert isinstance(await BoundedCall(_hang, SHORT)(), TimeoutError)
-
-
-async def test_a_shared_call_starts_again_after_the_last_one() -> None:
-    """Only overlapping callers share a result."""
-    calls: list[int] = []
-
-    async def call() -> int:
-        calls.append(len(calls))
-        await asyncio.sleep(0.01)
-        return calls[-1]
-
-    shared = SharedCall(call)
-    assert list(await asyncio.gather(shared.join(), shared.join())) == [0, 0]
-    assert await shared.join() == 1
