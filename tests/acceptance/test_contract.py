@@ -278,10 +278,7 @@ def test_one_failing_table_does_not_stop_the_other(program: Program, tmp_path: P
         urls,
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not this one'; END$$",
     )
-    rows(
-        urls,
-        "CREATE TRIGGER refuse BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION refuse()",
-    )
+    rows(urls, "CREATE TRIGGER refuse BEFORE DELETE ON inbound_events FOR EACH ROW EXECUTE FUNCTION refuse()")
     keep(environment(urls, tmp_path), "retention", "run", "--yes", code=1)
     assert ids(urls, "inbound_events", "id") == ["old"]
     assert ids(urls, "chat_sessions", "peer_id") == []

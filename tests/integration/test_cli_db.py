@@ -264,11 +264,7 @@ async def test_programs_get_the_password_by_their_environment(db: RetentionDB, t
     environ = fake_program(tmp_path / "bin", "pg_dump", script)
     url = db.urls.owner_url.replace("://keeper_owner@", "://keeper_owner:s3cret%20x@") + "&sslmode=disable"
     answer = run_command(
-        db,
-        "db",
-        "dump",
-        str(tmp_path / "b"),
-        environ={**environ, "TEST_OWNER_URL": url, "PGAPPNAME": "mine"},
+        db, "db", "dump", str(tmp_path / "b"), environ={**environ, "TEST_OWNER_URL": url, "PGAPPNAME": "mine"}
     )
     assert answer.code == 0, answer.err
     command, *variables = seen.read_text().splitlines()

@@ -65,10 +65,7 @@ async def test_holds_in_a_pipe_and_as_json(db: RetentionDB) -> None:
     assert refused.err.splitlines()[-1] == (
         "watchkeeper: The hold was not added: column t.nosuch does not exist."
     )
-    assert db.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%' ORDER BY id") == [
-        ("31-1",),
-        ("31-2",),
-    ]
+    assert db.sql("SELECT id FROM inbound_events WHERE id LIKE '31-%%' ORDER BY id") == [("31-1",), ("31-2",)]
 
 
 async def test_plan_counts_rows_that_others_refer_to(db: RetentionDB) -> None:

@@ -74,11 +74,7 @@ async def test_embedded_disk_that_fills_up_while_it_runs(small_disk: Path, made_
     async with server_over(state, report=lambda *line: reports.append(line)) as server:
         await ask(server.url, "INSERT INTO kept VALUES (1)")
         with pytest.raises(psycopg.OperationalError):
-            await ask(
-                server.url,
-                "INSERT INTO kept SELECT n FROM generate_series(1, 10000000) n",
-                within=0,
-            )
+            await ask(server.url, "INSERT INTO kept SELECT n FROM generate_series(1, 10000000) n", within=0)
         await asyncio.to_thread(wait_until, lambda: reports)
         assert reports[0][0] == "error"
         assert re.match(rf"The disk that holds {state} is full: free some space\.", reports[0][1])

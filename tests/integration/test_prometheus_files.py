@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.prometheus import (
-    MONITORING,
-    alertmanager_variant,
-    run_tool,
-    running_alertmanager,
-    wait_until,
-)
+from support.prometheus import MONITORING, alertmanager_variant, run_tool, running_alertmanager, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

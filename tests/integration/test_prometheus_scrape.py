@@ -115,11 +115,7 @@ def monitored(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 def test_the_backend_is_up(monitored: Monitored) -> None:
     """The scrape succeeds with the token that both sides have."""
     assert monitored.prometheus.query(f'up{{job="{JOB}"}}') == {
-        (
-            ("__name__", "up"),
-            ("instance", monitored.program.url.removeprefix("http://")),
-            ("job", JOB),
-        ): 1.0
+        (("__name__", "up"), ("instance", monitored.program.url.removeprefix("http://")), ("job", JOB)): 1.0
     }
 
 

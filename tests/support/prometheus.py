@@ -231,12 +231,7 @@ def receiving() -> Iterator[Receiver]:
 
 
 def variant(
-    folder: Path,
-    *,
-    target: str,
-    token: str,
-    alertmanager: str = "127.0.0.1:9",
-    every: str = "1s",
+    folder: Path, *, target: str, token: str, alertmanager: str = "127.0.0.1:9", every: str = "1s"
 ) -> Path:
     """Write the shipped Prometheus configuration with other addresses and times; return its file.
 
