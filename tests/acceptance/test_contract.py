@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import datetime
@@ -19,9 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from realestate.monitoring import CHANNELS, TOOL_STATUSES, TOOLS
-from support.backend import AUTHORIZED, environment, rows, running_program, unique
+from support.backend import AUTHORIZED, environment, rows, run_command, running_program, unique
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator, Mapping
 
     from support.backend import Program
@@ -30,14 +28,7 @@ if TYPE_CHECKING:
 
 def keep(environ: Mapping[str, str], *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run one of the operator's commands, and check its exit code."""
-    done = subprocess.run(
-        [sys.executable, "-m", "realestate", "keep", *arguments],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_command(environ, "keep", *arguments)
     assert done.returncode == code, done.stderr
     return done
 

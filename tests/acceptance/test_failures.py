@@ -20,19 +20,16 @@ import pytest
 from support.backend import AUTHORIZED, environment, running_program, sign, unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.backend import Program
     from support.postgres import PostgresServer
 
 
-def _eventually(look: Callable[[], bool]) -> None:
-    """Wait until `look` holds."""
-    began = time.monotonic()
-    while not look():
-        assert time.monotonic() - began < 60
-        time.sleep(0.05)
+def _wait_for(program: Program, path: str, status: int) -> None:
+    """Wait until a path has this status."""
+    program.eventually(lambda: program.get(path).status_code == status or None, f"{status} of {path}")
 
 
 @pytest.fixture
@@ -50,7 +47,7 @@ def test_service_recovers_from_a_database_outage(
     program = on_private_server
     assert program.get("/health").json() == {"status": "ok", "db": "connected"}
     postgres_private.stop(signal.SIGQUIT)
-    _eventually(lambda: program.get("/health").status_code == 503)
+    _wait_for(program, "/health", 503)
     assert program.get("/health").json() == {"status": "error", "db": "disconnected"}
     assert program.get("/readyz").status_code == 503
     assert program.get("/livez").status_code == 200
@@ -64,8 +61,8 @@ def test_service_recovers_from_a_database_outage(
     assert samples.get("db_up") == 0
     assert samples.get("active_sessions") is None
     postgres_private.start()
-    _eventually(lambda: program.get("/health").status_code == 200)
-    _eventually(lambda: program.get("/api/listings/search").status_code == 200)
+    _wait_for(program, "/health", 200)
+    _wait_for(program, "/api/listings/search", 200)
     assert program.deliver({"id": unique()}).status_code == 200
     assert program.scrape().get("db_up") == 1
 
@@ -77,13 +74,13 @@ def test_hanging_database_does_not_hang_requests(
     program = on_private_server
     postgres_private.freeze()
     try:
-        _eventually(lambda: program.get("/health").status_code == 503)
+        _wait_for(program, "/health", 503)
         assert program.get("/api/listings/search").status_code == 503
         assert program.get("/metrics").status_code == 200
     finally:
         postgres_private.thaw()
-    _eventually(lambda: program.get("/health").status_code == 200)
-    _eventually(lambda: program.get("/api/listings/search").status_code == 200)
+    _wait_for(program, "/health", 200)
+    _wait_for(program, "/api/listings/search", 200)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +15,16 @@ from realestate.__main__ import USAGE, main
 from realestate.made_secrets import FILE_NAME, read_secrets
 from realestate.monitoring import keeper
 from realestate.settings import SERVICE
-from support.backend import AUTHORIZED, environment, in_process, refusal, rows, running_program, sign
+from support.backend import (
+    AUTHORIZED,
+    environment,
+    in_process,
+    refusal,
+    rows,
+    run_command,
+    running_program,
+    sign,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,14 +60,7 @@ def test_first_start_generates_secrets_that_work(database_urls: DatabaseUrls, tm
 def test_unusable_setting_is_one_sentence(database_urls: DatabaseUrls, tmp_path: Path) -> None:
     """The start ends at once with the fix, without a traceback."""
     environ = environment(database_urls, tmp_path, WEBHOOK_SECRETS="hidden")
-    done = subprocess.run(
-        [sys.executable, "-m", "realestate", "serve"],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_command(environ, "serve")
     assert done.returncode == 1
     assert done.stderr.startswith("realestate: WEBHOOK_SECRETS, entry 1: write source=secret")
     assert "Traceback" not in done.stderr
@@ -95,22 +94,6 @@ def test_other_servers_make_the_app_from_the_environment(
     assert callable(app_module.create())
     assert keeper().settings.service == SERVICE
     assert list(tmp_path.iterdir()) == []
-
-
-def test_keep_shows_the_plan_of_the_declared_policies(program: Program, tmp_path: Path) -> None:
-    """The library's commands work beside the running service."""
-    assert program.urls is not None
-    done = subprocess.run(
-        [sys.executable, "-m", "realestate", "keep", "retention", "plan", "--json"],
-        env={**os.environ, **environment(program.urls, tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "inbound_events" in done.stdout
-    assert "chat_sessions" in done.stdout
 
 
 async def test_head_is_get_without_the_body(backend: InProcess) -> None:

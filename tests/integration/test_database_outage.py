@@ -52,17 +52,6 @@ async def _until_back(database: Database) -> None:
             return
 
 
-async def test_the_pool_recovers_with_the_server(fragile: Database, postgres_private: PostgresServer) -> None:
-    """Requests fail while the server is stopped and work again soon after its start."""
-    postgres_private.stop()
-    outage_ends = time.monotonic() + 3
-    while time.monotonic() < outage_ends:
-        with pytest.raises(DatabaseUnavailableError, match="could be made within"):
-            await fragile.ping()
-    postgres_private.start()
-    await _until_back(fragile)
-
-
 async def test_a_waiting_request_is_served_after_the_outage(
     urls: DatabaseUrls, postgres_private: PostgresServer
 ) -> None:

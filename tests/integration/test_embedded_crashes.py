@@ -35,12 +35,17 @@ def said(reports: list[tuple[str, str]], text: str) -> bool:
     return any(text in sentence for _, sentence in reports)
 
 
-async def test_embedded_killed_parent_leaves_no_orphan(state: Path, starter: Callable[..., Starter]) -> None:
-    """After kill -9 of its parent, the server stops cleanly and keeps its data."""
+@pytest.mark.parametrize("both", [False, True], ids=["parent", "parent and supervisor"])
+async def test_embedded_killed_parent_leaves_no_orphan(
+    state: Path, starter: Callable[..., Starter], *, both: bool
+) -> None:
+    """After kill -9 of its parent, also with its supervisor, the server stops cleanly and keeps its data."""
     owner = starter(state)
-    url = owner.wait_for("started")["url"]
-    await ask(url, "INSERT INTO kept VALUES (1)")
+    await ask(owner.wait_for("started")["url"], "INSERT INTO kept VALUES (1)")
+    supervisor = supervisor_of(state)
     owner.kill()
+    if both:
+        os.kill(supervisor, signal.SIGKILL)
     assert await asyncio.to_thread(wait_until, lambda: not processes_over(state)) < 5
     assert "database system is shut down" in (state / "postgres.log").read_text()
     async with server_over(state) as server:
@@ -102,18 +107,6 @@ def test_embedded_supervisor_with_an_invalid_spec(spec: bytes, event: bytes) -> 
     assert done.stdout.startswith(event)
     assert bool(done.stdout) == bool(done.returncode) == bool(event)
     assert not done.stderr
-
-
-async def test_embedded_killed_supervisor_and_parent_leave_no_orphan(
-    state: Path, starter: Callable[..., Starter]
-) -> None:
-    """The server stops by itself when both are killed."""
-    owner = starter(state)
-    owner.wait_for("started")
-    number = supervisor_of(state)
-    owner.kill()
-    os.kill(number, signal.SIGKILL)
-    assert await asyncio.to_thread(wait_until, lambda: not processes_over(state)) < 5
 
 
 async def test_embedded_killed_server_is_restarted(state: Path) -> None:

@@ -106,6 +106,8 @@ async def test_embedded_warm_start_keeps_data_and_resets_roles(state: Path) -> N
 async def test_embedded_stop_leaves_no_process(state: Path) -> None:
     """After a stop nothing runs, the shutdown was clean, and a second stop does nothing."""
     server = make_server(state)
+    with pytest.raises(EmbeddedServerError, match="was not started"):
+        _ = server.bin_dir
     await server.start()
     await server.start()
     assert len(processes_over(state)) > 2
@@ -133,12 +135,6 @@ async def test_embedded_server_runs_on_any_postgresql(folder: Path) -> None:
         EmbeddedServerError, match=r"created by PostgreSQL 15, which 18\.\S+ cannot read.*pg_dumpall"
     ):
         await make_server(folder / "state").start()
-
-
-async def test_embedded_bin_dir_is_known_after_the_start(tmp_path: Path) -> None:
-    """Before the start, `bin_dir` raises."""
-    with pytest.raises(EmbeddedServerError, match="was not started"):
-        _ = make_server(tmp_path).bin_dir
 
 
 async def test_embedded_sockets_move_where_their_path_is_short(made_state: Path, folder: Path) -> None:

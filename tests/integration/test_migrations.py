@@ -201,11 +201,6 @@ async def test_a_superuser_gets_a_warning(any_urls: DatabaseUrls) -> None:
     assert "postgres, which is a superuser" in warning
 
 
-async def test_separate_roles_give_no_warning(any_urls: DatabaseUrls) -> None:
-    """The recommended set-up has no warnings."""
-    assert await _database(any_urls).inspect() == []
-
-
 async def test_invisible_tables_give_a_warning(any_urls: DatabaseUrls) -> None:
     """A different search_path would otherwise show only as never ready."""
     with psycopg.connect(any_urls.superuser_url, autocommit=True) as conn:

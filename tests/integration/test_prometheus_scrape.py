@@ -6,10 +6,7 @@ Changes to the shipped configuration: addresses, 1 s between scrapes and evaluat
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +14,7 @@ import psycopg
 import pytest
 import yaml
 
-from support.backend import AUTHORIZED, environment, running_program, unique
+from support.backend import AUTHORIZED, environment, run_command, running_program, unique
 from support.prometheus import MONITORING, Prometheus, run_tool, running_prometheus, variant, wait_until
 from support.promql import metric_names
 
@@ -71,14 +68,7 @@ def send_requests(program: Program) -> None:
 
 def prune(environ: dict[str, str]) -> None:
     """Run retention as an operator does, for the metric of the last success."""
-    done = subprocess.run(
-        [sys.executable, "-m", "realestate", "keep", "retention", "run", "--yes", "--json"],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_command(environ, "keep", "retention", "run", "--yes", "--json")
     assert done.returncode == 0, done.stderr
 
 

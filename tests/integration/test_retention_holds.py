@@ -91,15 +91,6 @@ async def test_held_rows_are_counted(db: RetentionDB) -> None:
         assert await operator.count_held(every) is None
 
 
-async def test_unreadable_holds_stop_deletes(db: RetentionDB) -> None:
-    """Whatever the reason: no row is deleted while it may be held."""
-    db.make_table(old=10)
-    retention = await db.overdue(EVENTS)
-    db.sql("REVOKE SELECT ON retention_holds FROM keeper")
-    (result,) = await retention.tick()
-    assert (result.status, result.deleted, db.count("inbound_events")) == ("failed", 0, 10)
-
-
 @pytest.mark.parametrize(
     ("table", "conditions", "more", "sentence"),
     [

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
 
 HORIZON = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)  # when the clocks of Europe go forward
-BEFORE_ALL = datetime(1, 1, 2, tzinfo=UTC)  # as which -infinity is shown
+BC = "0044-03-15 BC"
+BEFORE_ALL = datetime(1, 1, 2, tzinfo=UTC)  # as which -infinity and years BC are shown
 TABLES = ("by_age", "by_place", "has_children")
 # Microseconds around the horizon, the decades before and after it, and what is no instant.
 AGES = st.one_of(
-    st.integers(-3, 3), st.integers(-(10**15), 10**15), st.sampled_from([None, "infinity", "-infinity"])
+    st.integers(-3, 3), st.integers(-(10**15), 10**15), st.sampled_from([None, "infinity", "-infinity", BC])
 )
 KEEPS = st.one_of(
     st.just(timedelta(days=30)), st.timedeltas(SHORTEST_KEEP, LONGEST_KEEP), st.just(LONGEST_KEEP)
@@ -65,7 +66,7 @@ def written(age: int | str | None) -> str | None:
 
 def is_old(age: int | str | None) -> bool:
     """Return whether an age is before the horizon; a missing age is not."""
-    return age == "-infinity" or (isinstance(age, int) and age < 0)
+    return age in {"-infinity", BC} or (isinstance(age, int) and age < 0)
 
 
 def oldest(ages: Iterable[int | str | None]) -> datetime | None:

@@ -128,16 +128,6 @@ async def test_old_partitions_are_dropped_and_the_rest_is_swept(any_db: Retentio
     assert db.sample("retention_rows_deleted_total", table="inbound_events") == old
 
 
-async def test_run_without_drops_does_not_mention_partitions(db: RetentionDB) -> None:
-    """The audit entry has no such key, and a second run has nothing to drop."""
-    make_partitioned(db)
-    db.fill("inbound_events", 34, 20)
-    for name in ("p65", "p55", "p45"):
-        db.sql(f"DROP TABLE {name}")
-    await run(db)
-    assert "partitions" not in db.audit_payloads()[0]
-
-
 async def test_subpartitions_and_unusual_names_are_dropped(any_db: RetentionDB) -> None:
     """A partition is dropped with its subpartitions, whatever its name and schema."""
     db = any_db

@@ -138,17 +138,7 @@ async def fetch(
     on_send: Callable[[Message], Awaitable[None]] | None = None,
     **more: Any,
 ) -> Reply:
-    """Send one request to `app` and return its response; an exception that it raised is in `error`.
-
-    Args:
-        app: Any ASGI app.
-        path: Decoded path.
-        method: In upper case.
-        body: Pieces of the request's body.
-        leaves: The client disconnects after the body, or in place of its last piece if that is empty.
-        on_send: Awaited with each message of the app, in place of the server.
-        more: Keys of the scope.
-    """
+    """Send one request to `app` and return its response; an exception that it raised is in `error`."""
     reply = Reply()
     pieces = list(body)
 

@@ -301,6 +301,18 @@ class Program:
             self.errors.extend(line.rstrip("\n") for line in stream)
 
 
+def run_command(environ: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m realestate` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "realestate", *arguments],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
 @contextlib.contextmanager
 def running_program(environ: Mapping[str, str], urls: DatabaseUrls | None = None) -> Iterator[Program]:
     """Run the program until the end of the block."""

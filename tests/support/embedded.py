@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 import pytest
 
+from support.postgres import quick_place
 from watchkeeper.database.embedded._paths import SUPERUSER
 from watchkeeper.database.embedded._server import EmbeddedServer
 
@@ -28,7 +29,6 @@ PROGRAM: Final = Path(__file__).with_name("embedded_process.py")
 NAME: Final = "app"
 QUICK: Final = {"fsync": "off"}
 _TIMEOUT_S: Final = 30.0
-_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - mkdtemp makes the folder in it
 
 
 @contextlib.asynccontextmanager
@@ -184,20 +184,10 @@ def copy_of(state: Path, target: Path) -> Path:
     return target
 
 
-def _quick_place() -> str | None:
-    """Return a folder in memory: these tests do not depend on the disk, but their duration does."""
-    with contextlib.suppress(OSError):
-        status = os.statvfs(_MEMORY)
-        roomy = status.f_bavail * status.f_frsize > 1 << 30
-        if roomy and not status.f_flag & os.ST_NOEXEC and os.access(_MEMORY, os.W_OK):
-            return str(_MEMORY)
-    return None
-
-
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
     """Make a folder with a path short enough for sockets, which every account may enter."""
-    folder = Path(tempfile.mkdtemp(prefix="wk-em-", dir=_quick_place()))
+    folder = Path(tempfile.mkdtemp(prefix="wk-em-", dir=quick_place()))
     folder.chmod(0o755)
     try:
         yield folder

@@ -33,10 +33,8 @@ def outlive() -> NoReturn:
 async def run(options: dict[str, Any]) -> None:
     """Start, wait, stop."""
     fork = options.pop("fork", False)
-    bin_dir = options.pop("bin_dir", None)
     server = EmbeddedServer(
         Path(options.pop("state")),
-        bin_dir=Path(bin_dir) if bin_dir else None,
         report=lambda level, sentence: report(event="report", level=level, sentence=sentence),
         **options,
     )
@@ -45,16 +43,14 @@ async def run(options: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_reader(0, stop.set)
-    started_at = time.perf_counter()
     try:
         await server.start()
     except EmbeddedServerError as error:
         report(event="refused", sentence=str(error))
         return
-    seconds = time.perf_counter() - started_at
     if fork and os.fork() == 0:
         outlive()
-    report(event="started", owner=server.owner, url=server.url, seconds=seconds)
+    report(event="started", owner=server.owner, url=server.url)
     await stop.wait()
     await server.stop()
     report(event="stopped", owner=server.owner)

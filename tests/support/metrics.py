@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 
 
 class ScrapedRegistry(Registry):
-    """A registry with its worker and exporter; by default without anything from prometheus_client.
-
-    Args:
-        folder: Of the instance that it joins; default: it is alone.
-        created: As for the exporter.
-        options: As for a registry.
-    """
+    """A registry with its worker and exporter; by default without anything from prometheus_client."""
 
     def __init__(self, folder: Path | None = None, *, created: bool = False, **options: Any) -> None:
         super().__init__(**{"third_party": CollectorRegistry()} | options)

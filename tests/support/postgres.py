@@ -257,7 +257,8 @@ def quick_place() -> str | None:
     """Return a folder in memory, if there is one with enough space."""
     with contextlib.suppress(OSError):
         status = os.statvfs(_MEMORY)
-        if status.f_bavail * status.f_frsize > 2 << 30 and os.access(_MEMORY, os.W_OK):
+        roomy = status.f_bavail * status.f_frsize > 2 << 30
+        if roomy and not status.f_flag & os.ST_NOEXEC and os.access(_MEMORY, os.W_OK):
             return _MEMORY
     return None
 

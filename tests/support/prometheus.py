@@ -50,13 +50,7 @@ def run_tool(program: str, *arguments: str | Path, folder: Path, stdin: str = ""
 
 
 def wait_until(true: Callable[[], Any], what: str, seconds: float = 20) -> Any:
-    """Return the first true value of `true`, which is called every 50 ms; an HTTP error counts as false.
-
-    Args:
-        true: Called until its value is true.
-        what: Completes the failure message "there was no …".
-        seconds: How long to try.
-    """
+    """Return the first true value of `true`, which is called every 50 ms; an HTTP error counts as false."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError):
@@ -68,13 +62,7 @@ def wait_until(true: Callable[[], Any], what: str, seconds: float = 20) -> Any:
 
 @contextlib.contextmanager
 def running(program: str, *arguments: str | Path, folder: Path) -> Iterator[httpx.Client]:
-    """Run Prometheus or Alertmanager on a free loopback port; yields a client of its API.
-
-    Args:
-        program: `prometheus` or `alertmanager`.
-        arguments: Without the address.
-        folder: Where it runs and writes its log.
-    """
+    """Run Prometheus or Alertmanager on a free loopback port; yields a client of its API."""
     log = folder / f"{program}.log"
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
@@ -233,15 +221,7 @@ def receiving() -> Iterator[Receiver]:
 def variant(
     folder: Path, *, target: str, token: str, alertmanager: str = "127.0.0.1:9", every: str = "1s"
 ) -> Path:
-    """Write the shipped Prometheus configuration with other addresses and times; return its file.
-
-    Args:
-        folder: For the configuration, the rules and the token's file.
-        target: Scraped instead of `backend:3001`.
-        token: The `METRICS_TOKEN` of the scraped service.
-        alertmanager: Notified instead of `alertmanager:9093`.
-        every: Interval of scrapes and evaluations instead of 15 s; `for` and `keep_firing_for` become 0 s.
-    """
+    """Write the shipped Prometheus configuration with other addresses and times; return its file."""
     shutil.copytree(MONITORING, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("secrets"))
     (folder / "secrets").mkdir()
     (folder / "secrets/metrics_token").write_text(token, encoding="utf-8")
@@ -258,13 +238,7 @@ def variant(
 
 
 def alertmanager_variant(folder: Path, receiver: str, token: str) -> Path:
-    """Write the shipped Alertmanager configuration with another receiver and no waiting; return its file.
-
-    Args:
-        folder: For the configuration and the token's file.
-        receiver: Host and port that replace the placeholders; the paths become the receivers' names.
-        token: What Alertmanager sends to the receiver.
-    """
+    """Write the shipped Alertmanager configuration with another receiver and no waiting; return its file."""
     (folder / "secrets").mkdir(parents=True)
     (folder / "secrets/webhook_token").write_text(token, encoding="utf-8")
     config = yaml.safe_load((MONITORING / "alertmanager.yml").read_text(encoding="utf-8"))

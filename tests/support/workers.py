@@ -74,13 +74,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class Service:
-    """A server with workers.
-
-    Args:
-        folder: For the app and its log.
-        shared: Parent of the instances' folders.
-        server: One of `COMMANDS`.
-    """
+    """A server with workers."""
 
     def __init__(self, folder: Path, shared: Path, server: str) -> None:
         folder.mkdir(exist_ok=True)
