@@ -82,11 +82,6 @@ async def test_concurrent_requests_with_one_key_make_one_listing(backend: InProc
     assert len(await backend.entries("listing.created")) == 1
 
 
-async def test_without_a_key_each_request_makes_a_listing(backend: InProcess) -> None:
-    """Two houses may look the same."""
-    assert (await submit(backend)).json()["id"] != (await submit(backend)).json()["id"]
-
-
 async def test_unusable_key_is_400(backend: InProcess) -> None:
     """It is refused, not ignored."""
     for key in ("", "x" * 256, "two words", "\xe9"):

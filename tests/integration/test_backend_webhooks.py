@@ -139,6 +139,7 @@ async def test_malformed_events_are_400_and_count(backend: InProcess) -> None:
         b'{"id":NaN}',
         b'{"id":"1","n":NaN}',
         b'{"id":"1","n":1e999}',
+        b'{"id":"1","n":1e-20000}',  # more digits than jsonb stores
         b'{"id":5}',
         b"{}",
         b'["id"]',
@@ -159,13 +160,6 @@ async def test_malformed_events_are_400_and_count(backend: InProcess) -> None:
         assert error["requestId"] == answer.headers["X-Request-ID"]
         assert "Traceback" not in answer.text
     assert await backend.rows("SELECT id FROM inbound_events") == []
-
-
-async def test_number_that_jsonb_refuses_is_400(backend: InProcess) -> None:
-    """It has more digits than jsonb stores."""
-    answer = await backend.deliver(b'{"id":"1","n":1e-20000}')
-    assert answer.status_code == 400
-    assert await failures(backend) == 1
 
 
 async def test_unknown_source_is_404_without_a_series(backend: InProcess) -> None:

@@ -149,18 +149,23 @@ async def test_embedded_setting_that_postgresql_refuses(
         await make_server(state, parameters=parameters).start()
 
 
-async def test_embedded_damaged_data(state: Path) -> None:
-    """The error asks to restore the backup."""
-    with (state / "data" / "global" / "pg_control").open("r+b") as file:
-        file.truncate(100)
-    with pytest.raises(EmbeddedServerError, match=r"is damaged: move it away and restore the last backup"):
-        await make_server(state).start()
-
-
-async def test_embedded_data_with_loose_permissions(state: Path) -> None:
-    """Data that others may read is refused with the fix."""
-    (state / "data").chmod(0o755)
-    with pytest.raises(EmbeddedServerError, match=r"with mode 0700: restore that with chown -R"):
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda data: os.truncate(data / "global" / "pg_control", 100),
+            r"is damaged: move it away and restore the last backup",
+        ),
+        (lambda data: data.chmod(0o755), r"with mode 0700: restore that with chown -R"),
+    ],
+    ids=["damaged", "readable by others"],
+)
+async def test_embedded_data_that_cannot_be_used(
+    state: Path, change: Callable[[Path], None], sentence: str
+) -> None:
+    """The error contains the fix."""
+    change(state / "data")
+    with pytest.raises(EmbeddedServerError, match=sentence):
         await make_server(state).start()
 
 

@@ -161,21 +161,6 @@ async def test_successful_retry_is_the_last_attempt(db: RetentionDB) -> None:
     assert db.runs() == [(1, "failed", 0), (2, "completed", 3)]
 
 
-async def test_manual_run_runs_what_is_not_due(db: RetentionDB) -> None:
-    """With ledger row, audit entry, line and progress like any other run."""
-    db.make_contract_tables()
-    seen: list[tuple[str, int]] = []
-    results = await db.retention().run_now(
-        ["chat_sessions"], observer=OnDeleted(lambda table, rows: seen.append((table, rows)))
-    )
-    assert [(result.table, result.status, result.deleted) for result in results] == [
-        ("chat_sessions", "completed", 2)
-    ]
-    assert seen == [("chat_sessions", 2)]
-    assert db.count("inbound_events") == 4
-    assert [entry["trigger"] for entry in db.audit_payloads()] == ["manual"]
-
-
 async def test_manual_run_does_not_replace_the_scheduled_one(db: RetentionDB) -> None:
     """The day's run and its audit entry still follow."""
     db.make_table()

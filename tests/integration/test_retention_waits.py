@@ -169,13 +169,6 @@ async def test_run_waits_for_a_replica_that_lags_by_time(
             standby.execute("SELECT pg_reload_conf()")
 
 
-async def test_run_does_not_wait_for_a_small_lag(db: RetentionDB, replica: PostgresServer) -> None:
-    """The replica follows."""
-    assert replica.pid
-    (result,) = await db.retention(EVENTS, limits=limits()).run_now()
-    assert [line["status"] for line in db.lines("retention")] == [result.status] == ["completed"]
-
-
 async def test_run_waits_for_an_unread_slot(db: RetentionDB, server: PostgresServer) -> None:
     """It keeps WAL on the disk, so an unthrottled run waits too, until it is dropped."""
     with superuser(server) as conn:

@@ -1,8 +1,4 @@
-"""ASGI apps driven in process, message by message, and behind real servers on a free port.
-
-`watch` puts the middleware around an app and reads what it logged and counted; `fetch` sends one request;
-`serving` runs uvicorn or granian in the test's own event loop.
-"""
+"""ASGI apps driven in process, message by message, and behind real servers on a free port."""
 
 from __future__ import annotations
 
@@ -138,7 +134,7 @@ async def fetch(
     on_send: Callable[[Message], Awaitable[None]] | None = None,
     **more: Any,
 ) -> Reply:
-    """Send one request to `app` and return its response; an exception that it raised is in `error`."""
+    """Send one request; with `leaves` the client disconnects after the body, or for its last, empty piece."""
     reply = Reply()
     pieces = list(body)
 

@@ -1,8 +1,4 @@
-"""The backend for the tests: as the real program in its own process, and in the test's own process.
-
-`backend` is in process on a fresh database, for speed; `program` is `python -m realestate serve` on a fresh
-database of the session's server; `shared_program` is the same, one for the session.
-"""
+"""The backend for the tests: as the real program in its own process, and in the test's own process."""
 
 from __future__ import annotations
 

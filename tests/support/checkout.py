@@ -1,8 +1,4 @@
-"""Small checkouts with the real dev.py, which are set up in seconds and without a network.
-
-Their packages are a few lines, and the lock file pins only flit_core, whose wheel is rebuilt from the
-installed files.
-"""
+"""Small checkouts with the real dev.py, which are set up in seconds and without a network."""
 
 from __future__ import annotations
 

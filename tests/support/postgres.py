@@ -1,8 +1,4 @@
-"""A real PostgreSQL for the tests: one server per session, one fresh database per test.
-
-The session's server holds a template database with all migrations applied; `database_urls` clones it, which
-takes about 30 ms. `postgres_private` is a separate server, to stop, kill and freeze.
-"""
+"""A real PostgreSQL for the tests: one server per session, one fresh database per test."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def run_tool(program: str, *arguments: str | Path, folder: Path, stdin: str = ""
 
 
 def wait_until(true: Callable[[], Any], what: str, seconds: float = 20) -> Any:
-    """Return the first true value of `true`, which is called every 50 ms; an HTTP error counts as false."""
+    """Return the first true value of `true`, called every 50 ms; an HTTP error counts as false."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(httpx.HTTPError):
@@ -221,7 +221,7 @@ def receiving() -> Iterator[Receiver]:
 def variant(
     folder: Path, *, target: str, token: str, alertmanager: str = "127.0.0.1:9", every: str = "1s"
 ) -> Path:
-    """Write the shipped Prometheus configuration with other addresses and times; return its file."""
+    """Write the shipped configuration with other addresses and intervals and no `for`; return its file."""
     shutil.copytree(MONITORING, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("secrets"))
     (folder / "secrets").mkdir()
     (folder / "secrets/metrics_token").write_text(token, encoding="utf-8")

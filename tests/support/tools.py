@@ -30,12 +30,7 @@ _SYSTEM_FOLDERS: Final = (Path("/usr/sbin"), Path("/usr/local/sbin"))
 
 
 def require_tool(name: str, *more_paths: str | Path) -> Path:
-    """Find a program by its project's name, or skip or fail the test.
-
-    Args:
-        name: `promtool`, `alertmanager`, `pgbouncer`, ...
-        more_paths: Folders to search after PATH, or the program's own file.
-    """
+    """Find a program by its project's name, or skip or fail the test."""
     found = _find(name, more_paths)
     return found if found is not None else _give_up(name, _PACKAGES.get(name, name))
 

@@ -1,7 +1,4 @@
-"""A websocket client for the tests, and a connection played in process.
-
-`Connection` uses a real socket with wsproto; `play` gives an app its messages one by one.
-"""
+"""A websocket client for the tests, and a connection played in process."""
 
 from __future__ import annotations
 
@@ -49,14 +46,7 @@ class Played:
 
 
 async def play(app: App, path: str = "/", *sent: str | int, **more: Any) -> Played:
-    """Run one connection against `app`.
-
-    Args:
-        app: Any ASGI app.
-        path: Decoded path.
-        sent: Texts that the client sends, and its close code at the end; without one it stays connected.
-        more: Keys of the scope.
-    """
+    """Run one connection: the client sends texts and at the end its close code; without one it stays."""
     played = Played()
     coming = iter(sent)
     connected = False
