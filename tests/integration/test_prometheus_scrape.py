@@ -231,4 +231,4 @@ def test_every_query_of_the_dashboard_works_on_real_series(monitored: Monitored)
     wait_until(lambda: monitored.prometheus.query(dict(expressions)["Requests by status"]), "second sample")
     answers = {title: monitored.prometheus.query(expression) for title, expression in expressions}
     assert answers["Database"] == {(): 1.0}
-    assert answers["Runs in a day"] != {}
+    assert answers["Runs per day"] != {}
