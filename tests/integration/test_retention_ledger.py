@@ -285,11 +285,13 @@ async def test_service_role_cannot_change_finished_rows(db: RetentionDB) -> None
     db.sql("UPDATE retention_runs SET error = NULL")  # the owner may
 
 
-async def test_locked_policy_does_not_block_the_others(db: RetentionDB) -> None:
+async def test_locked_policy_does_not_block_the_others(
+    db: RetentionDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own run starts later; a manual run reports the lock."""
     db.make_contract_tables()
     retention = await db.overdue()
-    retention._ledger._claim_wait = timedelta(milliseconds=100)
+    monkeypatch.setattr("watchkeeper.retention.ledger._ledger._CLAIM_WAIT", timedelta(milliseconds=100))
     with psycopg.connect(db.urls.owner_url) as other:
         other.execute("SELECT FROM retention_policies WHERE table_name = 'inbound_events' FOR UPDATE")
         assert [result.table for result in await retention.tick()] == ["chat_sessions"]

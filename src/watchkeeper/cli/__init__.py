@@ -1,4 +1,4 @@
-"""The command-line interface for operators: one file a command."""
+"""The command-line interface for operators: one package a group."""
 
 from __future__ import annotations
 

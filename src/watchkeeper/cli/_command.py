@@ -25,7 +25,7 @@ class Command:
     name: str
     help: str
     execute: Callable[[Watchkeeper, argparse.Namespace, Screen], Awaitable[int]]
-    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
+    arguments: tuple[Callable[[argparse.ArgumentParser], None], ...] = ()
     migrate: bool = True  # whether the database is migrated first
 
 

@@ -23,13 +23,11 @@ from watchkeeper.cli.db._dump import DUMP
 from watchkeeper.cli.db._migrate import MIGRATE
 from watchkeeper.cli.db._restore import RESTORE_DATABASE
 from watchkeeper.cli.db._status import DATABASE_STATUS
-from watchkeeper.cli.retention._cancel import CANCEL
+from watchkeeper.cli.retention._control import CANCEL, PAUSE, RESUME
 from watchkeeper.cli.retention._history import HISTORY
 from watchkeeper.cli.retention._hold import HOLD
-from watchkeeper.cli.retention._pause import PAUSE
 from watchkeeper.cli.retention._plan import PLAN
 from watchkeeper.cli.retention._restore import RESTORE
-from watchkeeper.cli.retention._resume import RESUME
 from watchkeeper.cli.retention._run import RUN
 from watchkeeper.cli.retention._status import STATUS
 from watchkeeper.database._connection import one_line
@@ -131,7 +129,8 @@ def _add(
         if isinstance(command, Group):
             _add(added, command.commands, "COMMAND")
         else:
-            command.add_arguments(added)
+            for add_argument in command.arguments:
+                add_argument(added)
             added.set_defaults(command=command)
 
 

@@ -150,6 +150,11 @@ def _last_column_width(headings: Sequence[str], rows: Sequence[Sequence[str]], w
     )
 
 
+def select_fields(value: object, *names: str) -> dict[str, object]:
+    """Return these attributes by their names, for a JSON document."""
+    return {name: getattr(value, name) for name in names}
+
+
 def _encode(value: Any) -> object:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()

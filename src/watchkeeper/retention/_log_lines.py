@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from watchkeeper.logs._exceptions import describe_exception
 from watchkeeper.retention._model import RunObserver
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from watchkeeper.logs._logging import Logging
     from watchkeeper.retention._model import Pressure, Reason, RunResult
 
-_FAILURES = ("failed", "refused")
+_JOB: Final = "retention"
+_FAILURES: Final = ("failed", "refused")
 
 
 class JobLog(RunObserver):
     """Logs the events of runs, and how the job ended."""
 
-    def __init__(self, logging: Logging, job: str) -> None:
+    def __init__(self, logging: Logging) -> None:
         self._logging = logging
-        self._job = job
         self._started = False
 
     def waiting(self, table: str, run: int, pressure: Pressure) -> None:
@@ -108,14 +108,14 @@ class JobLog(RunObserver):
 
     def schedule_waiting(self, error: BaseException) -> None:
         """Log that the schedule waits for the database."""
-        self._logging.event("warn", type="schedule", name=self._job, status="waiting", msg=str(error))
+        self._logging.event("warn", type="schedule", name=_JOB, status="waiting", msg=str(error))
 
     def schedule_resumed(self) -> None:
         """Log that the schedule has its database again."""
-        self._logging.event("info", type="schedule", name=self._job, status="resumed")
+        self._logging.event("info", type="schedule", name=_JOB, status="resumed")
 
     def _log_job(self, level: str, **fields: object) -> None:
-        self._logging.event(level, type="job", name=self._job, **fields)
+        self._logging.event(level, type="job", name=_JOB, **fields)
 
 
 def _milliseconds(duration: timedelta) -> float:

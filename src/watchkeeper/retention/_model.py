@@ -80,42 +80,21 @@ class Backlog:
 class RunObserver:
     """Receives the events of runs; a subclass overrides the methods that it needs: the others do nothing.
 
-    They are called on the event loop, between a run's transactions, so they must not block.
+    They are called on the event loop, between a run's transactions, so they must not block. `table` is the
+    policy's name, `run` the run's id in the ledger.
     """
 
     def deleted(self, table: str, rows: int, /) -> None:
-        """Handle a committed transaction that deleted rows.
-
-        Args:
-            table: The policy's name.
-            rows: Number of rows that this transaction deleted.
-        """
+        """Handle a committed transaction that deleted this number of rows."""
 
     def waiting(self, table: str, run: int, pressure: Pressure, /) -> None:
-        """Handle the start of a wait, or a change of its reason.
-
-        Args:
-            table: The policy's name.
-            run: The run's id in the ledger.
-            pressure: Why it waits.
-        """
+        """Handle the start of a wait, or a change of its reason."""
 
     def resumed(self, table: str, run: int, reason: Reason, waited: timedelta, /) -> None:
-        """Handle the end of a wait.
-
-        Args:
-            table: The policy's name.
-            run: The run's id in the ledger.
-            reason: Why it waited last.
-            waited: How long it waited.
-        """
+        """Handle the end of a wait: the last reason, and how long it took."""
 
     def finished(self, result: RunResult, /) -> None:
-        """Handle the end of a run, or a run that could not be claimed.
-
-        Args:
-            result: The outcome.
-        """
+        """Handle the end of a run, or a run that could not be claimed."""
 
 
 class Observers(RunObserver):

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 
 class Operator:
-    """Executes operator commands, and audits each change under the operator's name."""
+    """Executes operator commands, and audits each change under the operator's name.
+
+    Each method raises DatabaseUnavailableError if the database cannot be reached, and ConfigurationError if
+    the command cannot be applied. `table` is the name of a policy.
+    """
 
     def __init__(
         self, database: Database, ledger: Ledger, policies: Sequence[Policy], archive: Archive | None = None
@@ -58,10 +62,6 @@ class Operator:
             reason: Why the rows are held.
             owner: Who asks for it.
             until: When the hold expires; default: when it is released.
-
-        Raises:
-            ConfigurationError: There is no such policy, or a condition cannot be applied to its table.
-            DatabaseUnavailableError: The database cannot be reached.
         """
         (policy,) = select_policies(self._policies, [table])
         for name, text in (("a reason", reason), ("an owner", owner)):
@@ -83,14 +83,7 @@ class Operator:
         return hold
 
     async def count_held(self, hold: Hold) -> int | None:
-        """Count the rows that a hold keeps now, of any age.
-
-        Args:
-            hold: A hold on a table of this service.
-
-        Returns:
-            The number of rows; None where they cannot be counted within a few seconds.
-        """
+        """Count the rows of any age that a hold keeps now; None if that takes more than a few seconds."""
         (policy,) = select_policies(self._policies, [hold.table_name])
         try:
             async with self._database.transaction() as conn:
@@ -102,16 +95,7 @@ class Operator:
         return int(rows)
 
     async def release(self, hold: int, *, released_by: str) -> Hold:
-        """Release a hold.
-
-        Args:
-            hold: Its number.
-            released_by: Who releases it.
-
-        Raises:
-            ConfigurationError: There is no hold with this number in force.
-            DatabaseUnavailableError: The database cannot be reached.
-        """
+        """Release the hold with this number, in the name of `released_by`."""
         _check_name("releases the hold", released_by)
         async with self._database.transaction() as conn:
             released = await release_hold(conn, hold, released_by=released_by)
@@ -121,27 +105,12 @@ class Operator:
         return released
 
     async def holds(self, *, ended: bool = False) -> tuple[Hold, ...]:
-        """Return the holds on the tables of this service.
-
-        Args:
-            ended: Whether to include those that expired or were released.
-
-        Raises:
-            DatabaseUnavailableError: The database cannot be reached.
-        """
+        """Return the holds on the tables of this service; with `ended`, also those that have ended."""
         async with self._database.connection() as conn:
             return await read_holds(conn, [policy.name for policy in self._policies], ended=ended)
 
     async def archived(self, run: int) -> ArchivedRun:
-        """Return what the archive has of a run.
-
-        Args:
-            run: Its number.
-
-        Raises:
-            ConfigurationError: There is no such run, it has not ended, or nothing of it was archived.
-            DatabaseUnavailableError: The database cannot be reached.
-        """
+        """Return what the archive has of the run with this number, which has to have ended."""
         async with self._database.connection() as conn:
             return await read_archived_run(conn, run)
 
@@ -154,10 +123,6 @@ class Operator:
             run: Its number.
             restored_by: Who restores them.
             on_rows: Called with the number of rows after each transaction.
-
-        Raises:
-            ConfigurationError: There is no such run, it has not ended, or nothing of it was archived.
-            DatabaseUnavailableError: The database cannot be reached.
         """
         _check_name("restores", restored_by)
         if self._archive is None:
@@ -172,18 +137,10 @@ class Operator:
         return await restorer.restore()
 
     async def pause(self, table: str, *, by: str) -> int | None:
-        """Pause a policy and stop its current run.
-
-        Args:
-            table: Name of the policy.
-            by: Who pauses it.
+        """Pause a policy, in the name of `by`, and stop its current run.
 
         Returns:
             The run that stops at its next transaction; None without one.
-
-        Raises:
-            ConfigurationError: There is no such policy, or it is paused already.
-            DatabaseUnavailableError: The database cannot be reached.
         """
         self._check(table, by)
         await self._ledger.register(self._policies)
@@ -193,18 +150,10 @@ class Operator:
         return run
 
     async def resume(self, table: str, *, by: str) -> int | None:
-        """Resume a policy; the next tick continues a scheduled run that was stopped.
-
-        Args:
-            table: Name of the policy.
-            by: Who resumes it.
+        """Resume a policy, in the name of `by`; the next tick continues a scheduled run that was stopped.
 
         Returns:
             The run that had not stopped yet, and continues; None without one.
-
-        Raises:
-            ConfigurationError: There is no such policy, or it is not paused.
-            DatabaseUnavailableError: The database cannot be reached.
         """
         self._check(table, by)
         async with self._database.transaction() as conn:
@@ -213,18 +162,10 @@ class Operator:
         return run
 
     async def cancel(self, table: str, *, by: str) -> int:
-        """Cancel the current run of a policy; the next scheduled run deletes the remaining rows.
-
-        Args:
-            table: Name of the policy.
-            by: Who cancels it.
+        """Cancel the current run of a policy, in the name of `by`; the next scheduled run deletes the rest.
 
         Returns:
             The run, which ends at its next transaction.
-
-        Raises:
-            ConfigurationError: There is no such policy, or it has no current run.
-            DatabaseUnavailableError: The database cannot be reached.
         """
         self._check(table, by)
         async with self._database.transaction() as conn:

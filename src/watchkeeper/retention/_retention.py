@@ -32,7 +32,7 @@ from watchkeeper.retention._policy import Policy, check_policies, select_policie
 from watchkeeper.retention.archive._archive import Archive, check_archive
 from watchkeeper.retention.ledger._attempts import RETRY_WAITS
 from watchkeeper.retention.ledger._interrupts import find_obstacle, interrupted
-from watchkeeper.retention.ledger._ledger import ACTOR, LEASE, Ledger
+from watchkeeper.retention.ledger._ledger import LEASE, Ledger
 from watchkeeper.retention.ledger._status import (
     PastRun,
     PolicyStatus,
@@ -74,14 +74,15 @@ class Calendar(Protocol):
 class Retention:
     """Runs the retention policies of a service.
 
+    Its methods raise ConfigurationError if there is no policy with a given name, and DatabaseUnavailableError
+    if the database cannot be reached.
+
     Args:
         database: The database with the tables and the ledger.
         policies: At most one per table.
         schedule: When the policies run.
         metrics: Counts the runs.
         logging: Writes the lines; its redactor masks secrets in errors that the ledger keeps.
-        job: The job's name in its lines; default `retention`.
-        actor_id: The actor in the audit entries; default `retention-job`.
         lease: How long after its last heartbeat another process may close a run; default 60 seconds.
         limits: Limits of each run, unless an operator overrides them.
         archive: Stores the rows of policies that archive.
@@ -102,8 +103,6 @@ class Retention:
         schedule: Calendar,
         metrics: RetentionMetrics,
         logging: Logging,
-        job: str = "retention",
-        actor_id: str = ACTOR,
         lease: timedelta = LEASE,
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
         archive: Archive | None = None,
@@ -115,11 +114,11 @@ class Retention:
         self._archive = archive
         check_archive(self._policies, archive)
         self._schedule = schedule
-        self._ledger = Ledger(database, redact=logging.redactor.text, actor_id=actor_id, lease=lease)
+        self._ledger = Ledger(database, redact=logging.redactor.text, lease=lease)
         self.operator: Final = Operator(database, self._ledger, self._policies, archive)
         self._metrics = metrics
         self.backlog: Final = BacklogWatch(database, self._policies, metrics.show_backlog)
-        self.log: Final = JobLog(logging, job)
+        self.log: Final = JobLog(logging)
         self._observers = Observers(metrics, self.log)
         self.limits = limits
         self._tuning = tuning
@@ -141,11 +140,7 @@ class Retention:
         self._stop.set()
 
     async def register(self) -> None:
-        """Record the policies in the database; a policy is scheduled from its first registration on.
-
-        Raises:
-            DatabaseUnavailableError: The database cannot be reached.
-        """
+        """Record the policies in the database; a policy is scheduled from its first registration on."""
         await self._ledger.register(self._policies)
         self._registered = True
         self.log.job_scheduled(self._schedule.next_after(await self._ledger.now()))
@@ -155,9 +150,6 @@ class Retention:
 
         Returns:
             The runs that this process ran or closed; usually none.
-
-        Raises:
-            DatabaseUnavailableError: The database cannot be reached; the next tick continues.
         """
         if not self._registered:
             await self.register()
@@ -188,10 +180,6 @@ class Retention:
             tables: Names of the policies; default all.
             limits: Limits of each run; default those of scheduled runs.
             observer: Receives the events of these runs, besides the log and the metrics.
-
-        Raises:
-            ConfigurationError: There is no such policy.
-            DatabaseUnavailableError: The database cannot be reached.
         """
         chosen = select_policies(self._policies, tables)
         await self._ledger.register(self._policies)
@@ -218,10 +206,6 @@ class Retention:
         Args:
             tables: Names of the policies; default all.
             limits: Limits of each run; default those of scheduled runs.
-
-        Raises:
-            ConfigurationError: There is no such policy.
-            DatabaseUnavailableError: The database cannot be reached.
         """
         chosen = select_policies(self._policies, tables)
         now = await self._ledger.now()
@@ -239,15 +223,7 @@ class Retention:
         return plans
 
     async def status(self, tables: Iterable[str] | None = None) -> list[PolicyStatus]:
-        """Return the status of the policies.
-
-        Args:
-            tables: Names of the policies; default all.
-
-        Raises:
-            ConfigurationError: There is no such policy.
-            DatabaseUnavailableError: The database cannot be reached.
-        """
+        """Return the status of the policies with these names; default all."""
         chosen = select_policies(self._policies, tables)
         now = await self._ledger.now()
         async with self._database.connection() as conn:
@@ -259,21 +235,13 @@ class Retention:
         Args:
             tables: Names of the policies; default all.
             limit: Largest number of runs.
-
-        Raises:
-            ConfigurationError: There is no such policy.
-            DatabaseUnavailableError: The database cannot be reached.
         """
         chosen = select_policies(self._policies, tables)
         async with self._database.connection() as conn:
             return await read_history(conn, chosen, limit)
 
     async def refresh_metrics(self) -> None:
-        """Set the gauges from the ledger, and once a minute the backlog.
-
-        Raises:
-            DatabaseUnavailableError: The database cannot be reached; the metrics stay as they are.
-        """
+        """Set the gauges from the ledger, and once a minute the backlog; an outage leaves them unchanged."""
         for status in await self.status():
             if status.since is not None:
                 self._metrics.show_policy(status.policy.name, status.since, status.last_success)
@@ -333,7 +301,7 @@ class Retention:
         results = []
         for claim in await self._ledger.find_lapsed():
             try:
-                closed = await self._ledger.close_lapsed(claim, interrupted(claim))
+                result = await self._ledger.close_lapsed(claim, interrupted(claim))
             except _ERRORS_OF_ONE_POLICY as error:
                 # Its policy cannot run until this run is closed; report that once, not with each tick.
                 if claim.id in self._unclosable:
@@ -346,10 +314,7 @@ class Retention:
                     run=claim.id,
                     error=error,
                 )
-            else:
-                if closed is None:
-                    continue
-                result = closed.result(claim)
-            self._observers.finished(result)
-            results.append(result)
+            if result is not None:
+                self._observers.finished(result)
+                results.append(result)
         return results

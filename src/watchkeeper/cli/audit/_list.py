@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from watchkeeper.audit import Entry, recent
 from watchkeeper.cli._command import Command, add_json, add_limit
+from watchkeeper.cli._screen import select_fields
 
 if TYPE_CHECKING:
     import argparse
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_limit(parser)
+def _add_entity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--entity", metavar="NAME", help="only entries of this entity, such as a table")
-    add_json(parser)
 
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -40,7 +39,10 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 
 
 LIST: Final = Command(
-    name="list", help="show the latest entries, newest first", add_arguments=_add_arguments, execute=_execute
+    name="list",
+    help="show the latest entries, newest first",
+    arguments=(add_limit, _add_entity, add_json),
+    execute=_execute,
 )
 
 
@@ -61,13 +63,5 @@ def _summarize(payload: dict[str, Any]) -> str:
 
 
 def _document(entry: Entry) -> dict[str, object]:
-    return {
-        "id": entry.id,
-        "created_at": entry.created_at,
-        "actor_type": entry.actor_type,
-        "actor_id": entry.actor_id,
-        "action": entry.action,
-        "entity": entry.entity,
-        "entity_id": entry.entity_id,
-        "payload": entry.payload,
-    }
+    actor = ("actor_type", "actor_id")
+    return select_fields(entry, "id", "created_at", *actor, "action", "entity", "entity_id", "payload")

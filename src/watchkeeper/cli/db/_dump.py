@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="a new file (pg_dump's custom format)")
 
 
@@ -40,7 +40,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 DUMP: Final = Command(
     name="dump",
     help="write a backup of the whole database to a file; the service may keep running",
-    add_arguments=_add_arguments,
+    arguments=(_add_file,),
     execute=_execute,
     migrate=False,
 )

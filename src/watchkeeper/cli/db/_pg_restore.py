@@ -7,9 +7,10 @@ that empties the database; COMMIT follows only if pg_restore succeeded.
 from __future__ import annotations
 
 import asyncio
+from asyncio.subprocess import DEVNULL, PIPE
 from typing import TYPE_CHECKING, Final
 
-from watchkeeper.cli.db._pg_tools import environment, last_words
+from watchkeeper.cli.db._pg_tools import last_words, start_program
 from watchkeeper.database import Queries
 from watchkeeper.exceptions import WatchkeeperError
 
@@ -30,26 +31,9 @@ _BEGIN: Final = "BEGIN;\nSET LOCAL lock_timeout = '5s';\n"
 
 async def replace_database(psql: Path, pg_restore: Path, file: Path, *, url: Secret, server: int) -> None:
     """Replace everything in a database by a backup; raise WatchkeeperError if nothing was changed."""
-    reader = await asyncio.create_subprocess_exec(
-        pg_restore,
-        "--no-owner",
-        "--no-privileges",
-        "--file=-",
-        file,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(None),
-    )
-    writer = await asyncio.create_subprocess_exec(
-        psql,
-        "--no-psqlrc",
-        "--quiet",
-        "--set=ON_ERROR_STOP=1",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(url),
+    reader = await start_program(pg_restore, "--no-owner", "--no-privileges", "--file=-", file, url=None)
+    writer = await start_program(
+        psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", url=url, stdin=PIPE, stdout=DEVNULL
     )
     try:
         reader_errors, writer_errors, _ = await asyncio.gather(

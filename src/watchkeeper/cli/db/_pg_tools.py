@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,8 @@ from psycopg.pq import Conninfo
 from watchkeeper.exceptions import ConfigurationError, WatchkeeperError
 
 if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
     from watchkeeper.database._service import DatabaseService
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.settings import Secret
@@ -56,14 +59,7 @@ async def run_program(program: Path, *arguments: str, url: Secret | None = None)
 
     Every account can see the arguments: `url`, the database to connect to, goes into the environment.
     """
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(url),
-    )
+    process = await start_program(program, *arguments, url=url)
     try:
         output, errors = await process.communicate()
     except asyncio.CancelledError:
@@ -78,6 +74,15 @@ async def run_program(program: Path, *arguments: str, url: Secret | None = None)
     return output.decode(errors="replace")
 
 
+async def start_program(
+    program: Path, *arguments: str | Path, url: Secret | None, stdin: int = DEVNULL, stdout: int = PIPE
+) -> Process:
+    """Start a program whose stderr is piped, with `url` in its environment."""
+    return await asyncio.create_subprocess_exec(
+        program, *arguments, stdin=stdin, stdout=stdout, stderr=PIPE, env=_environment(url)
+    )
+
+
 def last_words(errors: bytes) -> str:
     """Return the end of a program's stderr on one line."""
     return " ".join(errors.decode(errors="replace").split()[-_MOST_WORDS:])
@@ -88,7 +93,7 @@ def database_name(url: Secret) -> str:
     return _parameters(url).get("PGDATABASE") or _parameters(url).get("PGUSER", "")
 
 
-def environment(url: Secret | None) -> dict[str, str]:
+def _environment(url: Secret | None) -> dict[str, str]:
     """Return a program's environment, with the database to connect to in place of our own PG variables."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return {**inherited, "LC_ALL": "C.UTF-8", **(_parameters(url) if url is not None else {})}

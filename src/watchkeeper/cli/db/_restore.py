@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="a backup that `db dump` wrote")
-    add_yes(parser)
 
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -62,7 +61,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 RESTORE_DATABASE: Final = Command(
     name="restore",
     help="replace the database by a backup, then migrate it; stop the service first",
-    add_arguments=_add_arguments,
+    arguments=(_add_file, add_yes),
     execute=_execute,
     migrate=False,
 )

@@ -50,7 +50,7 @@ async def _execute(keeper: Watchkeeper, _arguments: argparse.Namespace, screen: 
 DATABASE_STATUS: Final = Command(
     name="status",
     help="show the database, and whether migrations are pending",
-    add_arguments=add_json,
+    arguments=(add_json,),
     execute=_execute,
     migrate=False,
 )

@@ -1,1 +1,1 @@
-"""`watchkeeper retention`: one file a command."""
+"""`watchkeeper retention`: a file for each command, or for a few related ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.cli._command import Command, add_json, add_limit, add_tables
+from watchkeeper.cli._screen import select_fields
 from watchkeeper.cli._text import drop_subject, format_duration, format_rows
 
 if TYPE_CHECKING:
@@ -13,12 +14,6 @@ if TYPE_CHECKING:
     from watchkeeper.cli._screen import Screen
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.retention import PastRun
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_tables(parser)
-    add_limit(parser)
-    add_json(parser)
 
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -42,7 +37,10 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 
 
 HISTORY: Final = Command(
-    name="history", help="show past runs, newest first", add_arguments=_add_arguments, execute=_execute
+    name="history",
+    help="show past runs, newest first",
+    arguments=(add_tables, add_limit, add_json),
+    execute=_execute,
 )
 
 
@@ -85,19 +83,8 @@ def _sentence(run: PastRun, screen: Screen) -> str:
 
 
 def _document(run: PastRun) -> dict[str, object]:
+    progress = ("started_at", "finished_at", "due", "attempt", "planned", "deleted", "partitions")
     return {
         "run": run.id,
-        "table": run.table,
-        "state": run.state,
-        "trigger": run.trigger,
-        "started_at": run.started_at,
-        "finished_at": run.finished_at,
-        "due": run.due,
-        "attempt": run.attempt,
-        "planned": run.planned,
-        "deleted": run.deleted,
-        "partitions": run.partitions,
-        "archived": run.archived,
-        "restored": run.restored,
-        "error": run.error,
+        **select_fields(run, "table", "state", "trigger", *progress, "archived", "restored", "error"),
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 from watchkeeper.cli._command import Command, Group, add_by, add_json, add_table
+from watchkeeper.cli._screen import select_fields
 from watchkeeper.cli._text import format_rows
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.retention import Condition
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention import Hold
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_table(parser)
+def _add_hold(parser: argparse.ArgumentParser) -> None:
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument(
         "--where",
@@ -33,7 +33,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", required=True, help="why the rows are held")
     add_by(parser, option="--owner")
     parser.add_argument("--until", metavar="TIME", help="when the hold expires: 2027-01-31, or with a time")
-    add_json(parser)
 
 
 async def _execute_add(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -51,9 +50,8 @@ async def _execute_add(keeper: Watchkeeper, arguments: argparse.Namespace, scree
     return 0
 
 
-def _add_list_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_ended(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ended", action="store_true", help="include holds that expired or were released")
-    add_json(parser)
 
 
 async def _execute_list(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -61,10 +59,8 @@ async def _execute_list(keeper: Watchkeeper, arguments: argparse.Namespace, scre
     return 0
 
 
-def _add_release_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_number(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("hold", type=int, metavar="NUMBER", help="number of the hold, from `hold list`")
-    add_by(parser)
-    add_json(parser)
 
 
 async def _execute_release(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -80,19 +76,19 @@ HOLD: Final = Group(
         Command(
             name="add",
             help="hold rows, whatever their policy says",
-            add_arguments=_add_arguments,
+            arguments=(add_table, _add_hold, add_json),
             execute=_execute_add,
         ),
         Command(
             name="list",
             help="show the holds in force",
-            add_arguments=_add_list_arguments,
+            arguments=(_add_ended, add_json),
             execute=_execute_list,
         ),
         Command(
             name="release",
             help="release a hold; the next run deletes its rows",
-            add_arguments=_add_release_arguments,
+            arguments=(_add_number, add_by, add_json),
             execute=_execute_release,
         ),
     ),
@@ -154,13 +150,6 @@ def _document(hold: Hold) -> dict[str, object]:
     return {
         "hold": hold.id,
         "table": hold.table_name,
-        "conditions": [
-            {"column": one.column, "operator": one.operator, "values": one.values} for one in hold.conditions
-        ],
-        "reason": hold.reason,
-        "owner": hold.owner,
-        "created_at": hold.created_at,
-        "until": hold.until,
-        "released_at": hold.released_at,
-        "released_by": hold.released_by,
+        "conditions": [select_fields(one, "column", "operator", "values") for one in hold.conditions],
+        **select_fields(hold, "reason", "owner", "created_at", "until", "released_at", "released_by"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.cli._command import Command, add_json, add_tables
+from watchkeeper.cli._screen import select_fields
 from watchkeeper.cli._text import drop_subject, format_bytes, format_days, format_duration, format_rows
 
 if TYPE_CHECKING:
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 _MOST_HOLDS: Final = 5  # in a sentence
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_tables(parser)
-    add_json(parser)
-
-
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     plans = await keeper.retention.plan(arguments.tables or None)
     show_plans(plans, screen)
@@ -32,7 +28,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 PLAN: Final = Command(
     name="plan",
     help="show what a run would delete now, without deleting it",
-    add_arguments=_add_arguments,
+    arguments=(add_tables, add_json),
     execute=_execute,
 )
 
@@ -124,20 +120,9 @@ def _document(plan: Plan) -> dict[str, object]:
         "table": plan.policy.name,
         "age_column": plan.policy.age_column,
         "keep_seconds": plan.policy.keep,
-        "horizon": plan.horizon,
-        "rows": plan.rows,
-        "exact": plan.exact,
-        "bytes": plan.bytes,
+        **select_fields(plan, "horizon", "rows", "exact", "bytes"),
         "seconds": round(plan.duration.total_seconds(), 1),
-        "table_rows": plan.table_rows,
-        "oldest": plan.oldest,
-        "strategy": plan.strategy,
-        "why": plan.why,
-        "partitions": plan.partitions,
-        "index": plan.index,
+        **select_fields(plan, "table_rows", "oldest", "strategy", "why", "partitions", "index"),
         "holds": [hold.id for hold in plan.holds],
-        "held": plan.held,
-        "referenced": plan.referenced,
-        "ageless": plan.ageless,
-        "problem": plan.problem,
+        **select_fields(plan, "held", "referenced", "ageless", "problem"),
     }

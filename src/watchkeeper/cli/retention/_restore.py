@@ -7,6 +7,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.cli._command import Command, add_by, add_json, add_yes, require_yes
+from watchkeeper.cli._screen import select_fields
 from watchkeeper.cli._text import format_rows
 
 if TYPE_CHECKING:
@@ -17,11 +18,8 @@ if TYPE_CHECKING:
     from watchkeeper.retention.archive._restore import Restored
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=int, metavar="RUN", help="number of the run, from `history`")
-    add_by(parser)
-    add_yes(parser)
-    add_json(parser)
 
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -48,7 +46,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 RESTORE: Final = Command(
     name="restore",
     help="restore the rows that a run deleted, from the archive",
-    add_arguments=_add_arguments,
+    arguments=(_add_run, add_by, add_yes, add_json),
     execute=_execute,
 )
 
@@ -73,11 +71,7 @@ def _show(restored: Restored, screen: Screen) -> None:
 
 def _document(restored: Restored) -> dict[str, object]:
     return {
-        "run": restored.found.run,
-        "table": restored.found.table,
-        "horizon": restored.found.horizon,
+        **select_fields(restored.found, "run", "table", "horizon"),
         "restored": restored.rows,
-        "present": restored.present,
-        "earlier": restored.earlier,
-        "problems": restored.problems,
+        **select_fields(restored, "present", "earlier", "problems"),
     }

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention import Plan, Retention, RunResult
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_tables(parser)
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-share",
         type=_share,
@@ -36,8 +35,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the time to be busy, 1 to run flat out; default WATCHKEEPER_RETENTION_BUDGET",
     )
-    add_yes(parser)
-    add_json(parser)
 
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -69,7 +66,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 RUN: Final = Command(
     name="run",
     help="delete rows that are older than their policy keeps them, now",
-    add_arguments=_add_arguments,
+    arguments=(add_tables, _add_limits, add_yes, add_json),
     execute=_execute,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.cli._command import Command, add_json, add_tables
+from watchkeeper.cli._screen import select_fields
 from watchkeeper.cli._text import drop_subject, format_days, format_duration, format_rows
 
 if TYPE_CHECKING:
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from watchkeeper.retention.table._vacuum import Vacuum
 
 _NO_TABLE: Final = "there is no such table that the service can see"
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_tables(parser)
-    add_json(parser)
 
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -41,7 +37,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 STATUS: Final = Command(
     name="status",
     help="show each policy's last and next run, progress, and dead rows",
-    add_arguments=_add_arguments,
+    arguments=(add_tables, add_json),
     execute=_execute,
 )
 
@@ -189,14 +185,8 @@ def _vacuum_document(vacuum: Vacuum) -> dict[str, object]:
 def _run_document(status: PolicyStatus, last: PastRun) -> dict[str, object]:
     return {
         "run": last.id,
-        "state": last.state,
-        "trigger": last.trigger,
-        "started_at": last.started_at,
-        "finished_at": last.finished_at,
-        "deleted": last.deleted,
-        "planned": last.planned,
+        **select_fields(last, "state", "trigger", "started_at", "finished_at", "deleted", "planned"),
         "rows_per_second": round(last.rate(status.now), 1),
         "left_seconds": last.left(status.now) if last.state == "running" else None,
-        "waiting": last.waiting,
-        "error": last.error,
+        **select_fields(last, "waiting", "error"),
     }

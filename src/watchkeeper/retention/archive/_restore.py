@@ -44,7 +44,7 @@ _MOST_CHARACTERS: Final = 4 << 20
 class Restored:
     """The outcome of restoring a run."""
 
-    found: ArchivedRun  # what there was to restore
+    found: ArchivedRun  # what was to be restored
     rows: int  # restored now
     present: int  # in the table already, by a unique key
     earlier: int  # restored before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import ArchiveError
@@ -18,16 +17,8 @@ _LINES_AT_ONCE: Final = 256
 _LEVEL: Final = 3  # level 6 takes three times as long and saves a tenth
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackedSegment:
-    """A segment's bytes and their checksum."""
-
-    data: bytes
-    sha256: str
-
-
-def pack(lines: Sequence[str]) -> PackedSegment:
-    """Compress the lines of a segment, which have no line ends."""
+def pack(lines: Sequence[str]) -> tuple[bytes, str]:
+    """Compress the lines of a segment, which have no line ends; return the bytes and their checksum."""
     compressor = zlib.compressobj(level=_LEVEL, wbits=_GZIP)
     # In pieces: while one of them is encoded, no other thread of the process runs.
     data = b"".join(
@@ -35,7 +26,7 @@ def pack(lines: Sequence[str]) -> PackedSegment:
         for at in range(0, len(lines), _LINES_AT_ONCE)
     )
     data += compressor.flush()
-    return PackedSegment(data=data, sha256=hashlib.sha256(data).hexdigest())
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def unpack(data: bytes, *, sha256: str, rows: int) -> list[str]:

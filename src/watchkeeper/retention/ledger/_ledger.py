@@ -6,7 +6,6 @@ It is closed together with its audit entry, by its process or, once the lease ha
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -49,31 +48,6 @@ LEASE: Final = timedelta(seconds=60)
 """How long after its last heartbeat a run counts as alive."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Closed:
-    """The outcome of a closed run in the ledger."""
-
-    state: State
-    error: BaseException | None
-    deleted: int
-    bytes_deleted: int
-    duration: timedelta
-    audit_id: int
-
-    def result(self, claim: Claim, notes: tuple[str, ...] = ()) -> RunResult:
-        """Return the outcome of the run."""
-        return RunResult(
-            table=claim.table_name,
-            status=self.state,
-            deleted=self.deleted,
-            bytes_deleted=self.bytes_deleted,
-            duration=self.duration,
-            run=claim.id,
-            error=self.error,
-            notes=notes,
-        )
-
-
 class Ledger:
     """Claims runs, counts what they delete, and closes them; `redact` masks secrets in stored errors."""
 
@@ -82,15 +56,11 @@ class Ledger:
         database: Database,
         *,
         redact: Callable[[str], str],
-        actor_id: str = ACTOR,
         lease: timedelta = LEASE,
-        claim_wait: timedelta = _CLAIM_WAIT,
     ) -> None:
         self._database = database
         self._redact = redact
-        self._actor_id = actor_id
         self.lease = lease
-        self._claim_wait = claim_wait
 
     async def now(self) -> datetime:
         """Read the database's clock."""
@@ -144,7 +114,7 @@ class Ledger:
         attempt: int,
     ) -> Claim | None:
         async with conn.transaction(), conn.cursor(row_factory=class_row(Claim)) as cursor:
-            await cursor.execute(QUERIES["lock_timeout"], {"lock_ms": milliseconds(self._claim_wait)})
+            await cursor.execute(QUERIES["lock_timeout"], {"lock_ms": milliseconds(_CLAIM_WAIT)})
             await cursor.execute(
                 QUERIES["claim"],
                 {
@@ -206,7 +176,7 @@ class Ledger:
         async with self._database.transaction() as conn:
             await self.record_deleted(conn, claim, 0)
 
-    async def close(self, claim: Claim, state: State, error: BaseException | None = None) -> Closed:
+    async def close(self, claim: Claim, state: State, error: BaseException | None = None) -> RunResult:
         """Close the run and write its audit entry in one transaction; raises RunLostError."""
         closed = await self._close(claim, state, error, lapsed=False)
         if closed is None:
@@ -219,13 +189,13 @@ class Ledger:
             await cursor.execute(QUERIES["lapsed_runs"])
             return await cursor.fetchall()
 
-    async def close_lapsed(self, claim: Claim, error: RunInterruptedError) -> Closed | None:
+    async def close_lapsed(self, claim: Claim, error: RunInterruptedError) -> RunResult | None:
         """Close a run whose process ended; None if it was closed or renewed its lease meanwhile."""
         return await self._close(claim, "failed", error, lapsed=True)
 
     async def _close(
         self, claim: Claim, state: State, error: BaseException | None, *, lapsed: bool
-    ) -> Closed | None:
+    ) -> RunResult | None:
         async with self._database.transaction() as conn:
             locked = await conn.execute(QUERIES["lock_to_close"], {**_key(claim), "lapsed": lapsed})
             row = await locked.fetchone()
@@ -262,13 +232,14 @@ class Ledger:
                     "audit_id": audit_id,
                 },
             )
-        return Closed(
-            state=state,
-            error=error,
+        return RunResult(
+            table=claim.table_name,
+            status=state,
             deleted=deleted,
             bytes_deleted=bytes_deleted,
             duration=duration,
-            audit_id=audit_id,
+            run=claim.id,
+            error=error,
         )
 
     def _describe(self, error: BaseException | None) -> dict[str, str] | None:
@@ -284,7 +255,7 @@ class Ledger:
         return await append(
             conn,
             actor_type="system",
-            actor_id=self._actor_id,
+            actor_id=ACTOR,
             action=ACTION,
             entity=claim.table_name,
             payload=payload,

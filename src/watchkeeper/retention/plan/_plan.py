@@ -85,7 +85,7 @@ async def plan(  # noqa: PLR0913 - what a run depends on
     await set_transaction(conn, statement=_LOOKUP_TIMEOUT, lock=_LOCK_TIMEOUT)
     target = await (await find_target(conn, policy)).with_holds(conn)
     horizon = policy.horizon(now)
-    counted = await _count_eligible(conn, target, horizon)
+    counted = await _fetch_in_time(conn, target, "count_eligible", {"horizon": horizon})
     rows, oldest = counted or (await estimate_eligible(conn, target, horizon), None)
     drawn = await sample(conn, target, horizon)
     problem = None
@@ -148,13 +148,6 @@ def _explain(target: Target, partitions: Partitions, scan: Strategy, share: floa
         dropped = f"{len(names)} of {partitions.total} partitions end before the horizon and are dropped"
         why = f"{dropped} ({abbreviate(names)}); the rest by {scan}: {why}"
     return ". ".join([why, *explain_kept(partitions.kept)]).rstrip(".")
-
-
-async def _count_eligible(
-    conn: AsyncConnection[Any], target: Target, horizon: datetime
-) -> tuple[int, datetime | None] | None:
-    """Return how many rows are eligible, and the age of the oldest; None if counting takes too long."""
-    return await _fetch_in_time(conn, target, "count_eligible", {"horizon": horizon})
 
 
 async def _count_ageless(conn: AsyncConnection[Any], target: Target) -> int | None:

@@ -48,7 +48,7 @@ class Rows:
     # The file of each table: one that was rewritten has other rows in the same places.
     files: dict[str, str] = field(default_factory=dict)
     more: bool = False  # whether the range has more rows than were read
-    took: timedelta = timedelta(0)
+    took: timedelta = timedelta(0)  # how long reading them took
 
     def parameters(self, which: Sequence[int] | None = None) -> dict[str, object]:
         """Return the versions at these positions, or all, as arrays."""
@@ -139,8 +139,8 @@ class Archiver:
         return rows
 
     async def _write(self, lines: list[str]) -> int:
-        packed = await asyncio.to_thread(pack, lines)
-        writing = self._archive.write(self._run.claim.table_name, self._run.claim.id, packed.data)
+        data, sha256 = await asyncio.to_thread(pack, lines)
+        writing = self._archive.write(self._run.claim.table_name, self._run.claim.id, data)
         location = await self._lease.keep_alive(writing)
         async with self._transactions.open() as conn:
             await self._run.ledger.lock(conn, self._run.claim)
@@ -152,7 +152,7 @@ class Archiver:
                     "place": location.place,
                     "start": location.start,
                     "length": location.length,
-                    "sha256": packed.sha256,
+                    "sha256": sha256,
                     "rows": len(lines),
                 },
             )
@@ -168,11 +168,6 @@ class ArchivedBatch:
     segment: int | None  # its number in the ledger; None without rows
     range_: Range
     size: int
-
-    @property
-    def took(self) -> timedelta:
-        """How long the transaction that read them took."""
-        return self.rows.took
 
     async def delete(
         self, conn: AsyncConnection[Any], target: Target, horizon: datetime, _range: Range, _size: int

@@ -2,10 +2,8 @@
 
 So no row is deleted that the ledger does not count, and a run that another process has closed deletes
 nothing. A transaction takes about 50 ms unthrottled. In a throttled run its delete takes a 50th of that,
-because others wait for the WAL that its commit writes.
-
-A batch deletes by a plain statement that barely waits for locks. If it meets a locked row, the batch is
-repeated and skips locked rows.
+because others wait for the WAL that its commit writes. A plain delete barely waits for locks; if it meets a
+locked row, the batch is repeated and skips locked rows.
 """
 
 from __future__ import annotations
@@ -113,8 +111,10 @@ class Batches:
         return nothing
 
     async def _delete_archived(self, archiver: Archiver, range_: Range) -> BatchResult:
-        rows = await archiver.take(self.target, range_, self._transactions.sizer.size(range_))
-        return await self._delete_plain_first(range_, rows.delete, rows.delete_skip_locked, before=rows.took)
+        batch = await archiver.take(self.target, range_, self._transactions.sizer.size(range_))
+        return await self._delete_plain_first(
+            range_, batch.delete, batch.delete_skip_locked, before=batch.rows.took
+        )
 
     async def _delete_plain_first(
         self, range_: Range, plain: _Delete, skip_locked: _Delete, *, before: timedelta = timedelta(0)

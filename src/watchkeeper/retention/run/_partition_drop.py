@@ -3,19 +3,19 @@
 One transaction a partition, as the owner of the tables:
 
 1. Lock the partition against writes, which are rare in an old one.
-2. Read its bound again, count its rows in ranges of blocks, and check that none of them is held.
+2. Read its bound again, count its rows in ranges of blocks, and check that none of them is held. That takes
+   up to seconds, so it comes before the run is locked in the ledger: adding a hold waits for that lock.
 3. Lock the run in the ledger, check that no hold was added meanwhile, lock all tables, drop the partition,
    move the ledger's count.
 
-Other transactions wait for about `LOCK_TIMEOUT` at most: that is how long DROP waits for the parent table,
-with everyone who queues behind it, and how long it may block others; then it is rolled back and tried again.
-Once it waits for no lock, dropping takes a millisecond or so for each table and index. A statement that could
-touch any partition (an UPDATE by another column) locks the parent, then all partitions: it would wait for the
-partition, and DROP for it. Where that happens, the parent is locked before the count, if that was quick.
+DROP waits for the parent table, and blocks others, for about `LOCK_TIMEOUT` at most; then it is rolled back
+and tried again. Once it has all locks, dropping takes a millisecond or so for each table and index. A
+statement that could touch any partition (an UPDATE by another column) locks the parent, then all partitions:
+it would wait for the partition, and DROP for it. Where that happens, the parent is locked before the count,
+if that was quick.
 
 Not DETACH CONCURRENTLY: interrupted, it leaves a partition whose rows are neither in the table nor in the
-ledger, and it is refused beside a default partition. The rows are counted before the run is locked in the
-ledger, because adding a hold waits for that lock, and counting may take seconds.
+ledger, and it is refused beside a default partition.
 """
 
 from __future__ import annotations

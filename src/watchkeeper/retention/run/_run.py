@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from watchkeeper.exceptions import DatabaseUnavailableError, PolicyRefusedError
@@ -15,7 +16,6 @@ from watchkeeper.retention.run._transactions import Transactions
 
 if TYPE_CHECKING:
     from watchkeeper.retention._model import State
-    from watchkeeper.retention.ledger._ledger import Closed
     from watchkeeper.retention.run._context import Run
 
 # How long closing waits for a database that is away; then the lease lapses and any process closes the run.
@@ -52,10 +52,10 @@ async def execute(run: Run) -> RunResult:
             notes=tuple(passes.notes),
         )
     transactions.count_up_to(closed.deleted)
-    return closed.result(run.claim, tuple(passes.notes))
+    return replace(closed, notes=tuple(passes.notes))
 
 
-async def _close(run: Run, status: State, error: Exception | None) -> Closed:
+async def _close(run: Run, status: State, error: Exception | None) -> RunResult:
     for wait in _CLOSE_WAITS_S:
         try:
             return await run.ledger.close(run.claim, status, error)

@@ -1,9 +1,4 @@
-"""Throttling for one run: waits while the database is under pressure, and leaves a share of time to others.
-
-Lines:
-    `{type: "retention", status: "waiting", table, run, reason, msg}` when a wait begins or its reason
-    changes; `{…, status: "resumed", table, run, reason, duration}` when the run continues.
-"""
+"""Throttles one run: waits while the database is under pressure, and leaves a share of the time to others."""
 
 from __future__ import annotations
 

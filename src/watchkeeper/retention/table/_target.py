@@ -47,10 +47,10 @@ class Target:
     table: sql.Identifier
     age_column: str
     age: sql.Identifier
-    index: str | None  # one that begins with the age column
-    has_children: bool  # partitions, or tables that inherit from it
-    has_delete_triggers: bool = False  # its own or a foreign key's
-    archived: bool = False  # before they are deleted
+    index: str | None  # name of an index that begins with the age column
+    has_children: bool  # whether it has partitions, or tables that inherit from it
+    has_delete_triggers: bool = False  # its own or those of foreign keys
+    archived: bool = False  # whether its rows are archived before they are deleted
     holds: tuple[Hold, ...] = ()
     references: tuple[Reference, ...] = ()
 
