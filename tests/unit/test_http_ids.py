@@ -75,7 +75,9 @@ def test_an_invalid_request_id_is_replaced(sent: bytes) -> None:
 def test_duplicate_ids_are_ignored() -> None:
     """No one can know which is meant."""
     parent = (b"traceparent", f"00-{TRACE}-{SPAN}-01".encode())
-    assert read_ids([parent, parent]).trace_id != TRACE
+    ids = read_ids([parent, parent, (b"x-request-id", b"one")])
+    assert ids.trace_id != TRACE
+    assert ids.request_id == "one"
     headers = [(b"x-request-id", b"one"), (b"x-request-id", b"two")]
     assert read_ids(headers).request_id not in {"one", "two"}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ROUTE = "/feed/{id}"
 ACCEPT = {"type": "websocket.accept"}
+DENIAL = ({"type": "websocket.http.response.start", "status": 401}, {"type": "websocket.http.response.body"})
 
 
 class WebSocketDisconnect(Exception):  # noqa: N818 - Starlette's name for it
@@ -128,7 +129,7 @@ async def _hidden(scope: Any, receive: Any, send: Any) -> None:
     ("app", "said", "outcome", "code"),
     [
         (_answers({"type": "websocket.close", "code": 1008}), (), "rejected", 403),
-        (_answers({"type": "websocket.http.response.start", "status": 401}), (), "rejected", 401),
+        (_answers(*DENIAL), (), "rejected", 401),
         (_answers(ACCEPT, {"type": "websocket.close", "code": 4000}), (), "completed", 4000),
         (_answers(ACCEPT), (), "completed", 1005),
         (_echo, (1001,), "completed", 1001),
