@@ -1,7 +1,5 @@
 """Loads the fixtures of `support`, and removes the variables of a service that the developer runs."""
 
-from __future__ import annotations
-
 import os
 import signal
 

@@ -1,7 +1,5 @@
 """dev.py in small checkouts: set-up, interruptions and error messages."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -11,15 +9,12 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from support.checkout import BASE_PYTHON, NOBODY, Checkout, make_checkout, python_for_others
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOBODY_HERE = NOBODY if os.geteuid() == 0 else None
 

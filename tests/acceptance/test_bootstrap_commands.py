@@ -1,19 +1,14 @@
 """`dev.py test` and `dev.py check` in a small checkout."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sysconfig
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from support.checkout import BASE_PYTHON, Checkout, make_checkout
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SETTINGS = """
 [tool.coverage.run]

@@ -1,22 +1,17 @@
 """The lock files: complete, hashed, within the packages' ranges, and without URLs."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-
-if TYPE_CHECKING:
-    from packaging.markers import Marker
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-test.lock")

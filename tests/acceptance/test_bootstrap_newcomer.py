@@ -1,7 +1,5 @@
 """A fresh copy of the checkout, the real lock file, one command, and a backend that answers."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -9,16 +7,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
 
 from support.checkout import BASE_PYTHON, NOBODY, ROOT, python_for_others
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOT_IN_A_CLONE = shutil.ignore_patterns(
     ".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", ".coverage*"

@@ -1,18 +1,13 @@
 """The contents of the wheels of the library and the apps."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import zipfile
+from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from email.message import Message
 
 ROOT = Path(__file__).parents[2]
 BUILD = "import sys; from flit_core import buildapi; buildapi.build_wheel(sys.argv[1])"

@@ -1,29 +1,22 @@
 """The tests that the contract names, and its section 3 as far as the whole program shows it."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
+import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from realestate.monitoring import CHANNELS, TOOL_STATUSES, TOOLS
-from support.backend import AUTHORIZED, environment, rows, run_command, running_program, unique
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Iterator, Mapping
-
-    from support.backend import Program
-    from support.postgres import DatabaseUrls, PostgresServer
+from support.backend import AUTHORIZED, Program, environment, rows, run_command, running_program, unique
+from support.postgres import DatabaseUrls, PostgresServer
 
 
 def keep(environ: Mapping[str, str], *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

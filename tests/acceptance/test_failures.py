@@ -1,7 +1,5 @@
 """Real failures around the service: database, gateway, stdout, and a stop of the service."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -12,19 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from support.backend import AUTHORIZED, environment, running_program, sign, unique
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.backend import Program
-    from support.postgres import PostgresServer
+from support.backend import AUTHORIZED, Program, environment, running_program, sign, unique
+from support.postgres import PostgresServer
 
 
 def _wait_for(program: Program, path: str, status: int) -> None:

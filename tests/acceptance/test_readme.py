@@ -1,7 +1,5 @@
 """The README's examples work as shown."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -10,17 +8,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import psycopg
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.backend import Program
-    from support.postgres import DatabaseUrls
+from support.backend import Program
+from support.postgres import DatabaseUrls
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -1,14 +1,8 @@
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
-from support.backend import SECRET, SOURCE, TOKEN
-
-if TYPE_CHECKING:
-    from support.backend import Program
+from support.backend import SECRET, SOURCE, TOKEN, Program
 
 
 def _play(program: Program, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,13 +4,13 @@ Changed from the shipped files: addresses, 1 s between scrapes and evaluations, 
 Alertmanager. Expressions, windows, thresholds, labels, routes and inhibitions are as shipped.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -28,14 +28,8 @@ from support.prometheus import (
     variant,
     wait_until,
 )
+from watchkeeper.metrics import Counter, Gauge
 from watchkeeper.metrics._http import HttpMetrics
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import httpx
-
-    from watchkeeper.metrics import Counter, Gauge
 
 TABLES = ("inbound_events", "chat_sessions")
 RUNBOOK_BASE = yaml.safe_load((MONITORING / "prometheus.yml").read_text(encoding="utf-8"))["global"][

@@ -1,19 +1,14 @@
 """The alert rules under promtool: they are valid, and pass their unit tests."""
 
-from __future__ import annotations
-
 import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from support.prometheus import MONITORING, run_tool
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 UNIT_TESTS = sorted((MONITORING / "tests").glob("*_test.yml"))
 ORIGINAL = Path(__file__).parent / "original_rules"

@@ -1,10 +1,8 @@
 """Appending to the audit log and reading it on a real server."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,12 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
+from support.postgres import DatabaseUrls
 from watchkeeper import audit
+from watchkeeper.database import Database
 from watchkeeper.exceptions import AuditError
-
-if TYPE_CHECKING:
-    from support.postgres import DatabaseUrls
-    from watchkeeper.database import Database
 
 ENTRY: dict[str, Any] = {
     "actor_type": "agent",

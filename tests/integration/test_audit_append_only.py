@@ -1,19 +1,13 @@
 """The audit log refuses changes by any role, and tampering with its protection is detected."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 from psycopg import errors
 
+from support.postgres import DatabaseUrls
 from watchkeeper import audit
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.postgres import DatabaseUrls
 
 CHANGES = [
     "UPDATE audit_log SET actor_id = 'x'",

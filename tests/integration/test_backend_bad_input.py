@@ -1,24 +1,28 @@
 """Bad input: a clear status, the error body, nothing internal, no series, one line."""
 
-from __future__ import annotations
-
 import json
 import random
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from support.asgi import fetch
-from support.backend import AUTHORIZED, environment, in_process, refusal, running_program, sign, unique
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.backend import InProcess, Program
-    from support.postgres import DatabaseUrls
+from support.backend import (
+    AUTHORIZED,
+    InProcess,
+    Program,
+    environment,
+    in_process,
+    refusal,
+    running_program,
+    sign,
+    unique,
+)
+from support.postgres import DatabaseUrls
 
 MEGABYTE = 1024 * 1024
 INSIDE = ("Traceback", 'File "', "litestar", "psycopg", "msgspec", "/src/")

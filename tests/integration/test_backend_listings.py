@@ -1,15 +1,10 @@
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import httpx
 
-from support.backend import AUTHORIZED, refusal
-
-if TYPE_CHECKING:
-    from support.backend import InProcess
+from support.backend import AUTHORIZED, InProcess, refusal
 
 HOUSE: dict[str, Any] = {"title": "House in Kigali", "type": "house", "price_amount": 85_000_000}
 

@@ -1,19 +1,12 @@
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from realestate.pairing_codes import ALPHABET, pseudonym
-from support.backend import AUTHORIZED, TOKEN, environment, in_process, refusal
+from support.backend import AUTHORIZED, TOKEN, InProcess, environment, in_process, refusal
+from support.postgres import DatabaseUrls
 from watchkeeper.settings import Secret
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.backend import InProcess
-    from support.postgres import DatabaseUrls
 
 
 async def request_code(backend: InProcess, peer: str = "42") -> str:

@@ -1,10 +1,9 @@
 """The whole backend: its start, secrets, OpenAPI description and commands."""
 
-from __future__ import annotations
-
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +16,8 @@ from realestate.monitoring import keeper
 from realestate.settings import SERVICE
 from support.backend import (
     AUTHORIZED,
+    InProcess,
+    Program,
     environment,
     in_process,
     refusal,
@@ -25,13 +26,7 @@ from support.backend import (
     running_program,
     sign,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.backend import InProcess, Program
-    from support.postgres import DatabaseUrls
-
+from support.postgres import DatabaseUrls
 
 HOUSE = {"title": "House in Kigali", "type": "house", "price_amount": 85_000_000}
 

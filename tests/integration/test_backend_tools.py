@@ -1,19 +1,13 @@
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from realestate.monitoring import TOOL_STATUSES, TOOLS
-from support.backend import AUTHORIZED, TOKEN, environment, in_process, refusal
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.backend import InProcess
-    from support.postgres import DatabaseUrls
+from support.backend import AUTHORIZED, TOKEN, InProcess, environment, in_process, refusal
+from support.postgres import DatabaseUrls
 
 HOUSE: dict[str, Any] = {
     "title": "House in Kigali",

@@ -1,18 +1,12 @@
-from __future__ import annotations
-
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.backend import SECRET, environment, in_process, refusal, sign, unique
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.backend import InProcess
-    from support.postgres import DatabaseUrls
+from support.backend import SECRET, InProcess, environment, in_process, refusal, sign, unique
+from support.postgres import DatabaseUrls
 
 
 async def failures(backend: InProcess, source: str = "moltbot") -> float | None:

@@ -1,22 +1,16 @@
 """The database commands: status, migrations, backup and restore."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-from support.postgres import SERVICE
+from support.postgres import SERVICE, PostgresServer
 from support.retention import RetentionDB, open_db
 from support.terminal import Terminal, check_golden, run_command
-
-if TYPE_CHECKING:
-    from support.postgres import PostgresServer
 
 
 @pytest.fixture

@@ -1,19 +1,14 @@
 """The output of the retention and audit commands, in a pipe and on a terminal."""
 
-from __future__ import annotations
-
 import json
 import shlex
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+from support.retention import RetentionDB
 from support.terminal import Terminal, check_golden, run_command
 from watchkeeper.retention import Condition
-
-if TYPE_CHECKING:
-    from support.retention import RetentionDB
 
 
 @pytest.fixture

@@ -1,25 +1,19 @@
 """The pool while its server stops, returns, crashes, freezes and drops connections."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import signal
 import time
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from support.postgres import DatabaseUrls, PostgresServer
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from support.postgres import DatabaseUrls, PostgresServer
 
 SECOND = timedelta(seconds=1)
 

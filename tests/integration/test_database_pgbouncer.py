@@ -1,25 +1,18 @@
 """The pool, the migrations and the audit log behind a real PgBouncer in transaction mode."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from support.pgbouncer import running_bouncer, through
-from support.postgres import SERVICE
+from support.postgres import SERVICE, DatabaseUrls, PostgresServer
 from watchkeeper import audit
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls, PostgresServer
 
 
 @pytest.fixture(scope="module")

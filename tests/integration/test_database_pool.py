@@ -1,24 +1,19 @@
 """The pool on a running server: connections, transactions, time limits and cancellation."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
 import random
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from psycopg import errors
 
+from support.postgres import DatabaseUrls
 from watchkeeper.database import Database
 from watchkeeper.exceptions import ConfigurationError, DatabaseUnavailableError
 from watchkeeper.settings import Secret
-
-if TYPE_CHECKING:
-    from support.postgres import DatabaseUrls
 
 SECOND = timedelta(seconds=1)
 

@@ -1,22 +1,17 @@
 """The database service at the start: unavailable, recovered, refused, with excess privileges."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from support.postgres import DatabaseUrls, PostgresServer
 from watchkeeper.database._service import DatabaseService
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
 from watchkeeper.settings import Secret, Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls, PostgresServer
 
 
 class _Lines(list[dict[str, Any]]):

@@ -1,7 +1,5 @@
 """Datasette is a real ASGI application with its own router: https://datasette.io."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import csv
@@ -10,7 +8,9 @@ import json
 import os
 import re
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,10 +18,6 @@ from datasette.app import Datasette  # type: ignore[import-untyped] # it has no 
 
 from support.asgi import serving
 from watchkeeper import Settings, Watchkeeper
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
 
 ROWS = 20_000
 

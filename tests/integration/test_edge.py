@@ -1,22 +1,16 @@
-from __future__ import annotations
-
 import asyncio
 import json
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from support.asgi import SERVERS, response_body, response_start, serving, speak, watch
+from support.asgi import SERVERS, Watched, response_body, response_start, serving, speak, watch
 from watchkeeper.health._runner import CheckRunner
 from watchkeeper.settings import Secret
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.asgi import Watched
 
 pytestmark = pytest.mark.parametrize("server", SERVERS)
 

@@ -1,15 +1,14 @@
 # ruff: noqa: ASYNC220, ASYNC240 - nothing else runs on these loops
-from __future__ import annotations
-
 import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,9 +24,6 @@ from support.embedded import (
     wait_until,
 )
 from watchkeeper.database.embedded._supervisor_process import _BOOT, _PACKAGE, _PROGRAM
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def said(reports: list[tuple[str, str]], text: str) -> bool:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import asyncio
 import os
 import re
@@ -7,14 +5,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from support.embedded import (
+    Starter,
     ask,
     copy_of,
     make_server,
@@ -25,11 +24,6 @@ from support.embedded import (
     wait_until,
 )
 from watchkeeper.exceptions import EmbeddedServerError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from support.embedded import Starter
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 

@@ -1,6 +1,4 @@
 # ruff: noqa: ASYNC240 - nothing else runs on these loops
-from __future__ import annotations
-
 import asyncio
 import gc
 import os
@@ -10,8 +8,8 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -19,6 +17,7 @@ import uvloop
 from psycopg_pool import AsyncConnectionPool
 
 from support.embedded import (
+    Starter,
     ask,
     copy_of,
     make_server,
@@ -30,13 +29,8 @@ from support.embedded import (
     wait_until,
 )
 from support.tools import require_postgres
+from watchkeeper.database.embedded._server import EmbeddedServer
 from watchkeeper.exceptions import EmbeddedServerError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from support.embedded import Starter
-    from watchkeeper.database.embedded._server import EmbeddedServer
 
 AS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not AS_ROOT, reason="only root can become another account")

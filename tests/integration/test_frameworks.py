@@ -1,8 +1,8 @@
-from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -10,12 +10,13 @@ from fastapi import BackgroundTasks, FastAPI
 from fastapi.responses import StreamingResponse
 from litestar import Litestar, get
 from litestar.background_tasks import BackgroundTask as LitestarTask
-from litestar.params import FromPath  # noqa: TC002 - Litestar reads the annotations
+from litestar.params import FromPath
 from litestar.response import Response as LitestarResponse
 from litestar.response import Stream
 from quart import Quart
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse
 from starlette.responses import StreamingResponse as StarletteStream
 from starlette.routing import Route
@@ -23,12 +24,6 @@ from starlette.routing import Route
 from support.asgi import SERVERS, serving, watch
 from watchkeeper.http import note_exception
 from watchkeeper.logs import current_request
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
-
-    from starlette.requests import Request
 
 SLOW: Final = 0.3
 ENDED: Final[list[datetime]] = []

@@ -1,19 +1,20 @@
 """The whole keeper, in this process, on a real database."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
 import watchkeeper
+from support.postgres import DatabaseUrls
 from watchkeeper import Policy, Secret, Settings, Watchkeeper
 from watchkeeper.exceptions import (
     ConfigurationError,
@@ -21,12 +22,6 @@ from watchkeeper.exceptions import (
     MigrationError,
     PolicyRefusedError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:

@@ -1,20 +1,16 @@
 """Lines of real processes: shared pipes, forks, exits, and a stdout that is not there."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from support.lines import parse_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 START = """
 import asyncio, logging, os, sys, threading, time

@@ -1,7 +1,5 @@
 """Lines of real servers: all of them are JSON, and each is written once."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import socket
@@ -9,15 +7,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from support.lines import parse_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 APP = """
 import asyncio, logging, warnings

@@ -1,7 +1,5 @@
 """Slow, stuck and recovered readers: the loop keeps running, and drops are reported."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -15,15 +13,13 @@ import textwrap
 import threading
 import time
 import tty
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.lines import parse_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 START = """
 import asyncio, json, os, signal, sys, threading, time

@@ -1,25 +1,19 @@
 """Worker processes that are killed at any moment: while they count, declare, or add series."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from support.metrics import ScrapedRegistry
 from support.workers import samples_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from watchkeeper.exceptions import MetricError
+from watchkeeper.exceptions import MetricError
 
 # Each writes a dot after each event, so at most one event is counted and not yet written.
 COUNTS = """

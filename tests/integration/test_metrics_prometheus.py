@@ -1,10 +1,9 @@
 """Real Prometheus stores the metrics of two workers with hostile labels exactly as they are exposed."""
 
-from __future__ import annotations
-
 import contextlib
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
 import pytest
 import yaml
@@ -12,13 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import Counter as ThirdPartyCounter
 
 from support.metrics import ScrapedRegistry
-from support.prometheus import exporting, running_prometheus, wait_until
+from support.prometheus import Prometheus, exporting, running_prometheus, wait_until
 from support.workers import samples_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.prometheus import Prometheus
 
 HOSTILE: Final = (
     *('a"b', "a\\", "\\n", "a\nb", "\r\n\t", "{}=,", "# EOF", " ", "", "%d%s%", "\x00", "\x7f\x85"),

@@ -1,7 +1,5 @@
 """Metrics of real servers with four workers, of which some are killed."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import os
@@ -10,16 +8,21 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from support.workers import COMMANDS, REST_S, WORKERS, Client, counters, serving_workers, total
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.workers import Samples, Service
+from support.workers import (
+    COMMANDS,
+    REST_S,
+    WORKERS,
+    Client,
+    Samples,
+    Service,
+    counters,
+    serving_workers,
+    total,
+)
 
 LAST_ROUND = 40
 

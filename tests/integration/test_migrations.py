@@ -1,30 +1,25 @@
 """Migrations on a real server: atomic, one at a time, and beside other sessions."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re
 import subprocess
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.pq import DiagnosticField, ExecStatus
 
+from support.postgres import DatabaseUrls, PostgresServer
 from watchkeeper.database import Database, MigrationSource, Queries
 from watchkeeper.database._migrations import LIBRARY_MIGRATIONS
 from watchkeeper.database._migrator import MigrationTimeouts
 from watchkeeper.exceptions import DatabaseUnavailableError, MigrationError
 from watchkeeper.retention._queries import QUERIES
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls, PostgresServer
 
 QUICK = MigrationTimeouts(
     turn=timedelta(milliseconds=300), lock=timedelta(milliseconds=100), attempts=3, pause=timedelta(0)

@@ -1,8 +1,8 @@
-from __future__ import annotations
-
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -13,19 +13,12 @@ from litestar.response import Stream
 from quart import Quart
 from quart import request as quart_request
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from support.asgi import SERVERS, response_body, response_start, serving, speak, watch
+from support.asgi import SERVERS, Watched, response_body, response_start, serving, speak, watch
 from watchkeeper.http import note_exception
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
-
-    from starlette.requests import Request
-
-    from support.asgi import Watched
 
 SLOW: Final = 0.6  # seconds, well above the 0.1 after which the clients leave
 
@@ -108,10 +101,7 @@ def _litestar() -> Litestar:
         post("/unread", status_code=200)(_late),
     ]
     return Litestar(
-        [*late, events, breaking],
-        logging_config=None,
-        openapi_config=None,
-        after_exception=[note_exception],
+        [*late, events, breaking], logging_config=None, openapi_config=None, after_exception=[note_exception]
     )
 
 

@@ -1,18 +1,13 @@
 """The shipped configuration files, checked by promtool, amtool and a real Alertmanager."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from support.prometheus import MONITORING, alertmanager_variant, run_tool, running_alertmanager, wait_until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 JOB = {"job": "realestate-backend"}
 

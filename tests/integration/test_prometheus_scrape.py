@@ -3,27 +3,21 @@
 Changes to the shipped configuration: addresses, 1 s between scrapes and evaluations, `for` 0 s.
 """
 
-from __future__ import annotations
-
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import yaml
 
-from support.backend import AUTHORIZED, environment, run_command, running_program, unique
+from support.backend import AUTHORIZED, Program, environment, run_command, running_program, unique
+from support.postgres import DatabaseUrls, PostgresServer
 from support.prometheus import MONITORING, Prometheus, run_tool, running_prometheus, variant, wait_until
 from support.promql import metric_names
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.backend import Program
-    from support.postgres import DatabaseUrls, PostgresServer
 
 JOB = "realestate-backend"
 TOKEN = "test-metrics-token"

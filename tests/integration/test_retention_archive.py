@@ -1,14 +1,13 @@
 """Archive before delete: every deleted row is in the archive first, and comes back exactly as it was."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
 import re
 import subprocess
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,19 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.archive import ARCHIVED, HookedArchive, archived, difference, file_of
-from support.retention import BOTH_SCANS
+from support.retention import BOTH_SCANS, RetentionDB
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs.output._sink import Sink
 from watchkeeper.metrics import Registry
 from watchkeeper.retention import FolderArchive, Location, Policy, Retention
 from watchkeeper.retention._metrics import RetentionMetrics
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.retention import RetentionDB
-
 
 EVERYTHING = """
 CREATE TYPE mood AS ENUM ('glad', 'so so', 'it''s "bad"');

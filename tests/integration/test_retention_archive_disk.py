@@ -1,26 +1,19 @@
 """The archive's disk is full, read-only or missing: nothing is deleted unarchived."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import resource
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from support.archive import ARCHIVED, HookedArchive, archived
+from support.retention import RetentionDB
 from watchkeeper.exceptions import ArchiveError
-from watchkeeper.retention import FolderArchive
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.retention import RetentionDB
-    from watchkeeper.retention import RunResult
+from watchkeeper.retention import FolderArchive, RunResult
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 

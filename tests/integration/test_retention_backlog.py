@@ -1,22 +1,17 @@
 """The backlog: overdue rows measured on the tables, independent of what runs report."""
 
-from __future__ import annotations
-
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+from support.postgres import PostgresServer
 from support.retention import BOTH_SCANS, EVENTS, OPEN_RUN, SESSIONS, RetentionDB, hold_rows
 from watchkeeper.exceptions import DatabaseUnavailableError
+from watchkeeper.retention import Policy
 from watchkeeper.retention._metrics import WAITING_REASONS
-
-if TYPE_CHECKING:
-    from support.postgres import PostgresServer
-    from watchkeeper.retention import Policy
-    from watchkeeper.retention._model import Backlog
+from watchkeeper.retention._model import Backlog
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,10 @@
 """Operator commands: pause, resume from the cursor, cancel."""
 
-from __future__ import annotations
-
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,14 +12,9 @@ import pytest
 from support.archive import ARCHIVED
 from support.retention import EVENTS, OPEN_RUN, RetentionDB, until
 from watchkeeper.exceptions import ArchiveError, ConfigurationError
-from watchkeeper.retention import FolderArchive, Location
+from watchkeeper.retention import FolderArchive, Location, Retention, RunResult
 from watchkeeper.retention.ledger._interrupts import RunCancelledError, RunPausedError
 from watchkeeper.retention.run._batch import AgeRange, Range, delete_plain
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from watchkeeper.retention import Retention, RunResult
 
 ROWS = 40_000
 

@@ -1,19 +1,13 @@
 """Tables of every form: old rows are deleted whatever keys, partitions, triggers and names a table has."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-from support.retention import BOTH_SCANS
+from support.retention import BOTH_SCANS, RetentionDB
 from watchkeeper.retention import Policy
-
-if TYPE_CHECKING:
-    from support.retention import RetentionDB
 
 OLD, YOUNG, AGELESS = 300, 7, 2
 

@@ -1,7 +1,5 @@
 """Holds: held rows stay, in plan and delete alike, immediately, whatever else happens."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any

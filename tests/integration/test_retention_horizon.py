@@ -1,11 +1,9 @@
 """The horizon: the same line between deleted and kept rows for plan, backlog and delete."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -23,10 +21,6 @@ from watchkeeper.retention.run._context import Run
 from watchkeeper.retention.run._pressure import PressureWatch
 from watchkeeper.retention.run._run import execute
 from watchkeeper.retention.run._tuning import Tuning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 
 HORIZON = datetime(2026, 3, 29, 1, 0, tzinfo=UTC)  # when the clocks of Europe go forward
 BC = "0044-03-15 BC"

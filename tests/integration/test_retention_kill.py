@@ -1,29 +1,22 @@
 """No row is deleted without its record, at whatever instant processes and servers are killed."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random
 import signal
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from support.archive import ARCHIVED, archived, difference
+from support.postgres import PostgresServer
 from support.replicas import Replicas, kill_during_run, wait_for
 from support.retention import EVENTS, RetentionDB
 from watchkeeper.exceptions import DatabaseUnavailableError
-from watchkeeper.retention import Condition
+from watchkeeper.retention import Condition, Retention
 from watchkeeper.retention.ledger._attempts import RETRY_WAITS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.postgres import PostgresServer
-    from watchkeeper.retention import Retention
 
 # KILLS=100 kills at 100 random instants a test instead of fifteen.
 KILLS = int(os.environ.get("KILLS", "15"))

@@ -1,11 +1,10 @@
 """Later passes that find nothing only read: no lock, nothing written, and still part of the run."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,10 +13,6 @@ from support.retention import EVENTS, OnDeleted, RetentionDB, close_run_as_peer
 from watchkeeper.retention.ledger._interrupts import RunCancelledError, RunLostError, RunPausedError
 from watchkeeper.retention.run._batch import skip_empty
 from watchkeeper.retention.run._write_detector import WriteDetector
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
 
 ROWS = 10_000
 

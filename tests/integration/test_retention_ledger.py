@@ -1,19 +1,19 @@
 """The ledger: one run over all replicas, leases, and no deleted row without its audit entry."""
 
-from __future__ import annotations
-
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
 
 from support.archive import ARCHIVED
 from support.lines import LineList
+from support.postgres import PostgresServer
 from support.retention import EVENTS, SESSIONS, OnDeleted, RetentionDB, close_run_as_peer
 from watchkeeper.database import Database
 from watchkeeper.exceptions import DatabaseUnavailableError
@@ -24,11 +24,6 @@ from watchkeeper.retention import FolderArchive, Retention
 from watchkeeper.retention._metrics import RetentionMetrics
 from watchkeeper.retention.ledger._interrupts import RunInterruptedError, RunLostError
 from watchkeeper.retention.ledger._ledger import Ledger
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from support.postgres import PostgresServer
 
 
 def leave_a_run_open(db: RetentionDB, *, lapsed: bool = True) -> None:

@@ -1,22 +1,17 @@
 """Retention beside other users of a table: it waits for locks, and its transactions are short."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from support.retention import BOTH_SCANS, EVENTS, OnDeleted, RetentionDB
 from watchkeeper.retention import Limits
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @contextmanager

@@ -1,30 +1,25 @@
 """Known faults of other retention engines that this one does not have; each test names the peer's issue."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from support.pgbouncer import running_bouncer, through
+from support.postgres import PostgresServer
 from support.prometheus import exporting, run_tool, running_prometheus, variant, wait_until
 from support.retention import BOTH_SCANS, EVENTS, OnDeleted, RetentionDB, open_databases, until
 from watchkeeper.retention._schedule import Schedule
 from watchkeeper.retention._scheduler import Scheduler
 from watchkeeper.retention.ledger._interrupts import RunLostError
 from watchkeeper.retention.run._batch import AgeRange, BatchResult
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from support.postgres import PostgresServer
 
 POLL = timedelta(milliseconds=20)
 HOLD: dict[str, Any] = {"reason": "case 7", "owner": "legal"}

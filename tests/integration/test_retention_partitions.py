@@ -1,20 +1,21 @@
 """Old partitions are dropped as a whole: their rows are counted first, and no one waits for long."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from support.archive import ARCHIVED, archived
 from support.pgbouncer import running_bouncer, through
+from support.postgres import PostgresServer
 from support.replicas import Replicas, kill_during_run
 from support.retention import EVENTS, OnDeleted, RetentionDB, hold_rows, tick_beside
 from watchkeeper.database import Database
@@ -23,13 +24,6 @@ from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.retention import Limits, Plan, RunResult
 from watchkeeper.retention.run._partition_drop import PartitionDrop
 from watchkeeper.retention.table._partitions import LOCK_TIMEOUT
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-
-    from support.postgres import PostgresServer
-
 
 KILLS = 12
 # Without one, a table whose deletes are published takes no delete.

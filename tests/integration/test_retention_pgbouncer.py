@@ -1,19 +1,13 @@
 """Retention behind a real PgBouncer in transaction mode, where no client has its own session."""
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
 
 from support.archive import ARCHIVED, archived
 from support.pgbouncer import running_bouncer, through
-from support.retention import open_databases
+from support.postgres import PostgresServer
+from support.retention import RetentionDB, open_databases
 from watchkeeper.database import Database
-
-if TYPE_CHECKING:
-    from support.postgres import PostgresServer
-    from support.retention import RetentionDB
 
 
 async def test_three_replicas_share_two_server_connections(db: RetentionDB, postgres: PostgresServer) -> None:

@@ -1,7 +1,5 @@
 """Foreign keys that refuse a delete: referenced rows stay, the others are deleted, and children go first."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from contextlib import suppress

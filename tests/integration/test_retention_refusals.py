@@ -1,7 +1,5 @@
 """Tables that retention refuses to delete from, with a message, a count and an audit entry."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 

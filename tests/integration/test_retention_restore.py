@@ -1,28 +1,22 @@
 """Restore: a run's rows come back from the archive completely and once; the rest is reported."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re
 import shlex
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.archive import ARCHIVED, difference, file_of
+from support.postgres import PostgresServer
 from support.retention import EVENTS, OPEN_RUN, RetentionDB
 from support.terminal import Terminal, check_golden, run_command
 from watchkeeper import Secret, Settings, Watchkeeper
 from watchkeeper.exceptions import ConfigurationError
-from watchkeeper.retention import Location, Policy
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.postgres import PostgresServer
-    from watchkeeper.retention import Retention
+from watchkeeper.retention import Location, Policy, Retention
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Runs on a real server: what is deleted, what stays, and what is recorded."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from datetime import datetime, timedelta

@@ -1,25 +1,20 @@
 """Retention in sessions with other settings: isolation levels, time zones, date styles."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from support.archive import ARCHIVED
+from support.postgres import PostgresServer
 from support.retention import EVENTS, RetentionDB
 from watchkeeper.retention import Condition
 from watchkeeper.retention._holds import add_hold
+from watchkeeper.retention._model import Claim
 from watchkeeper.retention.ledger._ledger import Ledger
-
-if TYPE_CHECKING:
-    from support.postgres import PostgresServer
-    from watchkeeper.retention._model import Claim
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 """What a run waits for: the server really is under pressure, the run waits, and continues afterwards."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,14 +16,8 @@ from psycopg import sql
 
 from support.postgres import SERVICE, PostgresServer
 from support.retention import EVENTS, RetentionDB, open_db, tick_beside, until
-from watchkeeper.retention import Limits, RunResult, Thresholds
+from watchkeeper.retention import Limits, Retention, RunResult, Thresholds
 from watchkeeper.retention.run._tuning import Sizes
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-
-    from watchkeeper.retention import Retention
 
 MIB = 1 << 20
 REPLICATED = {

@@ -1,20 +1,16 @@
 """The runbook's queries and commands, run against a database and a terminal."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
-if TYPE_CHECKING:
-    from support.postgres import DatabaseUrls, PostgresServer
+from support.postgres import DatabaseUrls, PostgresServer
 
 RUNBOOK = (Path(__file__).parents[2] / "infra/monitoring/README.md").read_text(encoding="utf-8")
 SQL_BLOCKS = re.findall(r"```sql\n(.*?)```", RUNBOOK, re.DOTALL)

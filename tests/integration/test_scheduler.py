@@ -1,20 +1,14 @@
 """The scheduler: it survives outages and ends in order."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
+from support.postgres import PostgresServer
 from support.retention import EVENTS, RetentionDB, until
+from watchkeeper.retention import Retention
 from watchkeeper.retention._scheduler import Scheduler
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from support.postgres import PostgresServer
-    from watchkeeper.retention import Retention
 
 POLL = timedelta(milliseconds=30)
 

@@ -1,7 +1,5 @@
 """The library's own entry point: signals, drain, exit codes, and starts that fail."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -10,17 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from support.postgres import PostgresServer
+from support.postgres import PostgresServer
 
 PROGRAM = """
 import asyncio, os, sys

@@ -1,7 +1,7 @@
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
@@ -12,18 +12,11 @@ from quart import Quart
 from quart import websocket as quart_websocket
 from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
+from starlette.websockets import WebSocket as StarletteSocket
 
-from support.asgi import SERVERS, serving, watch
+from support.asgi import SERVERS, Watched, serving, watch
 from support.websocket import Connection
 from watchkeeper.http import note_exception
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from starlette.websockets import WebSocket as StarletteSocket
-
-    from support.asgi import Watched
 
 
 async def _echo(socket: StarletteSocket | LitestarSocket[Any, Any, Any]) -> None:

@@ -1,20 +1,16 @@
 """The contents of the archive, and actions between archive and delete."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from support.retention import EVENTS, RetentionDB
 from watchkeeper.retention import FolderArchive, Location
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ARCHIVED: Final = dataclasses.replace(EVENTS, archive=True)
 

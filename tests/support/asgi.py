@@ -1,15 +1,15 @@
 """ASGI apps driven in process, message by message, and behind real servers on a free port."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
 import os
 import socket
 import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import uvicorn
 from granian.server.embed import Server as EmbeddedGranian
@@ -27,12 +27,8 @@ from watchkeeper.metrics._http import HttpMetrics
 from watchkeeper.metrics._websockets import WebsocketMetrics
 from watchkeeper.settings import Settings
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-    from pathlib import Path
-
-    Message = MutableMapping[str, Any]
-    App = Callable[..., Awaitable[None]]
+Message = MutableMapping[str, Any]
+App = Callable[..., Awaitable[None]]
 
 SERVERS: Final = ("uvicorn", "granian")
 LOCAL_HOST: Final = (b"host", b"127.0.0.1:3001")

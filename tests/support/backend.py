@@ -1,7 +1,5 @@
 """The backend for the tests: as the real program in its own process, and in the test's own process."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib
@@ -14,8 +12,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 import psycopg
@@ -24,14 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.rows import dict_row
 
 from realestate.app import create_app
+from realestate.asgi import ASGIApp
 from realestate.monitoring import Backend, build
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from realestate.asgi import ASGIApp
-    from support.postgres import DatabaseUrls, PostgresServer
+from support.postgres import DatabaseUrls, PostgresServer
 
 TOKEN: Final = "test-service-token"
 SECRET: Final = "test-webhook-secret"

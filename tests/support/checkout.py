@@ -1,7 +1,5 @@
 """Small checkouts with the real dev.py, which are set up in seconds and without a network."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

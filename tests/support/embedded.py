@@ -1,7 +1,5 @@
 """Embedded servers for tests: in this process, in others to be killed, and what they leave behind."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -12,8 +10,9 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -21,9 +20,6 @@ import pytest
 from support.postgres import quick_place
 from watchkeeper.database.embedded._paths import SUPERUSER
 from watchkeeper.database.embedded._server import EmbeddedServer
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 PROGRAM: Final = Path(__file__).with_name("embedded_process.py")
 NAME: Final = "app"

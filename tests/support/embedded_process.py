@@ -4,8 +4,6 @@ It prints a JSON line per event, and stops on SIGTERM, SIGINT or the line `stop`
 With the option `fork` a child outlives it, holding what a fork inherits.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

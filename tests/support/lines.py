@@ -1,16 +1,12 @@
 """Log lines: strict parsing, sinks that keep them, and a request line to log."""
 
-from __future__ import annotations
-
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from watchkeeper.logs._request_line import RequestLine
 from watchkeeper.logs.output._sink import Sink
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def parse_line(line: bytes | str) -> dict[str, Any]:

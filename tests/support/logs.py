@@ -1,19 +1,15 @@
 """Fixtures for logging: lines in a file, and a clean state of the logging modules after each test."""
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from support.lines import LineFile
 from watchkeeper.logs import Redactor
 from watchkeeper.logs._logging import Logging
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _install = Logging.install
 _SERVERS: Final = ("_granian", "granian.access", "uvicorn", "uvicorn.access", "uvicorn.error")

@@ -1,26 +1,21 @@
 """A registry that tests can scrape, with worker and exporter as in a keeper; and threads that use it."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from watchkeeper.metrics import Registry
 from watchkeeper.metrics.exposition._exporter import Exporter
+from watchkeeper.metrics.exposition._exposition import Exposition
 from watchkeeper.metrics.shared._worker import Worker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from watchkeeper.metrics.exposition._exposition import Exposition
 
 
 class ScrapedRegistry(Registry):

@@ -1,25 +1,19 @@
 """A real PgBouncer in transaction mode in front of a server."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from support.postgres import OWNER, SERVICE
+from support.postgres import OWNER, SERVICE, DatabaseUrls, PostgresServer
 from support.tools import require_tool
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from support.postgres import DatabaseUrls, PostgresServer
 
 _CONFIG: Final = """
 [databases]

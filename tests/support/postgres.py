@@ -12,10 +12,11 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -27,9 +28,6 @@ from watchkeeper.database._migrations import LIBRARY_MIGRATIONS
 from watchkeeper.database.embedded._account import choose_account
 from watchkeeper.database.embedded._binaries import find_binaries
 from watchkeeper.database.embedded._paths import Paths
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
 
 OWNER: Final = "keeper_owner"
 SERVICE: Final = "keeper"

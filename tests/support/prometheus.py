@@ -4,8 +4,6 @@ The processes run the files of `infra/monitoring`. `variant` changes only addres
 else is what an operator gets.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re
@@ -13,21 +11,18 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import httpx
 import yaml
 
+from support.metrics import ScrapedRegistry
 from support.tools import require_tool
 from watchkeeper.metrics.exposition._exposition import prefers_openmetrics
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from support.metrics import ScrapedRegistry
 
 MONITORING: Final = Path(__file__).parents[2] / "infra/monitoring"
 

@@ -1,7 +1,5 @@
 """Which metrics a PromQL expression reads, for tests that compare names with what is exposed."""
 
-from __future__ import annotations
-
 import re
 from typing import Final
 

@@ -5,8 +5,6 @@ A scheduled time on stdin forks a process that runs what is due; `kill` kills th
 kill a child without the risk of a reused pid. With `--archive FOLDER` rows are archived first.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import dataclasses

@@ -1,18 +1,14 @@
 """Processes that prune, to be killed during their runs."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from support.retention import RetentionDB
+from support.retention import RetentionDB
 
 ROOT: Final = Path(__file__).parents[2]
 

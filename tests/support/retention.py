@@ -1,12 +1,12 @@
 """Fixtures for retention: a database with tables to prune, and everything that retention needs around it."""
 
-from __future__ import annotations
-
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -14,22 +14,24 @@ from psycopg import sql
 
 from support.lines import LineFile
 from support.metrics import ScrapedRegistry
-from support.postgres import OWNER, SERVICE
+from support.postgres import OWNER, SERVICE, DatabaseUrls, PostgresServer
 from watchkeeper.database import Database
 from watchkeeper.logs._logging import Logging
-from watchkeeper.retention import Condition, FolderArchive, Hold, Limits, Policy, Retention
+from watchkeeper.retention import (
+    Archive,
+    Condition,
+    FolderArchive,
+    Hold,
+    Limits,
+    Policy,
+    Retention,
+    RunResult,
+)
 from watchkeeper.retention._metrics import RetentionMetrics
 from watchkeeper.retention._model import RunObserver
+from watchkeeper.retention._retention import Calendar
 from watchkeeper.retention.ledger._ledger import LEASE
 from watchkeeper.retention.run._tuning import Tuning
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
-
-    from support.postgres import DatabaseUrls, PostgresServer
-    from watchkeeper.retention import Archive, RunResult
-    from watchkeeper.retention._retention import Calendar
 
 EVENTS: Final = Policy(table="inbound_events", age_column="received_at", keep=timedelta(days=30))
 SESSIONS: Final = Policy(table="chat_sessions", age_column="updated_at", keep=timedelta(days=90))

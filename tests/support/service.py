@@ -1,7 +1,5 @@
 """A keeper for the tests of the commands: `--app support.service:keeper`."""
 
-from __future__ import annotations
-
 import os
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands as an operator runs them: in a pipe, or on a terminal with input."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re
@@ -10,14 +8,12 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from support.retention import RetentionDB
+from support.retention import RetentionDB
 
 ROOT: Final = Path(__file__).parents[2]
 GOLDEN: Final = ROOT / "tests/golden"

@@ -4,8 +4,6 @@ A missing program skips the test, and the reason names the package to install. W
 `.ci/run` installs all of them, and a skipped test would go unnoticed.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Final

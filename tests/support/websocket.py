@@ -1,23 +1,23 @@
 """A websocket client for the tests, and a connection played in process."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Message, RejectConnection, Request, TextMessage
+from wsproto.events import (
+    AcceptConnection,
+    CloseConnection,
+    Event,
+    Message,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
 
-from support.asgi import LOCAL_HOST
-
-if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
-    from wsproto.events import Event
-
-    from support.asgi import App
+from support.asgi import LOCAL_HOST, App
 
 
 def socket_scope(path: str = "/", **more: Any) -> dict[str, Any]:

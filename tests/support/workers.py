@@ -1,7 +1,5 @@
 """A small service behind real servers with several workers, and a client that counts its responses."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json
@@ -12,16 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from prometheus_client import parser as text_parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 APP: Final = """
 import json, os

@@ -1,18 +1,13 @@
-from __future__ import annotations
-
 import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from realestate.asgi import Message, Receive, Scope, Send
 from realestate.errors import ApiError, ClientLeftError
 from realestate.limits import BodyLimits
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from realestate.asgi import Message, Receive, Scope, Send
 
 
 class Reader:

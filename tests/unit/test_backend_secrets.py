@@ -1,9 +1,7 @@
-from __future__ import annotations
-
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +9,6 @@ from realestate.made_secrets import FILE_NAME, complete_secrets, read_secrets
 from realestate.settings import BackendSettings
 from support.metrics import run_together
 from watchkeeper.exceptions import ConfigurationError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_first_start_generates_the_missing_secrets(tmp_path: Path) -> None:

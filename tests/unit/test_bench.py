@@ -1,7 +1,5 @@
 """How the bench computes and reports its figures; none of these tests measures anything."""
 
-from __future__ import annotations
-
 import json
 import re
 import xml.etree.ElementTree as ET

@@ -1,7 +1,5 @@
 """How commands find the service's keeper, and their usage errors."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

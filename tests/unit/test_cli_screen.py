@@ -1,11 +1,10 @@
 """Tables, progress bars and text of the command-line interface."""
 
-from __future__ import annotations
-
 import builtins
 import io
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,9 +12,6 @@ from rich.console import Console
 from watchkeeper.cli._screen import Screen, open_screen
 from watchkeeper.cli._text import format_bytes, format_days, format_duration, format_rows, printable
 from watchkeeper.retention._model import Pressure
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROWS = [["inbound_events", "2026-11-23 15:48", "x" * 50], ["chat_sessions", "-", "short"]]
 

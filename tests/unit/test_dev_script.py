@@ -1,19 +1,15 @@
 """Decisions of dev.py that start no process."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 SCRIPT = Path(__file__).parents[2] / "dev.py"
 PROJECT = '[build-system]\nrequires = []\n[project]\nname = "small"\n[tool.ruff]\nline-length = 100\n'

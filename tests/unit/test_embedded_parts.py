@@ -1,13 +1,12 @@
-from __future__ import annotations
-
 import errno
 import os
 import pwd
 import re
 import stat
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,9 +21,6 @@ from watchkeeper.database.embedded._supervisor._parent import StoppedError, read
 from watchkeeper.database.embedded._supervisor._predecessor import is_ready, is_server, recorded_pid
 from watchkeeper.database.embedded._supervisor._server_log import ServerLog
 from watchkeeper.exceptions import ConfigurationError, EmbeddedServerError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 PATHS = Paths(state=Path("/srv/state"))
 ME = Account(name="me", uid=os.geteuid(), gid=os.getegid(), is_other=False)

@@ -1,12 +1,11 @@
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gzip
 import ssl
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,10 +15,7 @@ from watchkeeper.health._runner import CheckRunner
 from watchkeeper.logs import RequestContext
 from watchkeeper.logs._context import bind_request, unbind_request
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def _answer(status: str = "200 OK", body: bytes = b"", **headers: str) -> bytes:

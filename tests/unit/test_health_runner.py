@@ -1,21 +1,16 @@
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from watchkeeper.exceptions import ConfigurationError
+from watchkeeper.health import CheckResult
 from watchkeeper.health._runner import CheckRunner
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from watchkeeper.health import CheckResult
 
 SHORT = timedelta(milliseconds=50)
 

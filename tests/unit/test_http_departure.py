@@ -1,16 +1,12 @@
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.asgi import response_body, response_start, scope_of, sends, watch
 from watchkeeper.http._disconnect import can_poll, poll
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 LATER = 0.02
 

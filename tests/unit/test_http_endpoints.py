@@ -1,21 +1,15 @@
-from __future__ import annotations
-
 import asyncio
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.asgi import LOCAL_HOST, fetch, response_body, response_start, sends, watch
+from support.asgi import LOCAL_HOST, Watched, fetch, response_body, response_start, sends, watch
 from watchkeeper.exceptions import DatabaseUnavailableError
 from watchkeeper.health._runner import CheckRunner
 from watchkeeper.settings import Secret
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.asgi import Watched
 
 TOKEN = "t0ken-of-the-test"
 BEARER = (b"authorization", b"Bearer " + TOKEN.encode())

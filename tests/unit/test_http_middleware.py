@@ -1,29 +1,23 @@
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import copy
 import json
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi import LOCAL_HOST, fetch, response_body, response_start, scope_of, sends, watch
+from support.asgi import LOCAL_HOST, Message, fetch, response_body, response_start, scope_of, sends, watch
 from watchkeeper.http import error_body, name_route, note_exception
 from watchkeeper.http._request_recorder import SEND_BUFFER
 from watchkeeper.logs import current_request, trace_headers
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
-    from pathlib import Path
-
-    from support.asgi import Message
-
-    Send = Callable[[Message], Awaitable[None]]
+Send = Callable[[Message], Awaitable[None]]
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -1,18 +1,12 @@
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.asgi import LOCAL_HOST, fetch, response_body, response_start, watch
+from support.asgi import LOCAL_HOST, Watched, fetch, response_body, response_start, watch
 from watchkeeper.http._sampling import RANDOM_FROM, sample_floor
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.asgi import Watched
 
 KEPT = "4bf92f3577b34da6a3" + "f" * 14
 DROPPED = "4bf92f3577b34da6a3" + "0" * 13 + "1"

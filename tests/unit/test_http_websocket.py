@@ -1,20 +1,14 @@
-from __future__ import annotations
-
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.asgi import LOCAL_HOST, watch
+from support.asgi import LOCAL_HOST, Watched, watch
 from support.websocket import play
 from watchkeeper.http import name_route, note_exception
 from watchkeeper.logs import current_request
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from support.asgi import Watched
 
 ROUTE = "/feed/{id}"
 ACCEPT = {"type": "websocket.accept"}

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import asyncio
 import concurrent.futures
 import contextvars
@@ -7,15 +5,13 @@ import functools
 import sys
 import threading
 import types
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from watchkeeper.logs import RequestContext, current_request, propagate_context_to_threads, trace_headers
 from watchkeeper.logs._context import bind_request, unbind_request
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -1,12 +1,12 @@
-from __future__ import annotations
-
 import asyncio
 import base64
 import logging
 import re
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -18,10 +18,6 @@ from watchkeeper.logs._context import bind_request, unbind_request
 from watchkeeper.logs._levels import LEVELS, parse_level
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs._render import MAX_LINE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 CANONICAL = ["level", "time", "service", "env"]
 

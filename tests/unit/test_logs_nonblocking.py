@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import errno
 import fcntl
 import gc
@@ -13,17 +11,14 @@ import threading
 import time
 import tty
 import weakref
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from watchkeeper.logs.output._nonblocking import NonBlockingWriter
 from watchkeeper.logs.output._sink import Sink
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 MOMENT = timedelta(milliseconds=20)
 TIMEOUT = timedelta(seconds=10)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import asyncio
 import errno
 import fcntl
@@ -9,9 +7,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -19,10 +18,6 @@ from support.lines import LineFile
 from support.metrics import run_together
 from watchkeeper.logs._logging import Logging
 from watchkeeper.logs.output._sink import DROP_REASONS, Sink
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 SHORT = timedelta(milliseconds=30)
 TIMEOUT = timedelta(milliseconds=200)

@@ -1,7 +1,6 @@
-from __future__ import annotations
-
 import subprocess
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,9 +15,6 @@ from support.tools import require_tool
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._http import HttpMetrics
 from watchkeeper.metrics.exposition._exposition import prefers_openmetrics
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -1,19 +1,15 @@
-from __future__ import annotations
-
 import math
 import threading
+from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.metrics import ScrapedRegistry, fast_switching, run_together
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._children import RequestChild
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 
 @pytest.fixture(params=["alone", "shared"])

@@ -1,7 +1,5 @@
 """Scrapes of several workers: multiprocess modes, exemplars, and how long they hold up the event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import gc
@@ -14,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from time import thread_time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,16 +27,12 @@ from support.asgi import fetch, watch
 from support.metrics import ScrapedRegistry
 from support.workers import samples_of
 from watchkeeper.exceptions import MetricError
+from watchkeeper.metrics._children import CounterChild
+from watchkeeper.metrics._family import MultiprocessMode
 from watchkeeper.metrics._http import HttpMetrics
 from watchkeeper.metrics._store import MAX_EXEMPLARS
+from watchkeeper.metrics.exposition._exporter import Exporter
 from watchkeeper.metrics.exposition._exposition import Exposition, accepts_gzip
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-
-    from watchkeeper.metrics._children import CounterChild
-    from watchkeeper.metrics._family import MultiprocessMode
-    from watchkeeper.metrics.exposition._exporter import Exporter
 
 
 def worker(folder: Path, errors: list[MetricError] | None = None, **options: Any) -> ScrapedRegistry:

@@ -1,7 +1,5 @@
 """Damaged slots, unusable folders, and threads that count while their worker joins an instance."""
 
-from __future__ import annotations
-
 import gc
 import itertools
 import math
@@ -9,26 +7,22 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.metrics import ScrapedRegistry, fast_switching, run_together
-from support.workers import samples_of
+from support.workers import Samples, samples_of
 from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._store import LocalMemory
 from watchkeeper.metrics.exposition._reader import Reader
 from watchkeeper.metrics.shared._instance import Instance
 from watchkeeper.metrics.shared._processes import is_running, start_time
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from support.workers import Samples
 
 
 def worker(

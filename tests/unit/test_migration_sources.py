@@ -1,17 +1,12 @@
 """Migration files: how they are named, numbered and compared."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from watchkeeper.database import MigrationSource
 from watchkeeper.database._migrations import LIBRARY_MIGRATIONS, find_missing
 from watchkeeper.exceptions import MigrationError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def _source(folder: Path, **files: str) -> MigrationSource:

@@ -1,7 +1,5 @@
 """What the migrator decides before it asks a server."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """What a retention policy accepts, and what it refuses."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """Named queries and the format of their files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

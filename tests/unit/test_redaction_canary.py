@@ -1,14 +1,13 @@
 """Secrets wherever a service might log one: the whole output is searched for them."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import logging
 import sys
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -19,9 +18,6 @@ from watchkeeper.logs import Redactor, RequestContext
 from watchkeeper.logs._context import bind_request, unbind_request
 from watchkeeper.logs._logging import Logging
 from watchkeeper.settings import Secret
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 REGISTERED = "c4n4ry/Reg+istered=="
 UNKNOWN = "c4n4ryUnknown"

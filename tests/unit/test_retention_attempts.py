@@ -1,7 +1,5 @@
 """When a scheduled time is tried and retried."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The size of batches follows the duration of the last ones; latency does not count."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """Notes about partitions that are not dropped as a whole."""
 
-from __future__ import annotations
-
 from watchkeeper.retention.table._partitions import abbreviate, explain_kept
 
 

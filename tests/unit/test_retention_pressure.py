@@ -1,7 +1,5 @@
 """The thresholds at which a run waits, and at which it continues."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

@@ -1,22 +1,17 @@
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from litestar import Litestar, get
-from litestar.params import FromPath  # noqa: TC002 - Litestar reads the annotations
+from litestar.params import FromPath
 from quart import Quart
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from support.asgi import fetch, watch
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from starlette.requests import Request
 
 
 async def _page(_request: Request) -> PlainTextResponse:

@@ -1,20 +1,16 @@
-from __future__ import annotations
-
 import warnings
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from litestar import Controller, Litestar, Router, asgi, get, post
-from litestar.params import FromPath  # noqa: TC002 - Litestar reads the annotations
+from litestar.params import FromPath
 from quart import Blueprint, Quart
 from starlette.responses import PlainTextResponse
 
 from support.asgi import fetch, watch
 from watchkeeper.http import note_exception
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @get("/items/{item_id:int}", sync_to_thread=False)

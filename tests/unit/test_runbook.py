@@ -1,7 +1,5 @@
 """The runbook is true: names, anchors, paths, settings, and the line that it shows."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import MISSING, Field, fields

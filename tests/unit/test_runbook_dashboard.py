@@ -1,7 +1,5 @@
 """The dashboard and its provisioning, as Grafana reads them."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The alert rules as they are written; promtool tests what they do."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scheduled times, above all on the days when clocks change."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 

@@ -1,15 +1,10 @@
 """How tests find external programs."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from support.tools import require_postgres, require_tool
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def program(path: Path) -> Path:

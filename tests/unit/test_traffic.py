@@ -1,8 +1,6 @@
-from __future__ import annotations
-
 import io
 import random
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,9 +12,6 @@ from realestate_traffic.player import Play, Player
 from realestate_traffic.tally import Tally, series
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.settings import Settings
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRETS = {"SERVICE_TOKEN": "token", "WEBHOOK_SECRETS": "moltbot=new,moltbot=old,crm=other"}
 

@@ -45,10 +45,7 @@ def has_service_token(request: StrictRequest) -> bool:
         return False
     if len(given) > 1:
         raise ApiError(
-            401,
-            "unauthorized",
-            "Authorization is sent more than once: send it once.",
-            headers=_CHALLENGE,
+            401, "unauthorized", "Authorization is sent more than once: send it once.", headers=_CHALLENGE
         )
     scheme, _, token = given[0].partition(" ")
     if not _expected(request).matches(token.strip()) or scheme.lower() != "bearer":

@@ -51,13 +51,7 @@ LEASE: Final = timedelta(seconds=60)
 class Ledger:
     """Claims runs, counts what they delete, and closes them; `redact` masks secrets in stored errors."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        redact: Callable[[str], str],
-        lease: timedelta = LEASE,
-    ) -> None:
+    def __init__(self, database: Database, *, redact: Callable[[str], str], lease: timedelta = LEASE) -> None:
         self._database = database
         self._redact = redact
         self.lease = lease
@@ -253,12 +247,7 @@ class Ledger:
 
     async def _append(self, conn: AsyncConnection[Any], claim: Claim, payload: dict[str, object]) -> int:
         return await append(
-            conn,
-            actor_type="system",
-            actor_id=ACTOR,
-            action=ACTION,
-            entity=claim.table_name,
-            payload=payload,
+            conn, actor_type="system", actor_id=ACTOR, action=ACTION, entity=claim.table_name, payload=payload
         )
 
 

@@ -29,11 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@post(
-    "/api/listings",
-    guards=[require_service_token],
-    responses=documented(400, 401, 408, 413, 422, 503),
-)
+@post("/api/listings", guards=[require_service_token], responses=documented(400, 401, 408, 413, 422, 503))
 async def create_listing(request: StrictRequest, data: JSONBody[Draft]) -> Response[Listing]:
     """Store a listing; with an `Idempotency-Key`, a repeat returns the first listing."""
     check_draft(data)
