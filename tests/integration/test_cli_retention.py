@@ -207,7 +207,7 @@ async def test_invalid_budget_is_a_usage_error(db: RetentionDB) -> None:
     for given in ("abc", "7", "nan"):
         answer = run_command(db, "retention", "run", "--yes", "--budget", given)
         assert answer.code == 2
-        assert "argument --budget: a share is a number over 0 and up to 1, such as 0.5" in answer.err
+        assert "argument --budget: a share is greater than 0 and at most 1, such as 0.5" in answer.err
 
 
 async def test_policies_that_fail(db: RetentionDB) -> None:

@@ -177,7 +177,7 @@ async def test_deep_tree_is_deleted_over_several_runs(db: RetentionDB, *, indexe
     """A run does so many levels and says so; rows in a circle stay."""
     if indexed:
         db.force_index_scans()
-    db.tune(most_reference_passes=5)
+    db.tune(max_reference_passes=5)
     make_tree(db)
     db.sql("INSERT INTO tree SELECT g, nullif(g - 1, 0), '2000-01-01' FROM generate_series(1, 30) g")
     db.sql("INSERT INTO tree VALUES (101, NULL, '2000-01-01'), (102, 101, '2000-01-01')")

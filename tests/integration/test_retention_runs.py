@@ -174,7 +174,7 @@ async def test_table_without_a_policy_is_refused_with_a_suggestion(db: Retention
         ConfigurationError, match=r"no policy on inbound_event\. Did you mean inbound_events\?"
     ):
         await db.retention().run_now(["inbound_event"])
-    with pytest.raises(ConfigurationError, match="There are: inbound_events, chat_sessions"):
+    with pytest.raises(ConfigurationError, match="Known policies: inbound_events, chat_sessions"):
         await db.retention().plan(["xyz"])
 
 
@@ -273,10 +273,10 @@ async def test_plan_shows_bytes_and_duration(any_db: RetentionDB) -> None:
             10,
             True,
             "index scan",
-            r"0\.1% of a sample is old and the index inbound_events_received_at_idx leads to it",
+            r"0\.1% of sampled rows are past the horizon and the index inbound_events_received_at_idx",
         ),
-        (10, False, "block scan", r"0\.1% of a sample is old and no index begins with received_at"),
-        (9000, True, "block scan", r"47\.4% of a sample is old"),
+        (10, False, "block scan", r"0\.1% of sampled rows .* and no index begins with received_at"),
+        (9000, True, "block scan", r"47\.4% of sampled rows are past the horizon"),
     ],
 )
 async def test_plan_shows_the_scan_and_its_reason(

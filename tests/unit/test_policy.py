@@ -42,45 +42,45 @@ def test_no_spelling_of_the_audit_log_is_accepted(
 ) -> None:
     """Capitals, quotes, schemas and blanks in any mixture do not hide it."""
     name = "".join(c.upper() if up else c for c, up in zip("audit_log", capitals, strict=True))
-    with pytest.raises(PolicyRefusedError, match=r"audit log is never pruned \(compliance\)"):
+    with pytest.raises(PolicyRefusedError, match=r"audit log cannot be pruned, for compliance"):
         policy(f"{blank}{schema}{quote}{name}{quote[::-1]}{blank}")
 
 
 @pytest.mark.parametrize("schema", [None, "public", "archive"])
 def test_policy_on_the_audit_log_is_refused_in_any_schema(schema: str | None) -> None:
     """A separate schema argument does not help either."""
-    with pytest.raises(PolicyRefusedError, match="never pruned"):
+    with pytest.raises(PolicyRefusedError, match="cannot be pruned"):
         policy("audit_log", schema=schema)
 
 
 @pytest.mark.parametrize("table", sorted(set(PROTECTED_TABLES) - {"audit_log"}))
 def test_policy_on_the_ledger_is_refused(table: str) -> None:
     """The record of what was pruned is kept."""
-    with pytest.raises(PolicyRefusedError, match=f"{table} is the record of what was pruned"):
+    with pytest.raises(PolicyRefusedError, match=f"{table} records what was pruned"):
         policy(table)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"table": ""}, "table is a name, not empty and without blanks around it"),
-        ({"table": " events"}, "table is a name, not empty and without blanks"),
-        ({"table": 5}, "takes its table as text"),
-        ({"table": "public.events"}, "the schema has its own argument"),
-        ({"table": 'ev"ents'}, "without quotes and dots"),
-        ({"table": "events\x00"}, "without quotes and dots"),
-        ({"table": "events\ud800"}, "without quotes and dots"),
+        ({"table": ""}, "table must be a non-empty name without outer whitespace"),
+        ({"table": " events"}, "table must be a non-empty name"),
+        ({"table": 5}, "table must be a string"),
+        ({"table": "public.events"}, "pass the schema separately"),
+        ({"table": 'ev"ents'}, "without quotes or dots"),
+        ({"table": "events\x00"}, "without quotes or dots"),
+        ({"table": "events\ud800"}, "without quotes or dots"),
         ({"table": "é" * 32}, "more than 63 bytes"),
-        ({"age_column": ""}, "age_column is a name"),
-        ({"age_column": None}, "age_column is a name"),
+        ({"age_column": ""}, "age_column must be a non-empty name"),
+        ({"age_column": None}, "age_column must be a non-empty name"),
         ({"age_column": 'x" < now()'}, "age_column is a plain name"),
-        ({"schema": ""}, "schema is a name"),
+        ({"schema": ""}, "schema must be a non-empty name"),
         ({"schema": "a.b"}, "schema is a plain name"),
-        ({"keep": 30}, "takes keep as a timedelta"),
-        ({"keep": timedelta(0)}, "at least a day"),
-        ({"keep": timedelta(days=-30)}, "at least a day"),
-        ({"keep": timedelta(hours=23)}, "at least a day"),
-        ({"keep": timedelta.max}, "at most 100 years"),
+        ({"keep": 30}, "keep must be a timedelta"),
+        ({"keep": timedelta(0)}, "between 1 day and 100 years"),
+        ({"keep": timedelta(days=-30)}, "between 1 day and 100 years"),
+        ({"keep": timedelta(hours=23)}, "between 1 day and 100 years"),
+        ({"keep": timedelta.max}, "between 1 day and 100 years"),
     ],
 )
 def test_invalid_policy_is_refused(changes: dict[str, object], sentence: str) -> None:

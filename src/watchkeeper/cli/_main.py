@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 GROUPS: Final = (
     Group(
         name="retention",
-        help="how long rows are kept, and the runs that delete older ones",
+        help="manage data retention",
         commands=(PLAN, RUN, STATUS, HISTORY, PAUSE, RESUME, CANCEL, HOLD, RESTORE),
     ),
     Group(name="audit", help="the record of who did what", commands=(LIST,)),
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None, keeper: Watchkeeper | None = None) -
 
     Args:
         argv: The arguments; default those of the process.
-        keeper: The service's keeper, if a program of its own calls this; default: the one that `--app` names.
+        keeper: The service's keeper, if another program calls this; default: the one that `--app` names.
     """
-    parser = _make_parser(given=keeper is not None)
+    parser = _make_parser(has_keeper=keeper is not None)
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse has printed its message
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None, keeper: Watchkeeper | None = None) -
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     if screen.terminal:
-        # The command's own output is enough; JSON lines in between would only disturb.
+        # The command's own output is enough; JSON lines in between would clutter the display.
         keeper.logging.set_level("fatal")
     # The pool's warnings are repeated in the error that the command ends with.
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
@@ -94,9 +94,9 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
         return await command.execute(keeper, arguments, screen)
 
 
-def _make_parser(*, given: bool) -> argparse.ArgumentParser:
-    program = "keep" if given else "watchkeeper"
-    app = "" if given else "[--app MODULE:ATTRIBUTE] "
+def _make_parser(*, has_keeper: bool) -> argparse.ArgumentParser:
+    program = "keep" if has_keeper else "watchkeeper"
+    app = "" if has_keeper else "[--app MODULE:ATTRIBUTE] "
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{program} {app}GROUP COMMAND [OPTIONS]",
@@ -106,7 +106,7 @@ def _make_parser(*, given: bool) -> argparse.ArgumentParser:
     )
     parser.set_defaults(app=None, json=False)
     parser.add_argument("--version", action="version", version=f"watchkeeper {__version__}")
-    if not given:
+    if not has_keeper:
         parser.add_argument(
             "--app",
             metavar="MODULE:ATTRIBUTE",
@@ -123,9 +123,9 @@ def _add(
     *,
     help_: str | None = None,
 ) -> None:
-    actions = parser.add_subparsers(metavar=metavar, prog=parser.prog, required=True, help=help_)
+    subparsers = parser.add_subparsers(metavar=metavar, prog=parser.prog, required=True, help=help_)
     for command in commands:
-        added = actions.add_parser(command.name, help=command.help, description=_sentence(command.help))
+        added = subparsers.add_parser(command.name, help=command.help, description=_sentence(command.help))
         if isinstance(command, Group):
             _add(added, command.commands, "COMMAND")
         else:

@@ -1,17 +1,17 @@
-"""Retention of one service: runs its policies on schedule, once over all replicas.
+"""Retention of one service: runs its policies on schedule, once across all replicas.
 
-Purpose: delete rows that are older than their policy keeps them, in bounded batches. Each run writes an entry
+Purpose: delete rows older than their policy's retention period, in bounded batches. Each run writes an entry
 to the audit log.
 
 Lines:
     `{type: "job", name: "retention", status: "scheduled", due}` when the policies were registered, and when a
-    run was stopped with its process (another process continues it); `started`, then `completed` or `failed`
-    (level error, with `error`) around the runs of one tick; `stopped` when an operator stopped a manual run.
+    run was stopped because its process stopped (another process continues it); `started`, then `completed` or
+    `failed` (level error, with `error`) around the runs of one tick; `stopped` when a manual run was stopped.
     `{type: "retention", table, deleted, status, run, duration}` for each run; level error, with `error`, if
     it failed or was refused; `msg` says which old partitions could not be dropped, and why. During a run:
-    `waiting` and `resumed`, with `reason`. Once: `missing_privilege` with `msg`.
+    `waiting` and `resumed`, with `reason`. `missing_privilege`, with `msg`, is logged once.
 
-Metrics: those of `RetentionMetrics`.
+Metrics: see `RetentionMetrics`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention._metrics import RetentionMetrics
 
 # Errors that end the run of one policy; a database outage ends the whole tick.
-_ERRORS_OF_ONE_POLICY: Final = (RetentionError, AuditError, psycopg.Error)
+_POLICY_ERRORS: Final = (RetentionError, AuditError, psycopg.Error)
 
 
 class Calendar(Protocol):
@@ -79,11 +79,11 @@ class Retention:
 
     Args:
         database: The database with the tables and the ledger.
-        policies: At most one per table.
+        policies: The policies, at most one per table.
         schedule: When the policies run.
-        metrics: Counts the runs.
-        logging: Writes the lines; its redactor masks secrets in errors that the ledger keeps.
-        lease: How long after its last heartbeat another process may close a run; default 60 seconds.
+        metrics: Records run metrics.
+        logging: Writes log lines; its redactor masks secrets in errors that the ledger stores.
+        lease: Time without a heartbeat after which another process may close a run; default 60 seconds.
         limits: Limits of each run, unless an operator overrides them.
         archive: Stores the rows of policies that archive.
         free_space: Returns the free and the total bytes of the disk with the database's files; default:
@@ -91,11 +91,11 @@ class Retention:
         tuning: Internal sizes and waits of a run.
 
     Raises:
-        PolicyRefusedError: Two policies have the same table.
+        PolicyRefusedError: Two policies apply to the same table.
         ConfigurationError: A policy archives, and there is no archive.
     """
 
-    def __init__(  # noqa: PLR0913 - it joins the parts
+    def __init__(  # noqa: PLR0913 - composition root
         self,
         database: Database,
         policies: Iterable[Policy],
@@ -104,10 +104,10 @@ class Retention:
         metrics: RetentionMetrics,
         logging: Logging,
         lease: timedelta = LEASE,
-        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        limits: Limits = Limits(),  # noqa: B008 - immutable default
         archive: Archive | None = None,
         free_space: Callable[[], tuple[int, int] | None] = lambda: None,
-        tuning: Tuning = Tuning(),  # noqa: B008 - it is frozen
+        tuning: Tuning = Tuning(),  # noqa: B008 - immutable default
     ) -> None:
         self._database = database
         self._policies = check_policies(policies)
@@ -127,20 +127,20 @@ class Retention:
         )
         self._stop = asyncio.Event()
         self._registered = False
-        # Failed claims by table: how many in a row, and when to try again.
+        # Consecutive failed claims by table, and when to try again.
         self._failed_claims: dict[str, tuple[int, float]] = {}
-        self._unclosable: set[int] = set()
+        self._reported_close_failures: set[int] = set()
 
     def next_due(self, now: datetime) -> datetime:
         """Return when the next run is scheduled after `now`."""
         return self._schedule.next_after(now)
 
     def interrupt(self) -> None:
-        """Stop the current run after its transaction, close it, and start no further run."""
+        """Stop and close the current run after its transaction, and start no other run."""
         self._stop.set()
 
     async def register(self) -> None:
-        """Record the policies in the database; a policy is scheduled from its first registration on."""
+        """Record the policies in the database; a policy's schedule starts when it is first registered."""
         await self._ledger.register(self._policies)
         self._registered = True
         self.log.job_scheduled(self._schedule.next_after(await self._ledger.now()))
@@ -157,7 +157,7 @@ class Retention:
         try:
             results += await self._close_lapsed()
             due = self._schedule.last_before(await self._ledger.now())
-            for policy in await self._in_order(self._policies):
+            for policy in await self._order_by_reference(self._policies):
                 if self._stop.is_set():
                     break
                 result = await self._run_if_due(policy, due)
@@ -174,12 +174,12 @@ class Retention:
         limits: Limits | None = None,
         observer: RunObserver | None = None,
     ) -> list[RunResult]:
-        """Run policies now, whatever the schedule says.
+        """Run policies now, regardless of the schedule.
 
         Args:
             tables: Names of the policies; default all.
             limits: Limits of each run; default those of scheduled runs.
-            observer: Receives the events of these runs, besides the log and the metrics.
+            observer: Receives the events of these runs, in addition to the log and the metrics.
         """
         chosen = select_policies(self._policies, tables)
         await self._ledger.register(self._policies)
@@ -187,10 +187,10 @@ class Retention:
         results: list[RunResult] = []
         try:
             await self._close_lapsed()
-            for policy in await self._in_order(chosen):
+            for policy in await self._order_by_reference(chosen):
                 try:
                     claim = await self._ledger.claim_now(policy)
-                except _ERRORS_OF_ONE_POLICY as error:
+                except _POLICY_ERRORS as error:
                     result = RunResult(table=policy.name, status="failed", error=error)
                     observers.finished(result)
                 else:
@@ -214,11 +214,11 @@ class Retention:
             try:
                 async with self._database.transaction() as conn, self._database.owner() as owner:
                     obstacle = await find_obstacle(conn, policy.name)
-                    found = await plan(
+                    planned = await plan(
                         conn, owner, policy, now=now, limits=limits or self.limits, tuning=self._tuning
                     )
-                plans.append(replace(found, problem=obstacle or found.problem))
-            except _ERRORS_OF_ONE_POLICY as error:
+                plans.append(replace(planned, problem=obstacle or planned.problem))
+            except _POLICY_ERRORS as error:
                 plans.append(Plan(policy=policy, horizon=policy.horizon(now), problem=str(error)))
         return plans
 
@@ -230,11 +230,11 @@ class Retention:
             return await read_status(conn, chosen, self._schedule.next_after(now), now)
 
     async def history(self, tables: Iterable[str] | None = None, *, limit: int = 20) -> list[PastRun]:
-        """Return past runs, the latest first.
+        """Return past runs, newest first.
 
         Args:
             tables: Names of the policies; default all.
-            limit: Largest number of runs.
+            limit: Maximum number of runs to return.
         """
         chosen = select_policies(self._policies, tables)
         async with self._database.connection() as conn:
@@ -253,14 +253,14 @@ class Retention:
                 self._metrics.show_activity(table, paused=paused, waiting=waiting)
         await self.backlog.refresh()
 
-    async def _in_order(self, policies: Sequence[Policy]) -> Sequence[Policy]:
-        """Return the policies with referencing tables first, so that referenced rows are free after them."""
+    async def _order_by_reference(self, policies: Sequence[Policy]) -> Sequence[Policy]:
+        """Return the policies with referencing tables first, so that referenced rows become eligible."""
         if len(policies) < 2:
             return policies
         try:
             async with self._database.connection() as conn:
                 return await order_policies(conn, policies)
-        except psycopg.Error:  # any order is correct; a later run deletes the rest
+        except psycopg.Error:  # any order is correct; a later run deletes the remaining rows
             return policies
 
     async def _run_if_due(self, policy: Policy, due: datetime) -> RunResult | None:
@@ -269,7 +269,7 @@ class Retention:
             return None
         try:
             claim = await self._ledger.claim_scheduled(policy, due)
-        except _ERRORS_OF_ONE_POLICY as error:
+        except _POLICY_ERRORS as error:
             wait = RETRY_WAITS[min(failures, len(RETRY_WAITS) - 1)].total_seconds()
             self._failed_claims[policy.name] = (failures + 1, time.monotonic() + wait)
             result = RunResult(table=policy.name, status="failed", error=error)
@@ -302,11 +302,11 @@ class Retention:
         for claim in await self._ledger.find_lapsed():
             try:
                 result = await self._ledger.close_lapsed(claim, interrupted(claim))
-            except _ERRORS_OF_ONE_POLICY as error:
-                # Its policy cannot run until this run is closed; report that once, not with each tick.
-                if claim.id in self._unclosable:
+            except _POLICY_ERRORS as error:
+                # Its policy cannot run until this run is closed; report it once, not on every tick.
+                if claim.id in self._reported_close_failures:
                     continue
-                self._unclosable.add(claim.id)
+                self._reported_close_failures.add(claim.id)
                 result = RunResult(
                     table=claim.table_name,
                     status="failed",

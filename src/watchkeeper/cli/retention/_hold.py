@@ -1,4 +1,4 @@
-"""`retention hold`: holds rows that their policy would delete, lists the holds and releases them."""
+"""`retention hold`: protects rows from deletion, lists the holds and releases them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _add_hold(parser: argparse.ArgumentParser) -> None:
         "--where",
         action="append",
         metavar="CONDITION",
-        help="such as 'customer_id = 42' or \"id in (a, b)\"; repeat it for rows that meet several",
+        help="such as 'customer_id = 42' or \"id in (a, b)\"; repeat it: rows must match all of them",
     )
     rows.add_argument("--all", action="store_true", help="hold every row")
     parser.add_argument("--reason", required=True, help="why the rows are held")
     add_by(parser, option="--owner")
-    parser.add_argument("--until", metavar="TIME", help="when the hold expires: 2027-01-31, or with a time")
+    parser.add_argument("--until", metavar="TIME", help="expiry as a date or ISO 8601 time: 2027-01-31")
 
 
 async def _execute_add(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -44,9 +44,9 @@ async def _execute_add(keeper: Watchkeeper, arguments: argparse.Namespace, scree
     )
     rows = await operator.count_held(hold)
     if screen.json:
-        screen.write_json([{**_document(hold), "rows": rows}])
+        screen.write_json([{**_to_json(hold), "rows": rows}])
     else:
-        screen.write_line(f"{_sentence(hold, screen)}; {_count(rows)}")
+        screen.write_line(f"{_format_hold(hold, screen)}; {_describe_count(rows)}")
     return 0
 
 
@@ -71,23 +71,23 @@ async def _execute_release(keeper: Watchkeeper, arguments: argparse.Namespace, s
 
 HOLD: Final = Group(
     name="hold",
-    help="rows that are kept although their policy would delete them",
+    help="protect rows from deletion",
     commands=(
         Command(
             name="add",
-            help="hold rows, whatever their policy says",
+            help="protect rows, regardless of their policy",
             arguments=(add_table, _add_hold, add_json),
             execute=_execute_add,
         ),
         Command(
             name="list",
-            help="show the holds in force",
+            help="list holds (only active ones by default)",
             arguments=(_add_ended, add_json),
             execute=_execute_list,
         ),
         Command(
             name="release",
-            help="release a hold; the next run deletes its rows",
+            help="release a hold; the next run deletes its rows if they are past the horizon",
             arguments=(_add_number, add_by, add_json),
             execute=_execute_release,
         ),
@@ -95,10 +95,10 @@ HOLD: Final = Group(
 )
 
 
-def _count(rows: int | None) -> str:
+def _describe_count(rows: int | None) -> str:
     if rows is None:
-        return "it holds rows, too many to count"
-    return f"it holds {format_rows(rows)} now" if rows else "it holds no row now: check the condition"
+        return "it matches too many rows to count"
+    return f"it holds {format_rows(rows)} now" if rows else "no rows match: check the condition"
 
 
 def _parse_time(text: str, zone: str) -> datetime:
@@ -111,7 +111,7 @@ def _parse_time(text: str, zone: str) -> datetime:
 
 def _show(holds: Sequence[Hold], screen: Screen, *, ended: bool) -> None:
     if screen.json:
-        screen.write_json([_document(hold) for hold in holds])
+        screen.write_json([_to_json(hold) for hold in holds])
     elif screen.terminal:
         released = ["Released"] if ended else []
         screen.write_table(
@@ -132,10 +132,10 @@ def _show(holds: Sequence[Hold], screen: Screen, *, ended: bool) -> None:
         )
     else:
         for hold in holds:
-            screen.write_line(_sentence(hold, screen))
+            screen.write_line(_format_hold(hold, screen))
 
 
-def _sentence(hold: Hold, screen: Screen) -> str:
+def _format_hold(hold: Hold, screen: Screen) -> str:
     until = f" until {screen.format_time(hold.until)}" if hold.until else ""
     released = ""
     if hold.released_at:
@@ -146,7 +146,7 @@ def _sentence(hold: Hold, screen: Screen) -> str:
     )
 
 
-def _document(hold: Hold) -> dict[str, object]:
+def _to_json(hold: Hold) -> dict[str, object]:
     return {
         "hold": hold.id,
         "table": hold.table_name,

@@ -1,4 +1,4 @@
-"""`retention run`: deletes rows that are older than their policy keeps them, now."""
+"""`retention run`: deletes rows past their retention period now, regardless of the schedule."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--budget",
         type=_share,
         metavar="SHARE",
-        help="share of the time to be busy, 1 to run flat out; default WATCHKEEPER_RETENTION_BUDGET",
+        help="share of the time spent deleting, 1 for no pauses; default WATCHKEEPER_RETENTION_BUDGET",
     )
 
 
@@ -56,7 +56,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
         if not arguments.yes:
             if not await _confirm(plans, screen):
                 return int(problems > 0)
-            tables = list(totals)  # those in the question
+            tables = list(totals)  # those the user confirmed
     with _stop_on_signal(retention), screen.progress(totals) as bars:
         results = await retention.run_now(tables, limits=limits, observer=bars)
     _show(results, screen)
@@ -65,7 +65,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 
 RUN: Final = Command(
     name="run",
-    help="delete rows that are older than their policy keeps them, now",
+    help="run policies now: delete rows past their retention period",
     arguments=(add_tables, _add_limits, add_yes, add_json),
     execute=_execute,
 )
@@ -77,7 +77,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0.0 < share <= 1.0:
-        raise argparse.ArgumentTypeError(f"a share is a number over 0 and up to 1, such as 0.5, not {text}")
+        raise argparse.ArgumentTypeError(f"a share is greater than 0 and at most 1, such as 0.5, not {text}")
     return share
 
 
@@ -99,7 +99,7 @@ async def _confirm(plans: Sequence[Plan], screen: Screen) -> bool:
 
 @contextmanager
 def _stop_on_signal(retention: Retention) -> Iterator[None]:
-    """Let Ctrl-C stop the run between two transactions, closed and audited."""
+    """Let Ctrl-C stop the run between two transactions; the run is closed and audited."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, retention.interrupt)
     loop.add_signal_handler(signal.SIGTERM, retention.interrupt)

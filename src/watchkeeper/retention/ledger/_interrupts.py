@@ -95,7 +95,7 @@ async def check_interrupts(conn: AsyncConnection[Any], claim: Claim) -> None:
     raise_if_interrupted(claim, await found.fetchone())
 
 
-async def show_plan(conn: AsyncConnection[Any], claim: Claim, rows: float) -> None:
+async def record_planned_rows(conn: AsyncConnection[Any], claim: Claim, rows: float) -> None:
     """Record about how many rows a run has to delete."""
     parameters = {"run": claim.id, "epoch": claim.epoch, "rows": round(rows)}
     await conn.execute(QUERIES["show_plan"], parameters)

@@ -1,4 +1,4 @@
-"""What a run would delete, by the same predicate that it deletes by."""
+"""What a run would delete, found with the run's own predicate."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ class Plan:
     """What a run would delete now.
 
     Args:
-        policy: The policy.
+        policy: The policy that was planned.
         horizon: Rows older than this would be deleted.
         rows: Number of rows.
         exact: Whether `rows` was counted; otherwise the planner estimates it.
-        bytes: About how large they are, with their part of the indexes.
-        duration: About how long a run takes.
-        oldest: Age of the oldest of them; None without one, or where they were not counted.
-        table_rows: About how many rows the table has, as of the last ANALYZE.
-        strategy: How the rows are found. With `partitions`, old ones are dropped and a scan finds the rest.
-        why: Why so, in words.
+        bytes: Approximate size of those rows, including their share of the indexes.
+        duration: Estimated duration of the run.
+        oldest: Timestamp of the oldest of those rows; None if there are none or they were not counted.
+        table_rows: Approximate row count of the table as of the last ANALYZE.
+        strategy: How the rows are found. With `partitions`, old ones are dropped, then the rest scanned.
+        why: Why this strategy was chosen, as a sentence.
         partitions: The partitions that would be dropped.
         index: The statements that create an index on the age column, where one is missing.
         holds: The holds on the table.
-        held: Number of rows that only a hold keeps; None where there are too many to count.
-        referenced: Number of rows that only references to them keep; None where there are too many to count.
-        ageless: Number of rows without an age, which are kept; None where there are too many to count.
-        problem: Why nothing can be deleted; None if it can.
+        held: Rows that are eligible but for a hold; None if there are too many to count.
+        referenced: Rows that are eligible but for references to them; None if there are too many to count.
+        ageless: Rows without a timestamp, which are kept; None if there are too many to count.
+        problem: Why the run would be refused; None if it would not.
     """
 
     policy: Policy
@@ -78,23 +78,23 @@ class Plan:
     problem: str | None = None
 
 
-async def plan(  # noqa: PLR0913 - what a run depends on
+async def plan(  # noqa: PLR0913 - the inputs of a run
     conn: AsyncConnection[Any], owner: Owner, policy: Policy, *, now: datetime, limits: Limits, tuning: Tuning
 ) -> Plan:
-    """Return what a run would delete, in a transaction of its own; raises RetentionError if it would fail."""
+    """Return what a run would delete, within `conn`'s transaction; raises RetentionError if it would fail."""
     await set_transaction(conn, statement=_LOOKUP_TIMEOUT, lock=_LOCK_TIMEOUT)
     target = await (await find_target(conn, policy)).with_holds(conn)
     horizon = policy.horizon(now)
-    counted = await _fetch_in_time(conn, target, "count_eligible", {"horizon": horizon})
-    rows, oldest = counted or (await estimate_eligible(conn, target, horizon), None)
-    drawn = await sample(conn, target, horizon)
+    exact_count = await _fetch_or_timeout(conn, target, "count_eligible", {"horizon": horizon})
+    rows, oldest = exact_count or (await estimate_eligible(conn, target, horizon), None)
+    sampled = await sample(conn, target, horizon)
     problem = None
     try:
-        await check_share(conn, target, horizon, drawn, limits.share)
+        await check_share(conn, target, horizon, sampled, limits.share)
     except PolicyRefusedError as refusal:
         problem = str(refusal)
     partitions = await find_partitions(conn, owner, target, horizon, check_holds=True)
-    index_scan = isinstance(await choose_range(conn, target, drawn, tuning.index_scan_share), AgeRange)
+    index_scan = isinstance(await choose_range(conn, target, sampled, tuning.index_scan_share), AgeRange)
     scan: Strategy = "index scan" if index_scan else "block scan"
     size = await measure_size(conn, target)
     # The statistics may be outdated; there are at least as many rows as were just counted.
@@ -103,7 +103,7 @@ async def plan(  # noqa: PLR0913 - what a run depends on
         policy=policy,
         horizon=horizon,
         rows=rows,
-        exact=counted is not None,
+        exact=exact_count is not None,
         bytes=size.estimate_bytes(rows, partitions.dropped),
         duration=await estimate_duration(
             conn,
@@ -117,9 +117,9 @@ async def plan(  # noqa: PLR0913 - what a run depends on
         oldest=oldest,
         table_rows=table_rows,
         strategy="partitions" if partitions.dropped else scan,
-        why=_explain(target, partitions, scan, drawn.share),
+        why=_explain(target, partitions, scan, sampled.share),
         partitions=tuple(partition.name for partition in partitions.dropped),
-        # Of a table with partitions by age, only the one with the horizon is searched.
+        # In a table partitioned by the age column, only the partition with the horizon is scanned.
         index=() if partitions.total else await propose_index(conn, target),
         holds=target.holds,
         held=await _count(conn, target, "count_held", {"horizon": horizon}) if target.holds else 0,
@@ -133,37 +133,37 @@ async def plan(  # noqa: PLR0913 - what a run depends on
 
 async def estimate_eligible(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> int:
     """Return how many rows the planner expects to be eligible."""
-    (explained,) = await fetch_row(conn, target.fill(QUERIES["explain_eligible"]), {"horizon": horizon})
-    return int(explained[0]["Plan"]["Plan Rows"])
+    (explain_output,) = await fetch_row(conn, target.fill(QUERIES["explain_eligible"]), {"horizon": horizon})
+    return int(explain_output[0]["Plan"]["Plan Rows"])
 
 
 def _explain(target: Target, partitions: Partitions, scan: Strategy, share: float) -> str:
-    why = f"{share:.1%} of a sample is old"
+    why = f"{share:.1%} of sampled rows are past the horizon"
     if scan == "index scan":
-        why += f" and the index {target.index} leads to it"
+        why += f" and the index {target.index} finds them"
     elif not target.indexed:
         why += f" and no index begins with {target.age_column}"
     names = [partition.name for partition in partitions.dropped]
     if names:
         dropped = f"{len(names)} of {partitions.total} partitions end before the horizon and are dropped"
-        why = f"{dropped} ({abbreviate(names)}); the rest by {scan}: {why}"
+        why = f"{dropped} ({abbreviate(names)}); the remaining rows use {scan}: {why}"
     return ". ".join([why, *explain_kept(partitions.kept)]).rstrip(".")
 
 
 async def _count_ageless(conn: AsyncConnection[Any], target: Target) -> int | None:
     parameters = {"oid": target.oid, "age": target.age_column}
-    (possible,) = await fetch_row(conn, QUERIES["age_is_nullable"], parameters)
-    return await _count(conn, target, "count_ageless", {}) if possible else 0
+    (nullable,) = await fetch_row(conn, QUERIES["age_is_nullable"], parameters)
+    return await _count(conn, target, "count_ageless", {}) if nullable else 0
 
 
 async def _count(
     conn: AsyncConnection[Any], target: Target, query: str, parameters: Mapping[str, object]
 ) -> int | None:
-    row = await _fetch_in_time(conn, target, query, parameters)
+    row = await _fetch_or_timeout(conn, target, query, parameters)
     return None if row is None else int(row[0])
 
 
-async def _fetch_in_time(
+async def _fetch_or_timeout(
     conn: AsyncConnection[Any], target: Target, query: str, parameters: Mapping[str, object]
 ) -> tuple[Any, ...] | None:
     try:

@@ -108,7 +108,7 @@ class PartitionDrop:
             async def drop(partition: Partition = partition) -> Dropped:
                 return await self._drop(target, partition)
 
-            await self._throttle.wait_for_pressure()
+            await self._throttle.wait_out_pressure()
             away = False
             try:
                 # A long query that has one of them locked has them all: the others get one attempt.

@@ -30,12 +30,12 @@ class Throttle:
         self._shown: Pressure | None = None
         self._shown_at = lease.started
 
-    async def rest(self, worked: timedelta) -> None:
+    async def pause(self, worked: timedelta) -> None:
         """Pause after work that took this long, so that the run keeps to its budget."""
         if self._run.shares_time:
             await self._lease.sleep(worked * (1.0 / self._run.limits.budget - 1.0))
 
-    async def wait_for_pressure(self) -> None:
+    async def wait_out_pressure(self) -> None:
         """Wait while the database is under pressure; measures once per check interval at most."""
         if time.monotonic() - self._measured_at < self._interval.total_seconds():
             return

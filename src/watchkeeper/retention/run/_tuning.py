@@ -37,7 +37,7 @@ class Tuning:
     )
     # In a table that references itself, each pass deletes the rows that nothing references any more: so many
     # of these passes in one run.
-    most_reference_passes: int = 200
+    max_reference_passes: int = 200
     # Between checks of the pressure and of operator commands.
     check_interval: timedelta = timedelta(seconds=1)
     # A run produces dead rows itself. Until autovacuum has had time to run (autovacuum_naptime is a minute),
