@@ -1,4 +1,4 @@
-"""A figure: our value beside each peer's, and the goals for it."""
+"""A figure: our value next to each peer's, and the goals for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service with a table to prune, on a server of its own, and the plain statements that do the same."""
+"""A service with a table to prune, on its own server, and the plain statements that do the same."""
 
 from __future__ import annotations
 

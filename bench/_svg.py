@@ -21,7 +21,7 @@ _ROW: Final = 22
 _NAMES: Final = 265  # room for the names of bars
 _PLOT: Final = 170  # height of a curve's plot
 _TOP: Final = _HEAD + 20  # of the plot, below its legend
-_LEFT: Final = 56  # of the plot, beside its ticks
+_LEFT: Final = 56  # of the plot, next to its ticks
 _RIGHT: Final = _COLUMN - 20
 _STYLE: Final = """
 svg { --paper: #ffffff; --ink: #1f2328; --soft: #59636e; --grid: #d1d9e0; --ours: #0969da; --peer: #8c959f; }

@@ -1,4 +1,4 @@
-"""What dropping old partitions costs, compared with the plain DELETE, and how long others wait."""
+"""What dropping old partitions costs, compared with the plain DELETE, and how long other clients wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# Ten days past the horizon, and three that are not.
+# Ten days past the horizon, three more recent.
 _OLD_DAYS: Final = range(41, 51)
 _NEW_DAYS: Final = range(3)
 
@@ -71,7 +71,7 @@ def create_table(url: str, rows: int) -> None:
                 f"""INSERT INTO events
                     SELECT g, 'source-' || g % 10, repeat('x', 60),
                         date_trunc('day', now()) - interval '{days} days' + g * interval '1 ms'
-                    FROM generate_series(1, {rows // len(_OLD_DAYS)}) g""".encode()  # noqa: S608 - our own words
+                    FROM generate_series(1, {rows // len(_OLD_DAYS)}) g""".encode()  # noqa: S608 - constants
             )
         conn.execute("GRANT SELECT, UPDATE, DELETE ON events TO bench")
         conn.execute("VACUUM (ANALYZE) events")

@@ -25,7 +25,7 @@ _SLICE: Final = 96
 def measure(effort: Effort) -> Figure:
     """Measure the overhead over a plain ASGI app that finds its route in constant time.
 
-    A framework's own search would hide it: FastAPI and Starlette try one route after the other.
+    A framework's own search would hide it: FastAPI and Starlette match routes one by one.
     """
     sizes = (1, 100, 1000) if effort.quick else (1, 10, 100, 1000, 10_000)
     cases = [(size, name) for size in sizes for name in (OURS, _BY_HAND)]
@@ -43,7 +43,7 @@ def measure(effort: Effort) -> Figure:
 
 
 def watch(routes: int, name: str) -> Callable[[int], float]:
-    """Set the app up; for a number of requests, it answers with the µs that monitoring adds to one."""
+    """Return a function that measures the overhead of monitoring, in µs per request, over some requests."""
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     bare = _Router(_apps.bare_asgi())
     watched = _by_hand(bare) if name == _BY_HAND else runner.run(_ours(bare))
@@ -51,14 +51,14 @@ def watch(routes: int, name: str) -> Callable[[int], float]:
     runner.run(check(watched))
     runner.run(serve(watched, [make_scope(path) for path in paths]))  # so that every route has its series
 
-    def answer(requests: int) -> float:
+    def measure_overhead(requests: int) -> float:
         return runner.run(_overhead(bare, watched, paths, requests))
 
-    return answer
+    return measure_overhead
 
 
 class _Router:
-    """Puts the route into the scope, found in a dictionary, and calls `app` for any route."""
+    """Looks the route up in a dictionary, sets `scope['route']` and calls `app`."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app

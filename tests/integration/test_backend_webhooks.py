@@ -222,7 +222,7 @@ async def test_source_is_found_with_a_trailing_slash(backend: InProcess) -> None
 
 
 async def test_nothing_of_the_peer_is_in_the_audit_log(backend: InProcess) -> None:
-    """The audit log is kept for ever."""
+    """The audit log is kept forever."""
     peer = unique("peer")
     await backend.deliver({"id": "evt-1", "channel": "whatsapp", "peer_id": peer})
     assert await backend.rows("SELECT id FROM audit_log WHERE audit_log::text LIKE %s", f"%{peer}%") == []

@@ -23,7 +23,7 @@ from support.embedded import (
     supervisor_of,
     wait_until,
 )
-from watchkeeper.database.embedded._supervisor_process import _BOOT, _PACKAGE, _PROGRAM
+from watchkeeper.database.embedded._supervisor_process import _BOOT, _ENTRY_FILE, _PACKAGE
 
 
 def said(reports: list[tuple[str, str]], text: str) -> bool:
@@ -98,7 +98,7 @@ async def test_embedded_supervisor_killed_before_the_roles_are_made(state: Path)
 )
 def test_embedded_supervisor_with_an_invalid_spec(spec: bytes, event: bytes) -> None:
     """Without a spec it ends; unexpected input is reported to the parent."""
-    command = [sys.executable, "-I", "-c", _BOOT, _PACKAGE, str(_PROGRAM)]
+    command = [sys.executable, "-I", "-c", _BOOT, _PACKAGE, str(_ENTRY_FILE)]
     done = subprocess.run(command, input=spec, capture_output=True, check=False)
     assert done.stdout.startswith(event)
     assert bool(done.stdout) == bool(done.returncode) == bool(event)

@@ -318,5 +318,5 @@ async def test_embedded_binaries_are_copied_where_the_account_cannot_reach_them(
 async def test_embedded_state_below_a_closed_folder_is_refused(folder: Path) -> None:
     """The error names the folder that the server's account cannot enter."""
     (folder / "closed").mkdir(mode=0o700)
-    with pytest.raises(EmbeddedServerError, match=rf"{folder}/closed is closed to it.*/var/lib/watchkeeper"):
+    with pytest.raises(EmbeddedServerError, match=rf"it may not enter {folder}/closed.*/var/lib/watchkeeper"):
         await make_server(folder / "closed" / "state").start()

@@ -159,7 +159,7 @@ async def test_calls_that_cannot_be_cancelled_are_limited() -> None:
     for _ in range(12):
         last = (await runner.run())["db"]
     assert check.calls == 8
-    assert last.error == "TimeoutError: 8 earlier calls have not ended yet."
+    assert last.error == "TimeoutError: 8 earlier calls are still running."
     release.set()
     await asyncio.sleep(0.02)
     assert (await runner.run())["db"].ok

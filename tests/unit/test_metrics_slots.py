@@ -435,22 +435,22 @@ def test_a_folder_that_others_can_access_is_refused(tmp_path: Path) -> None:
     """Its mode must be 0700, its owner this user, and it must not be a link or a file."""
     ours = tmp_path / f"watchkeeper-{os.geteuid()}"
     ours.mkdir(mode=0o755)
-    with pytest.raises(MetricError, match="is not a folder of this user alone: remove it, or set its mode"):
+    with pytest.raises(MetricError, match="must be private to this user: remove it, or set its mode"):
         Instance("shop", base=tmp_path)
     ours.chmod(0o700)
     assert Instance("shop", base=tmp_path).folder.parent == ours
     if os.geteuid() == 0:
         os.chown(ours, 65534, 65534)
-        with pytest.raises(MetricError, match="is not a folder of this user alone"):
+        with pytest.raises(MetricError, match="must be private to this user"):
             Instance("shop", base=tmp_path)
     shutil.rmtree(ours)
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     ours.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(MetricError, match="is not a folder of this user alone"):
+    with pytest.raises(MetricError, match="must be private to this user"):
         Instance("shop", base=tmp_path)
     ours.unlink()
     ours.write_text("")
-    with pytest.raises(MetricError, match="cannot be made: File exists"):
+    with pytest.raises(MetricError, match="cannot be created: File exists"):
         Instance("shop", base=tmp_path)
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from realestate_traffic import screen
 from realestate_traffic.__main__ import credentials, main
 from realestate_traffic.compare import Samples, compare
-from realestate_traffic.player import Play, Player
+from realestate_traffic.player import Player, RunParameters
 from realestate_traffic.tally import Tally, series
 from watchkeeper.exceptions import ConfigurationError
 from watchkeeper.settings import Settings
@@ -113,8 +113,8 @@ class _Odd:
 async def test_a_play_keeps_its_rate_and_survives_failures() -> None:
     """Actions start at the rate, and failures are counted by name."""
     tally, scenarios = _tally(), _Odd()
-    play = Play(rate=200, faults=0.5, seconds=0.5)
-    player = Player(play, scenarios, tally, random.Random(7))  # type: ignore[arg-type]
+    parameters = RunParameters(rate=200, faults=0.5, seconds=0.5)
+    player = Player(parameters, scenarios, tally, random.Random(7))  # type: ignore[arg-type]
     await player.run()
     assert 50 <= tally.actions.total() <= 140
     assert tally.actions["work"] == scenarios.done
@@ -122,8 +122,8 @@ async def test_a_play_keeps_its_rate_and_survives_failures() -> None:
 
 
 async def test_a_play_without_an_end_is_stopped() -> None:
-    """Stop ends a play without a duration."""
-    player = Player(Play(rate=1, faults=0, seconds=None), _Odd(), _tally(), random.Random(7))  # type: ignore[arg-type]
+    """Stop ends a run without a duration."""
+    player = Player(RunParameters(rate=1, faults=0, seconds=None), _Odd(), _tally(), random.Random(7))  # type: ignore[arg-type]
     player.stop()
     await player.run()
 

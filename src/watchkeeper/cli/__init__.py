@@ -1,4 +1,4 @@
-"""The command-line interface for operators: one package a group."""
+"""The command-line interface for operators: one package per group."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Migration:
 class MigrationSource:
     """A folder of migrations: 0001_name.sql, 0002_name.sql and so on, without a gap.
 
-    Each runs in one transaction as the owner of the tables. A `grants.sql` beside them runs after every
+    Each runs in one transaction as the owner of the tables. A `grants.sql` next to them runs after every
     migration, with `{service}` replaced by the role that the service connects as.
 
     Args:
@@ -99,7 +99,7 @@ class MigrationSource:
 
 
 def find_missing(source: str, migrations: list[Migration], applied: Mapping[int, str]) -> list[Migration]:
-    """Return the migrations that a database lacks; `applied` has the checksums of its own by number."""
+    """Return the migrations that a database lacks; `applied` has the checksums of those it has, by number."""
     newest = max(applied, default=0)
     if newest > len(migrations):
         raise MigrationError(

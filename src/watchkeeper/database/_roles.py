@@ -25,7 +25,7 @@ async def find_role_problems(conn: Connection) -> list[str]:
         what = "is a superuser" if superuser else "owns the tables"
         problems.append(
             f"The service connects as {role}, which {what}: it can switch off the protection of"
-            " audit_log. Give DATABASE_URL a role of its own, and DATABASE_OWNER_URL the owner."
+            " audit_log. Give DATABASE_URL its own role, and DATABASE_OWNER_URL the owner."
         )
     if not visible:
         problems.append(

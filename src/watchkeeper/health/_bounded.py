@@ -1,4 +1,4 @@
-"""Calls that cannot block their callers: with a time limit, and shared by concurrent callers."""
+"""Calls with a time limit, and calls shared by concurrent callers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class BoundedCall:
     async def __call__(self) -> BaseException | None:
         """Return the exception of the call, a TimeoutError when it took too long, or None."""
         if len(self._pending) >= _MAX_PENDING:
-            return TimeoutError(f"{_MAX_PENDING} earlier calls have not ended yet.")
-        task = asyncio.create_task(_outcome(self._call))
+            return TimeoutError(f"{_MAX_PENDING} earlier calls are still running.")
+        task = asyncio.create_task(_catch(self._call))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
         done, _ = await asyncio.wait({task}, timeout=self._timeout)
@@ -38,7 +38,7 @@ class BoundedCall:
         return TimeoutError(f"No answer within {self._timeout:g} s.")
 
     async def close(self) -> None:
-        """Cancel the pending calls and wait for them for at most half a second."""
+        """Cancel the pending calls and wait up to 0.5 s for them."""
         for task in self._pending:
             task.cancel()
         if self._pending:
@@ -53,21 +53,21 @@ class SharedCall(Generic[_Result]):
         self._task: asyncio.Task[_Result] | None = None
 
     async def join(self) -> _Result:
-        """Return the result of the running call, or of a new one; cancelling the caller does not end it."""
+        """Return the result of the running call, or of a new one; cancelling a caller does not cancel it."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._call())
         return await asyncio.shield(self._task)
 
     async def close(self) -> None:
-        """Cancel the running call."""
+        """Cancel the running call and wait up to 0.5 s for it."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_CLOSE_TIMEOUT_S)
 
 
-async def _outcome(call: Callable[[], Awaitable[None]]) -> BaseException | None:
+async def _catch(call: Callable[[], Awaitable[None]]) -> BaseException | None:
     try:
         await call()
-    except BaseException as error:  # noqa: BLE001 - a SystemExit of a check would stop the event loop
+    except BaseException as error:  # noqa: BLE001 - SystemExit raised by a check would stop the event loop
         return error
     return None

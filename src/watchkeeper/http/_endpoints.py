@@ -32,15 +32,15 @@ _REFRESH_TIMEOUT: Final = timedelta(seconds=1)
 
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([^ ]+) *")
 _JSON: Final = b"application/json"
-_CLOSED: Final = (
-    "Open to this machine only: set METRICS_TOKEN and send it as 'Authorization: Bearer …', or connect over"
-    " loopback without a proxy."
+_LOCAL_ONLY: Final = (
+    "Metrics are open to this machine only: set METRICS_TOKEN and send it as 'Authorization: Bearer …', or"
+    " connect over loopback without a proxy."
 )
-_NO_TOKEN: Final = "Send the metrics token as 'Authorization: Bearer …'."  # noqa: S105 - a sentence, no token
+_TOKEN_REQUIRED: Final = "Send the metrics token as 'Authorization: Bearer …'."  # noqa: S105 - no token
 
 
-class Answer(NamedTuple):
-    """A whole response."""
+class Response(NamedTuple):
+    """A complete response: status, headers and body."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -48,13 +48,13 @@ class Answer(NamedTuple):
 
 
 class Endpoints:
-    """Answers requests for the library's own paths.
+    """Handles requests for the library's own paths.
 
     `ready` and `details` return what `/readyz` and, with the token, `/health/detailed` show. `before_scrape`
-    are awaited together before each scrape, for at most a second.
+    run concurrently before each scrape, for at most a second.
     """
 
-    def __init__(  # noqa: PLR0913 - the keeper joins them here
+    def __init__(  # noqa: PLR0913 - composition root
         self,
         settings: Settings,
         *,
@@ -73,37 +73,37 @@ class Endpoints:
         self._ready = ready
         self._details = details
         self._refreshes = [_Refresh(call, logging) for call in before_scrape]
-        # Concurrent scrapes share one result; the compressed one is made from the plain one of its format.
+        # Concurrent scrapes share one result; gzip compresses the plain result of its format.
         self._scrapes = {
             (openmetrics, gzip): SharedCall(partial(self._scrape, openmetrics=openmetrics, gzip=gzip))
             for openmetrics in (True, False)
             for gzip in (True, False)
         }
         health = settings.health
-        self._answers: dict[str, Callable[[Scope, str], Awaitable[Answer]]] = {
-            "/health": self._health if health else self._not_found,
-            "/health/detailed": self._detailed if health else self._not_found,
-            "/readyz": self._readyz if health else self._not_found,
+        self._handlers: dict[str, Callable[[Scope, str], Awaitable[Response]]] = {
+            "/health": self._health if health else self._disabled,
+            "/health/detailed": self._detailed if health else self._disabled,
+            "/readyz": self._readyz if health else self._disabled,
             "/livez": self._livez,
-            "/metrics": self._metrics if settings.metrics else self._not_found,
+            "/metrics": self._metrics if settings.metrics else self._disabled,
         }
-        self.paths = frozenset(self._answers)  # the library's own paths, below the root path
+        self.paths = frozenset(self._handlers)  # the library's own paths, relative to the root path
 
-    async def answer(self, path: str, scope: Scope, request_id: str) -> Answer:
-        """Answer a request for one of `paths`."""
+    async def handle(self, path: str, scope: Scope, request_id: str) -> Response:
+        """Handle a request for one of `paths`."""
         if scope["method"] in {"GET", "HEAD"}:
-            return await self._answers[path](scope, request_id)
+            return await self._handlers[path](scope, request_id)
         return _error(405, "Only GET and HEAD are allowed.", request_id, (b"allow", b"GET, HEAD"))
 
-    async def _livez(self, _scope: Scope, _request_id: str) -> Answer:
+    async def _livez(self, _scope: Scope, _request_id: str) -> Response:
         return _json(200, {"status": "ok"})
 
-    async def _readyz(self, _scope: Scope, _request_id: str) -> Answer:
+    async def _readyz(self, _scope: Scope, _request_id: str) -> Response:
         checks = dict(await self._ready())
         ok = all(checks.values())
         return _json(200 if ok else 503, {"status": "ok" if ok else "error", "checks": checks})
 
-    async def _health(self, _scope: Scope, _request_id: str) -> Answer:
+    async def _health(self, _scope: Scope, _request_id: str) -> Response:
         if DATABASE_CHECK not in self._checks.names:
             return _json(200, {"status": "ok"})
         results = await self._checks.run(DATABASE_CHECK)
@@ -111,7 +111,7 @@ class Endpoints:
             return _json(200, {"status": "ok", "db": "connected"})
         return _json(503, {"status": "error", "db": "disconnected"})
 
-    async def _detailed(self, scope: Scope, _request_id: str) -> Answer:
+    async def _detailed(self, scope: Scope, _request_id: str) -> Response:
         results = await self._checks.run()
         ok = all(result.ok for result in results.values())
         body: dict[str, Any] = {
@@ -125,20 +125,20 @@ class Endpoints:
             }
         return _json(200 if ok else 503, body)
 
-    async def _metrics(self, scope: Scope, request_id: str) -> Answer:
+    async def _metrics(self, scope: Scope, request_id: str) -> Response:
         if self._token is not None:
             if not self._is_authorized(scope):
                 challenge = (b"www-authenticate", b'Bearer realm="metrics"')
-                return _error(401, _NO_TOKEN, request_id, challenge)
+                return _error(401, _TOKEN_REQUIRED, request_id, challenge)
         elif not self._open_to_local or not is_local(scope):
-            return _error(403, _CLOSED, request_id)
+            return _error(403, _LOCAL_ONLY, request_id)
         openmetrics = prefers_openmetrics(_header(scope, b"accept"))
         gzip = accepts_gzip(_header(scope, b"accept-encoding"))
         exposition = await self._scrapes[openmetrics, gzip].join()
-        more = [(b"vary", b"accept, accept-encoding")]
+        extra_headers = [(b"vary", b"accept, accept-encoding")]
         if exposition.encoding:
-            more.append((b"content-encoding", exposition.encoding.encode("ascii")))
-        return _answer(200, exposition.chunks, exposition.content_type.encode("ascii"), *more)
+            extra_headers.append((b"content-encoding", exposition.encoding.encode("ascii")))
+        return _make_response(200, exposition.chunks, exposition.content_type.encode("ascii"), *extra_headers)
 
     async def _scrape(self, *, openmetrics: bool, gzip: bool) -> Exposition:
         if gzip:
@@ -147,12 +147,12 @@ class Endpoints:
         await asyncio.gather(*(refresh.run() for refresh in self._refreshes))
         return await self._exporter.scrape(openmetrics=openmetrics)
 
-    async def _not_found(self, _scope: Scope, request_id: str) -> Answer:
-        return _error(404, "This endpoint is switched off.", request_id)
+    async def _disabled(self, _scope: Scope, request_id: str) -> Response:
+        return _error(404, "This endpoint is disabled.", request_id)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
+        credentials = [value for name, value in scope["headers"] if name == b"authorization"]
+        match = _BEARER.fullmatch(credentials[0]) if len(credentials) == 1 else None
         return match is not None and self._token is not None and self._token.matches(match[1])
 
     def _check_details(self, result: CheckResult) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Endpoints:
 
 
 class _Refresh:
-    """Calls a refresh before scrapes; logs when it begins to fail and when it works again."""
+    """Calls a refresh before scrapes; logs when it starts to fail and when it recovers."""
 
     def __init__(self, call: Callable[[], Awaitable[None]], logging: Logging) -> None:
         self._name: str = getattr(call, "__qualname__", type(call).__qualname__)
@@ -186,31 +186,33 @@ class _Refresh:
             type="refresh",
             name=self._name,
             status="failed",
-            msg=f"{self._name} failed before a scrape: /metrics goes on without it.",
+            msg=f"{self._name} failed before a scrape: /metrics is served with stale values.",
             error=describe_exception(failure),
         )
 
 
-def _header(scope: Scope, wanted: bytes) -> str:
-    """Return all values of a header, as one (RFC 9110, 5.3)."""
-    return b",".join(value for name, value in scope["headers"] if name == wanted).decode("latin-1")
+def _header(scope: Scope, header: bytes) -> str:
+    """Return the values of a header joined by commas (RFC 9110, section 5.3)."""
+    return b",".join(value for name, value in scope["headers"] if name == header).decode("latin-1")
 
 
-def _answer(status: int, body: tuple[bytes, ...], content_type: bytes, *more: tuple[bytes, bytes]) -> Answer:
+def _make_response(
+    status: int, body: tuple[bytes, ...], content_type: bytes, *extra_headers: tuple[bytes, bytes]
+) -> Response:
     headers = [
         (b"content-type", content_type),
         (b"content-length", b"%d" % sum(map(len, body))),
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
-        *more,
+        *extra_headers,
     ]
-    return Answer(status, headers, body)
+    return Response(status, headers, body)
 
 
-def _json(status: int, body: Mapping[str, Any]) -> Answer:
-    return _answer(status, (msgspec.json.encode(body),), _JSON)
+def _json(status: int, body: Mapping[str, Any]) -> Response:
+    return _make_response(status, (msgspec.json.encode(body),), _JSON)
 
 
-def _error(status: int, message: str, request_id: str, *more: tuple[bytes, bytes]) -> Answer:
+def _error(status: int, message: str, request_id: str, *extra_headers: tuple[bytes, bytes]) -> Response:
     body = error_body(status, message=message, request_id=request_id)
-    return _answer(status, (body,), _JSON, *more)
+    return _make_response(status, (body,), _JSON, *extra_headers)

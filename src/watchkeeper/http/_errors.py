@@ -21,10 +21,10 @@ def error_body(
     """Return `{"error":{"code","message","requestId"[,"details"]}}` as JSON.
 
     Args:
-        status: Status of the response; gives the defaults of `code` and `message`.
-        code: Reason for programs, in snake case.
-        message: Reason for people: what is wrong and how to fix it.
-        request_id: Id that finds the request's lines in the log.
+        status: Status of the response; supplies the defaults for `code` and `message`.
+        code: Machine-readable reason, in snake case.
+        message: Human-readable message: what is wrong and how to fix it.
+        request_id: Id to look up the request's log lines.
         details: Further data for programs, such as the invalid fields.
     """
     error: dict[str, Any] = {

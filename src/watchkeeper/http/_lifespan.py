@@ -67,11 +67,11 @@ class _InnerApp:
         if not self._supported:
             return None
         self._to_app.put_nowait({"type": f"lifespan.{phase}"})
-        answer = await self._from_app.get()
-        if answer is None:
+        reply = await self._from_app.get()
+        if reply is None:
             self._supported = False
             return None
-        return answer if answer["type"] == f"lifespan.{phase}.failed" else None
+        return reply if reply["type"] == f"lifespan.{phase}.failed" else None
 
     async def _run(self, app: ASGIApp, scope: Scope) -> None:
         answered = False

@@ -38,7 +38,7 @@ class Middleware:
             path = scope["path"] if not scope.get("root_path") else _path_below_root(scope)
             if path in self._endpoint_paths:
                 recorder.is_probe = not self._config.probe_lines
-                await self._answer(path, scope, recorder)
+                await self._send_own_response(path, scope, recorder)
             else:
                 await self._app(scope, recorder.receive, recorder.send)
             if not recorder.recorded:
@@ -75,13 +75,13 @@ class Middleware:
             unbind_request(token)
             scope.pop(SCOPE_KEY, None)
 
-    async def _answer(self, path: str, scope: Scope, recorder: RequestRecorder) -> None:
+    async def _send_own_response(self, path: str, scope: Scope, recorder: RequestRecorder) -> None:
         recorder.route = path
-        answer = await self._endpoints.answer(path, scope, recorder.context.request_id)
+        response = await self._endpoints.handle(path, scope, recorder.context.request_id)
         await recorder.send(
-            {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+            {"type": "http.response.start", "status": response.status, "headers": response.headers}
         )
-        chunks = (b"",) if scope["method"] == "HEAD" else answer.body
+        chunks = (b"",) if scope["method"] == "HEAD" else response.body
         for chunk in chunks[:-1]:
             await recorder.send({"type": "http.response.body", "body": chunk, "more_body": True})
         await recorder.send({"type": "http.response.body", "body": chunks[-1], "more_body": False})

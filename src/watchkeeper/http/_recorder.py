@@ -145,7 +145,7 @@ async def note_exception(error: BaseException, scope: Mapping[str, object]) -> N
     """Log an exception that a framework answers by itself and does not raise.
 
     It has the signature of Litestar's `after_exception` hook. An exception whose `status_code` is below 500
-    is an answer, not a failure, and is ignored.
+    is a response, not a failure, and is ignored.
     """
     recorder = scope.get(SCOPE_KEY)
     status = getattr(error, "status_code", 500)

@@ -41,7 +41,7 @@ class Logging(EventLog):
         """Writes the line of a request, always `info`, at the end of the event loop's turn."""
         if self.sink.render_deferred is None:
             self.sink.render_deferred = self._render_requests
-        else:  # the sink belongs to another Logging, with a service and secrets of its own
+        else:  # the sink belongs to another Logging, with its own service and secrets
             self.log_request = lambda line: self.sink.write(self._render_requests([line]))
         if self.sink.on_recover is None:
             self.sink.on_recover = self._log_dropped

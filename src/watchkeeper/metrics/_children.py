@@ -37,7 +37,7 @@ class Child:
 
     def move(self, values: Cells, first: int, width: int, *, carry: bool) -> None:
         """Count in `width` cells of `values` from now on; `carry` adds what was counted so far to them."""
-        # Other threads may count meanwhile: in the old cells before this swap, in the new ones after it.
+        # Other threads may count concurrently: in the old cells before this swap, in the new ones after it.
         (before, at), self._cells = self._cells, (values, first)
         for offset in range(width if carry else 0):
             values[first + offset] += before[at + offset]

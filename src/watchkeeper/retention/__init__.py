@@ -1,4 +1,4 @@
-"""Audited data retention: what is kept how long, and the runs that delete the rest."""
+"""Audited data retention: how long rows are kept, and the runs that delete older ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watchkeeper's entry point for a service, in charge of signals, draining and the exit code."""
+"""Runs a service's ASGI server, and handles signals, draining and the exit code."""
 
 from watchkeeper.server._server import serve
 

@@ -42,7 +42,7 @@ def complete_secrets(environ: Mapping[str, str], folder: Path) -> tuple[dict[str
     except OSError as error:
         raise ConfigurationError(
             f"{' and '.join(missing)} cannot be kept in {path}: {error.strerror}. Set them in the"
-            " environment, or WATCHKEEPER_STATE_DIR to a folder of your own."
+            " environment, or WATCHKEEPER_STATE_DIR to your own folder."
         ) from error
     lacking = [name for name in missing if not found.get(name)]
     if lacking:

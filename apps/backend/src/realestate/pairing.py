@@ -47,7 +47,7 @@ class PairingRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PairingCode(msgspec.Struct):
-    """A code; it is shown only this once."""
+    """A code; it is shown only once."""
 
     channel: str
     peer_id: str
@@ -63,7 +63,7 @@ class PairingConfirmation(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Approval(msgspec.Struct):
-    """The peer is paired."""
+    """The response to a successful confirmation."""
 
     channel: str
     peer_id: str
@@ -80,7 +80,7 @@ class Approval(msgspec.Struct):
 async def request_pairing(
     request: StrictRequest, channel: FromPath[str], data: JSONBody[PairingRequest]
 ) -> PairingCode:
-    """Return a new code for the peer; it replaces the one before."""
+    """Return a new code for the peer; it replaces the previous one."""
     _check_channel(channel)
     peer = _Peer(channel, data.peer_id)
     code, agent, alias = make_code(), request.agent, peer.pseudonym(_token(request))
@@ -190,7 +190,7 @@ async def _audit(
         actor_id=agent,
         action=action,
         entity="pairing",
-        # The peer is personal data, and the audit log is kept for ever: it has a keyed hash instead.
+        # The peer is personal data, and the audit log is permanent, so it has a keyed hash instead.
         entity_id=alias,
         payload={"reason": reason} if reason else None,
     )
@@ -212,4 +212,4 @@ def _refusal(outcome: Outcome, locked_for: timedelta) -> ApiError:
         )
     if outcome is Outcome.EXPIRED:
         return ApiError(410, "code_expired", "The code has expired: request a new one.")
-    return ApiError(403, "wrong_code", "The code is not right.")
+    return ApiError(403, "wrong_code", "The code is wrong.")

@@ -115,7 +115,7 @@ async def store(conn: AsyncConnection[Any], source: str, event: Event, payload: 
         action="webhook.received",
         entity="inbound_events",
         entity_id=event.id,
-        # The peer is personal data, and the audit log is kept for ever: it has the session's id instead.
+        # The peer is personal data, and the audit log is permanent, so it has the session's id instead.
         payload={"source": source, "type": event.type, "session": None if session is None else str(session)},
     )
     return True

@@ -20,7 +20,7 @@ from realestate.settings import parse_webhook_secrets, service_settings
 from realestate_traffic import screen
 from realestate_traffic.client import Client, Credentials
 from realestate_traffic.compare import compare, scrape
-from realestate_traffic.player import Play, Player
+from realestate_traffic.player import Player, RunParameters
 from realestate_traffic.scenarios import Scenarios
 from realestate_traffic.tally import Tally
 from watchkeeper.exceptions import ConfigurationError
@@ -93,8 +93,8 @@ async def _play(options: argparse.Namespace, url: str, given: Credentials, token
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits, trust_env=False) as http:
         before = await scrape(http, token)
-        play = Play(rate=options.rate, faults=options.faults, seconds=options.seconds)
-        player = Player(play, Scenarios(Client(http, given, tally), rng), tally, rng)
+        parameters = RunParameters(rate=options.rate, faults=options.faults, seconds=options.seconds)
+        player = Player(parameters, Scenarios(Client(http, given, tally), rng), tally, rng)
         with _stop_on_signals(player):
             await _show_progress(player, tally, console)
         await asyncio.sleep(_SETTLE_S)

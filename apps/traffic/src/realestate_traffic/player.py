@@ -1,4 +1,4 @@
-"""Starts actions at a rate, whatever the service answers."""
+"""Starts actions at a fixed rate, regardless of the responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TICK_S: Final = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Play:
+class RunParameters:
     """The parameters of a run.
 
     Args:
@@ -34,10 +34,12 @@ class Play:
 
 
 class Player:
-    """Starts actions at the rate of `play`, and waits for all of them at the end."""
+    """Starts actions at the rate of `parameters`, and waits for all of them at the end."""
 
-    def __init__(self, play: Play, scenarios: Scenarios, tally: Tally, rng: random.Random) -> None:
-        self._play = play
+    def __init__(
+        self, parameters: RunParameters, scenarios: Scenarios, tally: Tally, rng: random.Random
+    ) -> None:
+        self._parameters = parameters
         self._scenarios = scenarios
         self._tally = tally
         self._rng = rng
@@ -55,12 +57,12 @@ class Player:
         self._stopped.set()
 
     async def run(self) -> None:
-        """Run to the end, and wait for the last response."""
+        """Run until done, and wait for the last response."""
         self._began = time.monotonic()
         started = 0
         while not self._stopped.is_set() and not self._is_over():
-            due = int(self.elapsed * self._play.rate) + 1
-            # Actions that do not fit are dropped, so that a slow service is not overloaded later.
+            due = int(self.elapsed * self._parameters.rate) + 1
+            # Actions beyond the concurrency limit are dropped, not queued for later.
             for _ in range(min(due - started, _MAX_CONCURRENT - len(self._running))):
                 self._start()
             started = due
@@ -69,11 +71,13 @@ class Player:
             await asyncio.wait(self._running)
 
     def _is_over(self) -> bool:
-        return self._play.seconds is not None and self.elapsed >= self._play.seconds
+        return self._parameters.seconds is not None and self.elapsed >= self._parameters.seconds
 
     def _start(self) -> None:
         scenarios = self._scenarios
-        chosen = self._pick(scenarios.faults if self._rng.random() < self._play.faults else scenarios.good)
+        chosen = self._pick(
+            scenarios.faults if self._rng.random() < self._parameters.faults else scenarios.good
+        )
         task = asyncio.create_task(self._run_one(chosen))
         self._running.add(task)
         task.add_done_callback(self._running.discard)

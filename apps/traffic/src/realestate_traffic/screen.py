@@ -20,7 +20,7 @@ _STYLES: Final = {2: "green", 4: "yellow", 5: "red"}
 
 
 def live(tally: Tally, elapsed: float) -> RenderableType:
-    """Return the display of a running play."""
+    """Return the display of a run in progress."""
     rate = tally.requests / elapsed if elapsed else 0.0
     head = Text(f"{elapsed:6.1f} s   {tally.requests} requests   {rate:.1f}/s   ")
     head.append(
@@ -40,7 +40,7 @@ def live(tally: Tally, elapsed: float) -> RenderableType:
 
 
 def line(tally: Tally, elapsed: float) -> str:
-    """Return the same in one line, without a terminal."""
+    """Return the same on one line, for output that is not a terminal."""
     statuses = " ".join(f"{status}:{count}" for status, count in sorted(tally.statuses.items()))
     return (
         f"{elapsed:.0f} s  {tally.requests} requests  p95 {tally.percentile(0.95) * 1000:.1f} ms  {statuses}"

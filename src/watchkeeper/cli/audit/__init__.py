@@ -1,1 +1,1 @@
-"""`watchkeeper audit`: one file a command."""
+"""`watchkeeper audit`: one file per command."""

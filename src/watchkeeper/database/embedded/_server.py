@@ -144,7 +144,7 @@ class EmbeddedServer:
 
     async def _try_to_own(self) -> bool:
         """Start the server unless another process owns it; return whether this one does, once it is ready."""
-        if self._supervisor is not None and self._supervisor.is_over:
+        if self._supervisor is not None and self._supervisor.has_exited:
             await self._close_supervisor()
         if self._supervisor is not None:
             return True

@@ -1,1 +1,1 @@
-"""Route templates of dispatched requests: one file per framework, none of which imports it."""
+"""How each framework reveals the route template of a request; no file imports its framework."""

@@ -26,7 +26,7 @@ def quart_resolver(app: Any) -> Callable[[Scope], str]:
         if root and path.startswith(root + "/"):
             path = path[len(root) :]
         try:
-            # A websocket has no method, and has rules of its own.
+            # A websocket has no method, and has its own rules.
             method = scope.get("method")
             rule, _ = adapter.match(path, method or "GET", return_rule=True, websocket=method is None)
         except Exception:  # noqa: BLE001 - werkzeug raises for 404, 405 and redirects

@@ -38,7 +38,7 @@ def resolve_starlette(scope: Scope) -> str | None:
         template: str = route.path_format
         return template
     prefix = mount_prefix(scope)
-    # None if an app below the mount set a root path of its own.
+    # None if an app below the mount set its own root path.
     return _match_again(scope) if prefix is None else prefix + str(route.path_format)
 
 

@@ -92,7 +92,7 @@ class _RenderProcessor:
         line = self._log.render(level, fields)
         if isinstance(logger, _LineLogger):
             return line
-        # A wrapped logger of the standard library would put the rendered line into a line of its own.
+        # A wrapped logger of the standard library would wrap the rendered line in another line.
         self._log.sink.write(line)
         raise structlog.DropEvent
 

@@ -42,7 +42,7 @@ class ChunkWriter:
             return self._write_chunk(batch, in_thread)
         start = 0
         while start < size:
-            # The last newline within PIPE_BUF ends the chunk; a longer line is a chunk of its own.
+            # The last newline within PIPE_BUF ends the chunk; a longer line is a separate chunk.
             end = batch.rfind(b"\n", start, start + select.PIPE_BUF) + 1
             end = end or batch.find(b"\n", start) + 1 or size
             write = self._write_chunk if end - start <= select.PIPE_BUF else self._write_long

@@ -32,7 +32,7 @@ class LongLineLock:
 
     @contextlib.contextmanager
     def room_for(self, size: int) -> Iterator[bool]:
-        """Yield whether `size` bytes can be written in one piece; locks out other long lines meanwhile."""
+        """Yield whether `size` bytes can be written in one piece; blocks other long lines until then."""
         if not _is_pipe(self._fd):
             yield True
             return

@@ -6,7 +6,7 @@ it. Instead, the first of these that works is used:
 1. a regular file, or a device that is no terminal: a plain write, which waits for no reader;
 2. a pipe or socket on Linux 6.4 or later: RWF_NOWAIT with each write (pwritev2(2));
 3. a socket: MSG_DONTWAIT with each send;
-4. a pipe or terminal: a non-blocking descriptor of our own, opened through /proc/self/fd/N. It keeps pointing
+4. a pipe or terminal: our own non-blocking descriptor, opened through /proc/self/fd/N. It keeps pointing
    at what N was then, until a write fails;
 5. otherwise (another user's pipe on an older kernel, a system other than Linux): `write` refuses, and
    `write_in_thread` does the work in a thread.
@@ -93,7 +93,7 @@ class NonBlockingWriter:
     def _open_own(self) -> Callable[[bytes], int] | None:
         if stat.S_ISSOCK(os.fstat(self.fd).st_mode):
             return self._open_own_socket()
-        # O_APPEND: if a file has taken the place of N meanwhile, it is not overwritten.
+        # O_APPEND: if a file has taken the place of N in the meantime, it is not overwritten.
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC
         try:
             own = os.open(f"/proc/self/fd/{self.fd}", flags)

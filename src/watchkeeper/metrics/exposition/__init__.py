@@ -1,1 +1,1 @@
-"""What a scrape shows: the series of all workers, and prometheus_client's, as text."""
+"""Rendering of /metrics: the series of all workers, and those of prometheus_client, as text."""

@@ -1,4 +1,4 @@
-"""The series of a family over all workers: summed, and rendered again only where something changed."""
+"""The series of a family across all workers: summed, and rendered again only where something changed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Table:
 
 
 class SummedBlock:
-    """Rows of a counter or histogram: cells are summed over all workers, running or not.
+    """Rows of a counter or histogram: cells are summed across all workers, running or not.
 
     A row is an index into several lists instead of an object. The garbage collector does not traverse strings
     and numbers, so 100,000 rows do not make it pause the process.

@@ -41,7 +41,7 @@ def collect_third_party(
     report: Callable[[MetricError], None],
     worker: str | None,
 ) -> list[ThirdPartyFamily]:
-    """Return the metrics of `registry` that can be exposed beside `own` names; the others are reported.
+    """Return the metrics of `registry` that can be exposed alongside `own` names; the others are reported.
 
     `worker` becomes a label of every sample, None if there is only one worker: without it, metrics that each
     worker counts by itself would jump between the workers' values.
@@ -87,7 +87,7 @@ def write_third_party(families: Iterable[ThirdPartyFamily], *, openmetrics: bool
 
 
 def _pack(metric: Metric, worker: str | None) -> ThirdPartyFamily:
-    # Without `_created`, which Prometheus would store as a series of its own.
+    # Without `_created`, which Prometheus would store as a separate series.
     created = metric.name + "_created"
     return ThirdPartyFamily(
         metric.name,

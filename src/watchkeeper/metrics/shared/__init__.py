@@ -1,1 +1,1 @@
-"""Workers that share their metrics: a slot of shared memory for each, and how to read the others' slots."""
+"""Metrics of several workers: each has a slot of shared memory, which the others can read."""

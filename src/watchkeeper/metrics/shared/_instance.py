@@ -38,11 +38,11 @@ class Instance:
         pid = leader()
         self.ends_with_this_process: bool = name is None and pid == os.getpid()
         # Two keepers of one service in one process are two instances, with the same numbers in each worker.
-        nth = _created[service]
+        ordinal = _created[service]
         _created[service] += 1
-        identity = name or f"{_namespace()}/{pid}/{start_time(pid)}/{nth}"
+        identity = name or f"{_namespace()}/{pid}/{start_time(pid)}/{ordinal}"
         digest = hashlib.blake2s(f"{service}\0{identity}".encode(), digest_size=8).hexdigest()
-        parent = _private(base or _base())
+        parent = _private_folder(base or _base())
         self.folder = parent / f"{service}.{digest}"
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -51,7 +51,7 @@ class Instance:
                 file.write(owner)
             self.began = (self.folder / _OWNER).stat().st_mtime  # a unix time
         except OSError as error:
-            raise MetricError(f"{self.folder} cannot be made: {error.strerror}.") from error
+            raise MetricError(f"{self.folder} cannot be created: {error.strerror}.") from error
         _remove_dead(parent, service)
 
 
@@ -91,16 +91,16 @@ def _base() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _private(base: Path) -> Path:
+def _private_folder(base: Path) -> Path:
     """Return this user's folder in `base`, after checking that no other user can write to it."""
     folder = base / f"watchkeeper-{os.geteuid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise MetricError(f"{folder} cannot be made: {error.strerror}.") from error
+        raise MetricError(f"{folder} cannot be created: {error.strerror}.") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise MetricError(f"{folder} is not a folder of this user alone: remove it, or set its mode to 0700.")
+        raise MetricError(f"{folder} must be private to this user: remove it, or set its mode to 0700.")
     return folder
 
 

@@ -62,7 +62,7 @@ class Worker:
         leaving.atexit = temporary
 
     def after_fork_in_child(self) -> None:
-        """Claim a slot of its own: the one that it has belongs to the parent."""
+        """Claim a new slot for a forked worker: its present one is the parent's."""
         self.registry.store.reset_after_fork()
         parent, self._slot = self._slot, None
         if parent is not None:

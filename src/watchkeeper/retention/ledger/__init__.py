@@ -1,1 +1,1 @@
-"""The ledger of runs: claims, leases, interrupts, status."""
+"""Run bookkeeping: claims, leases, interrupts and status."""

@@ -1,1 +1,1 @@
-"""What a run would delete, and the backlog: rows past the horizon that are still there."""
+"""What a run would delete, and the backlog of rows that are past their retention period."""

@@ -1,1 +1,1 @@
-"""What the catalog, the statistics and a sample say about a policy's table."""
+"""Inspection of a policy's table: catalog, statistics and sampling."""

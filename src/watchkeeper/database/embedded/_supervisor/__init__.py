@@ -1,6 +1,6 @@
-"""The process that owns an embedded PostgreSQL; started by `EmbeddedServer`, standard library only.
+"""A child process that owns an embedded PostgreSQL; started by `EmbeddedServer`, standard library only.
 
-It runs in a session of its own. The first line on its stdin is the spec, as JSON. The end of stdin means that
+It runs in its own session. The first line on its stdin is the spec, as JSON. The end of stdin means that
 the parent has ended, and stops the server. Stdout takes one JSON line per event:
 
 - `{"event": "ready", "pid"}`: clients can connect.

@@ -1,4 +1,4 @@
-"""A child of the supervisor that does not outlive it."""
+"""A child process that ends with the supervisor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Program:
-    """A running program, which on Linux gets `death_signal` when the main thread that started it ends.
+    """A child process, which on Linux gets `death_signal` when the supervisor's main thread ends.
 
-    `account` holds the arguments `user`, `group` and `extra_groups` of `subprocess.Popen`, or nothing.
+    `account` holds the arguments `user`, `group` and `extra_groups` of `subprocess.Popen`, or is empty.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Program:
                 if os.getppid() != supervisor:
                     os._exit(1)
 
-        self.is_silent = False  # no process has the other end of the pipe any more
+        self.output_closed = False  # every writer has closed the pipe
         self.output, writer = os.pipe()
         os.set_blocking(self.output, False)
         try:
@@ -50,7 +50,7 @@ class Program:
                 cwd="/",
                 env=dict(environ),
                 start_new_session=True,
-                # Runs after the change of user, which would reset the signal. This process has one thread.
+                # Runs after setuid(), which clears the signal. Safe: this process has one thread.
                 preexec_fn=die_with_supervisor,  # noqa: PLW1509
                 umask=0o077,
                 **account,
@@ -63,27 +63,27 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
-    def is_over(self) -> bool:
-        """Return whether it has ended."""
+    def has_exited(self) -> bool:
+        """Return whether the program has exited."""
         return self._process.poll() is not None
 
     def read(self) -> bytes:
-        """Return what it wrote since the last call, without waiting."""
+        """Return the unread output, without blocking."""
         chunks = []
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self.output, 65536):
                 chunks.append(chunk)
-            self.is_silent = True
+            self.output_closed = True
         return b"".join(chunks)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program."""
         self._process.send_signal(number)
 
     def close(self) -> int:
-        """Close the pipe and return the exit status; children still running get EPIPE, which they ignore."""
+        """Close the pipe and return the exit status; processes that still write get EPIPE."""
         os.close(self.output)
         return self._process.returncode

@@ -87,7 +87,7 @@ class Supervisor:
         sources = [self._wake]
         if self._parent_lives:
             sources.append(0)
-        if self._program is not None and not self._program.is_silent:
+        if self._program is not None and not self._program.output_closed:
             sources.append(self._program.output)
         ready = select.select(sources, [], [], max(seconds, 0))[0]
         if self._wake in ready:
@@ -141,11 +141,11 @@ class Supervisor:
             (signal.SIGQUIT, _KILL_TIMEOUT_S),
             (signal.SIGKILL, _KILL_TIMEOUT_S),
         ):
-            if program.is_over():
+            if program.has_exited():
                 break
-            program.signal(number)
+            program.send_signal(number)
             end = time.monotonic() + timeout
-            while not program.is_over() and (left := end - time.monotonic()) > 0:
+            while not program.has_exited() and (left := end - time.monotonic()) > 0:
                 self._poll(left)
         self._reap(program)
 
@@ -179,7 +179,7 @@ class Supervisor:
             os.chown(new, self._account["user"], self._account["group"])
         # The processes that initdb starts end with it, because it reads their output.
         program = self._start([*self._spec["initdb"], "-D", str(new)], signal.SIGKILL)
-        self._wait(float("inf"), program.is_over)
+        self._wait(float("inf"), program.has_exited)
         if code := self._reap(program):
             raise FailedError("initdb", code, self._server_log.tail)
         # The folder may belong to another account by now: follow none of its links as root.
@@ -218,15 +218,15 @@ class Supervisor:
         """Run the server until it ends; return its exit status and whether it was ready."""
         stale = recorded_pid(self._data)
         # No process has that id now, or another program has: the rule in a restarted container, where
-        # PostgreSQL would refuse to start for ever. It ignores the id in this variable, which pg_ctl sets for
+        # PostgreSQL would never start again. It ignores the id in this variable, which pg_ctl sets for
         # the shell that started it (CreateLockFile, src/backend/utils/init/miscinit.c), and still refuses
         # while the old server's shared memory is in use.
         environ = {} if stale is None else {"PG_GRANDPARENT_PID": str(stale)}
         program = self._start(self._spec["postgres"], signal.SIGINT, **environ)
-        while not self._wait(_READY_POLL_S, program.is_over):
+        while not self._wait(_READY_POLL_S, program.has_exited):
             if is_ready(self._data, program.pid):
                 send_event({"event": "ready", "pid": program.pid})
-                self._wait(float("inf"), program.is_over)
+                self._wait(float("inf"), program.has_exited)
                 return self._reap(program), True
         return self._reap(program), False
 
