@@ -62,7 +62,7 @@ class Watchkeeper:
         PolicyRefusedError: A policy is not allowed.
     """
 
-    def __init__(  # noqa: PLR0913 - the options of a service
+    def __init__(  # noqa: PLR0913 - composition root
         self,
         service: str,
         *,
@@ -271,7 +271,7 @@ class Watchkeeper:
             await self._opening
         except asyncio.CancelledError:
             if self._stopping:
-                raise WatchkeeperError("The service was told to stop while it was starting.") from None
+                raise WatchkeeperError("The service was stopped while it was starting.") from None
             raise
         finally:
             self._opening.cancel()

@@ -29,7 +29,7 @@ _GIB: Final = 1 << 30
 
 
 class Secret:
-    """A value, not empty, that is never shown: `str`, `repr`, logging and pickling do not reveal it."""
+    """A non-empty value that is never shown: `str`, `repr`, logging and pickling do not reveal it."""
 
     __slots__ = ("_value",)
 
@@ -95,7 +95,7 @@ def _folder_path(text: str) -> Path:
 
 def _share(example: str) -> _Kind:
     takes = f"a share over 0 and up to 1, such as {example}"
-    return _Kind(float, takes, lambda share: 0.0 < share <= 1.0)  # refuses NaN too
+    return _Kind(float, takes, lambda share: 0.0 < share <= 1.0)  # rejects NaN too
 
 
 _TEXT: Final = _Kind(str)
@@ -137,7 +137,7 @@ def _read(cls: Any, environ: Mapping[str, str]) -> dict[str, Any]:
 def _default_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the user's folder for state that survives a restart (XDG base directory specification)."""
     base = environ.get("XDG_STATE_HOME", "")
-    if base.startswith("/"):  # the specification has relative paths ignored
+    if base.startswith("/"):  # the specification ignores relative paths
         return Path(base) / "watchkeeper"
     if os.geteuid() == 0:
         # PostgreSQL refuses to run as root, and the account that it runs as cannot enter root's home.
@@ -156,7 +156,7 @@ class Thresholds:
         transaction: How old another transaction in the same database may be.
         dead_rows: How many dead rows a table may have, in multiples of the number that starts autovacuum.
         vacuum_wait: Longest total wait of a run for vacuum; the run itself makes dead rows.
-        disk_share: Share of the disk that has to be free,
+        disk_share: Share of the disk that must be free,
         disk_bytes: unless this many bytes are free.
     """
 

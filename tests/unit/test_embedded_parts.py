@@ -73,7 +73,7 @@ def test_embedded_log_keeps_the_last_lines_in_memory(tmp_path: Path) -> None:
             "FATAL:  pre-existing shared memory block (key 1) is still in use",
             r"Another PostgreSQL still uses",
         ),
-        ('FATAL:  data directory "/x" has wrong ownership', r"has to belong to the account that runs"),
+        ('FATAL:  data directory "/x" has wrong ownership', r"must belong to the account that runs"),
         ('initdb: error: invalid locale name "C.UTF-8"', r"has no locale C\.UTF-8"),
         ("PANIC:  could not locate a valid checkpoint record", r"is damaged: move it away"),
         ('FATAL:  unrecognized configuration parameter "x"', r'a setting \(unrecognized .* parameter "x"\)'),

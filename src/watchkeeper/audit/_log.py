@@ -109,7 +109,7 @@ async def append(  # noqa: PLR0913  # the entry's fields, all named
 
 
 async def recent(conn: AsyncConnection[Any], limit: int = 50, entity: str | None = None) -> list[Entry]:
-    """Return the latest entries, the latest first.
+    """Return the latest entries, newest first.
 
     Args:
         conn: A connection to the service's database.

@@ -36,7 +36,7 @@ def _to_json(value: object, above: tuple[int, ...]) -> object:
         return value
     try:
         known = msgspec.to_builtins(value)
-    except Exception:  # noqa: BLE001  # the entry is written, whatever an object raises
+    except Exception:  # noqa: BLE001  # the entry is written even if an object raises
         return _to_text(value)
     return _to_json(known, (*above, id(value)))
 

@@ -91,7 +91,7 @@ class Connection(AsyncConnection[TupleRow]):
             raise
         report(None)
         conn.answer_timeout = answer_timeout
-        # Whatever the server's default: a statement has to see what was committed while it waited for a lock.
+        # Not the server's default: a statement must see what was committed while waiting for a lock.
         await conn.set_isolation_level(IsolationLevel.READ_COMMITTED)
         return conn
 

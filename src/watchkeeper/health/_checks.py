@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class UnhealthyError(WatchkeeperError):
-    """A dependency answers, but reports or shows that it is unhealthy."""
+    """A dependency responds, but reports or shows that it is unhealthy."""
 
 
 class Check(Protocol):

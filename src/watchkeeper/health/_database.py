@@ -12,16 +12,16 @@ DATABASE_CHECK: Final = "db"  # name of the check
 
 
 class DatabaseCheck:
-    """Pings the database; `ping` raises when it does not answer."""
+    """Pings the database; `ping` raises if it does not respond."""
 
     name: Final = DATABASE_CHECK
     timeout: Final = timedelta(seconds=1)
-    # Timeout and ttl together stay well within the two seconds in which an outage has to show.
+    # Timeout and ttl together stay well within the two seconds in which an outage must show.
     ttl: Final = timedelta(milliseconds=500)
 
     def __init__(self, ping: Callable[[], Awaitable[None]]) -> None:
         self._ping = ping
 
     async def __call__(self) -> None:
-        """Raise when the database does not answer."""
+        """Raise if the database does not respond."""
         await self._ping()

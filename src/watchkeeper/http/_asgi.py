@@ -18,7 +18,7 @@ _REQUEST_ID: Final = b"x-request-id"
 
 
 def with_request_id(message: Message, request_id: str) -> Message:
-    """Return a copy of a response's start that carries the request's id, instead of the app's own."""
+    """Return a copy of a response's start that carries the request's id, instead of the app's."""
     headers = [*message.get("headers", ())]
     if _REQUEST_ID in dict(headers):
         headers = [header for header in headers if header[0] != _REQUEST_ID]

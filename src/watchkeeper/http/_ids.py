@@ -28,7 +28,7 @@ _NO_SPAN: Final = "0" * 16
 _KEPT_FLAGS: Final = {f"{flags:02x}": f"{flags & 0b11:02x}" for flags in range(256)}
 _BATCH: Final = 64
 
-# Ids are not secrets, but have to differ after a fork and where a service seeds the shared generator.
+# Ids are not secrets, but must differ after a fork and where a service seeds the shared generator.
 _random: Final = random.Random()  # noqa: S311 - see above
 # Ids are generated in batches. A request takes a pair with pop, which is atomic.
 _generated: Final[list[tuple[str, str]]] = []

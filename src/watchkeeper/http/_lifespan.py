@@ -49,7 +49,7 @@ class Lifespan:
 
 
 class _InnerApp:
-    """Runs the app's own lifespan in a task; an app without lifespan support is started all the same."""
+    """Runs the app's own lifespan in a task; an app without lifespan support is started anyway."""
 
     def __init__(self, app: ASGIApp, scope: Scope) -> None:
         self._to_app: asyncio.Queue[Message] = asyncio.Queue()

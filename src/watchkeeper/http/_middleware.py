@@ -43,7 +43,7 @@ class Middleware:
                 await self._app(scope, recorder.receive, recorder.send)
             if not recorder.recorded:
                 await recorder.end()
-        except Exception as error:  # noqa: BLE001 - whatever an app raises is answered and logged
+        except Exception as error:  # noqa: BLE001 - any exception of an app gets a response and a log line
             await recorder.fail(error)
         except BaseException:
             recorder.cancel()
@@ -67,7 +67,7 @@ class Middleware:
             recorder.end()
         except Exception as error:
             if not recorder.fail(error):
-                raise  # the server has to close the connection
+                raise  # the server must close the connection
         except BaseException:
             recorder.cancel()
             raise

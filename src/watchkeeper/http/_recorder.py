@@ -53,7 +53,7 @@ class RecorderConfig:
         websocket_metrics: WebsocketMetrics,
         resolve_route: Callable[[Scope], str],
     ) -> Self:
-        """Apply the settings: what is switched off is None, and lines are sampled by their trace."""
+        """Apply the settings: what is disabled is None, and lines are sampled by their trace."""
         sample = settings.request_sample
         return cls(
             logs=logs,
@@ -142,7 +142,7 @@ def name_route(scope: Mapping[str, object], template: str) -> None:
 
 
 async def note_exception(error: BaseException, scope: Mapping[str, object]) -> None:
-    """Log an exception that a framework answers by itself and does not raise.
+    """Log an exception that a framework handles itself and does not raise.
 
     It has the signature of Litestar's `after_exception` hook. An exception whose `status_code` is below 500
     is a response, not a failure, and is ignored.

@@ -28,7 +28,7 @@ POLL_AFTER_S: Final = 0.010
 """A client rarely leaves within so short a time: only after it is polling worth its cost (about 5 µs)."""
 
 _MAX_POLLED: Final = 4
-"""Messages to read ahead: hypercorn sends the body, its end and the disconnect one after the other."""
+"""Messages to read ahead: hypercorn sends the body, its end and the disconnect one by one."""
 
 _INTERNAL_ERROR: Final = "Something went wrong here; the request id finds it in the log."
 
@@ -138,7 +138,7 @@ class RequestRecorder(Recorder):
         if self._complete:
             return  # servers also send the message once the response is complete
         self._client_left = True
-        # No one receives what the app answers now: it is not the app's 5xx.
+        # No one receives the response now: it is not the app's 5xx.
         self._left_before_start = self._left_before_start or not self.status
 
     def _poll_disconnect(self) -> None:
@@ -211,7 +211,7 @@ class RequestRecorder(Recorder):
             await self.send({"type": "http.response.start", "status": 500, "headers": headers})
             await self.send({"type": "http.response.body", "body": body, "more_body": False})
         finally:
-            self._log_exception(error)  # after the answer: a traceback takes milliseconds
+            self._log_exception(error)  # after the response: a traceback takes milliseconds
             self._end("failed")
 
     def _record(self, outcome: str) -> None:

@@ -106,7 +106,7 @@ def _describe_frame(frame: FrameType, line: int | None) -> dict[str, Any]:
 
 
 def claim_exception(exc: BaseException) -> bool:
-    """Return whether `exc` still has to be logged for this request, and mark it as logged.
+    """Return whether `exc` must still be logged for this request, and mark it as logged.
 
     The mark names the request, because several requests may raise one instance (a shared future).
     """

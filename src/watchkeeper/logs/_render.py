@@ -1,4 +1,4 @@
-"""Rendering of fields as one line of strict JSON, whatever they hold."""
+"""Rendering of fields of any type as one line of strict JSON."""
 
 from __future__ import annotations
 

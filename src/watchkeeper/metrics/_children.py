@@ -32,7 +32,7 @@ class Child:
     def __init__(self, store: Store, family: Family, labels: tuple[str, ...]) -> None:
         self._store = store
         self._lock = store.lock
-        # One tuple of memory and index: a move replaces both at once, whatever another thread is doing.
+        # One tuple of memory and index: a move replaces both at once, regardless of other threads.
         self._cells = store.memory.values, store.memory.place(family, labels)
 
     def move(self, values: Cells, first: int, width: int, *, carry: bool) -> None:

@@ -2,7 +2,7 @@
 
 An event is `{"id", "type"?, "channel"?, "peer_id"?, "agent_id"?, ...}`; it is stored as it was sent. Each
 delivery of a configured source that is refused counts once in `webhook_failures_total{source}`. A middleware
-counts it by the status of the response, whatever refused it.
+counts it by the status of the response, regardless of what refused it.
 """
 
 from __future__ import annotations

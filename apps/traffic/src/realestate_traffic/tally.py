@@ -1,4 +1,4 @@
-"""What the client saw, counted as the service has to count it."""
+"""What the client saw, counted as the service must count it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _copy_wheel(folder: Path, paths: Paths) -> Path:
 
 
 def _open_to_all(folder: Path) -> None:
-    """Let every account read and run the files in `folder`, whatever the umask of the installation."""
+    """Let every account read and run the files in `folder`, regardless of the umask of the installation."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             executable = path.stat().st_mode & stat.S_IXUSR

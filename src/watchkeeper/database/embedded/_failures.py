@@ -43,7 +43,7 @@ _MEANINGS: Final = {
         " process id), then start again."
     ),
     r"has wrong ownership|has invalid permissions|[Ww]rong owner": (
-        "The folder {paths.data} has to belong to the account that runs PostgreSQL, with mode 0700: restore"
+        "The folder {paths.data} must belong to the account that runs PostgreSQL, with mode 0700: restore"
         " that with chown -R and chmod."
     ),
     r"invalid locale|could not find suitable encoding|locale .* not found": (

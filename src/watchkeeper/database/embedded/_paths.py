@@ -50,7 +50,7 @@ class Paths:
         except FileExistsError:
             pass
         else:
-            self.state.chmod(mode)  # whatever the umask is
+            self.state.chmod(mode)  # regardless of the umask
         if not account.is_other:
             return
         here = self.state.stat()

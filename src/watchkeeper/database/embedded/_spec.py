@@ -48,7 +48,7 @@ class ServerSpec:
     env: Mapping[str, str]
     uid: int  # 0 for the supervisor's own
     gid: int
-    term_grace: float  # seconds that the parent has to stop after a SIGTERM to the supervisor
+    term_grace: float  # seconds that the parent may take to stop after the supervisor gets SIGTERM
     stop_timeout: float
 
 

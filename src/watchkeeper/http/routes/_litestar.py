@@ -31,6 +31,6 @@ def _mount_path(scope: Scope, handler: Any) -> str | None:
     mounts = [base + path for path in handler.paths]
     if len(mounts) == 1:
         return str(mounts[0])
-    # scope["path"] is the rest below the mount; raw_path is the whole path.
+    # scope["path"] is the remainder below the mount; raw_path is the whole path.
     path = (scope.get("raw_path") or b"").decode("latin-1").removeprefix(scope.get("root_path", "")) + "/"
     return next((mount for mount in sorted(mounts, reverse=True) if path.startswith(mount + "/")), None)

@@ -31,7 +31,7 @@ class ExceptHooks:
         self._previous = before[0]
 
         def restore() -> None:
-            # A hook that has replaced ours since stays.
+            # A hook that has since replaced ours is kept.
             if sys.excepthook == ours[0]:
                 sys.excepthook = before[0]
             if threading.excepthook == ours[1]:

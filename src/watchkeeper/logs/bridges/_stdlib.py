@@ -100,7 +100,7 @@ def _message(record: logging.LogRecord) -> str:
 class StdlibBridge:
     """Replaces the console handlers of the root, of servers and of libraries with one `LineHandler`.
 
-    Handlers that write elsewhere stay. The servers' access logs are silenced: requests have request lines.
+    Handlers that write elsewhere are kept. Access logs are silenced: requests have request lines.
     """
 
     def __init__(self, handler: LineHandler) -> None:

@@ -36,7 +36,7 @@ class ChunkWriter:
         self._line_is_cut = False  # the last thing written is the start of a line whose rest was dropped
 
     def write(self, batch: bytes, *, in_thread: bool) -> bytes:
-        """Write whole lines, or what the last call returned; return what has to wait for room."""
+        """Write whole lines, or what the last call returned; return what must wait for room."""
         size = len(batch)
         if size <= select.PIPE_BUF:
             return self._write_chunk(batch, in_thread)

@@ -1,6 +1,6 @@
 """Lines longer than PIPE_BUF in a pipe that several processes write to.
 
-The kernel interleaves such a write with others only when it has to wait for room (pipe_write in fs/pipe.c
+The kernel interleaves such a write with others only when it must wait for room (pipe_write in fs/pipe.c
 holds the pipe's mutex). So a long line is written only when all of it fits, under a lock.
 """
 

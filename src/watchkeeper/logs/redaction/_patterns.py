@@ -156,7 +156,7 @@ def _mask_parameter(found: re.Match[str]) -> str:
 def names_secret(name: str, keys: frozenset[str] = DEFAULT_KEYS) -> bool:
     """Return whether a key, parameter or header of this name, in any spelling, holds a secret.
 
-    A long key may be the end of the name (`accesstoken`), a short one has to be its last word (`X-Auth`, not
+    A long key may be the end of the name (`accesstoken`), a short one must be its last word (`X-Auth`, not
     `oauth`). The word password or secret may be anywhere. The keys are in lower case without separators.
     """
     words = [word.lower() for word in _WORD.findall(name)]

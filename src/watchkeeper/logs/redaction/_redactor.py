@@ -40,7 +40,7 @@ class Redactor:
 
     Args:
         secrets: Values that must not appear in any line; default none.
-        keys: Names whose values are masked, whatever their case and separators, also as the last part of a
+        keys: Names whose values are masked, regardless of case and separators, also as the last part of a
             longer name (`X-Api-Key`, `accessToken`); default `DEFAULT_KEYS`.
     """
 

@@ -5,7 +5,7 @@ An instance is what is scraped at one address: the workers of one server. These 
 - the processes that `multiprocessing` started from one parent (the workers of uvicorn, granian, hypercorn);
 - the workers of one gunicorn;
 - a process and those that it forked;
-- processes with the same name in `WATCHKEEPER_METRICS_INSTANCE`, whatever started them.
+- processes with the same name in `WATCHKEEPER_METRICS_INSTANCE`, regardless of what started them.
 
 Every other process is an instance by itself. The service's name, the user and (in containers) the pid
 namespace are part of an instance's identity, so two instances on one machine never mix.

@@ -1,4 +1,4 @@
-"""This process as one worker of an instance: it claims a slot and has its registry count there."""
+"""This process as one worker of an instance: claims a slot, in which its registry counts."""
 
 from __future__ import annotations
 
