@@ -9,11 +9,11 @@ import argparse
 import asyncio
 import logging
 import sys
+from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from watchkeeper import __version__
 from watchkeeper.cli._app import VARIABLE, find_keeper
 from watchkeeper.cli._command import Command, Group
 from watchkeeper.cli._screen import Screen, open_screen
@@ -105,7 +105,7 @@ def _make_parser(*, has_keeper: bool) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(app=None, json=False)
-    parser.add_argument("--version", action="version", version=f"watchkeeper {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     if not has_keeper:
         parser.add_argument(
             "--app",
@@ -114,6 +114,14 @@ def _make_parser(*, has_keeper: bool) -> argparse.ArgumentParser:
         )
     _add(parser, GROUPS, "GROUP", help_=argparse.SUPPRESS)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the installed version, which is looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        sys.stdout.write(f"watchkeeper {metadata.version('watchkeeper')}\n")
+        parser.exit()
 
 
 def _add(
