@@ -349,7 +349,7 @@ async def test_partitioned_table_is_archived(any_db: RetentionDB, *, indexed: bo
     [
         (
             "ALTER TABLE inbound_events ADD n serial, ADD CONSTRAINT once UNIQUE (n) DEFERRABLE",
-            "could not be restored beside the deferrable key once",
+            "could not be restored because of the deferrable key once",
         ),
         (
             "CREATE TABLE heir (more text) INHERITS (inbound_events)",

@@ -257,7 +257,7 @@ async def test_partition_detached_during_the_run_is_kept(
     monkeypatch.setattr(PartitionDrop, "_count", detach)
     (result,) = await db.retention(EVENTS).run_now()
     assert (result.status, result.deleted, db.count("p55")) == ("completed", old - 50, 50)
-    assert "public.p55, because it was changed meanwhile" in " ".join(result.notes)
+    assert "public.p55, because it was changed during the drop" in " ".join(result.notes)
     assert dropped(db) == [["public.p65", "public.p45"]]
 
 
@@ -281,7 +281,7 @@ async def test_hold_added_while_a_partition_is_counted_applies(
     monkeypatch.setattr(PartitionDrop, "_count", hold)
     (result,) = await retention.run_now()
     assert (result.status, result.deleted) == ("completed", old - 1)
-    assert "public.p65, because a hold was added or released meanwhile" in " ".join(result.notes)
+    assert "public.p65, because a hold was added or released during the drop" in " ".join(result.notes)
     assert db.sql("SELECT id FROM p65") == [("60-7",)]
     assert dropped(db) == [["public.p55", "public.p45"]]
 

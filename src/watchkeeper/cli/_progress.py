@@ -37,7 +37,7 @@ class ProgressBars(RunObserver):
     restored = deleted
 
     def waiting(self, table: str, _run: int, pressure: Pressure) -> None:
-        """Print why a run waits above the bars, and the reason beside its own."""
+        """Print why a run waits above the bars, and the reason in its own bar."""
         self._progress.console.print(printable(f"{table} waits: {pressure.detail}"), markup=False)
         self._progress.update(self._started(table).id, rate=f"waits: {pressure.reason}")
 

@@ -64,8 +64,8 @@ class Screen:
         if self._console is None:
             raise AssertionError("a table is for a terminal")
         from rich import box  # noqa: PLC0415 - an extra, and slow to load
-        from rich.markup import escape  # noqa: PLC0415 - the same
-        from rich.table import Table  # noqa: PLC0415 - the same
+        from rich.markup import escape  # noqa: PLC0415 - an extra, and slow to load
+        from rich.table import Table  # noqa: PLC0415 - an extra, and slow to load
 
         headings = [column.removeprefix("#") for column in columns]
         last_width = _last_column_width(headings, rows, self._console.width)
@@ -120,7 +120,7 @@ class Screen:
 
 @contextmanager
 def open_screen(*, zone: str, json: bool) -> Iterator[Screen]:
-    """Open the screen on stdout, and redirect all other output to stderr meanwhile."""
+    """Open the screen on stdout, and redirect all other output to stderr until it closes."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)

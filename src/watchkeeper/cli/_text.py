@@ -1,4 +1,4 @@
-"""Text as people read it: durations, sizes, numbers of rows."""
+"""Human-readable durations, sizes and row counts."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ class Hold:
 async def read_holds(
     conn: AsyncConnection[Any], tables: Iterable[str], *, ended: bool = False
 ) -> tuple[Hold, ...]:
-    """Return the holds on the tables of these policies, the oldest first; with `ended`, also past ones."""
+    """Return the holds on the tables of these policies, oldest first; with `ended`, also past ones."""
     return await _fetch(conn, "holds", {"tables": list(tables), "all": ended})
 
 
@@ -183,7 +183,7 @@ async def add_hold(  # noqa: PLR0913 - the fields of a hold
     owner: str,
     until: datetime | None,
 ) -> Hold:
-    """Add a hold. It is in force when the transaction commits, also for the current run."""
+    """Add a hold. It takes effect when the transaction commits, for the current run too."""
     parameters = {
         "table": table,
         "conditions": json.dumps([asdict(condition) for condition in conditions]),

@@ -1,4 +1,4 @@
-"""The metrics of retention: what this process does, what the ledger says, what the tables hold."""
+"""The metrics of retention: runs of this process, the state in the ledger, the backlog."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention._model import Backlog, RunResult
     from watchkeeper.retention._policy import Policy
 
-# `stopped` is no outcome: the next run continues.
+# `stopped` is not an outcome: the next run continues.
 STATUSES: Final = tuple(state for state in get_args(State) if state != "stopped")
 
 # The ledger's text starts with one of these and a colon; any other counts as the last one.
@@ -105,11 +105,11 @@ class RetentionMetrics(RunObserver):
             if result.duration:  # zero where it was never claimed or closed
                 self._duration.labels(table=result.table).observe(result.duration.total_seconds())
 
-    def show_holds(self, table: str, holds: int) -> None:
+    def set_holds(self, table: str, holds: int) -> None:
         """Set the number of holds on a table."""
         self._holds.labels(table=table).set(holds)
 
-    def show_activity(self, table: str, *, paused: bool, waiting: str | None) -> None:
+    def set_activity(self, table: str, *, paused: bool, waiting: str | None) -> None:
         """Set whether a policy is paused, and why its run waits; None if it does not."""
         self._paused.labels(table=table).set(float(paused))
         current = None if waiting is None else waiting.partition(":")[0].strip()
@@ -118,7 +118,7 @@ class RetentionMetrics(RunObserver):
         for reason in WAITING_REASONS:
             self._waiting.labels(table=table, reason=reason).set(float(reason == current))
 
-    def show_backlog(self, table: str, backlog: Backlog | None) -> None:
+    def set_backlog(self, table: str, backlog: Backlog | None) -> None:
         """Set the backlog of a table; None clears it, since it is unknown."""
         oldest, rows = self._oldest.labels(table=table), self._backlog.labels(table=table)
         if backlog is None:
@@ -130,7 +130,7 @@ class RetentionMetrics(RunObserver):
         else:
             oldest.set(backlog.oldest.timestamp())
 
-    def show_policy(self, table: str, since: datetime, success: datetime | None) -> None:
+    def set_policy(self, table: str, since: datetime, success: datetime | None) -> None:
         """Set when a policy was first registered, and when a run last completed."""
         self._since.labels(table=table).set(since.timestamp())
         if success is not None:

@@ -74,7 +74,7 @@ class Backlog:
 
     rows: int
     exact: bool  # counted; otherwise estimated from a sample
-    oldest: datetime | None  # age of the oldest such row, of the sample if there is no index
+    oldest: datetime | None  # timestamp of the oldest such row, of the sample if there is no index
 
 
 class RunObserver:
@@ -98,27 +98,27 @@ class RunObserver:
 
 
 class Observers(RunObserver):
-    """Passes each event on to several observers."""
+    """Forwards each event to several observers."""
 
     def __init__(self, *observers: RunObserver) -> None:
         self._observers = observers
 
     def deleted(self, table: str, rows: int) -> None:
-        """Pass on that rows were deleted."""
+        """Forward that rows were deleted."""
         for observer in self._observers:
             observer.deleted(table, rows)
 
     def waiting(self, table: str, run: int, pressure: Pressure) -> None:
-        """Pass on that a run waits."""
+        """Forward that a run waits."""
         for observer in self._observers:
             observer.waiting(table, run, pressure)
 
     def resumed(self, table: str, run: int, reason: Reason, waited: timedelta) -> None:
-        """Pass on that a run continues."""
+        """Forward that a run continues."""
         for observer in self._observers:
             observer.resumed(table, run, reason, waited)
 
     def finished(self, result: RunResult) -> None:
-        """Pass on that a run ended."""
+        """Forward that a run ended."""
         for observer in self._observers:
             observer.finished(result)

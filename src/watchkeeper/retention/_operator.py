@@ -54,19 +54,19 @@ class Operator:
         owner: str,
         until: datetime | None = None,
     ) -> Hold:
-        """Hold rows, whatever their policy says; the current run keeps them too.
+        """Hold rows, regardless of their policy; the current run keeps them too.
 
         Args:
             table: Name of the policy.
             conditions: A row that meets all of them is held; without any, every row is.
             reason: Why the rows are held.
-            owner: Who asks for it.
+            owner: Who requested the hold.
             until: When the hold expires; default: when it is released.
         """
         (policy,) = select_policies(self._policies, [table])
         for name, text in (("a reason", reason), ("an owner", owner)):
             if not text.strip():
-                raise ConfigurationError(f"A hold needs {name}: others have to know why the rows are kept.")
+                raise ConfigurationError(f"A hold needs {name}: it is recorded with the hold.")
         if until is not None and until <= await self._ledger.now():
             raise ConfigurationError("A hold expires in the future, or when it is released.")
         await self._ledger.register(self._policies)
@@ -91,7 +91,7 @@ class Operator:
                 target = replace(await find_target(conn, policy), holds=(hold,))
                 (rows,) = await fetch_row(conn, target.fill(QUERIES["count_hold"]), {})
         except (RetentionError, DatabaseUnavailableError, psycopg.Error):
-            return None  # the hold is in force all the same
+            return None  # the hold is in force anyway
         return int(rows)
 
     async def release(self, hold: int, *, released_by: str) -> Hold:
@@ -110,7 +110,7 @@ class Operator:
             return await read_holds(conn, [policy.name for policy in self._policies], ended=ended)
 
     async def archived(self, run: int) -> ArchivedRun:
-        """Return what the archive has of the run with this number, which has to have ended."""
+        """Return what the archive has of the run with this number, which must have ended."""
         async with self._database.connection() as conn:
             return await read_archived_run(conn, run)
 

@@ -117,7 +117,7 @@ class Retention:
         self._ledger = Ledger(database, redact=logging.redactor.text, lease=lease)
         self.operator: Final = Operator(database, self._ledger, self._policies, archive)
         self._metrics = metrics
-        self.backlog: Final = BacklogWatch(database, self._policies, metrics.show_backlog)
+        self.backlog: Final = BacklogWatch(database, self._policies, metrics.set_backlog)
         self.log: Final = JobLog(logging)
         self._observers = Observers(metrics, self.log)
         self.limits = limits
@@ -244,13 +244,13 @@ class Retention:
         """Set the gauges from the ledger, and once a minute the backlog; an outage leaves them unchanged."""
         for status in await self.status():
             if status.since is not None:
-                self._metrics.show_policy(status.policy.name, status.since, status.last_success)
+                self._metrics.set_policy(status.policy.name, status.since, status.last_success)
         holds = Counter(hold.table_name for hold in await self.operator.holds())
         for policy in self._policies:
-            self._metrics.show_holds(policy.name, holds[policy.name])
+            self._metrics.set_holds(policy.name, holds[policy.name])
         async with self._database.connection() as conn:
             for table, paused, waiting in await read_activity(conn, self._policies):
-                self._metrics.show_activity(table, paused=paused, waiting=waiting)
+                self._metrics.set_activity(table, paused=paused, waiting=waiting)
         await self.backlog.refresh()
 
     async def _order_by_reference(self, policies: Sequence[Policy]) -> Sequence[Policy]:

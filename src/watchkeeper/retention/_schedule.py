@@ -56,7 +56,7 @@ class Schedule:
 
     def last_before(self, now: datetime) -> datetime:
         """Return the last scheduled time up to an aware `now`, in UTC."""
-        # Forwards only: backwards, cronsim puts a skipped time before the gap.
+        # Search forwards only: backwards, cronsim puts a skipped time before the gap.
         for distance in _LOOK_BACK:
             last = None
             for time in self._times_from(now - distance):

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from watchkeeper.retention._retention import Retention
 
 POLL: Final = timedelta(seconds=15)
-"""Longest time between two ticks, which also find retries, missed runs and lapsed leases."""
+"""Maximum time between two ticks, which also find retries, missed runs and lapsed leases."""
 
 GRACE: Final = timedelta(seconds=10)
-"""How long the current run may take to end its transaction and be closed when the loop is cancelled."""
+"""How long a cancelled loop waits for the current run to end its transaction and be closed."""
 
 _OUTAGE: Final = "outage"
 _MARGIN: Final = timedelta(milliseconds=50)
@@ -51,7 +51,7 @@ class Scheduler:
         while not self._stopping.is_set():
             await self._tick()
             now = datetime.now(UTC)
-            # Rather late than early: the database's clock decides.
+            # Late is better than early: the database's clock decides.
             pause = min(self._job.next_due(now) - now + _MARGIN, self._poll)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause.total_seconds())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class RetentionService:
     """Runs the retention policies of a service on the database that `database` opens."""
 
-    def __init__(  # noqa: PLR0913 - it joins the parts
+    def __init__(  # noqa: PLR0913 - composition root
         self,
         policies: Sequence[Policy],
         settings: Settings,
@@ -66,7 +66,7 @@ class RetentionService:
         )
 
     def start(self) -> None:
-        """Run what is due in the background, unless scheduled runs are switched off."""
+        """Run what is due in the background, unless scheduled runs are disabled."""
         if self.retention is not None and self._settings.retention:
             self._running = asyncio.create_task(self._run(self.retention), name="watchkeeper-retention")
 

@@ -1,4 +1,4 @@
-"""Replaces the database by a backup in one transaction.
+"""Replaces the database with a backup in one transaction.
 
 `pg_restore` alone would leave what was created later. So its script goes to `psql`, after BEGIN and a query
 that empties the database; COMMIT follows only if pg_restore succeeded.
@@ -30,7 +30,7 @@ _BEGIN: Final = "BEGIN;\nSET LOCAL lock_timeout = '5s';\n"
 
 
 async def replace_database(psql: Path, pg_restore: Path, file: Path, *, url: Secret, server: int) -> None:
-    """Replace everything in a database by a backup; raise WatchkeeperError if nothing was changed."""
+    """Replace everything in a database with a backup; raise WatchkeeperError if nothing was changed."""
     reader = await start_program(pg_restore, "--no-owner", "--no-privileges", "--file=-", file, url=None)
     writer = await start_program(
         psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", url=url, stdin=PIPE, stdout=DEVNULL
@@ -53,7 +53,7 @@ async def replace_database(psql: Path, pg_restore: Path, file: Path, *, url: Sec
 async def _copy(reader: asyncio.subprocess.Process, writer: asyncio.subprocess.Process, server: int) -> None:
     """Copy the script and commit it if pg_restore succeeded; otherwise the end of the input rolls it back."""
     assert reader.stdout is not None  # noqa: S101 - it is a pipe
-    assert writer.stdin is not None  # noqa: S101 - the same
+    assert writer.stdin is not None  # noqa: S101 - it is a pipe
     try:
         writer.stdin.write(f"{_BEGIN}{_QUERIES['wipe']};\n".encode())
         while (line := await reader.stdout.readline()).startswith(_HEADER):

@@ -55,7 +55,7 @@ async def find_program(keeper: Watchkeeper, name: str) -> Path:
 
 
 async def run_program(program: Path, *arguments: str, url: Secret | None = None) -> str:
-    """Run a program and return its output; raise WatchkeeperError with its last words if it fails.
+    """Run a program and return its output; raise WatchkeeperError with the end of its stderr if it fails.
 
     Every account can see the arguments: `url`, the database to connect to, goes into the environment.
     """
@@ -63,7 +63,7 @@ async def run_program(program: Path, *arguments: str, url: Secret | None = None)
     try:
         output, errors = await process.communicate()
     except asyncio.CancelledError:
-        with suppress(ProcessLookupError):  # it got Ctrl-C too
+        with suppress(ProcessLookupError):  # it received Ctrl-C too
             process.terminate()
         await process.wait()
         raise

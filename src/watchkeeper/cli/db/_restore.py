@@ -1,4 +1,4 @@
-"""`db restore`: replaces the database by a backup."""
+"""`db restore`: replaces the database with a backup."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: S
 
 RESTORE_DATABASE: Final = Command(
     name="restore",
-    help="replace the database by a backup, then migrate it; stop the service first",
+    help="replace the database with a backup, then migrate it; stop the service first",
     arguments=(_add_file, add_yes),
     execute=_execute,
     migrate=False,

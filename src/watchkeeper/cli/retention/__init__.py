@@ -1,1 +1,1 @@
-"""`watchkeeper retention`: a file for each command, or for a few related ones."""
+"""`watchkeeper retention`: one file per command or group of related commands."""

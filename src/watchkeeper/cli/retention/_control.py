@@ -31,7 +31,7 @@ async def _resume(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Sc
 
 async def _cancel(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
     run = await keeper.retention.operator.cancel(arguments.table, by=arguments.by)
-    consequence = f"run {run} deletes nothing more; the next scheduled run deletes the rest"
+    consequence = f"run {run} deletes nothing more; the next scheduled run deletes the remaining rows"
     return _show(screen, arguments, "cancelled", run, consequence)
 
 
@@ -59,7 +59,7 @@ RESUME: Final = Command(
 )
 CANCEL: Final = Command(
     name="cancel",
-    help="cancel the current run of a policy; the next scheduled run deletes the rest",
+    help="cancel the current run of a policy; the next scheduled run deletes the remaining rows",
     arguments=(add_table, add_by, add_json),
     execute=_cancel,
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from watchkeeper.keeper import Watchkeeper
     from watchkeeper.retention import Hold, Plan
 
-_MOST_HOLDS: Final = 5  # in a sentence
+_MAX_HOLDS: Final = 5  # in a sentence
 
 
 async def _execute(keeper: Watchkeeper, arguments: argparse.Namespace, screen: Screen) -> int:
@@ -98,8 +98,8 @@ def _holds_some(plan: Plan) -> bool:
 
 
 def _by_holds(holds: Sequence[Hold]) -> str:
-    names = ", ".join(str(hold.id) for hold in holds[:_MOST_HOLDS])
-    more = f" and {len(holds) - _MOST_HOLDS} more" if len(holds) > _MOST_HOLDS else ""
+    names = ", ".join(str(hold.id) for hold in holds[:_MAX_HOLDS])
+    more = f" and {len(holds) - _MAX_HOLDS} more" if len(holds) > _MAX_HOLDS else ""
     return f" by hold{'' if len(holds) == 1 else 's'} {names}{more}"
 
 

@@ -35,7 +35,7 @@ class Archive(Protocol):
     """Stores segments, in a folder or an object store."""
 
     async def write(self, table: str, run: int, data: bytes) -> Location:
-        """Store a segment durably: it survives a crash of this machine. If that fails, nothing of it stays.
+        """Store a segment durably: it survives a crash of this machine. If that fails, none of it is kept.
 
         Args:
             table: The policy's name.
@@ -58,7 +58,7 @@ class Archive(Protocol):
 
 
 def check_archive(policies: Iterable[Policy], archive: Archive | None) -> None:
-    """Raise ConfigurationError if a policy archives its rows, and there is no archive."""
+    """Raise ConfigurationError if a policy archives its rows but there is no archive."""
     for policy in policies:
         if policy.archive and archive is None:
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What the ledger says about the archived rows of a run."""
+"""The ledger's record of a run's archived rows."""
 
 from __future__ import annotations
 

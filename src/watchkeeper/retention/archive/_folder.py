@@ -95,7 +95,7 @@ class FolderArchive:
 
 def _append(path: Path, data: bytes) -> int | None:
     """Append to a file and return the offset; None if the file is large enough already."""
-    # Opened by name each time: data written to a file that was removed meanwhile would be lost.
+    # Opened by name each time: data written to a file that has been removed would be lost.
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         start = os.fstat(file).st_size

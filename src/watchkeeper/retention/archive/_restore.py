@@ -35,7 +35,7 @@ ACTION: Final = "retention.restore"
 
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=60)
 _LOCK_TIMEOUT: Final = timedelta(seconds=5)
-# Limits of one INSERT.
+# Maximum size of one INSERT.
 _MOST_ROWS: Final = 2000
 _MOST_CHARACTERS: Final = 4 << 20
 
@@ -48,7 +48,7 @@ class Restored:
     rows: int  # restored now
     present: int  # in the table already, by a unique key
     earlier: int  # restored before
-    problems: tuple[str, ...]  # why others were not restored, a sentence each
+    problems: tuple[str, ...]  # why the others were not restored, one sentence each
 
 
 class Restorer:
@@ -196,7 +196,7 @@ class Restorer:
                 f"The table {self._found.table} has no column {', '.join(dropped)} any more, which the"
                 " archived rows have: add it, restore, and drop it again if it is not needed."
             )
-        # A column that was added meanwhile gets its default; one that is generated now is computed.
+        # A column that was added since gets its default; one that is generated now is computed.
         written = [column for column in columns if column.name in archived and not column.generated]
         return sql.SQL(QUERIES["restore_rows"]).format(table=table, **restore_placeholders(written))
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 _GZIP: Final = 31  # the largest window, in the gzip format
 _LINES_AT_ONCE: Final = 256
-_LEVEL: Final = 3  # level 6 takes three times as long and saves a tenth
+_LEVEL: Final = 3  # level 6 takes three times as long and saves 10 %
 
 
 def pack(lines: Sequence[str]) -> tuple[bytes, str]:
     """Compress the lines of a segment, which have no line ends; return the bytes and their checksum."""
     compressor = zlib.compressobj(level=_LEVEL, wbits=_GZIP)
-    # In pieces: while one of them is encoded, no other thread of the process runs.
+    # In pieces: encoding one piece blocks all other threads of the process.
     data = b"".join(
         compressor.compress(("\n".join(lines[at : at + _LINES_AT_ONCE]) + "\n").encode())
         for at in range(0, len(lines), _LINES_AT_ONCE)

@@ -1,4 +1,4 @@
-"""When a scheduled run is tried, and tried again."""
+"""When a scheduled run is attempted and retried."""
 
 from __future__ import annotations
 

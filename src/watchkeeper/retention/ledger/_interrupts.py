@@ -79,7 +79,7 @@ def paused(claim: Claim, by: str) -> RunPausedError:
 
 
 def raise_if_interrupted(claim: Claim, marks: tuple[Any, ...] | None) -> None:
-    """Raise if the run is marked as paused or cancelled by someone, or lost (`marks` is None)."""
+    """Raise if the run is marked as paused, cancelled or lost (`marks` is None)."""
     if marks is None:
         raise lost(claim)
     paused_by, cancelled_by = marks
@@ -96,7 +96,7 @@ async def check_interrupts(conn: AsyncConnection[Any], claim: Claim) -> None:
 
 
 async def record_planned_rows(conn: AsyncConnection[Any], claim: Claim, rows: float) -> None:
-    """Record about how many rows a run has to delete."""
+    """Record the approximate number of rows that a run has to delete."""
     parameters = {"run": claim.id, "epoch": claim.epoch, "rows": round(rows)}
     await conn.execute(QUERIES["show_plan"], parameters)
 
@@ -133,7 +133,7 @@ async def find_obstacle(conn: AsyncConnection[Any], table: str) -> str | None:
 
 
 async def pause_policy(conn: AsyncConnection[Any], table: str, by: str) -> int | None:
-    """Pause a policy and stop its current run, whose number is returned; None without one."""
+    """Pause a policy and stop its current run; return that run's number, None without one."""
     await _lock(conn, table)
     paused = await (await conn.execute(QUERIES["paused"], {"table": table})).fetchone()
     if paused is not None and paused[0] is not None:

@@ -45,7 +45,7 @@ ACTOR: Final = "retention-job"
 _CLAIM_WAIT: Final = timedelta(seconds=2)  # `restore` locks a policy for a while
 
 LEASE: Final = timedelta(seconds=60)
-"""How long after its last heartbeat a run counts as alive."""
+"""Time without a heartbeat after which a run no longer counts as alive."""
 
 
 class Ledger:
@@ -63,9 +63,9 @@ class Ledger:
         return cast("datetime", now)
 
     async def register(self, policies: Iterable[Policy]) -> None:
-        """Record the declared policies; a policy is scheduled from its first registration on."""
+        """Record the declared policies; a policy's schedule starts when it is first registered."""
         async with self._database.transaction() as conn:
-            # In one order, so that replicas that start together cannot deadlock.
+            # In the same order, so that replicas that start together cannot deadlock.
             for policy in sorted(policies, key=lambda policy: policy.name):
                 await conn.execute(
                     QUERIES["register"],
@@ -83,7 +83,7 @@ class Ledger:
             try:
                 return await self._claim(conn, policy, "schedule", due_at, attempt)
             except psycopg.errors.LockNotAvailable:
-                return None  # by an operator command, such as `restore`: the next tick tries again
+                return None  # locked by a command such as `restore`: the next tick tries again
 
     async def claim_now(self, policy: Policy) -> Claim:
         """Claim a manual run; raises RetentionError if the policy is running, paused or locked."""
@@ -184,7 +184,7 @@ class Ledger:
             return await cursor.fetchall()
 
     async def close_lapsed(self, claim: Claim, error: RunInterruptedError) -> RunResult | None:
-        """Close a run whose process ended; None if it was closed or renewed its lease meanwhile."""
+        """Close a run whose process ended; None if it was closed or has renewed its lease."""
         return await self._close(claim, "failed", error, lapsed=True)
 
     async def _close(
@@ -196,7 +196,7 @@ class Ledger:
             if row is None:
                 return None
             deleted, bytes_deleted, duration, partitions, cancelled_by, paused_by = row
-            # An operator command also applies to a run that ended before it saw it.
+            # An operator command also applies to a run that ended before noticing it.
             if state in {"stopped", "failed"} and cancelled_by is not None:
                 state, error = "cancelled", cancelled(claim.table_name, cancelled_by)
             elif lapsed and paused_by is not None:
@@ -238,7 +238,7 @@ class Ledger:
 
     def _describe(self, error: BaseException | None) -> dict[str, str] | None:
         if error is None or (isinstance(error, StopRequestedError) and not isinstance(error, RunPausedError)):
-            return None  # the state says it all
+            return None  # the state is enough
         # Mask before joining the lines: some patterns end at a line break.
         message = " ".join(self._redact(str(error)).split())
         # PostgreSQL takes neither lone surrogates (file names that are not UTF-8) nor NUL.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastRun:
-    """A run as the ledger has it; the latest one may still be running.
+    """A run as recorded in the ledger; the latest one may still be running.
 
     Args:
         id: Its number in the ledger.
@@ -64,7 +64,7 @@ class PastRun:
         return self.deleted / seconds if seconds > 0 else 0.0
 
     def left(self, now: datetime) -> timedelta | None:
-        """Return about how long it still takes at `now`, the database's time; None if that is not known."""
+        """Estimate the remaining time at `now`, the database's time; None if it is not known."""
         rate = self.rate(now)
         if self.planned is None or rate <= 0:
             return None
@@ -121,7 +121,7 @@ async def read_activity(
 
 
 async def read_history(conn: AsyncConnection[Any], policies: Sequence[Policy], limit: int) -> list[PastRun]:
-    """Return the runs of the policies, the latest first."""
+    """Return the runs of the policies, newest first."""
     async with conn.cursor(row_factory=class_row(PastRun)) as cursor:
         parameters = {"tables": [policy.name for policy in policies], "limit": limit}
         await cursor.execute(QUERIES["history"], parameters)

@@ -1,4 +1,4 @@
-"""The backlog: rows that are past their horizon and still there, whatever the runs report.
+"""The backlog: rows that are past their horizon and still there, regardless of what runs report.
 
 It is read from the table, not from the ledger: a run that deletes nothing can be green for months. Scrapes
 refresh it, so it is bounded: by the index on the age column or a few blocks, each statement by a second.
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from watchkeeper.retention._policy import Policy
 
 REFRESH_INTERVAL: Final = timedelta(minutes=1)
-"""Shortest time between two refreshes of a process, however often it is scraped."""
+"""Minimum time between two refreshes of a process, regardless of the scrape rate."""
 
-# Refreshing takes a hundredth of the time at most.
+# Refreshing takes at most 1 % of the time.
 _REST_FACTOR: Final = 100
-# How long a scrape waits for a refresh that it started; the next one shows a slower one.
+# How long a scrape waits for a refresh that it started; a slower refresh shows in the next scrape.
 _SCRAPE_WAITS_S: Final = 0.5
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=1)
 _LOCK_TIMEOUT: Final = timedelta(milliseconds=500)
@@ -49,11 +49,11 @@ _FIRST_BLOCKS: Final = 64
 
 
 async def read_backlog(conn: AsyncConnection[Any], policy: Policy, now: datetime) -> Backlog:
-    """Read the backlog of a table in a transaction of its own; raises RetentionError if a run would fail."""
+    """Read the backlog of a table in its own transaction; raises RetentionError if a run would fail."""
     await set_transaction(conn, statement=_STATEMENT_TIMEOUT, lock=_LOCK_TIMEOUT)
     target = await (await find_target(conn, policy)).with_holds(conn)
     horizon = policy.horizon(now)
-    # The index may lead to rows that are held, or deleted and not vacuumed: then reading blocks is quicker.
+    # Index entries may be of rows that are held, or deleted and not vacuumed: then reading blocks is faster.
     for read in (_read_by_index, _read_blocks) if target.indexed else (_read_blocks,):
         try:
             async with conn.transaction():
@@ -109,7 +109,7 @@ class BacklogWatch:
         return found
 
     async def refresh(self) -> None:
-        """Start a refresh unless there was one recently, and wait for it a moment."""
+        """Start a refresh unless there was one recently, and wait briefly for it."""
         if self._refreshing is None:
             if time.monotonic() < self._not_before:
                 return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention.table._partitions import Partition
     from watchkeeper.retention.table._target import Target
 
-# Used until the table has runs of its own. Measured with up to 2.5 M rows of 100 bytes and two indexes, on
+# Used until the table has had large runs. Measured with up to 2.5 M rows of 100 bytes and two indexes, on
 # two shared cores: 1.4 to 3.3 us for each row of a block scan, some 20 us for each row of an index scan.
 _S_PER_ROW_BLOCK_SCAN: Final = 2.5e-6
 _S_PER_ROW_INDEX_SCAN: Final = 20e-6
@@ -28,13 +28,13 @@ _S_PER_RUN: Final = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """The size of a table with its indexes, and about how many rows it has."""
+    """The size of a table with its indexes, and its approximate number of rows."""
 
     bytes: int
     rows: int
 
     def estimate_bytes(self, rows: int, dropped: Sequence[Partition]) -> int:
-        """Return about how many bytes these rows take, among them those of dropped partitions."""
+        """Return the approximate size of these rows, including those of dropped partitions."""
         dropped_bytes, dropped_rows = sum(one.bytes for one in dropped), sum(one.rows for one in dropped)
         left = max(rows - dropped_rows, 0)
         share = left / max(self.rows - dropped_rows, rows - dropped_rows, 1)
@@ -48,7 +48,7 @@ async def measure_size(conn: AsyncConnection[Any], target: Target) -> Size:
     return Size(bytes=size, rows=rows)
 
 
-async def estimate_duration(  # noqa: PLR0913 - all that it depends on
+async def estimate_duration(  # noqa: PLR0913 - the inputs of the estimate
     conn: AsyncConnection[Any],
     target: Target,
     *,
@@ -58,7 +58,7 @@ async def estimate_duration(  # noqa: PLR0913 - all that it depends on
     index_scan: bool,
     budget: float,
 ) -> timedelta:
-    """Return about how long a run takes, by the rate of the table's last large runs if there are any."""
+    """Estimate how long a run takes, from the rate of the table's last large runs if there are any."""
     dropped_rows = sum(one.rows for one in dropped)
     left = max(rows - dropped_rows, 0)
     seconds = _S_PER_RUN + (len(dropped) * _S_PER_PARTITION + dropped_rows * _S_PER_ROW_READ) / budget
@@ -75,7 +75,7 @@ async def estimate_duration(  # noqa: PLR0913 - all that it depends on
 async def propose_index(conn: AsyncConnection[Any], target: Target) -> tuple[str, ...]:
     """Return the statements that create an index on the age column; none where there is one.
 
-    A partitioned table gets indexes on its partitions first, concurrently; its own then adopts them.
+    A partitioned table gets indexes on its partitions first, concurrently; its own index then attaches them.
     """
     parameters = {"oid": target.oid, "age": target.age_column}
     missing = await (await conn.execute(QUERIES["missing_index"], parameters)).fetchall()

@@ -1,7 +1,7 @@
 """A batch of a policy that archives: its rows are read, written to the archive, and only then deleted.
 
 The segment is recorded in the ledger before the second transaction, which deletes exactly the row versions
-that were read: rows that changed meanwhile are archived again by a later pass.
+that were read: rows that have changed are archived again by a later pass.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # Rows fetched at once; those that are wider than `_WIDE` are fetched one by one.
 _FETCHED: Final = 256
 _WIDE: Final = 64 << 10
-# Rows that could not be deleted are skipped in the rest of their range, up to this many.
-_MOST_SKIPPED: Final = 10_000
+# Rows that could not be deleted are skipped in the remaining range, up to this many.
+_MAX_SKIPPED: Final = 10_000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,7 +76,7 @@ class Archiver:
         self._transactions = transactions
 
     async def take(self, target: Target, range_: Range, size: int) -> ArchivedBatch:
-        """Archive the next rows of a range; raises ArchiveError where they cannot be written."""
+        """Archive the next rows of a range; raises ArchiveError if they cannot be written."""
         began = time.monotonic()
         async with self._transactions.open() as conn:
             rows = await self._read(conn, await target.with_holds(conn), range_, size)
@@ -114,7 +114,7 @@ class Archiver:
                         of = {"part": part, "place": place, "version": version}
                         wide = await conn.execute(target.fill(QUERIES["read_row"], **parts), of)
                         (line,) = await wide.fetchone() or (None,)
-                    if line is None:  # it has changed meanwhile
+                    if line is None:  # it has changed
                         continue
                     rows.parts.append(part)
                     rows.places.append(f'"{place}"')
@@ -178,7 +178,7 @@ class ArchivedBatch:
             parameters = {"horizon": horizon, **self.rows.parameters()}
             (kept,) = await fetch_row(conn, target.fill(QUERIES["delete_archived"]), parameters)
         available = len(self.rows.places) - len(kept)
-        if kept:  # changed meanwhile, or kept by a trigger: find out which
+        if kept:  # changed, or kept by a trigger: find out which
             more, kept = await self._delete_free(conn, target, horizon, kept)
             available += more
         return await self._note(conn, available=available, kept=kept)
@@ -213,12 +213,12 @@ class ArchivedBatch:
         )
 
     def _divide(self, kept: list[int]) -> tuple[Range, Range | None]:
-        """Return the part of the range that was covered, and the rest of it."""
+        """Return the part of the range that was covered, and the remainder."""
         rows, range_ = self.rows, self.range_
         if isinstance(range_, BlockRange):
             blocks, others = range_.cut(self.size)
             skip = range_.skip + tuple((rows.parts[at], rows.places[at]) for at in kept)
-            if rows.more and len(skip) <= _MOST_SKIPPED:
+            if rows.more and len(skip) <= _MAX_SKIPPED:
                 return blocks, replace(range_, skip=skip)
             return blocks, others
         newest = rows.ages[-1] if rows.ages else None
@@ -227,7 +227,7 @@ class ArchivedBatch:
         skip = range_.skip if newest == range_.start else ()
         skip += tuple((rows.parts[at], rows.places[at]) for at in kept if rows.ages[at] == newest)
         covered = AgeRange(start=range_.start, stop=newest)
-        if len(skip) > _MOST_SKIPPED:  # only rows of one age that cannot be deleted
+        if len(skip) > _MAX_SKIPPED:  # only rows with one timestamp that cannot be deleted
             return replace(range_, skip=()), None
         return covered, AgeRange(start=newest, stop=range_.stop, skip=skip)
 

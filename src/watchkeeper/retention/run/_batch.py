@@ -1,4 +1,4 @@
-"""One bounded delete: a batch covers the first part of a range, of the table's blocks or of its ages.
+"""One bounded delete: a batch covers the first part of a range, of the table's blocks or timestamps.
 
 A plain batch is one statement, by far the fastest way, and fails if it meets a locked row. The other kind
 skips locked rows and counts them.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgeRange:
-    """A closed range of ages, as PostgreSQL writes them, except for some rows (table and ctid)."""
+    """A closed range of timestamps, as PostgreSQL writes them, except for some rows (table and ctid)."""
 
     start: str = "-infinity"
     stop: str = "infinity"
@@ -38,7 +38,7 @@ class BlockRange:
     skip: tuple[tuple[str, str], ...] = ()
 
     def cut(self, blocks: int) -> tuple[BlockRange, BlockRange | None]:
-        """Return the first blocks of the range, and the rest of it."""
+        """Return the first blocks of the range, and the remainder."""
         stop = min(self.start + blocks, self.stop)
         rest = BlockRange(start=stop, stop=self.stop) if stop < self.stop else None
         return BlockRange(start=self.start, stop=stop), rest
@@ -74,7 +74,7 @@ async def choose_range(
 async def repeat_range(conn: AsyncConnection[Any], target: Target, range_: Range) -> Range:
     """Return the whole table as a later pass scans it.
 
-    A block scan stays one: the index still has an entry for every deleted row.
+    A block scan is repeated as one: the index still has an entry for every deleted row.
     """
     return AgeRange() if isinstance(range_, AgeRange) else await _all_blocks(conn, target)
 
@@ -106,7 +106,7 @@ async def skip_empty(
 async def delete_unlocked(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, range_: Range, size: int
 ) -> BatchResult:
-    """Delete as `delete_skip_locked`, but count the rows that stay only if none is deleted.
+    """Delete as `delete_skip_locked`, but count the remaining rows only if none is deleted.
 
     For the first pass: later ones scan the whole table, and counting would read each block a second time.
     """
@@ -121,7 +121,7 @@ async def delete_unlocked(
 async def delete_skip_locked(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, range_: Range, size: int
 ) -> BatchResult:
-    """Delete eligible rows that no other transaction has locked, and count those that stay."""
+    """Delete eligible rows that no other transaction has locked, and count those that are kept."""
     if isinstance(range_, AgeRange):
         return await _delete_ages_skip_locked(conn, target, horizon, range_, size)
     covered, rest = range_.cut(size)
@@ -145,7 +145,7 @@ async def _delete_ages(
     after = await found.fetchone()
     covered, rest = range_, None
     if after is not None:
-        if not after[1]:  # more rows of one age than a batch may delete
+        if not after[1]:  # more rows with one timestamp than a batch may delete
             return await _delete_ages_skip_locked(conn, target, horizon, range_, size)
         covered = AgeRange(start=range_.start, stop=after[0])
         rest = AgeRange(start=after[0], stop=range_.stop)
@@ -164,7 +164,7 @@ async def _delete_ages_skip_locked(
         {"horizon": horizon, "start": range_.start, "stop": range_.stop, "size": size},
     )
     covered, rest = range_, None
-    # If only locked rows of one age are left, the next batch would find the same rows again.
+    # If only locked rows with one timestamp remain, the next batch would find the same rows again.
     if eligible >= size and (deleted or newest != range_.start):
         covered = AgeRange(start=range_.start, stop=newest)
         rest = AgeRange(start=newest, stop=range_.stop)

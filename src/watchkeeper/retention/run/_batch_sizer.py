@@ -17,7 +17,7 @@ TRANSACTION_TARGET: Final = timedelta(milliseconds=50)
 # The 99th percentile of concurrent inserts, relative to an idle table, with a budget of 1/2: 1.0 to 1.8 with
 # deletes of 1 ms, 1.8 with 2, 3 with 5, 4 with 50. With a budget of 1/4 and 1 ms: 1.4.
 _SHARED_TARGET: Final = TRANSACTION_TARGET / 50
-# A shorter time says nothing about the size.
+# Too short to measure the effect of the size.
 _SHORTEST: Final = TRANSACTION_TARGET / 200
 # The number of statements that a delete consists of.
 _STATEMENTS: Final[Mapping[type[Range], int]] = {AgeRange: 3, BlockRange: 2}
@@ -42,7 +42,7 @@ class BatchSizer:
         """How many blocks to check at once for remaining rows."""
         self._skipping = 0
         self._skipping_batches = _SKIPPING_BATCHES
-        self.met_locks = False
+        self.saw_locks = False
         """Whether a batch met a locked row."""
 
     def size(self, range_: Range) -> int:
@@ -80,7 +80,7 @@ class BatchSizer:
 
     def record_lock_conflict(self) -> None:
         """Record that a plain batch met a locked row."""
-        self.met_locks = True
+        self.saw_locks = True
         self._skipping = self._skipping_batches
         self._skipping_batches = min(self._skipping_batches * 2, _MOST_SKIPPING_BATCHES)
 

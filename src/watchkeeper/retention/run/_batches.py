@@ -84,7 +84,7 @@ class Batches:
             looked = self.took
         return await self._transact(range_, delete_skip_locked, before=looked)
 
-    async def any_left(self) -> bool:
+    async def has_eligible_rows(self) -> bool:
         """Return whether any row is still eligible, without locking the run or writing."""
         try:
             async with self._transactions.open() as conn:
@@ -156,7 +156,7 @@ class Batches:
             size = round(batch.deleted * self._row_bytes)
             cursor = None if self.cursor is None else self.cursor.after(batch)
             total = await run.ledger.record_deleted(conn, run.claim, batch.deleted, size, cursor)
-        transactions.writers.record_own()
+        transactions.writers.record_own_write()
         if total != transactions.deleted + batch.deleted:
             transactions.writers.invalidate()  # the server lost a commit
         self._lease.record_renewal()
@@ -169,6 +169,6 @@ class Batches:
             round_trip=transactions.round_trip,
         )
         self.took = before + whole
-        transactions.count_up_to(total)
+        transactions.report_up_to(total)
         self._guard.check(target.name, batch)
         return batch

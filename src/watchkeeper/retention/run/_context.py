@@ -35,5 +35,5 @@ class Run:
 
     @property
     def shares_time(self) -> bool:
-        """Whether the run is throttled: it leaves a share of the time to others."""
+        """Whether the run is throttled: it leaves a share of the time to other clients."""
         return self.limits.budget < 1.0

@@ -38,7 +38,7 @@ class Cursor:
 async def find_cursor(
     conn: AsyncConnection[Any], claim: Claim, target: Target, range_: Range
 ) -> tuple[Cursor, Range]:
-    """Return the cursor of a run, and the part of the range that its first pass still has to sweep."""
+    """Return the cursor of a run, and the part of the range that its first pass must still scan."""
     parameters = {
         "oid": target.oid,
         "run": claim.id,

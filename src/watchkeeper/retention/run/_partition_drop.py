@@ -1,12 +1,12 @@
-"""Drops old partitions: quicker than any delete, and nothing is left for vacuum.
+"""Drops old partitions: faster than any delete, and nothing is left for vacuum.
 
 One transaction a partition, as the owner of the tables:
 
 1. Lock the partition against writes, which are rare in an old one.
 2. Read its bound again, count its rows in ranges of blocks, and check that none of them is held. That takes
    up to seconds, so it comes before the run is locked in the ledger: adding a hold waits for that lock.
-3. Lock the run in the ledger, check that no hold was added meanwhile, lock all tables, drop the partition,
-   move the ledger's count.
+3. Lock the run in the ledger, check that no hold has been added, lock all tables, drop the partition,
+   update the ledger's count.
 
 DROP waits for the parent table, and blocks others, for about `LOCK_TIMEOUT` at most; then it is rolled back
 and tried again. Once it has all locks, dropping takes a millisecond or so for each table and index. A
@@ -15,7 +15,7 @@ it would wait for the partition, and DROP for it. Where that happens, the parent
 if that was quick.
 
 Not DETACH CONCURRENTLY: interrupted, it leaves a partition whose rows are neither in the table nor in the
-ledger, and it is refused beside a default partition.
+ledger, and it is refused next to a default partition.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 # DROP takes several locks one after another, and keeps the first ones while it waits for the next.
 _LOCKS_TIMEOUT: Final = 2 * LOCK_TIMEOUT
-_LONGEST_DROP: Final = timedelta(seconds=8)  # shorter than the connection's own time-out
+_MAX_DROP_TIME: Final = timedelta(seconds=8)  # shorter than the connection's own time-out
 _COUNT_TARGET: Final = timedelta(milliseconds=25)
 # No retry helps.
 _REFUSED: Final = (
@@ -111,7 +111,7 @@ class PartitionDrop:
             await self._throttle.wait_out_pressure()
             away = False
             try:
-                # A long query that has one of them locked has them all: the others get one attempt.
+                # A long query that locks one partition usually locks all: the others get one attempt.
                 dropped = await (drop() if busy else self._transactions.retry(drop))
             except PartitionKeptError as error:
                 kept = str(error)
@@ -124,7 +124,7 @@ class PartitionDrop:
             else:
                 yield dropped
                 continue
-            # Where the answer to a commit was lost, the retry found the partition gone.
+            # If the response to a commit was lost, the retry found the partition gone.
             total = await self._total_with(partition)
             if total is None:
                 self._kept[partition.name] = kept
@@ -135,7 +135,7 @@ class PartitionDrop:
                 return
 
     async def _total_with(self, partition: Partition) -> int | None:
-        """Return how many rows the run has deleted if it did drop this partition; None if not."""
+        """Return how many rows the run has deleted if it dropped this partition; None if not."""
         row = None
         with suppress(*TRANSIENT):
             async with self._run.database.connection() as conn:
@@ -144,7 +144,7 @@ class PartitionDrop:
         return None if row is None else int(row[0])
 
     async def _drop(self, target: Target, partition: Partition) -> Dropped:
-        """Drop one partition in a transaction of its own."""
+        """Drop one partition in its own transaction."""
         self._lease.check()
         began = time.monotonic()
         try:
@@ -173,7 +173,7 @@ class PartitionDrop:
             )
         await self._run.ledger.lock(conn, self._run.claim)
         if (await target.with_holds(conn)).holds != target.holds:
-            raise PartitionKeptError("a hold was added or released meanwhile")
+            raise PartitionKeptError("a hold was added or released during the drop")
         await _limit_statements(conn, _LOCKS_TIMEOUT)
         await _lock(conn, "lock_to_drop", target, partition)
         await _limit_statements(conn, self._drop_timeout(len(partition.leaves)))
@@ -190,7 +190,7 @@ class PartitionDrop:
         """Read the partition again under its lock: it may have been detached, to be kept elsewhere."""
         found = await read_partitions(conn, target, self._run.claim.horizon, partition.oid)
         if [one.name for one in found.old] != [partition.name]:
-            raise PartitionKeptError("it was changed meanwhile")
+            raise PartitionKeptError("it was changed during the drop")
         (again,) = found.old
         if again.kept is not None:
             raise PartitionKeptError(again.kept)
@@ -203,7 +203,7 @@ class PartitionDrop:
         while start < blocks:
             began = time.monotonic()
             within = {"start": f"({start},0)", "stop": f"({start + size},0)"}
-            # All rows are old by the bound, which was read under the lock and excludes rows without an age.
+            # All rows are old by the bound, which was read under the lock and excludes NULL timestamps.
             counted, held = await fetch_row(conn, query, within)
             if held:
                 raise PartitionKeptError(HELD)
@@ -221,7 +221,7 @@ class PartitionDrop:
 
     def _drop_timeout(self, tables: int) -> timedelta:
         tuning = self._run.tuning
-        return min(tuning.drop_timeout + tables * tuning.drop_timeout_per_table, _LONGEST_DROP)
+        return min(tuning.drop_timeout + tables * tuning.drop_timeout_per_table, _MAX_DROP_TIME)
 
     def _scale(self, size: int, took: timedelta) -> int:
         factor = min(max(_COUNT_TARGET / max(took, timedelta(milliseconds=1)), 0.5), 4.0)

@@ -55,7 +55,7 @@ class Passes:
         batches.cursor = None
         if not left and await self._is_complete(batches.target, first):
             return
-        if isinstance(first, AgeRange) and not await retry(batches.any_left):
+        if isinstance(first, AgeRange) and not await retry(batches.has_eligible_rows):
             return
         await self._sweep_again(batches, await retry(self._repeat_range, batches, first), statistics)
 
@@ -69,7 +69,7 @@ class Passes:
             rows = await check_share(conn, target, run.claim.horizon, sampled, run.limits.share)
             row_bytes = await estimate_row_bytes(conn, target, sampled)
             await record_planned_rows(conn, run.claim, rows)
-        transactions.writers.record_own()
+        transactions.writers.record_own_write()
         return Batches(run, self._lease, transactions, target, row_bytes), sampled
 
     async def _sample(self, target: Target) -> Sample:
@@ -81,7 +81,7 @@ class Passes:
             partitions = await self._transactions.retry(self._find_partitions, owner, target)
             drop = PartitionDrop(self._run, owner, self._lease, self._throttle, self._transactions)
             async for dropped in drop.drop_all(target, partitions):
-                self._transactions.count_up_to(dropped.total)
+                self._transactions.report_up_to(dropped.total)
                 await self._throttle.pause(dropped.took)
         self.notes.extend(drop.notes)
 
@@ -107,7 +107,7 @@ class Passes:
         holds for child tables or for triggers that keep, move or restore rows, such as those of foreign keys.
         """
         if (
-            self._transactions.sizer.met_locks
+            self._transactions.sizer.saw_locks
             or target.has_children
             or target.has_delete_triggers
             or target.archived

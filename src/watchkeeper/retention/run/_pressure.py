@@ -45,7 +45,7 @@ class PressureWatch:
     async def measure(
         self, policy: Policy, thresholds: Thresholds, *, share_time: bool, vacuum: bool, waiting: bool
     ) -> Pressure | None:
-        """Return what a run would make worse now; None if nothing.
+        """Return the pressure that a run would worsen now; None if there is none.
 
         An unthrottled run (not `share_time`) ignores long transactions and vacuum; `vacuum` is False for a
         run that has waited long enough for it, `waiting` is True for one that waits already.
@@ -59,7 +59,7 @@ class PressureWatch:
                 (seen,) = await cursor.fetchall()
                 tables = await read_vacuum(conn, [policy]) if share_time and vacuum else {}
         except DatabaseUnavailableError:
-            return None  # if the outage lasts, the next transaction meets it too
+            return None  # if the outage lasts, the next transaction fails too
         except psycopg.Error as error:
             self._report(f"the database refuses the query ({' '.join(str(error).split())})")
             return None

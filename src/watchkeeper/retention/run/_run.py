@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention._model import State
     from watchkeeper.retention.run._context import Run
 
-# How long closing waits for a database that is away; then the lease lapses and any process closes the run.
+# How long closing waits for an unreachable database; then the lease lapses and any process closes the run.
 _CLOSE_WAITS_S: Final = (0.2, 1.0, 3.0)
 
 
@@ -37,7 +37,7 @@ async def execute(run: Run) -> RunResult:
         status, error = "cancelled", cancel
     except PolicyRefusedError as refusal:
         status, error = "refused", refusal
-    except Exception as failure:  # noqa: BLE001 - a run is closed and audited whatever happened in it
+    except Exception as failure:  # noqa: BLE001 - a run is closed and audited after any error
         status, error = "failed", failure
     try:
         closed = await _close(run, status, error)
@@ -51,7 +51,7 @@ async def execute(run: Run) -> RunResult:
             left_open=True,
             notes=tuple(passes.notes),
         )
-    transactions.count_up_to(closed.deleted)
+    transactions.report_up_to(closed.deleted)
     return replace(closed, notes=tuple(passes.notes))
 
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 LARGE_RUN_ROWS: Final = 10_000
 """A smaller run may delete any share: all of a small table soon becomes old."""
 
-# A sample is believed without counting where it is this far below the limit.
+# A sample this far below the limit is trusted without counting.
 _CLEARLY_BELOW: Final = 0.8
 
 
 async def check_share(
     conn: AsyncConnection[Any], target: Target, horizon: datetime, drawn: Sample, largest: float
 ) -> float:
-    """Return about how many rows a run would delete; raise PolicyRefusedError if those are too many."""
+    """Estimate how many rows a run would delete; raise PolicyRefusedError if there are too many."""
     rows, eligible, _ = drawn
     if largest >= 1.0 or eligible <= rows * largest * _CLEARLY_BELOW:
         return eligible

@@ -10,7 +10,7 @@ from watchkeeper.exceptions import RetentionError
 if TYPE_CHECKING:
     from watchkeeper.retention.run._batch import BatchResult
 
-# So many batches in a row that could delete rows and deleted none mean that a trigger keeps them.
+# After this many batches in a row that could delete rows but deleted none, a trigger keeps them.
 _MOST_FUTILE_BATCHES: Final = 3
 
 
@@ -48,7 +48,7 @@ class TriggerGuard:
 
 
 def kept_by_trigger(table: str) -> RetentionError:
-    """Return the error for rows that stay although they are not locked."""
+    """Return the error for rows that are kept although they are not locked."""
     return RetentionError(
         f"Eligible rows of {table} stay although no transaction has locked them: a BEFORE DELETE trigger"
         " keeps them, or another trigger puts them back. Change the trigger, or the policy."

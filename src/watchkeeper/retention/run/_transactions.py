@@ -58,8 +58,8 @@ class Transactions:
             await self._lease.sleep(wait)
         return await attempt(*args, **kwargs)
 
-    def count_up_to(self, total: int) -> None:
-        """Report the rows up to the ledger's total, which includes commits whose answer was lost."""
+    def report_up_to(self, total: int) -> None:
+        """Report the rows up to the ledger's total, which includes commits whose response was lost."""
         rows, self.deleted = total - self.deleted, total
         if rows:
             self._run.observer.deleted(self._run.policy.name, rows)

@@ -22,7 +22,7 @@ class Tuning:
 
     ages: Sizes = Sizes(first=1000, smallest=100, largest=50_000, largest_empty=1000)
     blocks: Sizes = Sizes(first=8, smallest=1, largest=8192, largest_empty=512)
-    # Up to this share of old rows they are looked up through the index on the age; above it all blocks are
+    # Up to this share, old rows are looked up through the index on the age column; above it, all blocks are
     # scanned. Measured with 2.5 M rows: about 8 us per row looked up, 0.1 us per row scanned.
     index_scan_share: float = 0.02
     statement_timeout: timedelta = timedelta(seconds=5)
@@ -35,13 +35,13 @@ class Tuning:
     retry_waits: tuple[timedelta, ...] = tuple(
         timedelta(seconds=seconds) for seconds in (0.1, 0.2, 0.5, 1, 2, 4, 8)
     )
-    # In a table that references itself, each pass deletes the rows that nothing references any more: so many
-    # of these passes in one run.
+    # In a table that references itself, each pass deletes the rows that nothing references any more: at most
+    # this many such passes in one run.
     max_reference_passes: int = 200
     # Between checks of the pressure and of operator commands.
     check_interval: timedelta = timedelta(seconds=1)
     # A run produces dead rows itself. Until autovacuum has had time to run (autovacuum_naptime is a minute),
-    # only those that it found at its start count.
+    # only those that existed at its start count.
     vacuum_grace: timedelta = timedelta(minutes=2)
     # Limits of an archive segment: they bound memory, and the transaction that reads the rows.
     segment_rows: int = 10_000

@@ -1,4 +1,4 @@
-"""Whether anyone but the run itself wrote while it swept a table: if not, no row has moved behind it."""
+"""Whether other transactions wrote during a block scan: if not, no row moved to a block already scanned."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class WriteDetector:
         self._own = 0
 
     async def begin(self, conn: AsyncConnection[Any]) -> None:
-        """Count from now on; the transaction must not have written yet."""
+        """Start counting; the transaction must not have written yet."""
         self._next, self._own = await _next_id(conn), 0
 
-    def record_own(self) -> None:
+    def record_own_write(self) -> None:
         """Record that the run has committed a transaction that wrote."""
         self._own += 1
 

@@ -45,7 +45,7 @@ class Column:
 
 
 async def read_columns(conn: AsyncConnection[Any], oid: int) -> tuple[Column, ...]:
-    """Return the columns of a table, which this transaction has to have locked."""
+    """Return the columns of a table, which this transaction must have locked."""
     async with conn.cursor(row_factory=class_row(Column)) as cursor:
         await cursor.execute(QUERIES["columns"], {"oid": oid})
         return tuple(await cursor.fetchall())

@@ -1,4 +1,4 @@
-"""Which partitions of a table are old as a whole, and what keeps them from being dropped."""
+"""Partitions that lie entirely past the horizon, and what prevents dropping them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from watchkeeper.retention.table._target import Target
 
 LOCK_TIMEOUT: Final = timedelta(milliseconds=100)
-"""Longest time that a drop waits for a lock, or makes others wait for one of its own."""
+"""Maximum time that a drop waits for a lock or makes other transactions wait for its locks."""
 
 _STATEMENT_TIMEOUT: Final = timedelta(seconds=5)
-_MOST_NAMES: Final = 3  # in a sentence
+_MAX_NAMES: Final = 3  # in a sentence
 
 _OBSTACLES: Final = {
     "pending": "its DETACH CONCURRENTLY was interrupted: finish it by {detail}",
@@ -39,7 +39,7 @@ HELD: Final = "a hold keeps rows of it"
 """Why a partition with a held row is not dropped."""
 
 BUSY: Final = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected)
-"""Errors that may pass: another transaction has it locked."""
+"""Errors that a retry may not meet: another transaction has the partition locked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +57,10 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partitions:
-    """The partitions of a table by ranges of the age."""
+    """The partitions of a table by ranges of the age column."""
 
     total: int = 0  # 0 where it is partitioned otherwise, or not at all
-    old: tuple[Partition, ...] = ()  # those that end before the horizon, the oldest first
+    old: tuple[Partition, ...] = ()  # those that end before the horizon, oldest first
 
     @property
     def dropped(self) -> tuple[Partition, ...]:
@@ -78,7 +78,7 @@ async def find_partitions(
 ) -> Partitions:
     """Return the old partitions, and which of them can be dropped; raises LockNotAvailable if one is locked.
 
-    `check_holds` searches for held rows, for some seconds a partition; a run finds them when it counts.
+    `check_holds` searches for held rows, for some seconds per partition; a run finds them when it counts.
     """
     if not target.has_children:
         return Partitions()
@@ -140,8 +140,8 @@ def explain_kept(kept: Mapping[str, str]) -> list[str]:
 
 def abbreviate(names: Sequence[str]) -> str:
     """Return the first few names, and how many more there are."""
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 async def _keep_held(conn: AsyncConnection[Any], target: Target, partitions: Partitions) -> Partitions:

@@ -1,4 +1,4 @@
-"""Rows that stay because others refer to them, by foreign keys with NO ACTION or RESTRICT.
+"""Rows that are kept because others reference them, by foreign keys with NO ACTION or RESTRICT.
 
 Such rows are not eligible: otherwise one of them would fail the delete of all the others.
 """
@@ -50,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """A foreign key that keeps the rows which it refers to."""
+    """A foreign key that keeps the rows it references."""
 
     schema: str  # of the referencing table
     table: str

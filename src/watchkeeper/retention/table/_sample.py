@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from watchkeeper.retention.table._target import Target
 
 COUNT_TIMEOUT: Final = timedelta(seconds=5)
-"""Longest time to count rows; where it takes longer, their number is estimated."""
+"""Maximum time to count rows; if counting takes longer, their number is estimated."""
 
 _SAMPLED_BLOCKS: Final = 300
 
@@ -52,6 +52,6 @@ async def sample_percent(conn: AsyncConnection[Any], target: Target) -> float:
 
 
 async def estimate_row_bytes(conn: AsyncConnection[Any], target: Target, drawn: Sample) -> float:
-    """Estimate the size of a row, with its part of the indexes and of TOAST."""
+    """Estimate the size of a row, with its share of the indexes and of TOAST."""
     (size,) = await fetch_row(conn, QUERIES["bytes"], {"oid": target.oid})
     return float(size) / drawn.rows if drawn.rows else 0.0

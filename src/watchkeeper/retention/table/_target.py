@@ -1,4 +1,4 @@
-"""The table of a policy: looked up in the catalog, and refused where a DELETE would not do what it says."""
+"""The table of a policy: looked up in the catalog, and refused if deleting from it is unsafe."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class Target:
 
     @property
     def self_referencing(self) -> bool:
-        """Whether rows of it refer to others of it, which become eligible only after them."""
+        """Whether rows reference rows of the same table, which become eligible only after them."""
         return any(reference.internal for reference in self.references)
 
     @property
     def old(self) -> sql.Composed:
-        """Whether a row is older than the horizon; a row without an age is not."""
+        """Whether a row is older than the horizon; a row without a timestamp is not."""
         return sql.SQL("t.{} < %(horizon)s").format(self.age)
 
     @property
@@ -165,15 +165,15 @@ async def _check_restorable(conn: AsyncConnection[Any], oid: int, policy: Policy
         raise _refuse(
             policy,
             f"its rows are archived, and those of {heir[0]}, which inherits from it, could not be restored"
-            " to where they were. Give that table a policy of its own, and end the inheritance; or do not"
+            " to where they were. Give that table its own policy, and end the inheritance; or do not"
             " archive.",
         )
     key = await (await conn.execute(QUERIES["deferrable_key"], {"oid": oid})).fetchone()
     if key is not None:
         raise _refuse(
             policy,
-            f"its rows are archived, and could not be restored beside the deferrable key {key[0]}: make it"
-            " NOT DEFERRABLE, or do not archive.",
+            f"its rows are archived, and could not be restored because of the deferrable key {key[0]}: make"
+            " it NOT DEFERRABLE, or do not archive.",
         )
 
 
@@ -186,7 +186,7 @@ async def _find_index(conn: AsyncConnection[Any], oid: int, policy: Policy) -> s
         )
     kind, index = row
     if kind != _AGE_TYPE:
-        # The meaning of a timestamp without a zone depends on its writer: off by hours, one way or the other.
+        # The meaning of a timestamp without a zone depends on its writer: it may be off by hours.
         raise _refuse(
             policy,
             f"its column {policy.age_column} is a {kind}, and the age of a row has to be a {_AGE_TYPE}.",
