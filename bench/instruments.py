@@ -49,7 +49,7 @@ def _measure(call: str, effort: Effort) -> dict[str, list[float]]:
 
 
 def serve(kind: str, folder: str, call: str) -> Callable[[int], float]:
-    """Set a worker up; for a number of calls, it answers with the µs of one call, with its loop."""
+    """Return a function that makes a number of calls and returns the µs per call, loop included."""
     store = open_store(kind, folder)
     counter, histogram = store.counter(1), store.histogram()
     counter.inc()

@@ -53,7 +53,7 @@ def measure(effort: Effort) -> Figure:
 
 
 def serve(name: str) -> Callable[[int], float]:
-    """Set a logger up; for a number of lines, it answers with the µs of one line.
+    """Return a function that writes a number of lines and returns the µs per line.
 
     Iterations of the event loop without lines are measured too, and subtracted.
     """
@@ -61,11 +61,11 @@ def serve(name: str) -> Callable[[int], float]:
     turn = 1 if name == _IDLE else _BUSY_TURN
     runner = asyncio.Runner()
 
-    def answer(lines: int) -> float:
+    def measure_lines(lines: int) -> float:
         turns = runner.run(_cpu_of(lines, turn, lambda _number: None))
         return (runner.run(_cpu_of(lines, turn, write)) - turns) / lines * 1e6
 
-    return answer
+    return measure_lines
 
 
 async def _cpu_of(lines: int, turn: int, write: Callable[[int], None]) -> float:

@@ -50,20 +50,20 @@ def measure(effort: Effort) -> Figure:
 
 
 def serve_many(name: str) -> Callable[[int], float]:
-    """Set the service up; for a number of requests, it serves them and answers with its resident MB."""
+    """Return a function that serves a number of requests and returns the resident MB."""
     runner = asyncio.Runner()
     app = _apps.bare_starlette()
     if name != _BARE:
         app = runner.run(VARIANTS[name][1](app))
     dice = random.Random(7)  # noqa: S311 - the same requests in every run
 
-    def answer(requests: int) -> float:
+    def serve_requests(requests: int) -> float:
         for _ in range(requests // _SLICE):
             runner.run(serve(app, [_one(number, dice) for number in range(_SLICE)]))
         gc.collect()
         return _resident()
 
-    return answer
+    return serve_requests
 
 
 def _growth(worker: Worker, requests: int) -> float:

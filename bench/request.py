@@ -56,7 +56,7 @@ def measure(effort: Effort) -> Figure:
 
 
 def watch(variant: str) -> Callable[[int], tuple[float, float]]:
-    """Set one variant up; for a number of requests, it answers with two times for one request in µs.
+    """Return a function that serves a number of requests and returns two times per request in µs.
 
     The first is the bare app's, the second what monitoring adds. Both apps take turns in one process, so that
     both meet the same conditions.
@@ -68,10 +68,10 @@ def watch(variant: str) -> Callable[[int], tuple[float, float]]:
     runner.run(check(watched))
     turn = 1 if variant == _IDLE else BUSY_TURN
 
-    def answer(requests: int) -> tuple[float, float]:
+    def measure_requests(requests: int) -> tuple[float, float]:
         return runner.run(_compare(bare, watched, requests, turn))
 
-    return answer
+    return measure_requests
 
 
 async def _compare(bare: Any, watched: Any, requests: int, turn: int) -> tuple[float, float]:

@@ -138,11 +138,11 @@ def measure_by_rows(effort: Effort) -> Figure:
 
 
 def insert_steadily(url: str) -> Callable[[float], list[float]]:
-    """Connect; for a number of seconds, insert a row every 5 ms and answer with the ms of each."""
+    """Return a function that inserts a row every 5 ms for some seconds and returns the ms of each."""
     conn = psycopg.connect(url, autocommit=True)
     ids = iter(range(1_000_000_000, 2_000_000_000))
 
-    def answer(seconds: float) -> list[float]:
+    def insert_for(seconds: float) -> list[float]:
         took: list[float] = []
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:
@@ -151,7 +151,7 @@ def insert_steadily(url: str) -> Callable[[float], list[float]]:
             time.sleep(max(began + _INSERT_EACH_S - time.perf_counter(), 0.0))
         return took
 
-    return answer
+    return insert_for
 
 
 def _while_idle(inserts: Worker, effort: Effort) -> list[float]:

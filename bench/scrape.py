@@ -76,7 +76,7 @@ def scrape_after(workers: Sequence[Worker], size: int) -> float:
 
 
 def _server(store: Store, count: Callable[[int], None]) -> Callable[[Any], Any]:
-    def answer(question: tuple[Literal["touch", "scrape", "check"], int]) -> Any:
+    def handle(question: tuple[Literal["touch", "scrape", "check"], int]) -> Any:
         what, size = question
         if what == "touch":
             for number in range(size):
@@ -88,7 +88,7 @@ def _server(store: Store, count: Callable[[int], None]) -> Callable[[Any], Any]:
         store.render()
         return (process_time() - start) * 1e3
 
-    return answer
+    return handle
 
 
 def _count_lines(body: bytes) -> list[float]:

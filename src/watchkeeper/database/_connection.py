@@ -62,7 +62,7 @@ _UNAVAILABLE_STATES: Final = frozenset(
 
 
 class NoAnswerError(psycopg.OperationalError):
-    """The server did not answer a statement in time."""
+    """The server did not respond to a statement in time."""
 
 
 class Connection(AsyncConnection[TupleRow]):

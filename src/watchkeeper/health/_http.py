@@ -56,7 +56,7 @@ class HttpCheck:
         self._transport: httpx.AsyncHTTPTransport | None = None
 
     async def aopen(self) -> None:
-        """Load httpx and, for TLS, the certificates, which otherwise the first check does."""
+        """Load httpx and, for TLS, the certificates, which the first check would otherwise load."""
         if self._transport is None:
             self._transport = await asyncio.to_thread(_make_transport, tls=self._tls)
 

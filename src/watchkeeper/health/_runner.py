@@ -59,7 +59,7 @@ class CheckRunner:
             await check.open()
 
     async def close(self) -> None:
-        """Cancel what still runs and close the checks that have `aclose`."""
+        """Cancel pending checks and close the checks that have `aclose`."""
         await asyncio.gather(*(check.close() for check in self._checks.values()))
 
     def _find(self, name: str) -> _CachedCheck:

@@ -10,7 +10,7 @@ _last: tuple[int, str] = (-1, "")
 
 
 def timestamp() -> str:
-    """Return the time now; the part down to the second is formatted once a second."""
+    """Return the time now; the part down to the second is formatted once per second."""
     global _last  # noqa: PLW0603 - one tuple, replaced as a whole: safe between threads
     now = time.time()
     second = int(now)

@@ -1,4 +1,4 @@
-"""Events and exceptions become lines of a level, written to one sink."""
+"""Writes events and exceptions as lines at or above a level to one sink."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MAX_KEY: Final = 128
 _MAX_INT_BITS: Final = 1024  # Python itself refuses to print much longer ones (sys.set_int_max_str_digits)
-_HARMLESS_SIZE: Final = 32  # what a harmless field is counted as
+_HARMLESS_SIZE: Final = 32  # size that is counted for a harmless field
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _AS_TEXT: Final = (UUID, datetime, date, time, Decimal, PurePath)
 
@@ -180,7 +180,7 @@ class Serializer:
         )
 
     def _item(self, value: object, depth: int) -> Any:
-        # A list of (name, value), such as ASGI headers: the name may call for masking.
+        # A list of (name, value), such as ASGI headers: the name may require masking.
         if isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str | bytes):
             return list(self.serialize_pair(value[0], value[1], depth))
         return self.serialize(value, depth)

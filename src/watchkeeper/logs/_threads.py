@@ -1,4 +1,4 @@
-"""Copying the context of a request into threads, which Python by default does not do."""
+"""Copying the context of a request into threads, which Python does not do by default."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Family(Struct, frozen=True):
 
 
 class Series(NamedTuple):
-    """One label set of a family, its first cell, and when it was made (a unix time)."""
+    """One label set of a family, its first cell, and when it was created (a unix time)."""
 
     family: Family
     labels: tuple[str, ...]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from watchkeeper.metrics._children import CounterChild, HistogramChild
     from watchkeeper.metrics._registry import Registry
 
-# RFC 9110 and RFC 5789; all other methods are one value, as in OpenTelemetry's conventions.
+# RFC 9110 and RFC 5789; all other methods share one value, as in OpenTelemetry's conventions.
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
 OTHER_METHOD: Final = "_OTHER"
 RequestSeries: TypeAlias = "RequestChild | _Overflowing"

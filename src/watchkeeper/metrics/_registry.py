@@ -83,7 +83,7 @@ class Registry:
         family = Family("counter", name, help, checked_labels(name, labels))
         return self._declare(Counter, family, known, max_series)
 
-    def gauge(  # noqa: PLR0913 - what can be declared of a gauge
+    def gauge(  # noqa: PLR0913 - the options of a gauge
         self,
         name: str,
         help: str,  # noqa: A002 - Prometheus's own word
@@ -108,7 +108,7 @@ class Registry:
         family = Family("gauge", name, help, checked_labels(name, labels), (), multiprocess_mode)
         return self._declare(Gauge, family, known, max_series)
 
-    def histogram(  # noqa: PLR0913 - what can be declared of a histogram
+    def histogram(  # noqa: PLR0913 - the options of a histogram
         self,
         name: str,
         help: str,  # noqa: A002 - Prometheus's own word

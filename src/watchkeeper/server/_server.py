@@ -118,7 +118,7 @@ class _Server(uvicorn.Server):
 
     @property
     def was_stopped(self) -> bool:
-        """Whether a signal arrived."""
+        """Whether a signal has arrived."""
         return self._drain is not None
 
     async def serve_on(self, listener: socket.socket) -> None:

@@ -124,12 +124,12 @@ def is_expected(error: Exception) -> bool:
 
 def answer_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Turn a handler's exception into the error response."""
-    answer = to_api_error(error)
+    reply = to_api_error(error)
     context = current_request()
-    details = [msgspec.structs.asdict(problem) for problem in answer.problems] or None
+    details = [msgspec.structs.asdict(problem) for problem in reply.problems] or None
     request_id = context.request_id if context else ""
-    body = error_body(answer.status, answer.code, answer.message, request_id, details)
-    return Response(body, status_code=answer.status, media_type="application/json", headers=answer.headers)
+    body = error_body(reply.status, reply.code, reply.message, request_id, details)
+    return Response(body, status_code=reply.status, media_type="application/json", headers=reply.headers)
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:

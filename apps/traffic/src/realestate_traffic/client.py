@@ -62,13 +62,13 @@ class Client:
             options["json"] = body
         began = time.perf_counter()
         try:
-            answer = await self._http.request(method, path, headers=headers, **options)
+            response = await self._http.request(method, path, headers=headers, **options)
         except httpx.HTTPError as error:
             self.tally.unanswered[type(error).__name__] += 1
             return None
         counted = method if method in _KNOWN_METHODS else "_OTHER"
-        self.tally.answered(counted, route, answer.status_code, time.perf_counter() - began)
-        return answer
+        self.tally.answered(counted, route, response.status_code, time.perf_counter() - began)
+        return response
 
     async def deliver(
         self, source: str, content: bytes, *, age: int = 0, secret: str | None = None
@@ -89,32 +89,32 @@ class Client:
             SIGNATURE_HEADER: sign(secret, timestamp, content),
         }
         path = f"/api/webhooks/{source}"
-        answer = await self.send(
+        response = await self.send(
             "POST", path, route=_WEBHOOK_ROUTE, token=False, headers=headers, content=content
         )
-        if answer is not None:
-            self.tally.webhook(source, answer.status_code)
-        return answer
+        if response is not None:
+            self.tally.webhook(source, response.status_code)
+        return response
 
     async def call(self, tool: str, arguments: Any, *, token: bool = True) -> dict[str, Any]:
         """Call a tool and return its result; empty if it was refused."""
         path = f"/api/tools/{tool}"
-        answer = await self.send("POST", path, route=_TOOL_ROUTE, body=arguments, token=token)
-        if answer is None:
+        response = await self.send("POST", path, route=_TOOL_ROUTE, body=arguments, token=token)
+        if response is None:
             return {}
-        self.tally.tool(tool, answer.status_code)
-        result: dict[str, Any] = answer.json().get("result") or {}
+        self.tally.tool(tool, response.status_code)
+        result: dict[str, Any] = response.json().get("result") or {}
         return result
 
     async def pair(self, channel: str, step: str, **body: str) -> dict[str, Any]:
         """Run a step of pairing (`request` or `confirm`) and return the response."""
         route = f"/api/pairing/{{channel}}/{step}"
-        answer = await self.send("POST", f"/api/pairing/{channel}/{step}", route=route, body=body)
-        if answer is None:
+        response = await self.send("POST", f"/api/pairing/{channel}/{step}", route=route, body=body)
+        if response is None:
             return {}
-        self.tally.pairing(channel, answer.status_code)
-        body_of_answer: dict[str, Any] = answer.json()
-        return body_of_answer
+        self.tally.pairing(channel, response.status_code)
+        response_body: dict[str, Any] = response.json()
+        return response_body
 
 
 def encode(event: Mapping[str, Any]) -> bytes:

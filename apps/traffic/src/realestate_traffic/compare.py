@@ -63,11 +63,11 @@ async def scrape(http: httpx.AsyncClient, token: str | None) -> Samples:
         httpx.HTTPError: The service does not answer, or refuses.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    answer = await http.get("/metrics", headers=headers)
-    answer.raise_for_status()
+    response = await http.get("/metrics", headers=headers)
+    response.raise_for_status()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(response.text)
         for sample in family.samples
     }
 

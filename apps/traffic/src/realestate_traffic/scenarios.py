@@ -68,8 +68,8 @@ class Scenarios:
             session = (self._rng.choice(CHANNELS), f"peer-{self._run}-{self._rng.randrange(200)}")
             event |= {"channel": session[0], "peer_id": session[1]}
         source, content = self._source(), encode(event)
-        answer = await self._client.deliver(source, content)
-        if answer is not None and answer.is_success:
+        response = await self._client.deliver(source, content)
+        if response is not None and response.is_success:
             self._sent = [*self._sent[-99:], (source, content)]
             if session:
                 self._client.tally.sessions.add(session)
@@ -106,20 +106,20 @@ class Scenarios:
     async def browse(self) -> None:
         """A visitor searches and opens some results."""
         query = f"?type={self._rng.choice(_KINDS)}&limit=5"
-        answer = await self._client.send("GET", f"{_SEARCH_ROUTE}{query}", route=_SEARCH_ROUTE, token=False)
-        found = answer.json()["listings"] if answer is not None and answer.is_success else []
+        response = await self._client.send("GET", f"{_SEARCH_ROUTE}{query}", route=_SEARCH_ROUTE, token=False)
+        found = response.json()["listings"] if response is not None and response.is_success else []
         for listing in found[:2]:
             await self._open(listing["id"], token=False)
 
     async def publish(self) -> None:
         """An agent submits a listing, and an operator publishes it."""
         key = {"Idempotency-Key": self._new("key")}
-        answer = await self._client.send(
+        response = await self._client.send(
             "POST", "/api/listings", route="/api/listings", body=self._draft(), headers=key
         )
-        if answer is None or not answer.is_success:
+        if response is None or not response.is_success:
             return
-        listing = answer.json()["id"]
+        listing = response.json()["id"]
         self._listings = [*self._listings[-99:], listing]
         for decision in ("approve", "publish"):
             await self._client.call("admin.decision", {"listing_id": listing, "decision": decision})
@@ -154,9 +154,9 @@ class Scenarios:
     async def pair(self) -> None:
         """A peer requests a code and the operator confirms it."""
         channel, peer = self._rng.choice(CHANNELS), self._new("peer")
-        answer = await self._client.pair(channel, "request", peer_id=peer)
-        if "code" in answer:
-            await self._client.pair(channel, "confirm", peer_id=peer, code=answer["code"])
+        response = await self._client.pair(channel, "request", peer_id=peer)
+        if "code" in response:
+            await self._client.pair(channel, "confirm", peer_id=peer, code=response["code"])
 
     async def guess_codes(self) -> None:
         """Wrong codes, sometimes until the lock-out."""

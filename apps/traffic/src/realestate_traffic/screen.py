@@ -26,7 +26,7 @@ def live(tally: Tally, elapsed: float) -> RenderableType:
     head.append(
         "   ".join(f"p{share:g} {tally.percentile(share / 100) * 1000:.1f} ms" for share in (50, 95, 99))
     )
-    statuses = Text("answers   ")
+    statuses = Text("responses ")
     for status, count in sorted(tally.statuses.items()):
         statuses.append(f"{status}: {count}   ", style=_STYLES.get(status // 100, ""))
     actions = Table(box=None, padding=(0, 2), show_header=False)

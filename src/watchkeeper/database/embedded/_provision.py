@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _QUERIES: Final = Queries.load("watchkeeper.database.embedded", "embedded")
-_LONGEST_NAME_BYTES: Final = 63  # NAMEDATALEN
+_MAX_NAME_BYTES: Final = 63  # NAMEDATALEN
 _TEMPORARY_STATES: Final = ("57P", "53300")  # shutting down, starting, crashed; too many connections
 
 
@@ -31,9 +31,9 @@ class Names:
         name = self.service
         if name in (SUPERUSER, "template0", "template1", "public", "none") or name.startswith("pg_"):
             raise ConfigurationError(f"The name {name!r} is reserved by PostgreSQL: use another one.")
-        if len(self.owner.encode()) > _LONGEST_NAME_BYTES:
+        if len(self.owner.encode()) > _MAX_NAME_BYTES:
             raise ConfigurationError(
-                f"{self.owner!r}, the owner of the database, has more than {_LONGEST_NAME_BYTES} bytes: use a"
+                f"{self.owner!r}, the owner of the database, has more than {_MAX_NAME_BYTES} bytes: use a"
                 " shorter name."
             )
 

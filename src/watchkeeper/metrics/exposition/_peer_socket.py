@@ -1,4 +1,4 @@
-"""What the workers of an instance tell each other at a scrape, over unix sockets in its folder.
+"""What the workers of an instance exchange at a scrape, over unix sockets in its folder.
 
 Values are in shared memory; prometheus_client's registry and the exemplars are not.
 """
@@ -37,7 +37,7 @@ _decode: Final = msgspec.msgpack.Decoder(PeerAnswer).decode
 
 
 class PeerSocket:
-    """Answers the other workers, and asks them; `answer` makes this worker's answer."""
+    """Serves the other workers and queries them; `answer` makes this worker's response."""
 
     def __init__(self, worker: Worker, answer: Callable[[], Awaitable[PeerAnswer]]) -> None:
         self._worker = worker
@@ -72,7 +72,7 @@ class PeerSocket:
             self._folder = -1
 
     async def ask_all(self) -> dict[int, PeerAnswer]:
-        """Return the answers of the other workers by number, without those that take longer than 0.5 s."""
+        """Return the responses of the other workers by number, without those that take longer than 0.5 s."""
         if self._server is None:
             return {}
         numbers = sorted(self._worker.running_peers())
@@ -96,7 +96,7 @@ class PeerSocket:
             writer.write(_encode(await self._answer()))
             await writer.drain()
         except OSError:
-            pass  # the worker that asked has disconnected
+            pass  # the requesting worker has disconnected
         finally:
             writer.close()
 

@@ -77,7 +77,7 @@ class _Source:
 
 
 class Reader:
-    """Sums what the workers have counted; `on_error` gets what cannot be read and is left out."""
+    """Sums what the workers have counted; `on_error` gets errors of reading; what failed is left out."""
 
     def __init__(
         self,

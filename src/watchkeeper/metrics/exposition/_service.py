@@ -47,5 +47,5 @@ class MetricsService:
             self._began.set(time.time())
 
     async def close(self) -> None:
-        """Stop answering the other workers."""
+        """Stop serving the other workers."""
         await self.exporter.peers.close()

@@ -19,7 +19,7 @@ from watchkeeper.exceptions import MetricError
 from watchkeeper.metrics._family import Family, Series
 
 _FRAME: Final = struct.Struct("<II")
-MAX_RECORD: Final = 64 * 1024  # the most bytes that a record's content may have
+MAX_RECORD: Final = 64 * 1024  # maximum bytes of the content of a record
 
 
 class _Record(msgspec.Struct, array_like=True):

@@ -1,4 +1,4 @@
-"""Identifies a process by its pid and start time, since a pid alone is used again."""
+"""Identifies a process by its pid and start time, since pids are reused."""
 
 from __future__ import annotations
 

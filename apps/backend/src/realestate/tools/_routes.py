@@ -99,10 +99,10 @@ class _Call:
     async def _audit_failure(self, error: Exception) -> None:
         if isinstance(error, DatabaseUnavailableError):
             return  # no entry can be written, and nothing else was
-        answer = to_api_error(error)
-        status = "rejected" if answer.status < 500 else "error"
+        api_error = to_api_error(error)
+        status = "rejected" if api_error.status < 500 else "error"
         async with self._request.backend.database.transaction() as conn:
-            await self._audit(conn, {"status": status, "code": answer.code})
+            await self._audit(conn, {"status": status, "code": api_error.code})
 
     async def _audit(self, conn: AsyncConnection[Any], payload: Mapping[str, object]) -> None:
         await audit.append(

@@ -27,7 +27,7 @@ def main() -> NoReturn:
         send_event(FailedError("system", None, [str(error)]).event)
         sys.exit(1)
     except Exception:  # noqa: BLE001 - the parent reports it
-        import traceback  # noqa: PLC0415 - needed only for a bug of ours
+        import traceback  # noqa: PLC0415 - only for a bug in this package
 
         send_event(FailedError("supervisor", None, traceback.format_exc().splitlines()).event)
         sys.exit(1)
@@ -37,6 +37,6 @@ def main() -> NoReturn:
 def _keep_lock(fd: int) -> None:
     """Keep the inherited lock until this process ends; PostgreSQL does not inherit it."""
     os.set_inheritable(fd, False)
-    number = b"%d\n" % os.getpid()  # tells people which process owns the server
+    number = b"%d\n" % os.getpid()  # shows which process owns the server
     os.pwrite(fd, number, 0)
     os.ftruncate(fd, len(number))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _LIMIT_BYTES: Final = 4 << 20
 _TAIL_LINES: Final = 40
-_LONGEST_LINE: Final = 2000  # in memory and in events, which need not carry a statement of a megabyte
+_MAX_LINE_LENGTH: Final = 2000  # in memory and in events, which need not carry a statement of a megabyte
 
 
 class ServerLog:
@@ -39,7 +39,7 @@ class ServerLog:
     def write(self, chunk: bytes) -> None:
         """Append `chunk`; where writing fails, only the lines in memory remain."""
         *lines, self._partial = (self._partial + chunk).split(b"\n")
-        self._tail.extend(line.decode("utf-8", "replace")[:_LONGEST_LINE] for line in lines)
+        self._tail.extend(line.decode("utf-8", "replace")[:_MAX_LINE_LENGTH] for line in lines)
         with contextlib.suppress(OSError):
             if self._fd < 0 or self._size > self._limit:
                 self._open()

@@ -35,7 +35,7 @@ _ORPHAN_TIMEOUT_S: Final = 1.0
 _KILL_TIMEOUT_S: Final = 5.0
 _FULL_AGAIN_S: Final = 60.0
 _FULL: Final = b"No space left on device"
-# What a server reports while its killed predecessor has not quite ended.
+# What a server reports while its killed predecessor is still exiting.
 _PASSING: Final = (
     'lock file "postmaster.pid" already exists',
     '.lock" already exists',
@@ -217,7 +217,7 @@ class Supervisor:
     def _run_once(self) -> tuple[int, bool]:
         """Run the server until it ends; return its exit status and whether it was ready."""
         stale = recorded_pid(self._data)
-        # No process has that id now, or another program has: the rule in a restarted container, where
+        # No process has that id now, or an unrelated one has, as in a restarted container, where
         # PostgreSQL would never start again. It ignores the id in this variable, which pg_ctl sets for
         # the shell that started it (CreateLockFile, src/backend/utils/init/miscinit.c), and still refuses
         # while the old server's shared memory is in use.
