@@ -337,7 +337,7 @@ def test_an_unusable_url_is_refused(url: str) -> None:
 @pytest.mark.parametrize("timeout", [timedelta(0), timedelta(seconds=-1)])
 def test_the_timeout_must_be_positive(timeout: timedelta) -> None:
     """With no time at all, every check would fail."""
-    with pytest.raises(ConfigurationError, match="time-out of the check 'gateway' must be positive"):
+    with pytest.raises(ConfigurationError, match="timeout of the check 'gateway' must be positive"):
         HttpCheck("gateway", "http://127.0.0.1/", timeout=timeout)
 
 

@@ -42,7 +42,7 @@ class HttpCheck:
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ConfigurationError(f"The check {name!r} needs a URL such as http://127.0.0.1:8080/health.")
         if timeout <= timedelta(0):
-            raise ConfigurationError(f"The time-out of the check {name!r} must be positive.")
+            raise ConfigurationError(f"The timeout of the check {name!r} must be positive.")
         if importlib.util.find_spec("httpx") is None:
             raise ConfigurationError(f"The check {name!r} needs httpx: install watchkeeper[checks].")
         self.name = name

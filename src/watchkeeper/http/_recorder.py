@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 SCOPE_KEY: Final = "watchkeeper"  # key under which the scope, and each copy of it, holds the recorder
 
 _CLIENT_ERRORS: Final = frozenset(("ClientDisconnect", "ClientDisconnected", "WebSocketDisconnect"))
-"""What Starlette, uvicorn and Quart raise when the client is gone."""
+"""What Starlette, uvicorn and Quart raise when the client has disconnected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderConfig:
-    """What all recorders of one app use. Each request reads it, so attributes are looked up once, here."""
+    """Configuration of the recorders of one app; what each request reads is looked up here once."""
 
     logs: Logging
     log_request: Callable[[RequestLine], None]
@@ -120,7 +120,7 @@ class Recorder:
         return refused is not None and refused in (error, error.__cause__, error.__context__)
 
     def _resolve_route(self) -> str:
-        """Return the route template; a resolver that fails must not cost the response."""
+        """Return the route template; a resolver that fails must not break the response."""
         try:
             return self._config.resolve_route(self._scope)
         except Exception as error:  # noqa: BLE001 - the service's own resolver may raise anything

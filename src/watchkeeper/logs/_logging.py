@@ -51,7 +51,7 @@ class Logging(EventLog):
         self._logger: Any = None
 
     def install(self) -> None:
-        """Take over structlog, logging, warnings and uncaught exceptions; a second call also what is new."""
+        """Take over structlog, logging, warnings and uncaught exceptions; a second call adds new handlers."""
         from watchkeeper.logs.bridges._structlog import configure  # noqa: PLC0415 - structlog takes 100 ms
 
         if self._restore_structlog is None:

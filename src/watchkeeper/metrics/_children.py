@@ -114,7 +114,7 @@ class GaugeChild(Child):
         before, at = self._cells
         carried = [before[at + offset] for offset in range(width if carry else 0)]
         # Write before the swap, since another thread may set the new cells right after it. Then add what
-        # came to the old cells in between.
+        # was added to the old cells in between.
         for offset, amount in enumerate(carried):
             values[first + offset] = amount
         self._cells = values, first

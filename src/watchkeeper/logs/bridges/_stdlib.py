@@ -93,7 +93,7 @@ class LineHandler(logging.Handler):
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001 - wrong arguments must not cost the line
+    except Exception:  # noqa: BLE001 - wrong arguments must not lose the line
         return f"{record.msg!s} {record.args!r}"
 
 

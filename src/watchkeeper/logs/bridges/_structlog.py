@@ -142,7 +142,7 @@ def _interpolate(event: str, args: tuple[Any, ...]) -> str:
         return event
     try:
         return event % (args[0] if len(args) == 1 and isinstance(args[0], dict) and args[0] else args)
-    except Exception:  # noqa: BLE001 - wrong arguments must not cost the line
+    except Exception:  # noqa: BLE001 - wrong arguments must not lose the line
         return f"{event} {args!r}"
 
 

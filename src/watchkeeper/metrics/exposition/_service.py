@@ -27,7 +27,7 @@ class MetricsService:
         self._worker = Worker(registry)
         self.exporter = Exporter(self._worker, created=created)
         self._report = report
-        self._began = registry.gauge(
+        self._start_time = registry.gauge(
             "metrics_start_time_seconds",
             "When the counters of this instance began, as a unix time; its workers may be younger.",
             multiprocess_mode="min",
@@ -39,12 +39,12 @@ class MetricsService:
             if self._worker.folder is None:  # else it was closed and is opened again
                 instance = Instance(service, name=name, base=base)
                 self._worker.join(instance.folder, temporary=instance.ends_with_this_process)
-                self._began.set(instance.began)
+                self._start_time.set(instance.started_at)
             await self.exporter.peers.open()
         except (MetricError, OSError) as error:
             text = f"This worker's metrics are not added to those of others: {error}"
             self._report("warn", type="metrics", status="not_shared", msg=text)
-            self._began.set(time.time())
+            self._start_time.set(time.time())
 
     async def close(self) -> None:
         """Stop serving the other workers."""

@@ -32,7 +32,7 @@ _created: Final[Counter[str]] = Counter()
 
 
 class Instance:
-    """The folder of an instance, below `base` (default shared memory), and when the instance began."""
+    """The folder of an instance, below `base` (default shared memory), and when the instance started."""
 
     def __init__(self, service: str, *, name: str | None = None, base: Path | None = None) -> None:
         pid = leader()
@@ -49,7 +49,7 @@ class Instance:
             owner = "" if name is not None else f"{_namespace()} {pid} {start_time(pid)}"
             with contextlib.suppress(FileExistsError), (self.folder / _OWNER).open("x") as file:
                 file.write(owner)
-            self.began = (self.folder / _OWNER).stat().st_mtime  # a unix time
+            self.started_at = (self.folder / _OWNER).stat().st_mtime  # a unix time
         except OSError as error:
             raise MetricError(f"{self.folder} cannot be created: {error.strerror}.") from error
         _remove_dead(parent, service)
