@@ -13,7 +13,7 @@ from support.retention import UNTHROTTLED, RetentionDB
 from watchkeeper.database import Database
 from watchkeeper.retention import Condition, Policy
 from watchkeeper.retention._model import Observers
-from watchkeeper.retention._policy import LONGEST_KEEP, SHORTEST_KEEP
+from watchkeeper.retention._policy import MAX_KEEP, MIN_KEEP
 from watchkeeper.retention.ledger._ledger import Ledger
 from watchkeeper.retention.plan._backlog import read_backlog
 from watchkeeper.retention.plan._plan import plan
@@ -30,9 +30,7 @@ TABLES = ("by_age", "by_place", "has_children")
 AGES = st.one_of(
     st.integers(-3, 3), st.integers(-(10**15), 10**15), st.sampled_from([None, "infinity", "-infinity", BC])
 )
-KEEPS = st.one_of(
-    st.just(timedelta(days=30)), st.timedeltas(SHORTEST_KEEP, LONGEST_KEEP), st.just(LONGEST_KEEP)
-)
+KEEPS = st.one_of(st.just(timedelta(days=30)), st.timedeltas(MIN_KEEP, MAX_KEEP), st.just(MAX_KEEP))
 ZONES = st.sampled_from(["UTC", "Asia/Kathmandu", "Europe/Kyiv", "America/New_York", "Australia/Lord_Howe"])
 
 

@@ -28,8 +28,8 @@ PROTECTED_TABLES: Final = (
 )
 
 # A shorter duration is probably a unit mistake (seconds for days), and a daily job could not enforce it.
-SHORTEST_KEEP: Final = timedelta(days=1)
-LONGEST_KEEP: Final = timedelta(days=36_525)
+MIN_KEEP: Final = timedelta(days=1)
+MAX_KEEP: Final = timedelta(days=36_525)
 
 _MAX_NAME_BYTES: Final = 63
 _FORBIDDEN_CHARACTERS: Final = re.compile(r'[."\x00-\x1f\ud800-\udfff]')
@@ -67,7 +67,7 @@ class Policy:
             raise ConfigurationError(
                 f"The policy on {self.table}: keep must be a timedelta, such as timedelta(days=30)."
             )
-        if not SHORTEST_KEEP <= self.keep <= LONGEST_KEEP:
+        if not MIN_KEEP <= self.keep <= MAX_KEEP:
             raise ConfigurationError(
                 f"The policy on {self.table} keeps rows for {self.keep}: choose between 1 day and 100 years"
                 " (rows that are kept indefinitely need no policy)."

@@ -69,8 +69,8 @@ async def _read_by_index(conn: AsyncConnection[Any], target: Target, horizon: da
     )
     if rows <= _MOST_COUNTED:
         return Backlog(rows=rows, exact=True, oldest=oldest)
-    drawn = await sample(conn, target, horizon)
-    return Backlog(rows=max(round(drawn.eligible), rows), exact=False, oldest=oldest)
+    sampled = await sample(conn, target, horizon)
+    return Backlog(rows=max(round(sampled.eligible), rows), exact=False, oldest=oldest)
 
 
 async def _read_blocks(conn: AsyncConnection[Any], target: Target, horizon: datetime) -> Backlog:

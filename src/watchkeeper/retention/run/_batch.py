@@ -63,10 +63,10 @@ class BatchResult:
 
 
 async def choose_range(
-    conn: AsyncConnection[Any], target: Target, drawn: Sample, index_scan_share: float
+    conn: AsyncConnection[Any], target: Target, sampled: Sample, index_scan_share: float
 ) -> Range:
     """Return the whole table as the first pass scans it: by age if few rows are old, else by block."""
-    if target.indexed and drawn.share <= index_scan_share:
+    if target.indexed and sampled.share <= index_scan_share:
         return AgeRange()
     return await _all_blocks(conn, target)
 

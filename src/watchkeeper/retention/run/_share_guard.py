@@ -29,10 +29,10 @@ _CLEARLY_BELOW: Final = 0.8
 
 
 async def check_share(
-    conn: AsyncConnection[Any], target: Target, horizon: datetime, drawn: Sample, largest: float
+    conn: AsyncConnection[Any], target: Target, horizon: datetime, sampled: Sample, largest: float
 ) -> float:
     """Estimate how many rows a run would delete; raise PolicyRefusedError if there are too many."""
-    rows, eligible, _ = drawn
+    rows, eligible, _ = sampled
     if largest >= 1.0 or eligible <= rows * largest * _CLEARLY_BELOW:
         return eligible
     about = "about "

@@ -51,7 +51,7 @@ async def sample_percent(conn: AsyncConnection[Any], target: Target) -> float:
     return min(100.0, 100.0 * _SAMPLED_BLOCKS / max(int(blocks), 1))
 
 
-async def estimate_row_bytes(conn: AsyncConnection[Any], target: Target, drawn: Sample) -> float:
+async def estimate_row_bytes(conn: AsyncConnection[Any], target: Target, sampled: Sample) -> float:
     """Estimate the size of a row, with its share of the indexes and of TOAST."""
     (size,) = await fetch_row(conn, QUERIES["bytes"], {"oid": target.oid})
-    return float(size) / drawn.rows if drawn.rows else 0.0
+    return float(size) / sampled.rows if sampled.rows else 0.0
