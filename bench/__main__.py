@@ -39,7 +39,7 @@ FIGURES: Final[dict[str, tuple[Callable[[Effort], Figure], str]]] = {
     "throughput": (throughput.measure, "the whole backend with its database, bare and monitored"),
     "inc": (instruments.measure_inc, "a counter's inc, several workers"),
     "observe": (instruments.measure_observe, "a histogram's observe, several workers"),
-    "scrape": (scrape.measure, "a scrape over all workers"),
+    "scrape": (scrape.measure, "a scrape across all workers"),
     "line": (line.measure, "one request line"),
     "memory": (memory.measure, "growth over a million requests, half of them hostile"),
     "import": (imports.measure, "a fresh process that imports it"),

@@ -97,7 +97,7 @@ class Connection(AsyncConnection[TupleRow]):
 
     async def wait(self, gen: PQGen[RV], interval: float = _POLL, timeout: float | None = None) -> RV:  # noqa: ASYNC109  # psycopg's
         """Run one exchange with the server within `answer_timeout`; psycopg calls this for each exchange."""
-        limit = {} if timeout is None else {"timeout": timeout}  # psycopg 3.2 does not have it yet
+        limit = {} if timeout is None else {"timeout": timeout}  # not in psycopg 3.2
         try:
             async with asyncio.timeout(self.answer_timeout):
                 # psycopg's own `wait` would hang for up to 10 s when it is cancelled.

@@ -50,7 +50,7 @@ class Memory(Protocol):
         """All series, in the order of their cells."""
 
     def place(self, family: Family, labels: tuple[str, ...]) -> int:
-        """Return the first cell of a series, which is made at 0 if it is new."""
+        """Return the first cell of a series, created at 0 if it is new."""
 
     def count(self, family: Family) -> int:
         """Return how many series of a family have cells, including those of earlier workers."""
@@ -102,7 +102,7 @@ class Store:
         """The last exemplar of each cell that has one, oldest first; only `keep_exemplar` changes it."""
         self.lock: threading.Lock | None = threading.Lock() if _FREE_THREADED else None
         """Held during each update on an interpreter without a GIL."""
-        self.growth: threading.RLock = threading.RLock()  # held while series are made or moved
+        self.growth: threading.RLock = threading.RLock()  # held while series are created or moved
 
     def keep_exemplar(self, cell: int, exemplar: Exemplar) -> None:
         """Keep the last exemplar of a cell; beyond `MAX_EXEMPLARS` the oldest one is dropped."""

@@ -85,14 +85,14 @@ def _create_litestar(backend: Backend) -> Litestar:
 
 
 async def _raise_not_found(response: Response[Any]) -> Response[Any]:
-    # Litestar answers an unknown path below /schema with a page; answer with our error body instead.
+    # Litestar returns a page for an unknown path below /schema; return our error body instead.
     if response.status_code == NotFoundException.status_code:
         raise NotFoundException
     return response
 
 
 class HeadAsGet:
-    """Answers HEAD like GET without the body (RFC 9110, 9.3.2); Litestar alone answers 405."""
+    """Handles HEAD like GET without the body (RFC 9110, 9.3.2); Litestar alone returns 405."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

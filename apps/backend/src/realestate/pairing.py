@@ -108,7 +108,7 @@ async def request_pairing(
 async def confirm_pairing(
     request: StrictRequest, channel: FromPath[str], data: JSONBody[PairingConfirmation]
 ) -> Approval:
-    """Approve the peer if the code is right; a code can be confirmed again until it expires."""
+    """Approve the peer if the code is correct; a code can be confirmed again until it expires."""
     _check_channel(channel)
     peer = _Peer(channel, data.peer_id)
     given, alias = peer.hash(_token(request), data.code), peer.pseudonym(_token(request))

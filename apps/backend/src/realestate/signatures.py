@@ -23,7 +23,7 @@ SIGNATURE_HEADER: Final = "X-Webhook-Signature"
 REPLAY_WINDOW_S: Final = 300
 
 _SCHEME: Final = "sha256="
-_LONGEST_TIMESTAMP: Final = 12  # digits; int() is slow with more
+_MAX_TIMESTAMP_LENGTH: Final = 12  # digits; int() is slow with more
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
@@ -44,7 +44,7 @@ def check_timestamp(timestamp: str | None, *, now: float | None = None) -> str:
     """
     if timestamp is None:
         raise _refused("missing_timestamp", f"{TIMESTAMP_HEADER} is missing: send seconds since 1970.")
-    if not timestamp.isascii() or not timestamp.isdigit() or len(timestamp) > _LONGEST_TIMESTAMP:
+    if not timestamp.isascii() or not timestamp.isdigit() or len(timestamp) > _MAX_TIMESTAMP_LENGTH:
         raise _refused("bad_timestamp", f"{TIMESTAMP_HEADER} takes seconds since 1970, in digits.")
     if abs((time.time() if now is None else now) - int(timestamp)) > REPLAY_WINDOW_S:
         raise _refused(

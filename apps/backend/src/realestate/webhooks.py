@@ -60,7 +60,7 @@ class Receipt(msgspec.Struct):
     responses=documented(400, 401, 404, 408, 409, 413, 503),
 )
 async def receive_webhook(request: StrictRequest, source: FromPath[str]) -> Receipt:
-    """Accept a signed event; an event whose id is known is answered `{"duplicate": true}`."""
+    """Accept a signed event; for a known id the response is `{"duplicate": true}`."""
     secrets = request.backend.settings.webhook_secrets.get(source)
     if secrets is None:
         raise ApiError(404, "unknown_source", "This webhook source does not exist.")

@@ -91,7 +91,7 @@ class Scenarios:
             await self._client.deliver(source, content, age=3600)
 
     async def deliver_garbage(self) -> None:
-        """A signed body that is no event."""
+        """A signed body that is not an event."""
         bodies = (b"{", b'{"id": NaN}', b"[]", b'{"id": 7}', b'{"id": "x\\u0000"}', b"\xff\xfe", b"")
         await self._client.deliver(self._source(), self._rng.choice(bodies))
 
@@ -166,7 +166,7 @@ class Scenarios:
             await self._client.pair(channel, "confirm", peer_id=peer, code="WRONGCODE")
 
     async def submit_invalid(self) -> None:
-        """An invalid listing, or the id of none."""
+        """An invalid listing, or an unknown id."""
         route = "/api/listings"
         bad: tuple[Any, ...] = (
             {"title": ""},
@@ -185,7 +185,7 @@ class Scenarios:
             await self._client.send("POST", route, route=route, body=self._rng.choice(bad))
 
     async def scan(self) -> None:
-        """A scanner: unknown paths and odd methods."""
+        """A scanner: unknown paths and methods."""
         path = f"/{self._rng.choice(_PROBED)}?{self._rng.randrange(10**9)}"
         if self._rng.random() < 0.7:
             path = f"/{self._rng.randrange(10**12):x}/{self._rng.randrange(10**6)}"

@@ -1,4 +1,4 @@
-"""Finds the route template of a dispatched request: each framework leaves something else in the scope."""
+"""Finds the route template of a dispatched request: each framework leaves another trace in the scope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uncaught exceptions as one line each, instead of a traceback over many."""
+"""Uncaught exceptions as one line each, instead of a multi-line traceback."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Exposition:
         return b"".join(self.chunks)
 
     def compressed(self) -> Self:
-        """Return the same, compressed with gzip level 1: level 6 costs more than the rendering."""
+        """Return this exposition compressed with gzip level 1: level 6 costs more than the rendering."""
         compressor = zlib.compressobj(level=1, wbits=_GZIP)
         chunks = (*(compressor.compress(chunk) for chunk in self.chunks), compressor.flush())
         return replace(self, chunks=tuple(filter(None, chunks)), encoding="gzip")

@@ -125,7 +125,7 @@ class Slot:
         """Leave the slot to another worker; in a forked child, to the parent."""
         for descriptor in self._descriptors:
             os.close(descriptor)
-        # A second call closes nothing: the numbers may belong to other files by then.
+        # A second call closes nothing: the descriptors may belong to other files by then.
         self._descriptors = ()
 
     def _write_header(self) -> None:

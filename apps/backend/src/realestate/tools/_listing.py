@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # About 200 m: entrances of one building are closer, other buildings of a street often are not.
 _NEAR_DEGREES: Final = 0.002
-_SMALLEST_COSINE: Final = 0.01  # near the poles a degree of longitude is very short
+_MIN_COSINE: Final = 0.01  # near the poles a degree of longitude is very short
 _SIMILAR_PRICE: Final = 0.05
 _DUPLICATE_SCORE: Final = 0.5
 
@@ -70,7 +70,7 @@ async def dedupe(conn: AsyncConnection[Any], arguments: DedupeArguments) -> Resu
 
 
 async def search(conn: AsyncConnection[Any], arguments: Search) -> Result:
-    """Search like GET /api/listings/search, over all statuses."""
+    """Search like GET /api/listings/search, across all statuses."""
     statuses = [one for one in STATUSES if arguments.status in {None, one}]
     page = await listings.search(conn, arguments, statuses)
     return Result(value=page, audit={"found": len(page.listings)})
@@ -79,7 +79,7 @@ async def search(conn: AsyncConnection[Any], arguments: Search) -> Result:
 def _box_around(draft: Draft) -> dict[str, float | None]:
     if draft.lat is None or draft.lng is None:
         return dict.fromkeys(("south", "north", "west", "east"))
-    width = _NEAR_DEGREES / max(math.cos(math.radians(draft.lat)), _SMALLEST_COSINE)
+    width = _NEAR_DEGREES / max(math.cos(math.radians(draft.lat)), _MIN_COSINE)
     return {
         "south": draft.lat - _NEAR_DEGREES,
         "north": draft.lat + _NEAR_DEGREES,
