@@ -375,7 +375,7 @@ async def test_an_outage_of_a_refresh_is_logged_at_its_start_and_end(tmp_path: P
         ("error", "Pool", "failed"),
     ]
     message = next(line["msg"] for line in watched.lines() if line["level"] == "error")
-    assert message.endswith("<locals>.gauges failed before a scrape: /metrics is served with stale values.")
+    assert message.endswith("<locals>.gauges failed before a scrape: /metrics is served without it.")
 
 
 async def test_successful_probes_and_scrapes_are_counted_and_not_logged(tmp_path: Path) -> None:

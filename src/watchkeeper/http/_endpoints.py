@@ -186,7 +186,7 @@ class _Refresh:
             type="refresh",
             name=self._name,
             status="failed",
-            msg=f"{self._name} failed before a scrape: /metrics is served with stale values.",
+            msg=f"{self._name} failed before a scrape: /metrics is served without it.",
             error=describe_exception(failure),
         )
 
