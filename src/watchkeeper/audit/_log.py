@@ -55,7 +55,7 @@ async def append(  # noqa: PLR0913  # the entry's fields, all named
     entity_id: str | None = None,
     payload: Mapping[str, object] | None = None,
 ) -> int:
-    """Append one entry in the caller's transaction, and return its id: it exists if that one commits.
+    """Append one entry in the caller's transaction, and return its id; the commit makes it permanent.
 
     Args:
         conn: The connection of the transaction that does what the entry describes.
@@ -64,11 +64,11 @@ async def append(  # noqa: PLR0913  # the entry's fields, all named
         action: What was done, such as `retention.prune`: at most 100 lower-case letters, digits, dots,
             hyphens and underscores, starting with a letter.
         entity: The kind of thing it was done to, such as a table; 1 to 255 characters.
-        entity_id: That thing; 1 to 255 characters, None if it was not a single one.
+        entity_id: The id of the affected thing; 1 to 255 characters, None if there is no single one.
         payload: Further details, at most 256 KiB as JSON. They are not redacted.
 
     Raises:
-        AuditError: An argument is not usable, and nothing was sent; or the database stored no entry.
+        AuditError: An argument is invalid (nothing was sent), or the database discarded the entry.
     """
     if actor_type not in get_args(ActorType):
         raise AuditError("actor_type must be one of user, agent and system.")

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 
-# With the pool's default of 5 minutes the back-off grows to half a minute, and the pool recovers 8-22 s after
-# the server. This way the attempts are half a second apart, and made only while a request waits.
+# With psycopg_pool's default of 5 minutes the back-off grows to half a minute, and the pool recovers 8-22 s
+# after the server. With this value the attempts are half a second apart, and made only while a request waits.
 _RECONNECT_S: Final = 0.5
 _CLOSE_TIMEOUT_S: Final = 1.0
 
@@ -103,7 +103,7 @@ class Database:
         await self._pool.open()
 
     async def close(self) -> None:
-        """Close the connections, those in use when they are returned; the database can be opened again."""
+        """Close the idle connections now, and those in use when they are returned; it can be opened again."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=_CLOSE_TIMEOUT_S)
@@ -123,7 +123,7 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: No connection was free in time, or the server stopped answering. Errors
-                of the statements themselves stay psycopg's.
+                in the statements are raised unchanged, as psycopg errors.
         """
         pool = self._pool
         if pool is None:

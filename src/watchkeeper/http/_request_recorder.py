@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from watchkeeper.metrics._http import RequestSeries
 
 SEND_BUFFER: Final = 64 * 1024
-"""What a server accepts of a body in one message without waiting for the client; its buffers hold as much."""
+"""The largest body, in bytes, that servers buffer without waiting for the client."""
 
 POLL_AFTER_S: Final = 0.010
-"""A client rarely leaves within so short a time: only after it is polling worth its cost (about 5 µs)."""
+"""A client rarely leaves this early, so polling (about 5 µs) pays off only after this delay."""
 
 _MAX_POLLED: Final = 4
 """Messages to read ahead: hypercorn sends the body, its end and the disconnect one by one."""
@@ -138,11 +138,11 @@ class RequestRecorder(Recorder):
         if self._complete:
             return  # servers also send the message once the response is complete
         self._client_left = True
-        # No one receives the response now: it is not the app's 5xx.
+        # The client left before the response began: do not count its status as a server error.
         self._left_before_start = self._left_before_start or not self.status
 
     def _poll_disconnect(self) -> None:
-        """Notice a client that left while the app does not receive; keep other messages for the app."""
+        """Detect a disconnect while the app is not receiving; keep other messages for the app."""
         self._next_poll = perf_counter() + POLL_AFTER_S
         if self._client_left or self._receiving or not can_poll(self._receive, self._scope):
             return
@@ -174,7 +174,7 @@ class RequestRecorder(Recorder):
         now = perf_counter()
         if now >= self._next_poll:
             self._poll_disconnect()
-        # A client that has the whole response was counted, even if this process is killed right after.
+        # Count first: a complete response is counted even if the process is killed right after it.
         if self._duration < 0.0 and self.status:
             if self._series is None:  # an app may send its last message again
                 self._count()

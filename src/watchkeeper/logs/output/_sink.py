@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 DROP_REASONS: Final = ("blocked", "closed", "full", "overflow", "error")
 
-_WRITE_TIMEOUT_S: Final = 0.25  # the longest that a write takes that has not to wait for the reader
+_WRITE_TIMEOUT_S: Final = 0.25  # upper bound for a write that need not wait for the reader
 _RETRY_INTERVAL: Final = timedelta(milliseconds=50)
 _MAX_DEFERRED: Final = 1024  # deferred items have no size yet, so they are limited by number
 _MAX_BATCH_BYTES: Final = 64 * 1024  # a pipe's capacity: joining more of a backlog would be wasted
 
 
 class Sink:
-    """Writes whole lines to a file descriptor, from any thread; it neither raises nor waits.
+    """Writes whole lines to a file descriptor, from any thread; writing neither raises nor blocks.
 
     Within an event loop lines are written at the end of the loop's turn, elsewhere at once. While the reader
     is behind, up to `MAX_PENDING_BYTES` are kept and a thread writes them as there is room; further lines are
-    dropped: `on_drop` gets a count and a reason, `on_recover` the number of lines since its last call.
+    dropped: `on_drop` gets a count and a reason, `on_recover` the number dropped since its last call.
 
     One lock guards writing, and a write never waits for it: the holder looks for more lines after releasing
     it. This also makes it safe to log from a signal handler, from `__del__` and from `on_drop`.
@@ -52,12 +52,12 @@ class Sink:
     ) -> None:
         self.dropped: int = 0
         self.immediate = False
-        """Write at once also within a loop, for a loop that may end before its turn does."""
+        """Write at once also within a loop, for a loop that may stop before its turn ends."""
         self.render_deferred: Callable[[list[Any]], bytes] | None = None
         """Renders the items given to `defer`."""
         self.on_drop = on_drop
         self.on_recover = on_recover
-        # If Python found no standard output when it started, something else may have the number by now.
+        # If Python started without a standard output, descriptor 1 may belong to another file by now.
         self._fd = -1 if fd == 1 and sys.__stdout__ is None else fd
         self._flush_timeout_s = flush_timeout.total_seconds()
         self._reset()
@@ -153,8 +153,8 @@ class Sink:
     def flush(self, *, since: float | None = None) -> None:
         """Write everything, wait for the reader, and drop what it has not taken within the time-out.
 
-        The time-out starts at `since` (default now); it is zero if it was used up before and nothing was
-        written since. Within a running event loop nothing is waited for or dropped.
+        The time-out starts at `since` (default now); it is zero if an earlier flush used it up and nothing
+        was written since. Within a running event loop nothing is waited for or dropped.
         """
         self.flush_deferred()
         if _get_running_loop() is not None:
@@ -171,7 +171,7 @@ class Sink:
             if self._lock.acquire(timeout=min(left, _WRITE_TIMEOUT_S)):
                 self._lock.release()
             elif self._waiting is None:
-                return  # the holder will look for more lines; it may be this thread, below a signal handler
+                return  # the holder looks for more lines; it may be this thread, in a signal handler
         if self._pending and self._lock.acquire(blocking=False):
             self._write_and_release(deadline)  # no thread can be started
 

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 CELL: Final = 8  # bytes of a cell
 HEADER: Final = 8
-"""Cells before the first series: mark, the writer's pid, its start time, cells in use; four are unused."""
+"""Cells before the first series: magic number, the writer's pid and start time, cells in use; four unused."""
 PID: Final = 1
 START: Final = 2
 USED: Final = 3
 
-_MARK: Final = 6.02214076e23  # no other file starts with this, nor does one of another byte order
+_MAGIC: Final = 6.02214076e23  # also rejects files that were written with the other byte order
 _CELLS: Final = 1 << 24  # 128 MiB of address space: a million histograms
 _ALLOCATION: Final = 64 * 1024
 _MAX_SLOTS: Final = 1024
@@ -65,7 +65,7 @@ class Slot:
             self._file = _open(self._values_path, os.O_RDWR)
             undo.callback(os.close, self._file)
             os.truncate(self._keys, keys.size)  # drop a record that a kill cut off
-            # Allocate first: a file of full size always has a header whose pages can be read.
+            # Allocate before extending: a file of the full size then always has an allocated header.
             self._allocate(self._used)
             os.truncate(self._file, _CELLS * CELL)
             self.values = memoryview(mmap.mmap(self._file, _CELLS * CELL)).cast("d")
@@ -111,7 +111,7 @@ class Slot:
         self._append(self._writer.encode(series))
         self._writer.note_written(series)
         self._used = first + family.width
-        # After the record: a peer that reads this number first then finds the keys of all these cells.
+        # Updated after the record, so that a peer that reads it, then the keys, finds a key for every cell.
         self.values[USED] = float(self._used)
         self.series.append(series)
         self._counts[family.shape] += 1
@@ -122,7 +122,7 @@ class Slot:
         return self.values[: self._used].tobytes()
 
     def release(self) -> None:
-        """Leave the slot to another worker; in a forked child, to the parent."""
+        """Close the slot: another worker can claim it. In a forked child, the parent keeps it."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         # A second call closes nothing: the descriptors may belong to other files by then.
@@ -137,7 +137,7 @@ class Slot:
         self.values[START] = float(start_time(os.getpid()))
         self.values[USED] = float(self._used)
         self.values[PID] = float(os.getpid())
-        self.values[0] = _MARK
+        self.values[0] = _MAGIC
 
     def _append(self, record: bytes) -> None:
         written = 0
@@ -197,7 +197,7 @@ def _check(path: Path, keys: KeyReader) -> None:
     with path.open("rb") as file:
         content = file.read(max(keys.cells, HEADER) * CELL)
     values = memoryview(content[: len(content) // CELL * CELL]).cast("d")
-    has_mark = len(values) > 0 and values[0] == _MARK
+    has_mark = len(values) > 0 and values[0] == _MAGIC
     if not has_mark and not keys.series:
         return  # its writer was killed while it created the slot
     if len(values) < max(keys.cells, HEADER):

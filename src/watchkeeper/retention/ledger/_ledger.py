@@ -1,6 +1,7 @@
-"""The ledger of runs: a run is a row that only one replica can insert, open under a lease that it renews.
+"""The ledger of runs: each run is a row that only one replica can insert, under a lease that it renews.
 
-It is closed together with its audit entry, by its process or, once the lease has lapsed, by any other.
+The run and its audit entry are closed in one transaction, by its process or, once the lease has lapsed, by
+any other.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Ledger:
             ) from error
 
     async def lock(self, conn: AsyncConnection[Any], claim: Claim) -> None:
-        """Lock the run, first in each transaction that deletes; raises if it was interrupted or lost."""
+        """Lock the run, as the first statement of a deleting transaction; raises if interrupted or lost."""
         raise_if_interrupted(claim, await (await conn.execute(QUERIES["lock_run"], _key(claim))).fetchone())
 
     async def record_deleted(
@@ -151,7 +152,7 @@ class Ledger:
     ) -> int:
         """Count what this transaction deleted, renew the lease, and return the total; raises RunLostError.
 
-        `cursor` is the position of the first pass, as JSON; None leaves it unchanged.
+        `cursor` is how far the first pass has got, as JSON; None leaves it unchanged.
         """
         parameters = {
             **_key(claim),

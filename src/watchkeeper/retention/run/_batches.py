@@ -1,9 +1,9 @@
 """The batches of a run: one transaction each, which locks the run, deletes, and updates the ledger's count.
 
 So no row is deleted that the ledger does not count, and a run that another process has closed deletes
-nothing. A transaction takes about 50 ms unthrottled. In a throttled run its delete takes a 50th of that,
-because others wait for the WAL that its commit writes. A plain delete barely waits for locks; if it meets a
-locked row, the batch is repeated and skips locked rows.
+nothing. A transaction takes about 50 ms unthrottled. In a throttled run its delete is kept to about
+1 ms, because other commits wait while its WAL is flushed. A plain delete barely waits for locks; if it meets
+a locked row, the batch is repeated and skips locked rows.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Batches:
         self.target = target
         """The table, with the holds that the last batch found."""
         self.cursor: Cursor | None = None
-        """The position of the first pass; None in later ones."""
+        """How far the first pass has got; None in later passes."""
         self.took = timedelta(0)
         """How long the last batch took."""
 
@@ -76,13 +76,13 @@ class Batches:
         """Delete a batch of a later pass, in which most batches find nothing."""
         if self._archiver is not None:
             return await self._delete_archived(self._archiver, range_)
-        looked = timedelta(0)
+        scanned = timedelta(0)
         if isinstance(range_, BlockRange) and not self.target.has_children:
-            nothing = await self._skip_empty(range_)
-            if nothing is not None:
-                return nothing
-            looked = self.took
-        return await self._transact(range_, delete_skip_locked, before=looked)
+            empty = await self._skip_empty(range_)
+            if empty is not None:
+                return empty
+            scanned = self.took
+        return await self._transact(range_, delete_skip_locked, before=scanned)
 
     async def has_eligible_rows(self) -> bool:
         """Return whether any row is still eligible, without locking the run or writing."""
@@ -103,12 +103,12 @@ class Batches:
         async with transactions.open() as conn:
             target = await self.target.with_holds(conn)
             looking = time.monotonic()
-            nothing = await skip_empty(conn, target, self._run.claim.horizon, range_, sizer.scan_size)
+            empty = await skip_empty(conn, target, self._run.claim.horizon, range_, sizer.scan_size)
             sizer.adapt_scan(timedelta(seconds=time.monotonic() - looking) - transactions.round_trip)
         self.took = timedelta(seconds=time.monotonic() - began)
-        if nothing is not None:
+        if empty is not None:
             await self._lease.heartbeat()
-        return nothing
+        return empty
 
     async def _delete_archived(self, archiver: Archiver, range_: Range) -> BatchResult:
         batch = await archiver.take(self.target, range_, self._transactions.sizer.size(range_))
@@ -122,7 +122,7 @@ class Batches:
         sizer = self._transactions.sizer
         if not sizer.take_skipping():
             try:
-                batch = await self._transact(range_, self._without_waiting(plain), before=before)
+                batch = await self._transact(range_, self._with_row_lock_timeout(plain), before=before)
             except errors.LockNotAvailable:
                 sizer.record_lock_conflict()
             else:
@@ -130,7 +130,7 @@ class Batches:
                 return batch
         return await self._transact(range_, skip_locked, before=before)
 
-    def _without_waiting(self, delete: _Delete) -> _Delete:
+    def _with_row_lock_timeout(self, delete: _Delete) -> _Delete:
         lock_ms = milliseconds(self._run.tuning.row_lock_timeout)
 
         async def attempt(
@@ -150,9 +150,9 @@ class Batches:
             await run.ledger.lock(conn, run.claim)
             # Adding a hold takes the same lock: once it has committed, no row that it holds is deleted.
             self.target = target = await self.target.with_holds(conn)
-            deleting = time.monotonic()
+            delete_started = time.monotonic()
             batch = await delete(conn, target, run.claim.horizon, range_, sizer.size(range_))
-            deleted = time.monotonic()
+            delete_ended = time.monotonic()
             size = round(batch.deleted * self._row_bytes)
             cursor = None if self.cursor is None else self.cursor.after(batch)
             total = await run.ledger.record_deleted(conn, run.claim, batch.deleted, size, cursor)
@@ -164,7 +164,7 @@ class Batches:
         sizer.adapt(
             range_,
             deleted=batch.deleted,
-            deleting=timedelta(seconds=deleted - deleting),
+            deleting=timedelta(seconds=delete_ended - delete_started),
             whole=whole,
             round_trip=transactions.round_trip,
         )
