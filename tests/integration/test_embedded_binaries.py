@@ -58,7 +58,9 @@ def test_embedded_programs_of_another_platform(tmp_path: Path) -> None:
 
 def test_embedded_missing_programs(tmp_path: Path) -> None:
     """The error names the folder and the missing program."""
-    with pytest.raises(EmbeddedServerError, match=rf"There is no postgres in {tmp_path}: give the folder"):
+    with pytest.raises(
+        EmbeddedServerError, match=rf"There is no postgres in {tmp_path}: pass PostgreSQL's bin folder"
+    ):
         find_binaries(tmp_path, PATHS, ME)
 
 
@@ -66,7 +68,7 @@ def test_embedded_given_programs_out_of_reach(tmp_path: Path) -> None:
     """Programs given by root that the server's account cannot reach are refused, not copied."""
     folder = _programs(tmp_path / "bin")
     folder.chmod(0o700)
-    with pytest.raises(EmbeddedServerError, match=r"account stranger, .* cannot reach .* closed to it"):
+    with pytest.raises(EmbeddedServerError, match=r"account stranger, .* cannot reach .*: it may not enter"):
         find_binaries(folder, PATHS, STRANGER)
 
 
